@@ -1,0 +1,152 @@
+/* A file that appears whole or not at all (output_file.h). */
+#define _POSIX_C_SOURCE 200809L
+
+#include "eval/output_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* mkstemp makes files that only their owner can read; give the file the mode any other tool would give it. */
+static void use_ordinary_mode(int fd)
+{
+    const mode_t mask = umask(0);
+    umask(mask);
+    if (fchmod(fd, 0666 & ~mask) != 0) {
+        /* Some file systems have no modes; the file is still whole and right. */
+    }
+}
+
+/* The directory part of a path that is shorter than `size`. */
+static void directory_of(const char *path, char *directory, size_t size)
+{
+    const char *slash = strrchr(path, '/');
+    if (!slash) {
+        snprintf(directory, size, ".");
+    } else if (slash == path) {
+        snprintf(directory, size, "/");
+    } else {
+        snprintf(directory, size, "%.*s", (int)(slash - path), path);
+    }
+}
+
+/* Bring a directory's entries to disk, as far as the file system allows. */
+static void sync_directory_of(const char *path)
+{
+    char directory[4096];
+    directory_of(path, directory, sizeof directory);
+    const int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        (void)fsync(fd); /* the data itself is synced; a directory that cannot be is no error */
+        (void)close(fd);
+    }
+}
+
+bool output_file_check(const char *path, eval_error *e)
+{
+    char directory[4096];
+    struct stat info;
+    if (strcmp(path, "-") == 0) {
+        return true;
+    }
+    if (path[0] == '\0' || strlen(path) + sizeof ".XXXXXX" > sizeof directory) {
+        return eval_fail(e, "%.200s: not a usable file name", path[0] == '\0' ? "(empty)" : path);
+    }
+    const bool exists = stat(path, &info) == 0;
+    if (exists && S_ISDIR(info.st_mode)) {
+        return eval_fail(e, "%s: cannot write: %s", path, strerror(EISDIR));
+    }
+    directory_of(path, directory, sizeof directory);
+    const char *target = exists && !S_ISREG(info.st_mode) ? path : directory;
+    return access(target, W_OK) == 0 || eval_fail(e, "%s: cannot write: %s", path, strerror(errno));
+}
+
+bool output_file_open(output_file *f, const char *path, eval_error *e)
+{
+    memset(f, 0, sizeof *f);
+    if (strcmp(path, "-") == 0) {
+        f->is_stdout = true;
+        f->stream = stdout;
+        return true;
+    }
+    const int n = snprintf(f->temporary, sizeof f->temporary, "%s.XXXXXX", path);
+    if (path[0] == '\0' || n < 0 || (size_t)n >= sizeof f->temporary) {
+        return eval_fail(e, "%.200s: not a usable file name", path[0] == '\0' ? "(empty)" : path);
+    }
+    memcpy(f->path, path, strlen(path) + 1);
+    struct stat info;
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) {
+        /* A device or a pipe can't be replaced by a rename: write into it. */
+        f->temporary[0] = '\0';
+        f->stream = S_ISDIR(info.st_mode) ? NULL : fopen(path, "w");
+        if (!f->stream) {
+            return eval_fail(e, "%s: cannot write: %s", path,
+                             S_ISDIR(info.st_mode) ? "is a directory" : strerror(errno));
+        }
+        return true;
+    }
+    const int fd = mkstemp(f->temporary);
+    if (fd < 0) {
+        return eval_fail(e, "%s: cannot create a temporary file beside it: %s", path, strerror(errno));
+    }
+    use_ordinary_mode(fd);
+    f->stream = fdopen(fd, "w");
+    if (!f->stream) {
+        const int reason = errno;
+        (void)close(fd);
+        (void)unlink(f->temporary);
+        return eval_fail(e, "%s: cannot write: %s", path, strerror(reason));
+    }
+    return true;
+}
+
+bool output_file_commit(output_file *f, eval_error *e)
+{
+    FILE *stream = f->stream;
+    f->stream = NULL;
+    const char *name = f->is_stdout ? "standard output" : f->path;
+    errno = 0;
+    const bool written = fflush(stream) == 0 && !ferror(stream);
+    const int write_errno = errno;
+    if (f->is_stdout) {
+        return written || eval_fail(e, "%s: write failed: %s", name, strerror(write_errno));
+    }
+    const bool replaces = f->temporary[0] != '\0';
+    bool good = written && (!replaces || fsync(fileno(stream)) == 0);
+    int reason = written ? errno : write_errno;
+    if (fclose(stream) != 0 && good) {
+        good = false;
+        reason = errno;
+    }
+    if (good && replaces && rename(f->temporary, f->path) != 0) {
+        good = false;
+        reason = errno;
+    }
+    if (!good) {
+        if (replaces) {
+            (void)unlink(f->temporary);
+        }
+        return eval_fail(e, "%s: write failed: %s", name, strerror(reason));
+    }
+    if (replaces) {
+        sync_directory_of(f->path);
+    }
+    return true;
+}
+
+void output_file_discard(output_file *f)
+{
+    if (!f->stream) {
+        return;
+    }
+    if (!f->is_stdout) {
+        (void)fclose(f->stream);
+        if (f->temporary[0] != '\0') {
+            (void)unlink(f->temporary);
+        }
+    }
+    f->stream = NULL;
+}

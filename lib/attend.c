@@ -1,0 +1,296 @@
+/*
+ * Attention over the cache.
+ *
+ * One task is the queries of one sequence that share a KV head: n_q queries times H/Hkv heads, called rows
+ * here, in tiles of up to TILE rows. A tile walks the tokens in chunks of at most 128 and keeps, per row, a
+ * running maximum, a running sum and a running weighted sum of values (online softmax: Milakov and
+ * Gimelshein, arXiv 1805.02867), so each page is read once and nothing grows with the number of tokens.
+ *
+ * Chunks follow indices past the sinks: [0, 128), [128, 256), ..., after the sinks' own chunks. A chunk's
+ * tokens may be packed, in the window, or partly both; that changes where a row comes from but not the order
+ * of the sums. This is why a cache that still holds everything in a float32 window gives the bits of the fp32
+ * scheme.
+ */
+#include "lib/internal.h"
+
+#include <math.h>
+
+enum { TILE = 8 };
+
+typedef struct attend_call {
+    const kvq_cache *cache;
+    const kvq_layer_plan *plan;
+    const size_t *sequences;
+    size_t layer, n_q, heads_per_kv;
+    const float *q;
+    float scale;
+    float *out, *probabilities, *bound;
+} attend_call;
+
+/* Rows of one KV head of one sequence, in flight. */
+typedef struct tile {
+    const attend_call *call;
+    const kvq_layer *layer;
+    size_t kv_head, n_rows;
+    size_t row_index[TILE];      /* ((sequence * n_q + query) * H + head): where its q, out, bound are */
+    size_t n_visible[TILE];      /* tokens it may see */
+    float q[TILE * KVQ_DIM_MAX]; /* scaled; [n_rows][D] */
+    float acc[TILE * KVQ_DIM_MAX];
+    float max[TILE], sum[TILE];
+    float scores[TILE * KVQ_SUPERBLOCK];
+} tile;
+
+/* ---- Plain rows, of the window or the sinks ---- */
+
+static void score_rows(const tile *t, const uint8_t *rows, size_t n, float *scores)
+{
+    const kvq_kernels *kernels = t->call->cache->kernels;
+    size_t dim = t->call->cache->config.head_dim;
+    bool half = t->call->plan->scheme.residual_dtype == KVQ_F16;
+    for (size_t i = 0; i < t->n_rows; i++, scores += KVQ_SUPERBLOCK) {
+        const float *q = t->q + i * dim;
+        if (half)
+            kernels->dot_f16((const uint16_t *)(const void *)rows, dim, n, q, dim, scores);
+        else
+            kernels->dot_f32((const float *)(const void *)rows, dim, n, q, dim, scores);
+    }
+}
+
+static void accumulate_rows(tile *t, const uint8_t *rows, size_t n, const float *p)
+{
+    const kvq_kernels *kernels = t->call->cache->kernels;
+    size_t dim = t->call->cache->config.head_dim;
+    bool half = t->call->plan->scheme.residual_dtype == KVQ_F16;
+    for (size_t i = 0; i < t->n_rows; i++, p += KVQ_SUPERBLOCK) {
+        float *acc = t->acc + i * dim;
+        if (half)
+            kernels->accumulate_f16((const uint16_t *)(const void *)rows, dim, n, p, dim, acc);
+        else
+            kernels->accumulate_f32((const float *)(const void *)rows, dim, n, p, dim, acc);
+    }
+}
+
+/* ---- One chunk: tokens [begin, begin + n), either sinks, or indices inside one superblock ---- */
+
+typedef struct chunk {
+    bool sinks;
+    size_t begin; /* token for sinks, index otherwise */
+    size_t n;
+} chunk;
+
+static size_t n_packed_in(const tile *t, const chunk *c, kvq_role role)
+{
+    size_t packed = t->layer->packed[role];
+    return c->sinks || packed <= c->begin ? 0 : kvq_min_size(c->n, packed - c->begin);
+}
+
+/* Rows of token i of the chunk, which is not packed, and how many of the chunk's tokens lie there from i on.
+ */
+static const uint8_t *plain_rows(const tile *t, const chunk *c, kvq_role role, size_t i, size_t *n)
+{
+    const kvq_cache *cache = t->call->cache;
+    size_t at = c->begin + i;
+    *n = c->n - i;
+    if (c->sinks)
+        return kvq_sinks_row(cache, t->call->plan, t->layer, role, t->kv_head, at);
+    *n = kvq_min_size(*n, KVQ_BLOCK - at % KVQ_BLOCK);
+    return kvq_window_row(cache, t->call->plan, t->layer, role, t->kv_head, at);
+}
+
+static void score_chunk(tile *t, const chunk *c)
+{
+    const kvq_layout *layout = &t->call->plan->layout[KVQ_KEYS];
+    size_t packed = n_packed_in(t, c, KVQ_KEYS), n;
+    if (packed > 0) {
+        const kvq_page *page = &t->layer->page[c->begin / KVQ_SUPERBLOCK];
+        const uint8_t *superblock = kvq_superblock(t->call->plan, page, KVQ_KEYS, t->kv_head);
+        layout->codec->score(t->call->cache->kernels, layout, superblock, 0, packed, t->q, t->n_rows,
+                             t->scores);
+    }
+    for (size_t i = packed; i < c->n; i += n) {
+        const uint8_t *rows = plain_rows(t, c, KVQ_KEYS, i, &n);
+        score_rows(t, rows, n, t->scores + i);
+    }
+}
+
+static void accumulate_chunk(tile *t, const chunk *c)
+{
+    const kvq_layout *layout = &t->call->plan->layout[KVQ_VALUES];
+    size_t packed = n_packed_in(t, c, KVQ_VALUES), n;
+    if (packed > 0) {
+        const kvq_page *page = &t->layer->page[c->begin / KVQ_SUPERBLOCK];
+        const uint8_t *superblock = kvq_superblock(t->call->plan, page, KVQ_VALUES, t->kv_head);
+        layout->codec->accumulate(t->call->cache->kernels, layout, superblock, 0, packed, t->scores,
+                                  t->n_rows, t->acc);
+    }
+    for (size_t i = packed; i < c->n; i += n) {
+        const uint8_t *rows = plain_rows(t, c, KVQ_VALUES, i, &n);
+        accumulate_rows(t, rows, n, t->scores + i);
+    }
+}
+
+/* Turn a row's scores into weights relative to its running maximum, and rescale what it has so far. */
+static void weigh_row(tile *t, size_t row, size_t token, size_t n)
+{
+    const kvq_kernels *kernels = t->call->cache->kernels;
+    size_t dim = t->call->cache->config.head_dim;
+    float *scores = t->scores + row * KVQ_SUPERBLOCK;
+    size_t visible = t->n_visible[row] > token ? kvq_min_size(n, t->n_visible[row] - token) : 0;
+    for (size_t i = visible; i < n; i++)
+        scores[i] = 0.0f; /* as weights: what the row may not see */
+    if (visible == 0)
+        return;
+    if (t->call->probabilities != NULL) /* the scores, for now: finish_row has the final maximum */
+        memcpy(t->call->probabilities + t->row_index[row] * t->layer->n_tokens + token, scores,
+               visible * sizeof *scores);
+    float max = kernels->max_f32(scores, visible);
+    if (max > t->max[row]) {
+        float factor = t->max[row];
+        (void)kernels->exp_sum_f32(&factor, 1, max);
+        for (size_t c = 0; c < dim; c++)
+            t->acc[row * dim + c] *= factor;
+        t->sum[row] *= factor;
+        t->max[row] = max;
+    }
+    t->sum[row] += kernels->exp_sum_f32(scores, visible, t->max[row]);
+}
+
+static void process_chunk(tile *t, const chunk *c)
+{
+    size_t token = c->sinks ? c->begin : c->begin + t->call->plan->scheme.sinks;
+    score_chunk(t, c);
+    for (size_t row = 0; row < t->n_rows; row++)
+        weigh_row(t, row, token, c->n);
+    accumulate_chunk(t, c);
+}
+
+/* ---- Rows: start and finish ---- */
+
+static void start_row(tile *t, size_t row, size_t sequence, size_t query, size_t head)
+{
+    const attend_call *call = t->call;
+    const kvq_config *config = &call->cache->config;
+    size_t dim = config->head_dim;
+    t->row_index[row] = (sequence * call->n_q + query) * config->n_heads + head;
+    t->n_visible[row] = t->layer->n_tokens - call->n_q + query + 1;
+    t->max[row] = -INFINITY;
+    t->sum[row] = 0.0f;
+    for (size_t c = 0; c < dim; c++) {
+        t->q[row * dim + c] = call->q[t->row_index[row] * dim + c] * call->scale;
+        t->acc[row * dim + c] = 0.0f;
+    }
+}
+
+static void finish_row(tile *t, size_t row)
+{
+    const attend_call *call = t->call;
+    size_t dim = call->cache->config.head_dim, index = t->row_index[row];
+    for (size_t c = 0; c < dim; c++)
+        call->out[index * dim + c] = t->acc[row * dim + c] / t->sum[row];
+    if (call->probabilities != NULL) {
+        float *p = call->probabilities + index * t->layer->n_tokens;
+        (void)call->cache->kernels->exp_sum_f32(p, t->n_visible[row], t->max[row]);
+        for (size_t i = 0; i < t->n_visible[row]; i++)
+            p[i] /= t->sum[row];
+        memset(p + t->n_visible[row], 0, (t->layer->n_tokens - t->n_visible[row]) * sizeof *p);
+    }
+    if (call->bound != NULL)
+        call->bound[index] =
+            kvq_attend_bound(call->cache, call->plan, t->layer, t->kv_head, call->q + index * dim,
+                             call->scale, t->n_visible[row], call->out + index * dim);
+}
+
+static void run_tile(tile *t)
+{
+    size_t n_tokens = 0, sinks = t->call->plan->scheme.sinks;
+    for (size_t row = 0; row < t->n_rows; row++)
+        n_tokens = kvq_max_size(n_tokens, t->n_visible[row]);
+    sinks = kvq_min_size(sinks, n_tokens);
+    for (size_t i = 0; i < sinks; i += KVQ_SUPERBLOCK)
+        process_chunk(t, &(chunk){.sinks = true, .begin = i, .n = kvq_min_size(sinks - i, KVQ_SUPERBLOCK)});
+    for (size_t i = 0; i < n_tokens - sinks; i += KVQ_SUPERBLOCK)
+        process_chunk(t, &(chunk){.begin = i, .n = kvq_min_size(n_tokens - sinks - i, KVQ_SUPERBLOCK)});
+    for (size_t row = 0; row < t->n_rows; row++)
+        finish_row(t, row);
+}
+
+/* All rows of one KV head of the s-th sequence of the call. */
+static void run_task(const attend_call *call, size_t s, size_t kv_head)
+{
+    size_t sequence = call->sequences == NULL ? s : call->sequences[s];
+    size_t n_rows = call->n_q * call->heads_per_kv;
+    tile t; /* its arrays are large and filled as far as they are used */
+    t.call = call;
+    t.layer = kvq_layer_of(call->cache, call->layer, sequence);
+    t.kv_head = kv_head;
+    for (size_t begin = 0; begin < n_rows; begin += TILE) {
+        t.n_rows = kvq_min_size(TILE, n_rows - begin);
+        for (size_t i = 0; i < t.n_rows; i++) {
+            size_t row = begin + i;
+            start_row(&t, i, s, row / call->heads_per_kv,
+                      kv_head * call->heads_per_kv + row % call->heads_per_kv);
+        }
+        run_tile(&t);
+    }
+}
+
+/* ---- The public call ---- */
+
+void kvq_attend_options_init(kvq_attend_options *options)
+{
+    *options = (kvq_attend_options){.struct_size = sizeof *options};
+}
+
+static kvq_status check_sequences(const kvq_cache *cache, size_t layer, const size_t *sequences,
+                                  size_t n_sequences, size_t n_q, bool equal_lengths)
+{
+    size_t first_length = 0;
+    for (size_t s = 0; s < n_sequences; s++) {
+        size_t sequence = sequences == NULL ? s : sequences[s];
+        size_t n_tokens = kvq_cache_n_tokens(cache, layer, sequence);
+        if (sequence >= cache->config.n_sequences || n_tokens < n_q)
+            return KVQ_ERR_ARG;
+        if (s == 0)
+            first_length = n_tokens;
+        if (equal_lengths && n_tokens != first_length)
+            return KVQ_ERR_ARG;
+    }
+    return KVQ_OK;
+}
+
+kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *sequences, size_t n_sequences,
+                            const float *q, size_t n_q, float scale, const kvq_attend_options *options,
+                            float *out)
+{
+    kvq_attend_options defaults;
+    kvq_attend_options_init(&defaults);
+    if (options == NULL)
+        options = &defaults;
+    if (cache == NULL || q == NULL || out == NULL || options->struct_size != sizeof *options ||
+        options->precision != KVQ_PRECISION_EXACT || options->n_threads < 0 ||
+        layer >= cache->config.n_layers || n_q == 0 || !isfinite(scale))
+        return KVQ_ERR_ARG;
+    KVQ_TRY(check_sequences(cache, layer, sequences, n_sequences, n_q, options->probabilities != NULL));
+    const kvq_config *config = &cache->config;
+    if (!cache->kernels->all_finite_f32(q, n_sequences * n_q * config->n_heads * config->head_dim))
+        return KVQ_ERR_NONFINITE;
+    attend_call call = {
+        .cache = cache,
+        .plan = &cache->plan[layer],
+        .sequences = sequences,
+        .layer = layer,
+        .n_q = n_q,
+        .heads_per_kv = config->n_heads / config->n_kv_heads,
+        .q = q,
+        .scale = scale,
+        .out = out,
+        .probabilities = options->probabilities,
+        .bound = options->bound,
+    };
+    size_t n_tasks = n_sequences * config->n_kv_heads;
+    int n_threads = kvq_n_threads(options->n_threads, n_tasks);
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n_threads > 1)
+    for (size_t i = 0; i < n_tasks; i++)
+        run_task(&call, i / config->n_kv_heads, i % config->n_kv_heads);
+    return KVQ_OK;
+}

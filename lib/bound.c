@@ -1,0 +1,178 @@
+/*
+ * The certified bound of attention's output.
+ *
+ * Let k, v be the keys and values as appended, s_t = scale q.k_t, p = softmax(s), o* = sum_t p_t v_t in real
+ * arithmetic, and o the output that was returned. We look for B with max_c |o*_c - o_c| <= B, knowing only
+ * what is stored: khat, vhat, and bounds |k - khat| <= e (likewise f for v) per element.
+ *
+ * 1. Scores. a_t = scale q.khat_t differs from s_t by at most d_t = |scale| sum_c |q_c| e_tc.
+ * 2. Fix a channel. o*_c - o_c = sum_t p_t (v_tc - o_c), a mean of x_t <= vhat_tc + f_tc - o_c with weights
+ *    proportional to exp(s_t), and exp(a_t - d_t) <= exp(s_t) <= exp(a_t + d_t). Write l_t <= w_t <= u_t for
+ * these. The largest weighted mean over that box is the root in lambda of F(lambda) = sum_t [ u_t max(x_t -
+ * lambda, 0) - l_t max(lambda - x_t, 0) ], because F is the largest value of sum_t w_t (x_t - lambda), which
+ * is positive for some w exactly while lambda is below the largest mean. F is convex, decreasing, with slopes
+ * between -sum u and -sum l.
+ * 3. Hence for every lambda: largest mean <= lambda + max(F(lambda), 0) / sum_t l_t. One Newton step from
+ * lambda = 0, lambda_1 = F(0) / G(0) with G = -F' = sum u_t [x_t > 0] + l_t [x_t <= 0], stays left of the
+ * root (convexity) and comes close to it, so a second pass that evaluates F(lambda_1) gives a bound that is
+ * tight for the box.
+ * 4. No weighted mean passes max_t x_t, which serves where the d_t are so large that the sums overflow or
+ * vanish.
+ * 5. The other sign is the same with x_t = o_c - vhat_tc + f_tc.
+ *
+ * How the output was computed does not enter: o is taken as it is, so the bound holds for any precision of
+ * attend. a_t is computed here in double; its own rounding is added to d_t, that of the sums to the result.
+ * What makes B loose is step 1: the errors of the channels of a key add up with one sign in no real cache.
+ */
+#include "lib/internal.h"
+
+#include <math.h>
+
+enum { ROWS = 16 }; /* tokens dequantized at a time */
+
+/* One direction: largest o* - o (sign +1) or o - o* (sign -1), for all channels. */
+typedef struct direction {
+    double sign;
+    double f[KVQ_DIM_MAX]; /* F at lambda */
+    double g[KVQ_DIM_MAX]; /* G at lambda */
+    double lambda[KVQ_DIM_MAX];
+    double max_x[KVQ_DIM_MAX];
+} direction;
+
+typedef struct bound_state {
+    const kvq_cache *cache;
+    const kvq_layer_plan *plan;
+    const kvq_layer *layer;
+    size_t kv_head, dim;
+    const float *q, *out;
+    double scale;
+    double norm; /* weights are relative to exp(norm) */
+    double sum_l, sum_u;
+    direction up, down;
+} bound_state;
+
+/* a_t and d_t of tokens [begin, begin + n). */
+static void score_interval(const bound_state *b, size_t begin, size_t n, double a[ROWS], double d[ROWS])
+{
+    float k[ROWS * KVQ_DIM_MAX], e[ROWS * KVQ_DIM_MAX];
+    kvq_read_head(b->cache, b->plan, b->layer, KVQ_KEYS, b->kv_head, begin, n, k, b->dim);
+    kvq_read_head_bound(b->cache, b->plan, b->layer, KVQ_KEYS, b->kv_head, begin, n, e, b->dim);
+    for (size_t i = 0; i < n; i++) {
+        double score = 0, error = 0, magnitude = 0;
+        for (size_t c = 0; c < b->dim; c++) {
+            double q = (double)b->q[c], x = (double)k[i * b->dim + c];
+            score += q * x;
+            magnitude += fabs(q * x);
+            error += fabs(q) * (double)e[i * b->dim + c];
+        }
+        a[i] = b->scale * score;
+        d[i] = fabs(b->scale) * (error + magnitude * 0x1p-52 * (double)(b->dim + 8));
+    }
+}
+
+/* Make the weights relative to a larger exponent. */
+static void raise_norm(bound_state *b, double norm)
+{
+    double factor = exp(b->norm - norm);
+    b->norm = norm;
+    b->sum_l *= factor;
+    b->sum_u *= factor;
+    for (size_t c = 0; c < b->dim; c++) {
+        b->up.f[c] *= factor;
+        b->up.g[c] *= factor;
+        b->down.f[c] *= factor;
+        b->down.g[c] *= factor;
+    }
+}
+
+static void add_token(direction *r, const float *v, const float *f, const float *out, size_t dim, double l,
+                      double u)
+{
+    for (size_t c = 0; c < dim; c++) {
+        double x = r->sign * ((double)v[c] - (double)out[c]) + (double)f[c];
+        double over = x - r->lambda[c];
+        double w = over > 0 ? u : l;
+        r->f[c] += w * over;
+        r->g[c] += w;
+        r->max_x[c] = x > r->max_x[c] ? x : r->max_x[c];
+    }
+}
+
+/* Evaluate F and G at the present lambdas over the first n tokens. */
+static void pass_over(bound_state *b, size_t n_tokens)
+{
+    float v[ROWS * KVQ_DIM_MAX], f[ROWS * KVQ_DIM_MAX];
+    double a[ROWS], d[ROWS];
+    b->sum_l = b->sum_u = 0;
+    memset(b->up.f, 0, sizeof b->up.f);
+    memset(b->up.g, 0, sizeof b->up.g);
+    memset(b->down.f, 0, sizeof b->down.f);
+    memset(b->down.g, 0, sizeof b->down.g);
+    for (size_t begin = 0; begin < n_tokens; begin += ROWS) {
+        size_t n = kvq_min_size(ROWS, n_tokens - begin);
+        score_interval(b, begin, n, a, d);
+        kvq_read_head(b->cache, b->plan, b->layer, KVQ_VALUES, b->kv_head, begin, n, v, b->dim);
+        kvq_read_head_bound(b->cache, b->plan, b->layer, KVQ_VALUES, b->kv_head, begin, n, f, b->dim);
+        for (size_t i = 0; i < n; i++) {
+            if (a[i] + d[i] > b->norm)
+                raise_norm(b, a[i] + d[i]);
+            double l = exp(a[i] - d[i] - b->norm), u = exp(a[i] + d[i] - b->norm);
+            b->sum_l += l;
+            b->sum_u += u;
+            add_token(&b->up, v + i * b->dim, f + i * b->dim, b->out, b->dim, l, u);
+            add_token(&b->down, v + i * b->dim, f + i * b->dim, b->out, b->dim, l, u);
+        }
+    }
+}
+
+static void newton_step(direction *r, size_t dim)
+{
+    for (size_t c = 0; c < dim; c++) {
+        double step = r->f[c] > 0 ? r->f[c] / r->g[c] : 0;
+        r->lambda[c] = isfinite(step) ? step : 0;
+    }
+}
+
+/* The bound of a direction over all channels, from the second pass. */
+static double direction_bound(const bound_state *b, const direction *r, size_t n_tokens)
+{
+    double worst = 0, rounding = (double)(n_tokens + 64) * 0x1p-51;
+    for (size_t c = 0; c < b->dim; c++) {
+        double f = r->f[c] > 0 ? r->f[c] : 0, max_x = r->max_x[c] > 0 ? r->max_x[c] : 0;
+        /* F was summed from terms of at most sum_u (|x| + lambda); |x| can pass max_x, but only downwards,
+         * where it takes part with l: twice the larger direction covers both. */
+        double reach = fmax(fmax(b->up.max_x[c], b->down.max_x[c]), 0) + r->lambda[c];
+        double mean = r->lambda[c] + (f + rounding * 2 * b->sum_u * reach) / b->sum_l;
+        double bound = mean < max_x ? mean : max_x; /* false for NaN, which takes max_x */
+        worst = bound > worst || isnan(bound) ? bound : worst;
+    }
+    return worst;
+}
+
+float kvq_attend_bound(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
+                       size_t kv_head, const float *q, float scale, size_t n_visible, const float *out)
+{
+    bound_state b = {
+        .cache = cache,
+        .plan = plan,
+        .layer = layer,
+        .kv_head = kv_head,
+        .dim = cache->config.head_dim,
+        .q = q,
+        .out = out,
+        .scale = (double)scale,
+        .norm = -INFINITY,
+    };
+    b.up.sign = 1;
+    b.down.sign = -1;
+    for (size_t c = 0; c < b.dim; c++)
+        b.up.max_x[c] = b.down.max_x[c] = -INFINITY;
+    pass_over(&b, n_visible);
+    newton_step(&b.up, b.dim);
+    newton_step(&b.down, b.dim);
+    pass_over(&b, n_visible);
+    double bound = fmax(direction_bound(&b, &b.up, n_visible), direction_bound(&b, &b.down, n_visible));
+    if (isnan(bound))
+        return INFINITY;
+    return nextafterf((float)bound, INFINITY); /* rounding to float may have gone down */
+}

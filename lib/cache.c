@@ -1,0 +1,226 @@
+/*
+ * A cache's life: create, free, reset, and what it says of itself (config, tokens, bytes, integrity).
+ */
+#include "lib/internal.h"
+
+#include <math.h>
+
+_Static_assert((int)KVQ_MAX_HEAD_DIM == (int)KVQ_DIM_MAX, "kernels size their scratch for the public limit");
+_Static_assert((int)KVQ_GROUP_FULL == 0, "kvq_layout_spec takes 0 for a full group");
+
+void kvq_config_init(kvq_config *config)
+{
+    *config = (kvq_config){
+        .struct_size = sizeof *config,
+        .n_sequences = 1,
+        .max_tokens = KVQ_MAX_TOKENS,
+        .scheme = {.k = {.codec = KVQ_CODEC_AFFINE, .bits = 2, .axis = KVQ_AXIS_CHANNEL, .group = 32},
+                   .v = {.codec = KVQ_CODEC_AFFINE, .bits = 2, .axis = KVQ_AXIS_TOKEN, .group = 32},
+                   .residual = 128},
+    };
+}
+
+static kvq_status check_config(const kvq_config *config)
+{
+    if (config == NULL || config->struct_size != sizeof *config)
+        return KVQ_ERR_ARG;
+    if (config->n_layers == 0 || config->n_layers > KVQ_MAX_LAYERS || config->n_kv_heads == 0 ||
+        config->n_heads > KVQ_MAX_HEADS || config->n_heads % config->n_kv_heads != 0 ||
+        config->n_heads == 0 || config->head_dim == 0 || config->head_dim > KVQ_MAX_HEAD_DIM ||
+        config->n_sequences == 0 || config->n_sequences > KVQ_MAX_SEQUENCES || config->max_tokens == 0 ||
+        config->max_tokens > KVQ_MAX_TOKENS)
+        return KVQ_ERR_ARG;
+    if (config->layer_schemes == NULL)
+        return kvq_scheme_check(&config->scheme, NULL);
+    for (size_t i = 0; i < config->n_layers; i++)
+        KVQ_TRY(kvq_scheme_check(&config->layer_schemes[i], NULL));
+    return KVQ_OK;
+}
+
+static void init_layout(kvq_layout *layout, const kvq_scheme *scheme, kvq_role role, size_t dim)
+{
+    const kvq_side_scheme *side = role == KVQ_KEYS ? &scheme->k : &scheme->v;
+    kvq_layout_init(layout, &(kvq_layout_spec){
+                                .codec = kvq_codecs[side->codec],
+                                .role = role,
+                                .bits = side->bits,
+                                .per_channel = side->axis == KVQ_AXIS_CHANNEL,
+                                .half_arith = scheme->arith == KVQ_ARITH_KIVI_F16,
+                                .group = side->group,
+                                .dim = dim,
+                            });
+}
+
+/* The pool for units of this size; cache->pool has room for a new one. */
+static kvq_pool *pool_for(kvq_cache *cache, size_t unit_bytes)
+{
+    for (size_t i = 0; i < cache->n_pools; i++)
+        if (cache->pool[i].unit_bytes == unit_bytes)
+            return &cache->pool[i];
+    cache->pool[cache->n_pools] = (kvq_pool){.unit_bytes = unit_bytes};
+    return &cache->pool[cache->n_pools++];
+}
+
+static void init_plan(kvq_cache *cache, size_t layer)
+{
+    kvq_layer_plan *plan = &cache->plan[layer];
+    size_t dim = cache->config.head_dim, n_kv_heads = cache->config.n_kv_heads;
+    plan->scheme = cache->schemes[layer];
+    init_layout(&plan->layout[KVQ_KEYS], &plan->scheme, KVQ_KEYS, dim);
+    init_layout(&plan->layout[KVQ_VALUES], &plan->scheme, KVQ_VALUES, dim);
+    plan->head_bytes = plan->layout[KVQ_KEYS].bytes + plan->layout[KVQ_VALUES].bytes;
+    plan->page_bytes = n_kv_heads * plan->head_bytes;
+    plan->element_bytes = plan->scheme.residual_dtype == KVQ_F16 ? 2 : 4;
+    plan->sinks_bytes = plan->scheme.sinks * n_kv_heads * dim * plan->element_bytes;
+    plan->pages = pool_for(cache, plan->page_bytes);
+    plan->blocks = pool_for(cache, KVQ_BLOCK * n_kv_heads * dim * plan->element_bytes);
+}
+
+/* The arrays of the cache struct; what fails leaves NULLs for kvq_cache_free. */
+static kvq_status take_arrays(kvq_cache *cache)
+{
+    kvq_memory *memory = &cache->memory;
+    size_t n_layers = cache->config.n_layers;
+    cache->schemes = kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, n_layers, sizeof *cache->schemes);
+    cache->plan = kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, n_layers, sizeof *cache->plan);
+    cache->pool = kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, 2 * n_layers, sizeof *cache->pool);
+    cache->sequence =
+        kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, cache->config.n_sequences, sizeof *cache->sequence);
+    cache->scratch =
+        kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, KVQ_SUPERBLOCK * cache->config.head_dim, sizeof(float));
+    bool all = cache->schemes != NULL && cache->plan != NULL && cache->pool != NULL &&
+               cache->sequence != NULL && cache->scratch != NULL;
+    return all ? KVQ_OK : KVQ_ERR_NOMEM;
+}
+
+kvq_status kvq_cache_create(kvq_cache **out, const kvq_config *config)
+{
+    if (out == NULL)
+        return KVQ_ERR_ARG;
+    KVQ_TRY(check_config(config));
+    const kvq_kernels *kernels = kvq_kernels_get();
+    if (kernels == NULL)
+        return KVQ_ERR_ISA;
+    kvq_memory memory;
+    kvq_memory_init(&memory, config->allocator);
+    kvq_cache *cache = kvq_memory_take(&memory, KVQ_FOR_BOOKKEEPING, 1, sizeof *cache);
+    if (cache == NULL)
+        return KVQ_ERR_NOMEM;
+    cache->memory = memory;
+    cache->kernels = kernels;
+    cache->config = *config;
+    cache->config.allocator = NULL;
+    if (take_arrays(cache) != KVQ_OK) {
+        kvq_cache_free(cache);
+        return KVQ_ERR_NOMEM;
+    }
+    for (size_t i = 0; i < config->n_layers; i++) {
+        cache->schemes[i] = config->layer_schemes == NULL ? config->scheme : config->layer_schemes[i];
+        init_plan(cache, i);
+    }
+    cache->config.layer_schemes = cache->schemes;
+    *out = cache;
+    return KVQ_OK;
+}
+
+void kvq_cache_reset(kvq_cache *cache)
+{
+    if (cache == NULL || cache->sequence == NULL)
+        return;
+    for (size_t i = 0; i < cache->config.n_sequences; i++) {
+        kvq_sequence_free(cache, cache->sequence[i]);
+        cache->sequence[i] = NULL;
+    }
+    for (size_t i = 0; i < cache->n_pools; i++)
+        kvq_pool_free(&cache->memory, &cache->pool[i]);
+}
+
+void kvq_cache_free(kvq_cache *cache)
+{
+    if (cache == NULL)
+        return;
+    kvq_cache_reset(cache);
+    kvq_memory memory = cache->memory;
+    size_t n_layers = cache->config.n_layers;
+    kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache->scratch, KVQ_SUPERBLOCK * cache->config.head_dim,
+                    sizeof(float));
+    kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache->sequence, cache->config.n_sequences,
+                    sizeof *cache->sequence);
+    kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache->pool, 2 * n_layers, sizeof *cache->pool);
+    kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache->plan, n_layers, sizeof *cache->plan);
+    kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache->schemes, n_layers, sizeof *cache->schemes);
+    kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache, 1, sizeof *cache);
+}
+
+void kvq_cache_get_config(const kvq_cache *cache, kvq_config *out)
+{
+    *out = cache->config;
+}
+
+const char *kvq_cache_isa(const kvq_cache *cache)
+{
+    return cache->kernels->isa;
+}
+
+size_t kvq_cache_n_tokens(const kvq_cache *cache, size_t layer, size_t sequence)
+{
+    if (cache == NULL || layer >= cache->config.n_layers || sequence >= cache->config.n_sequences)
+        return 0;
+    const kvq_layer *state = kvq_layer_of(cache, layer, sequence);
+    return state == NULL ? 0 : state->n_tokens;
+}
+
+/* ---- Memory ---- */
+
+static void add_layer_usage(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
+                            kvq_usage *sum)
+{
+    size_t n_kv_heads = cache->config.n_kv_heads, token_elements = n_kv_heads * cache->config.head_dim;
+    size_t n = kvq_past_sinks(plan, layer->n_tokens);
+    for (size_t role = 0; role < KVQ_N_ROLES; role++) {
+        const kvq_layout *layout = &plan->layout[role];
+        size_t packed = layer->packed[role];
+        sum->payload += n_kv_heads * packed * layout->payload_per_token;
+        sum->metadata += n_kv_heads * (packed / layout->tokens_per_run) * layout->metadata_per_run;
+        sum->residual += (n - packed) * token_elements * plan->element_bytes;
+        sum->sinks += (layer->n_tokens - n) * token_elements * plan->element_bytes;
+        sum->n_elements += layer->n_tokens * token_elements;
+        sum->n_packed_elements += packed * token_elements;
+    }
+}
+
+kvq_status kvq_cache_usage(const kvq_cache *cache, kvq_usage *out)
+{
+    if (cache == NULL || out == NULL)
+        return KVQ_ERR_ARG;
+    kvq_usage sum = {0};
+    for (size_t s = 0; s < cache->config.n_sequences; s++)
+        for (size_t i = 0; cache->sequence[s] != NULL && i < cache->config.n_layers; i++)
+            add_layer_usage(cache, &cache->plan[i], &cache->sequence[s][i], &sum);
+    sum.bookkeeping = cache->memory.bookkeeping_bytes;
+    sum.slack = cache->memory.data_bytes - (sum.payload + sum.metadata + sum.residual + sum.sinks);
+    sum.total = cache->memory.data_bytes + sum.bookkeeping;
+    *out = sum;
+    return KVQ_OK;
+}
+
+/* ---- Integrity ---- */
+
+kvq_status kvq_cache_verify(const kvq_cache *cache, kvq_damage *damage)
+{
+    if (cache == NULL)
+        return KVQ_ERR_ARG;
+    for (size_t s = 0; s < cache->config.n_sequences; s++) {
+        for (size_t i = 0; cache->sequence[s] != NULL && i < cache->config.n_layers; i++) {
+            const kvq_layer *layer = &cache->sequence[s][i];
+            for (size_t p = 0; p < kvq_n_sealed(layer); p++) {
+                if (kvq_page_hash(&cache->plan[i], &layer->page[p]) == layer->page[p].hash)
+                    continue;
+                if (damage != NULL)
+                    *damage = (kvq_damage){.layer = i, .sequence = s, .page = p};
+                return KVQ_ERR_CHECKSUM;
+            }
+        }
+    }
+    return KVQ_OK;
+}

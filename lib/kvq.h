@@ -1,0 +1,441 @@
+/**
+ * libkvq: the KV cache of a decoder-only transformer, stored in 1 to 8 bits.
+ *
+ * A cache holds the keys and values of many independent sequences. An engine appends them layer by layer as
+ * tokens arrive and asks for attention; the library computes it straight from the packed form and can say how
+ * far its answer may be from the full-precision one.
+ *
+ * Words used throughout:
+ *   T      tokens cached            L, H, Hkv  layers, query heads, KV heads (H is a multiple of Hkv)
+ *   D      head dimension           G          group: values that share one scale and one minimum
+ *   R      residual window: the most recent tokens, kept in full precision
+ *   S      sinks: the first tokens, kept in full precision for good
+ *   page   128 consecutive tokens of one layer of one sequence, all KV heads
+ * Arrays are row-major, slowest dimension first.
+ *
+ * Rules for every call:
+ *   - Fallible calls return a kvq_status; KVQ_OK is 0. Out-parameters are written on KVQ_OK only.
+ *   - On an error the cache is as it was before the call.
+ *   - The library never prints, exits, aborts or opens files.
+ *   - Threads: many threads may read one cache at once (attend, read, verify, usage, save, export); a call
+ *     that changes a cache must be alone with it. Two caches are independent of each other.
+ *   - Structs that begin with struct_size must be filled by their _init function first.
+ */
+#ifndef KVQ_H
+#define KVQ_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define KVQ_VERSION_MAJOR 0
+#define KVQ_VERSION_MINOR 1
+#define KVQ_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+#define KVQ_API        __attribute__((visibility("default")))
+#define KVQ_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define KVQ_API
+#define KVQ_MUST_CHECK
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Errors ------------------------------------------------------------------------------------------- */
+
+typedef enum kvq_status {
+    KVQ_OK = 0,
+    KVQ_ERR_ARG = 1,       /* NULL, an index out of range, sizes that do not fit together            */
+    KVQ_ERR_SCHEME = 2,    /* the scheme's text or fields make no valid scheme                       */
+    KVQ_ERR_NONFINITE = 3, /* NaN or Inf among keys, values or queries                               */
+    KVQ_ERR_NOMEM = 4,     /* the allocator returned NULL                                            */
+    KVQ_ERR_FULL = 5,      /* the append would pass max_tokens                                       */
+    KVQ_ERR_ISA = 6,       /* KVQ_ISA names an instruction set that is unknown or does not run here  */
+    KVQ_ERR_IO = 7,        /* a read or write callback failed                                        */
+    KVQ_ERR_FORMAT = 8,    /* a saved cache is not what the format says: magic, version, a length    */
+    KVQ_ERR_TRUNCATED = 9, /* a saved cache ends early                                               */
+    KVQ_ERR_CHECKSUM = 10, /* stored bytes do not match their checksum                               */
+    KVQ_ERR_MISMATCH =
+        11, /* a saved cache has other dimensions or schemes than the cache it is loaded into */
+} kvq_status;
+
+/** One line of English for a status; never NULL, static storage. */
+KVQ_API const char *kvq_status_string(kvq_status status);
+
+/**
+ * Where and why a text or a saved cache was refused. `message` is static; `offset` counts bytes from the
+ * start of the text or of the data read. Written only when the call returns an error.
+ */
+typedef struct kvq_error {
+    kvq_status status;
+    const char *message;
+    uint64_t offset;
+} kvq_error;
+
+/** Version of the library that runs, as "major.minor.patch". */
+KVQ_API const char *kvq_version(void);
+
+/**
+ * Name of the instruction set whose kernels new caches will use, such as "portable": the best that runs here,
+ * or the one named by the environment variable KVQ_ISA. NULL if KVQ_ISA names none that runs here.
+ */
+KVQ_API const char *kvq_isa(void);
+
+/* ---- Schemes: how keys and values are stored ---------------------------------------------------------- */
+
+typedef enum kvq_codec_id {
+    KVQ_CODEC_AFFINE = 0, /* code * scale + minimum per group, scale and minimum as IEEE half */
+    KVQ_CODEC_F16 = 1,    /* IEEE half, round to nearest even, no groups                      */
+    KVQ_CODEC_F32 = 2,    /* as appended                                                      */
+} kvq_codec_id;
+
+typedef enum kvq_axis {
+    KVQ_AXIS_CHANNEL = 0, /* a group runs along T inside one channel: KIVI's choice for keys   */
+    KVQ_AXIS_TOKEN = 1,   /* a group runs along D inside one token: KIVI's choice for values   */
+} kvq_axis;
+
+typedef enum kvq_residual_mode {
+    KVQ_RESIDUAL_KIVI = 0,    /* the order of the KIVI paper (arXiv 2402.02750, algorithm 1); see below */
+    KVQ_RESIDUAL_SLIDING = 1, /* keys and values alike: at least R newest tokens stay exact             */
+} kvq_residual_mode;
+
+typedef enum kvq_dtype {
+    KVQ_F32 = 0,
+    KVQ_F16 = 1,
+} kvq_dtype;
+
+typedef enum kvq_arith {
+    /* Minimum rounded down and scale rounded up to half first, codes chosen against the rounded values,
+     * everything else in float: |x - xhat| <= scale/2 but for float rounding. */
+    KVQ_ARITH_F32 = 0,
+    /* Every operation rounded to half, as KIVI's published code does on half tensors: bit-exact parity. */
+    KVQ_ARITH_KIVI_F16 = 1,
+} kvq_arith;
+
+enum {
+    KVQ_GROUP_FULL = 0, /* one group per token: the whole head dimension (token axis only) */
+    KVQ_MAX_HEAD_DIM = 1024,
+    KVQ_MAX_LAYERS = 4096,
+    KVQ_MAX_HEADS = 4096,
+    KVQ_MAX_SEQUENCES = 1 << 20,
+    KVQ_SCHEME_TEXT_MAX = 128, /* bytes that hold every printed scheme and its terminating NUL */
+};
+#define KVQ_MAX_TOKENS ((size_t)1 << 30)
+
+/** How one side, K or V, is stored. bits, axis and group count for KVQ_CODEC_AFFINE only. */
+typedef struct kvq_side_scheme {
+    kvq_codec_id codec;
+    uint32_t bits; /* 1, 2, 3, 4, 5, 6, 8 */
+    kvq_axis axis;
+    uint32_t group; /* 16, 32, 64, 128, or KVQ_GROUP_FULL */
+} kvq_side_scheme;
+
+/**
+ * How K and V are stored.
+ *
+ * Which tokens are packed is a function of the number of tokens T appended so far (the sinks apart), so any
+ * split of the same tokens into appends gives byte-identical caches:
+ *   kivi, channel axis   groups of R are packed together once a further token arrives: 1 to R stay exact
+ *   kivi, token axis     all but the newest R + 1 are packed
+ *   sliding, both        packed in steps of the larger G (a full group counts as 32; f16 and f32 as 1), so
+ *                        that R to R + step - 1 stay exact
+ * The step that completes a group of R keys still sees them exact, as in KIVI, where a decode step attends
+ * first and quantizes afterwards; here the packing happens when the next token arrives.
+ */
+typedef struct kvq_scheme {
+    kvq_side_scheme k, v;
+    kvq_arith arith;
+    uint32_t residual; /* R; a multiple of the G of each side on the channel axis; in kivi mode not 0 then */
+    kvq_residual_mode residual_mode;
+    kvq_dtype residual_dtype; /* KVQ_F16 halves the window and rounds it; sinks are stored the same way */
+    uint32_t sinks;           /* S */
+} kvq_scheme;
+
+/**
+ * Parse a scheme from text.
+ *
+ *   text    := (preset | item) ("," item)*
+ *   preset  := "fp32" | "fp16" | "kivi" BITS ["-g" GROUP]
+ *   item    := ("k" | "v") "=" side      how keys or values are stored; both are needed without a preset
+ *            | "r=" N                    residual window R                          (default 128)
+ *            | "mode=" ("kivi" | "sliding")                                         (default kivi)
+ *            | "rtype=" ("f32" | "f16")  dtype of the window and the sinks          (default f32)
+ *            | "s=" N                    sinks S                                    (default 0)
+ *            | "arith=" ("f32" | "kivi-f16")                                        (default f32)
+ *   side    := "f32" | "f16" | BITS ["@" ("channel" | "token")] ["/" (GROUP | "full")]
+ * kiviB is k=B@channel/32,v=B@token/32,r=128; fp32 and fp16 are k=f32,v=f32 (f16) with r=0,mode=sliding.
+ * A side left without axis is per channel for k and per token for v; without group it has 32.
+ *
+ * text    NUL-terminated; spaces are not allowed.
+ * Returns KVQ_OK; KVQ_ERR_ARG (NULL); KVQ_ERR_SCHEME with err->offset at the offending character.
+ * err     may be NULL.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_scheme_parse(const char *text, kvq_scheme *out, kvq_error *err);
+
+/**
+ * Print a scheme in its shortest canonical form (presets where they fit); parsing it gives the same scheme.
+ * Returns KVQ_OK; KVQ_ERR_ARG (NULL, size too small: KVQ_SCHEME_TEXT_MAX always suffices); KVQ_ERR_SCHEME.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_scheme_print(const kvq_scheme *scheme, char *text, size_t size);
+
+/** Check a scheme's fields. Returns KVQ_OK or KVQ_ERR_SCHEME; err (may be NULL) names the field. */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_scheme_check(const kvq_scheme *scheme, kvq_error *err);
+
+/**
+ * Storage cost of the packed part in bits per element, metadata included, of one side for head dimension D:
+ * 3.0 for two bits with G = 32. Padding of D to the layout's multiple is counted. 0 for an invalid scheme.
+ */
+KVQ_API double kvq_side_bits_per_element(const kvq_side_scheme *side, size_t head_dim);
+
+/* ---- The cache ---------------------------------------------------------------------------------------- */
+
+typedef struct kvq_cache kvq_cache;
+
+/**
+ * Memory for a cache. alloc returns `size` bytes aligned to `align` (a power of two) or NULL; free gets the
+ * same size back. Both are called by the thread that changes the cache, never concurrently for one cache.
+ */
+typedef struct kvq_allocator {
+    void *(*alloc)(void *ctx, size_t size, size_t align);
+    void (*free)(void *ctx, void *ptr, size_t size);
+    void *ctx;
+} kvq_allocator;
+
+typedef struct kvq_config {
+    size_t struct_size;
+    size_t n_layers;                 /* L */
+    size_t n_heads;                  /* H, query heads; a multiple of n_kv_heads */
+    size_t n_kv_heads;               /* Hkv */
+    size_t head_dim;                 /* D, 1 to KVQ_MAX_HEAD_DIM */
+    size_t n_sequences;              /* default 1 */
+    size_t max_tokens;               /* per sequence; default KVQ_MAX_TOKENS. Nothing is reserved for it. */
+    kvq_scheme scheme;               /* default kivi2 */
+    const kvq_scheme *layer_schemes; /* [n_layers], overrides `scheme`; NULL for none; copied */
+    const kvq_allocator *allocator;  /* NULL: the C library's, with huge pages asked for; copied */
+} kvq_config;
+
+/** Fill a config with its defaults. The four dimensions are 0 and must be set. */
+KVQ_API void kvq_config_init(kvq_config *config);
+
+/**
+ * Make an empty cache. It holds little memory until tokens arrive.
+ * Ownership: free it with kvq_cache_free.
+ * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_SCHEME; KVQ_ERR_NOMEM; KVQ_ERR_ISA.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_create(kvq_cache **out, const kvq_config *config);
+
+/** Free a cache and all its memory; NULL is fine. */
+KVQ_API void kvq_cache_free(kvq_cache *cache);
+
+/**
+ * The dimensions and schemes a cache was made with. layer_schemes points to [n_layers] schemes inside the
+ * cache and lives as long as it; allocator is NULL.
+ */
+KVQ_API void kvq_cache_get_config(const kvq_cache *cache, kvq_config *out);
+
+/** Name of the instruction set whose kernels this cache uses. */
+KVQ_API const char *kvq_cache_isa(const kvq_cache *cache);
+
+/**
+ * Append the keys and values of n_tokens new tokens to one layer of one sequence.
+ *
+ * k, v      [n_tokens][Hkv][D] float32, row-major; read only; need not outlive the call.
+ * Cost      O(n_tokens), amortised; stored tokens are never copied to make room.
+ * Returns KVQ_OK; KVQ_ERR_ARG (NULL, layer or sequence out of range); KVQ_ERR_NONFINITE; KVQ_ERR_FULL;
+ * KVQ_ERR_NOMEM. n_tokens = 0 is a no-op.
+ * Numerics  identical bytes for any split into calls, any number of threads and any instruction set.
+ * Source    KIVI, arXiv 2402.02750, section 3.2 and algorithm 1.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_append(kvq_cache *cache, size_t layer, size_t sequence,
+                                                   const float *k, const float *v, size_t n_tokens);
+
+/** Tokens held by one layer of one sequence; 0 for an index out of range. */
+KVQ_API size_t kvq_cache_n_tokens(const kvq_cache *cache, size_t layer, size_t sequence);
+
+/**
+ * Read back tokens [begin, begin + n_tokens), dequantized.
+ *
+ * k, v      out, [n_tokens][Hkv][D] float32; either may be NULL.
+ * Returns KVQ_OK; KVQ_ERR_ARG (also for a range past the end).
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read(const kvq_cache *cache, size_t layer, size_t sequence,
+                                                 size_t begin, size_t n_tokens, float *k, float *v);
+
+/**
+ * The promised error of the same tokens: |x - xhat| <= bound for each element, from the stored scales.
+ *
+ * k, v      out, [n_tokens][Hkv][D] float32; either may be NULL. 0 for what is stored as appended. +Inf where
+ * a group left the range of IEEE half (|x| > 65504), because then nothing is promised. Returns KVQ_OK;
+ * KVQ_ERR_ARG. Note      after a truncation into the packed part (kvq_cache_truncate), values that came back
+ * dequantized are the values the bound is relative to.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read_bound(const kvq_cache *cache, size_t layer, size_t sequence,
+                                                       size_t begin, size_t n_tokens, float *k, float *v);
+
+/**
+ * Forget all but the first n_tokens of one sequence, in every layer, and return the memory.
+ *
+ * Tokens that a fresh cache of n_tokens would hold exact, but that were already packed, come back
+ * dequantized. So truncate + append equals a fresh cache bit for bit as long as those tokens still were in
+ * the window, and always for f32. Returns KVQ_OK (also if a layer holds fewer tokens: it keeps them);
+ * KVQ_ERR_ARG; KVQ_ERR_NOMEM.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_truncate(kvq_cache *cache, size_t sequence, size_t n_tokens);
+
+/** Empty every sequence and return all memory that tokens used. NULL is fine. */
+KVQ_API void kvq_cache_reset(kvq_cache *cache);
+
+/* ---- Attention ---------------------------------------------------------------------------------------- */
+
+typedef enum kvq_precision {
+    KVQ_PRECISION_EXACT = 0, /* float32 arithmetic over dequantized values */
+} kvq_precision;
+
+typedef struct kvq_attend_options {
+    size_t struct_size;
+    kvq_precision precision;
+    int n_threads;        /* 0: as many as OpenMP gives. The result does not depend on it. */
+    float *probabilities; /* out, [n_sequences][n_q][H][T], T of each sequence; needs equal T; NULL: not
+                             wanted */
+    float *bound; /* out, [n_sequences][n_q][H]; NULL: not wanted. Costs about three times the attention */
+} kvq_attend_options;
+
+/** Fill the options with their defaults. */
+KVQ_API void kvq_attend_options_init(kvq_attend_options *options);
+
+/**
+ * Causal attention of the newest n_q tokens of each sequence over its cache:
+ * out = softmax(scale * q K^T) V, in which query i of n_q sees the first T - n_q + i + 1 tokens.
+ *
+ * sequences [n_sequences] indices; NULL stands for 0, 1, ..., n_sequences - 1.
+ * q, out    [n_sequences][n_q][H][D] float32; out must not overlap q. Query head h uses KV head h / (H/Hkv).
+ * scale     usually 1/sqrt(D).
+ * options   NULL for the defaults.
+ * bound     a number B per query head with max_d |out - out_exact| <= B, where out_exact is the attention in
+ *           real arithmetic over the keys and values as they were appended. +Inf where nothing can be
+ * promised (see kvq_cache_read_bound). Derivation: lib/bound.c. Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index
+ * out of range, n_q = 0 or > T, scale not finite, unequal T with probabilities); KVQ_ERR_NONFINITE (in q).
+ * Allocates nothing. Numerics  identical bits for any n_threads and any grouping of sequences, query heads
+ * and queries into calls. Scores and sums are accumulated in float32, 128 tokens at a time (online softmax:
+ *           Milakov and Gimelshein, arXiv 1805.02867).
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer,
+                                                   const size_t *sequences, size_t n_sequences,
+                                                   const float *q, size_t n_q, float scale,
+                                                   const kvq_attend_options *options, float *out);
+
+/* ---- Memory, integrity -------------------------------------------------------------------------------- */
+
+/** Every byte the cache got from its allocator, by purpose. total is their sum. */
+typedef struct kvq_usage {
+    uint64_t payload;  /* packed codes, and f16 or f32 values outside the window                     */
+    uint64_t metadata; /* scales and minimums of packed groups                                       */
+    uint64_t residual; /* the window's tokens                                                        */
+    uint64_t sinks;    /* the sinks' tokens                                                          */
+    uint64_t slack; /* handed out but not holding a token: open pages, free pages, window blocks, alignment */
+    uint64_t bookkeeping; /* structs, page tables, checksums                                            */
+    uint64_t total;
+    uint64_t n_elements;        /* keys and values held                                                 */
+    uint64_t n_packed_elements; /* those of them in the packed part: (payload + metadata) * 8 / this = bits
+                                   per element */
+} kvq_usage;
+
+/** Bytes in use now. Returns KVQ_OK or KVQ_ERR_ARG. */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_usage(const kvq_cache *cache, kvq_usage *out);
+
+/** Where kvq_cache_verify found damage: `page` counts from 0 within the layer of the sequence. */
+typedef struct kvq_damage {
+    size_t layer, sequence, page;
+} kvq_damage;
+
+/**
+ * Check every sealed page (one whose 128 tokens are packed on both sides) against its XXH3-64 checksum.
+ * Returns KVQ_OK; KVQ_ERR_CHECKSUM, with the first damaged page in *damage (may be NULL); KVQ_ERR_ARG.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_verify(const kvq_cache *cache, kvq_damage *damage);
+
+/* ---- Save and load (format: lib/README.md) ------------------------------------------------------------ */
+
+/** Write n_bytes; return false to stop with KVQ_ERR_IO. */
+typedef bool (*kvq_write_fn)(void *ctx, const void *data, size_t n_bytes);
+
+/** Read up to n_bytes into data and return how many were read; fewer means the end; SIZE_MAX an I/O error. */
+typedef size_t (*kvq_read_fn)(void *ctx, void *data, size_t n_bytes);
+
+/**
+ * Write sequences to a callback. Saving the same tokens gives the same bytes.
+ * sequences [n_sequences]; NULL stands for 0, 1, ..., n_sequences - 1. They become 0, 1, ... in the saved
+ * cache. Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_CHECKSUM (a sealed page is damaged: it is not
+ * written).
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_save(const kvq_cache *cache, const size_t *sequences,
+                                                 size_t n_sequences, kvq_write_fn write, void *ctx);
+
+/**
+ * Make a new cache from saved bytes, with all its sequences. It attends to the same bits.
+ * allocator NULL for the default. err may be NULL.
+ * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_FORMAT; KVQ_ERR_TRUNCATED; KVQ_ERR_CHECKSUM;
+ * KVQ_ERR_SCHEME; KVQ_ERR_NOMEM; KVQ_ERR_ISA. Nothing is left behind on an error, and nothing is allocated
+ * for data that a damaged length promises but the reader does not deliver, beyond one page and the sinks.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_load(kvq_cache **out, const kvq_allocator *allocator,
+                                                 kvq_read_fn read, void *ctx, kvq_error *err);
+
+/**
+ * Replace sequences of an existing cache by saved ones; dimensions and schemes must be equal.
+ * sequences [n_sequences], all different: where saved sequence 0, 1, ... goes; n_sequences must be the number
+ * saved. NULL stands for 0, 1, ..., n_sequences - 1.
+ * Returns as kvq_cache_load, and KVQ_ERR_MISMATCH, KVQ_ERR_FULL (more tokens than max_tokens).
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_load_into(kvq_cache *cache, const size_t *sequences,
+                                                      size_t n_sequences, kvq_read_fn read, void *ctx,
+                                                      kvq_error *err);
+
+/* ---- Exchange with KIVI ------------------------------------------------------------------------------- */
+
+/**
+ * One layer of one sequence as KIVI's published code holds it. Packed words are int32; element j of a run
+ * sits at bits [b*j, b*j + b) of the run's words, least significant first. Keys run along T, values along D.
+ * Scales and minimums are IEEE half as raw bits. nK and nV are the packed tokens, T all tokens;
+ * words(n) = ceil(n * bits / 32).
+ *
+ *   k_code   [Hkv][words(nK)][D]   k_scale, k_min  [Hkv][nK/G][D]   k_residual  [Hkv][T - nK][D] float32
+ *   v_code   [Hkv][nV][words(D)]   v_scale, v_min  [Hkv][nV][D/G]   v_residual  [Hkv][T - nV][D] float32
+ *
+ * Needs keys per channel, values per token, affine on both sides, S = 0, D a multiple of V's G, and
+ * bits * nK a multiple of 32 (true for whole groups of 32).
+ */
+typedef struct kvq_kivi {
+    size_t struct_size;
+    size_t n_tokens, n_k_packed, n_v_packed;
+    int32_t *k_code, *v_code;
+    uint16_t *k_scale, *k_min, *v_scale, *v_min;
+    float *k_residual, *v_residual;
+} kvq_kivi;
+
+/**
+ * Export one layer of one sequence. First call with all pointers NULL to learn the three counts (written on
+ * KVQ_OK), then again with arrays of the sizes above; arrays left NULL are skipped.
+ * Returns KVQ_OK; KVQ_ERR_ARG (also for a scheme that KIVI's form can't hold); KVQ_ERR_SCHEME never.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_export_kivi(const kvq_cache *cache, size_t layer, size_t sequence,
+                                                        kvq_kivi *kivi);
+
+/**
+ * Fill an empty layer of a sequence from KIVI's form. Codes, scales and minimums are kept bit for bit. Counts
+ * that KIVI itself would not hold are accepted (such as everything packed); later appends pack as the scheme
+ * says. n_k_packed must be a multiple of the keys' G, and the tokens left to the residuals must fit the
+ * window. Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_NONFINITE (scale, minimum or residual); KVQ_ERR_FULL;
+ * KVQ_ERR_NOMEM.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer, size_t sequence,
+                                                        const kvq_kivi *kivi);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* KVQ_H */

@@ -1,0 +1,163 @@
+/*
+ * The counting allocator and the pools of memory.h.
+ */
+#define _DEFAULT_SOURCE /* madvise */
+
+#include "lib/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { UNIT_ALIGNMENT = 64 };
+static const size_t huge_page = (size_t)2 << 20;
+
+static void *default_alloc(void *ctx, size_t size, size_t align)
+{
+    (void)ctx;
+    void *ptr = NULL;
+    if (posix_memalign(&ptr, align < sizeof(void *) ? sizeof(void *) : align, size) != 0)
+        return NULL;
+#ifdef MADV_HUGEPAGE
+    /* Scanning a long cache with 4 KB pages costs 15 to 25 % in address translation. Advice may be refused.
+     */
+    if (align >= huge_page)
+        (void)madvise(ptr, size, MADV_HUGEPAGE);
+#endif
+    return ptr;
+}
+
+static void default_free(void *ctx, void *ptr, size_t size)
+{
+    (void)ctx, (void)size;
+    free(ptr);
+}
+
+void kvq_memory_init(kvq_memory *memory, const kvq_allocator *allocator)
+{
+    *memory = (kvq_memory){.allocator = allocator != NULL
+                                            ? *allocator
+                                            : (kvq_allocator){.alloc = default_alloc, .free = default_free}};
+}
+
+static uint64_t *counter(kvq_memory *memory, kvq_purpose purpose)
+{
+    return purpose == KVQ_FOR_DATA ? &memory->data_bytes : &memory->bookkeeping_bytes;
+}
+
+static void *take_bytes(kvq_memory *memory, kvq_purpose purpose, size_t bytes, size_t align)
+{
+    void *ptr = memory->allocator.alloc(memory->allocator.ctx, bytes, align);
+    if (ptr != NULL)
+        *counter(memory, purpose) += bytes;
+    return ptr;
+}
+
+static void give_bytes(kvq_memory *memory, kvq_purpose purpose, void *ptr, size_t bytes)
+{
+    memory->allocator.free(memory->allocator.ctx, ptr, bytes);
+    *counter(memory, purpose) -= bytes;
+}
+
+void *kvq_memory_take(kvq_memory *memory, kvq_purpose purpose, size_t n, size_t size)
+{
+    n = n == 0 ? 1 : n;
+    if (n > SIZE_MAX / size)
+        return NULL;
+    void *ptr = take_bytes(memory, purpose, n * size, UNIT_ALIGNMENT);
+    if (ptr != NULL && purpose == KVQ_FOR_BOOKKEEPING)
+        memset(ptr, 0, n * size);
+    return ptr;
+}
+
+void kvq_memory_give(kvq_memory *memory, kvq_purpose purpose, void *ptr, size_t n, size_t size)
+{
+    if (ptr != NULL)
+        give_bytes(memory, purpose, ptr, (n == 0 ? 1 : n) * size);
+}
+
+bool kvq_memory_grow(kvq_memory *memory, void **array, size_t *capacity, size_t n, size_t size)
+{
+    if (n <= *capacity)
+        return true;
+    size_t wanted = 2 * *capacity > n ? 2 * *capacity : n;
+    void *grown = kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, wanted, size);
+    if (grown == NULL)
+        return false;
+    if (*array != NULL) {
+        memcpy(grown, *array, *capacity * size);
+        kvq_memory_give(memory, KVQ_FOR_BOOKKEEPING, *array, *capacity, size);
+    }
+    *array = grown;
+    *capacity = wanted;
+    return true;
+}
+
+static kvq_chunk *add_chunk(kvq_memory *memory, kvq_pool *pool)
+{
+    void *chunks = pool->chunk;
+    if (!kvq_memory_grow(memory, &chunks, &pool->chunk_capacity, pool->n_chunks + 1, sizeof *pool->chunk))
+        return NULL;
+    pool->chunk = chunks;
+    size_t n_units = pool->n_units / 8 + 1;
+    if (n_units > SIZE_MAX / 2 / pool->unit_bytes)
+        return NULL;
+    size_t bytes = n_units * pool->unit_bytes, align = UNIT_ALIGNMENT;
+    if (bytes >= huge_page) {
+        align = huge_page;
+        bytes = (bytes + huge_page - 1) / huge_page * huge_page;
+    }
+    uint8_t *base = take_bytes(memory, KVQ_FOR_DATA, bytes, align);
+    if (base == NULL)
+        return NULL;
+    kvq_chunk *chunk = &pool->chunk[pool->n_chunks++];
+    *chunk = (kvq_chunk){.base = base, .bytes = bytes, .n_units = bytes / pool->unit_bytes};
+    chunk->n_fresh = chunk->n_units;
+    pool->n_units += chunk->n_units;
+    return chunk;
+}
+
+void *kvq_pool_take(kvq_memory *memory, kvq_pool *pool)
+{
+    kvq_chunk *chunk = NULL;
+    if (pool->n_used < pool->n_units) /* the oldest chunk with room, so that the youngest can empty and go */
+        for (size_t i = 0; chunk == NULL; i++)
+            chunk = pool->chunk[i].n_used < pool->chunk[i].n_units ? &pool->chunk[i] : NULL;
+    else
+        chunk = add_chunk(memory, pool);
+    if (chunk == NULL)
+        return NULL;
+    void *unit = chunk->free_list;
+    if (unit != NULL)
+        memcpy(&chunk->free_list, unit, sizeof chunk->free_list);
+    else
+        unit = chunk->base + (chunk->n_units - chunk->n_fresh--) * pool->unit_bytes;
+    chunk->n_used++;
+    pool->n_used++;
+    memset(unit, 0, pool->unit_bytes);
+    return unit;
+}
+
+void kvq_pool_give(kvq_memory *memory, kvq_pool *pool, void *unit)
+{
+    size_t i = 0;
+    while ((uint8_t *)unit < pool->chunk[i].base ||
+           (uint8_t *)unit >= pool->chunk[i].base + pool->chunk[i].bytes)
+        i++;
+    kvq_chunk *chunk = &pool->chunk[i];
+    memcpy(unit, &chunk->free_list, sizeof chunk->free_list);
+    chunk->free_list = unit;
+    chunk->n_used--;
+    pool->n_used--;
+    if (chunk->n_used == 0) {
+        pool->n_units -= chunk->n_units;
+        give_bytes(memory, KVQ_FOR_DATA, chunk->base, chunk->bytes);
+        memmove(chunk, chunk + 1, (--pool->n_chunks - i) * sizeof *chunk);
+    }
+}
+
+void kvq_pool_free(kvq_memory *memory, kvq_pool *pool)
+{
+    kvq_memory_give(memory, KVQ_FOR_BOOKKEEPING, pool->chunk, pool->chunk_capacity, sizeof *pool->chunk);
+    *pool = (kvq_pool){.unit_bytes = pool->unit_bytes};
+}

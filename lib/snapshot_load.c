@@ -1,0 +1,377 @@
+/*
+ * Loading saved sequences through a read callback. The bytes may be damaged or hostile: every number is
+ * checked before it is used, memory is taken as data arrives, and nothing is kept unless all of it was right.
+ */
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "lib/snapshot.h"
+
+typedef struct reader {
+    kvq_read_fn read;
+    void *ctx;
+    kvq_error *err;
+    uint64_t offset;   /* of the next byte */
+    XXH3_state_t hash; /* of the rows read since the last checksum */
+} reader;
+
+static kvq_status fail(const reader *r, kvq_status status, const char *message, uint64_t offset)
+{
+    return kvq_fail(r->err, status, message, offset);
+}
+
+static kvq_status get(reader *r, void *data, size_t n_bytes)
+{
+    uint8_t *at = data;
+    while (n_bytes > 0) {
+        size_t n = r->read(r->ctx, at, n_bytes);
+        if (n == SIZE_MAX || n > n_bytes)
+            return fail(r, KVQ_ERR_IO, "the read callback failed", r->offset);
+        if (n == 0)
+            return fail(r, KVQ_ERR_TRUNCATED, "the data ends here, before the cache is complete", r->offset);
+        at += n;
+        n_bytes -= n;
+        r->offset += n;
+    }
+    return KVQ_OK;
+}
+
+/* ---- Header ---- */
+
+static kvq_status get_header(reader *r, kvq_snapshot_header *header)
+{
+    KVQ_TRY(get(r, header, sizeof *header));
+    if (memcmp(header->magic, KVQ_SNAPSHOT_MAGIC, sizeof header->magic) != 0)
+        return fail(r, KVQ_ERR_FORMAT, "not a saved cache: the first 8 bytes must be KVQCACHE", 0);
+    if (header->version != KVQ_SNAPSHOT_VERSION)
+        return fail(r, KVQ_ERR_FORMAT, "version: this library reads version 1",
+                    offsetof(kvq_snapshot_header, version));
+    if (header->n_layers == 0 || header->n_layers > KVQ_MAX_LAYERS)
+        return fail(r, KVQ_ERR_FORMAT, "n_layers must be 1 to 4096", offsetof(kvq_snapshot_header, n_layers));
+    if (header->n_heads == 0 || header->n_heads > KVQ_MAX_HEADS)
+        return fail(r, KVQ_ERR_FORMAT, "n_heads must be 1 to 4096", offsetof(kvq_snapshot_header, n_heads));
+    if (header->n_kv_heads == 0 || header->n_heads % header->n_kv_heads != 0)
+        return fail(r, KVQ_ERR_FORMAT, "n_kv_heads must divide n_heads",
+                    offsetof(kvq_snapshot_header, n_kv_heads));
+    if (header->head_dim == 0 || header->head_dim > KVQ_MAX_HEAD_DIM)
+        return fail(r, KVQ_ERR_FORMAT, "head_dim must be 1 to 1024", offsetof(kvq_snapshot_header, head_dim));
+    if (header->n_sequences == 0 || header->n_sequences > KVQ_MAX_SEQUENCES)
+        return fail(r, KVQ_ERR_FORMAT, "n_sequences must be 1 to 1048576",
+                    offsetof(kvq_snapshot_header, n_sequences));
+    if (header->max_tokens == 0 || header->max_tokens > KVQ_MAX_TOKENS)
+        return fail(r, KVQ_ERR_FORMAT, "max_tokens must be 1 to 1073741824",
+                    offsetof(kvq_snapshot_header, max_tokens));
+    return KVQ_OK;
+}
+
+static kvq_status unpack_scheme(const reader *r, const kvq_snapshot_scheme *stored, kvq_scheme *out,
+                                uint64_t offset)
+{
+    *out = (kvq_scheme){
+        .k = {(kvq_codec_id)stored->k.codec, stored->k.bits, (kvq_axis)stored->k.axis, stored->k.group},
+        .v = {(kvq_codec_id)stored->v.codec, stored->v.bits, (kvq_axis)stored->v.axis, stored->v.group},
+        .arith = (kvq_arith)stored->arith,
+        .residual = stored->residual,
+        .residual_mode = (kvq_residual_mode)stored->residual_mode,
+        .residual_dtype = (kvq_dtype)stored->residual_dtype,
+        .sinks = stored->sinks,
+    };
+    kvq_error problem;
+    if (kvq_scheme_check(out, &problem) != KVQ_OK)
+        return fail(r, KVQ_ERR_SCHEME, problem.message, offset);
+    kvq_snapshot_scheme again;
+    kvq_snapshot_scheme_pack(out, &again);
+    if (memcmp(&again, stored, sizeof again) != 0)
+        return fail(r, KVQ_ERR_FORMAT, "a scheme's unused bytes must be zero", offset);
+    return KVQ_OK;
+}
+
+/* Read the schemes into stored[n_layers] and schemes[n_layers]. */
+static kvq_status get_schemes(reader *r, const kvq_snapshot_header *header, kvq_snapshot_scheme *stored,
+                              kvq_scheme *schemes)
+{
+    uint64_t begin = r->offset;
+    KVQ_TRY(get(r, stored, header->n_layers * sizeof *stored));
+    if (kvq_snapshot_header_hash(*header, stored) != header->hash)
+        return fail(r, KVQ_ERR_CHECKSUM, "the header's checksum does not match",
+                    offsetof(kvq_snapshot_header, hash));
+    for (size_t i = 0; i < header->n_layers; i++)
+        KVQ_TRY(unpack_scheme(r, &stored[i], &schemes[i], begin + i * sizeof *stored));
+    return KVQ_OK;
+}
+
+/* ---- Layers ---- */
+
+static kvq_status check_record(const reader *r, const kvq_cache *cache, const kvq_layer_plan *plan,
+                               const kvq_snapshot_layer *record, size_t sequence, size_t index)
+{
+    uint64_t begin = r->offset - sizeof *record;
+    if (kvq_snapshot_layer_hash(*record) != record->hash)
+        return fail(r, KVQ_ERR_CHECKSUM, "a layer record's checksum does not match", begin);
+    if (record->sequence != sequence || record->layer != index)
+        return fail(r, KVQ_ERR_FORMAT, "a layer record is out of order", begin);
+    if (record->n_tokens > cache->config.max_tokens)
+        return fail(r, KVQ_ERR_FULL, "n_tokens is more than max_tokens",
+                    begin + offsetof(kvq_snapshot_layer, n_tokens));
+    size_t n = kvq_past_sinks(plan, record->n_tokens);
+    if (record->k_packed > n || record->k_packed % plan->layout[KVQ_KEYS].tokens_per_run != 0)
+        return fail(r, KVQ_ERR_FORMAT, "k_packed does not fit n_tokens and the scheme",
+                    begin + offsetof(kvq_snapshot_layer, k_packed));
+    if (record->v_packed > n || record->v_packed % plan->layout[KVQ_VALUES].tokens_per_run != 0)
+        return fail(r, KVQ_ERR_FORMAT, "v_packed does not fit n_tokens and the scheme",
+                    begin + offsetof(kvq_snapshot_layer, v_packed));
+    return KVQ_OK;
+}
+
+static bool rows_are_finite(const kvq_cache *cache, const kvq_layer_plan *plan, const uint8_t *rows,
+                            size_t n_rows)
+{
+    size_t n = n_rows * cache->config.head_dim;
+    if (plan->scheme.residual_dtype == KVQ_F32)
+        return cache->kernels->all_finite_f32((const float *)(const void *)rows, n);
+    const uint16_t *half = (const uint16_t *)(const void *)rows;
+    for (size_t i = 0; i < n; i++)
+        if ((half[i] & 0x7c00u) == 0x7c00u)
+            return false;
+    return true;
+}
+
+static kvq_status get_rows(reader *r, const kvq_cache *cache, const kvq_layer_plan *plan, uint8_t *rows,
+                           size_t n_rows)
+{
+    uint64_t begin = r->offset;
+    size_t n_bytes = n_rows * cache->config.head_dim * plan->element_bytes;
+    KVQ_TRY(get(r, rows, n_bytes));
+    XXH3_64bits_update(&r->hash, rows, n_bytes);
+    if (!rows_are_finite(cache, plan, rows, n_rows))
+        return fail(r, KVQ_ERR_NONFINITE, "NaN or Inf among the exact tokens", begin);
+    return KVQ_OK;
+}
+
+static kvq_status get_window(reader *r, kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
+                             kvq_role role, size_t n)
+{
+    kvq_window *window = &layer->window[role];
+    size_t begin = layer->packed[role];
+    window->first = begin / KVQ_BLOCK;
+    for (size_t head = 0; head < cache->config.n_kv_heads; head++)
+        for (size_t i = begin, run; i < n; i += run) {
+            run = kvq_min_size(n - i, KVQ_BLOCK - i % KVQ_BLOCK);
+            if (head == 0) { /* one block at a time, as the data proves to be there */
+                if (kvq_window_reserve(cache, plan, window, 1) != KVQ_OK)
+                    return fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
+                window->n += window->n_reserved;
+                window->n_reserved = 0;
+            }
+            KVQ_TRY(get_rows(r, cache, plan, kvq_window_row(cache, plan, layer, role, head, i), run));
+        }
+    return KVQ_OK;
+}
+
+static kvq_status get_exact(reader *r, kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
+                            kvq_role role)
+{
+    size_t n = kvq_past_sinks(plan, layer->n_tokens), n_sinks = layer->n_tokens - n;
+    if (kvq_sinks_open(cache, plan, layer) != KVQ_OK)
+        return fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
+    for (size_t head = 0; n_sinks > 0 && head < cache->config.n_kv_heads; head++)
+        KVQ_TRY(get_rows(r, cache, plan, kvq_sinks_row(cache, plan, layer, role, head, 0), n_sinks));
+    return get_window(r, cache, plan, layer, role, n);
+}
+
+static kvq_status check_page(const reader *r, const kvq_cache *cache, const kvq_layer_plan *plan,
+                             const kvq_layer *layer, size_t p, uint64_t begin)
+{
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
+        size_t first = p * KVQ_SUPERBLOCK, packed = layer->packed[role];
+        size_t n = packed > first ? kvq_min_size(packed - first, KVQ_SUPERBLOCK) : 0;
+        const kvq_layout *layout = &plan->layout[role];
+        for (size_t head = 0; head < cache->config.n_kv_heads; head++) {
+            const uint8_t *superblock = kvq_superblock(plan, &layer->page[p], role, head);
+            if (!layout->codec->is_valid(layout, superblock, n))
+                return fail(r, KVQ_ERR_FORMAT, "a page holds numbers that no encoder writes",
+                            begin + (uint64_t)(superblock - layer->page[p].data));
+        }
+    }
+    return KVQ_OK;
+}
+
+static kvq_status get_pages(reader *r, kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer)
+{
+    size_t most = kvq_max_size(layer->packed[KVQ_KEYS], layer->packed[KVQ_VALUES]);
+    for (size_t p = 0; p < (most + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK; p++) {
+        if (kvq_pages_grow(cache, plan, layer, p + 1) != KVQ_OK)
+            return fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
+        uint64_t begin = r->offset;
+        KVQ_TRY(get(r, layer->page[p].data, plan->page_bytes));
+        KVQ_TRY(get(r, &layer->page[p].hash, sizeof layer->page[p].hash));
+        if (kvq_page_hash(plan, &layer->page[p]) != layer->page[p].hash)
+            return fail(r, KVQ_ERR_CHECKSUM, "a page's checksum does not match", begin);
+        KVQ_TRY(check_page(r, cache, plan, layer, p, begin));
+    }
+    return KVQ_OK;
+}
+
+static kvq_status get_layer(reader *r, kvq_cache *cache, kvq_layer *layer, size_t sequence, size_t index)
+{
+    const kvq_layer_plan *plan = &cache->plan[index];
+    kvq_snapshot_layer record;
+    KVQ_TRY(get(r, &record, sizeof record));
+    KVQ_TRY(check_record(r, cache, plan, &record, sequence, index));
+    layer->n_tokens = record.n_tokens;
+    layer->packed[KVQ_KEYS] = record.k_packed;
+    layer->packed[KVQ_VALUES] = record.v_packed;
+    if (record.n_tokens == 0)
+        return KVQ_OK;
+    XXH3_64bits_reset(&r->hash);
+    KVQ_TRY(get_exact(r, cache, plan, layer, KVQ_KEYS));
+    KVQ_TRY(get_exact(r, cache, plan, layer, KVQ_VALUES));
+    uint64_t hash, at = r->offset;
+    KVQ_TRY(get(r, &hash, sizeof hash));
+    if (hash != XXH3_64bits_digest(&r->hash))
+        return fail(r, KVQ_ERR_CHECKSUM, "the checksum of a layer's exact tokens does not match", at);
+    return get_pages(r, cache, plan, layer);
+}
+
+/* Read all sequences into loaded[n_sequences], each NULL or [L] layers; on an error some may be there
+ * already. */
+static kvq_status get_sequences(reader *r, kvq_cache *cache, kvq_layer **loaded, size_t n_sequences)
+{
+    size_t n_layers = cache->config.n_layers;
+    for (size_t s = 0; s < n_sequences; s++) {
+        loaded[s] = kvq_memory_take(&cache->memory, KVQ_FOR_BOOKKEEPING, n_layers, sizeof(kvq_layer));
+        if (loaded[s] == NULL)
+            return fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
+        bool any = false;
+        for (size_t i = 0; i < n_layers; i++) {
+            KVQ_TRY(get_layer(r, cache, &loaded[s][i], s, i));
+            any = any || loaded[s][i].n_tokens > 0;
+        }
+        if (!any) {
+            kvq_sequence_free(cache, loaded[s]);
+            loaded[s] = NULL;
+        }
+    }
+    return KVQ_OK;
+}
+
+/* ---- The public calls ---- */
+
+/* A new, empty cache of the saved dimensions and schemes. */
+static kvq_status create_from_header(reader *r, const kvq_allocator *allocator, kvq_cache **out)
+{
+    kvq_memory memory; /* for what is needed until the cache has its own */
+    kvq_memory_init(&memory, allocator);
+    kvq_snapshot_header header;
+    KVQ_TRY(get_header(r, &header));
+    size_t n = header.n_layers;
+    kvq_snapshot_scheme *stored = kvq_memory_take(&memory, KVQ_FOR_BOOKKEEPING, n, sizeof *stored);
+    kvq_scheme *schemes = kvq_memory_take(&memory, KVQ_FOR_BOOKKEEPING, n, sizeof *schemes);
+    kvq_status status = KVQ_OK;
+    if (stored == NULL || schemes == NULL)
+        status = fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
+    else
+        status = get_schemes(r, &header, stored, schemes);
+    if (status == KVQ_OK) {
+        kvq_config config;
+        kvq_config_init(&config);
+        config.n_layers = n;
+        config.n_heads = header.n_heads;
+        config.n_kv_heads = header.n_kv_heads;
+        config.head_dim = header.head_dim;
+        config.n_sequences = header.n_sequences;
+        config.max_tokens = header.max_tokens;
+        config.layer_schemes = schemes;
+        config.allocator = allocator;
+        status = kvq_cache_create(out, &config);
+        if (status != KVQ_OK)
+            (void)fail(r, status, kvq_status_string(status), r->offset);
+    }
+    kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, stored, n, sizeof *stored);
+    kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, schemes, n, sizeof *schemes);
+    return status;
+}
+
+kvq_status kvq_cache_load(kvq_cache **out, const kvq_allocator *allocator, kvq_read_fn read, void *ctx,
+                          kvq_error *err)
+{
+    reader r = {.read = read, .ctx = ctx, .err = err};
+    if (out == NULL || read == NULL)
+        return fail(&r, KVQ_ERR_ARG, "out or read is NULL", 0);
+    kvq_cache *cache;
+    KVQ_TRY(create_from_header(&r, allocator, &cache));
+    kvq_status status = get_sequences(&r, cache, cache->sequence, cache->config.n_sequences);
+    if (status != KVQ_OK) {
+        kvq_cache_free(cache);
+        return status;
+    }
+    *out = cache;
+    return KVQ_OK;
+}
+
+/* Read and compare the header with the cache. */
+static kvq_status match_header(reader *r, const kvq_cache *cache, size_t n_sequences)
+{
+    const kvq_config *config = &cache->config;
+    kvq_snapshot_header header;
+    KVQ_TRY(get_header(r, &header));
+    if (header.n_layers != config->n_layers || header.n_heads != config->n_heads ||
+        header.n_kv_heads != config->n_kv_heads || header.head_dim != config->head_dim)
+        return fail(r, KVQ_ERR_MISMATCH, "the saved cache has other dimensions",
+                    offsetof(kvq_snapshot_header, n_layers));
+    if (header.n_sequences != n_sequences)
+        return fail(r, KVQ_ERR_MISMATCH, "the saved cache has another number of sequences",
+                    offsetof(kvq_snapshot_header, n_sequences));
+    uint64_t hash = header.hash;
+    header.hash = 0;
+    XXH3_64bits_reset_withSeed(&r->hash, XXH3_64bits(&header, sizeof header));
+    for (size_t i = 0; i < config->n_layers; i++) {
+        kvq_snapshot_scheme stored, wanted;
+        uint64_t begin = r->offset;
+        KVQ_TRY(get(r, &stored, sizeof stored));
+        XXH3_64bits_update(&r->hash, &stored, sizeof stored);
+        kvq_snapshot_scheme_pack(&cache->schemes[i], &wanted);
+        if (memcmp(&stored, &wanted, sizeof stored) != 0)
+            return fail(r, KVQ_ERR_MISMATCH, "the saved cache has another scheme for a layer", begin);
+    }
+    if (XXH3_64bits_digest(&r->hash) != hash)
+        return fail(r, KVQ_ERR_CHECKSUM, "the header's checksum does not match",
+                    offsetof(kvq_snapshot_header, hash));
+    return KVQ_OK;
+}
+
+static bool all_different(const size_t *sequences, size_t n)
+{
+    for (size_t i = 0; sequences != NULL && i < n; i++)
+        for (size_t j = 0; j < i; j++)
+            if (sequences[i] == sequences[j])
+                return false;
+    return true;
+}
+
+kvq_status kvq_cache_load_into(kvq_cache *cache, const size_t *sequences, size_t n_sequences,
+                               kvq_read_fn read, void *ctx, kvq_error *err)
+{
+    reader r = {.read = read, .ctx = ctx, .err = err};
+    if (cache == NULL || read == NULL || n_sequences == 0 || n_sequences > cache->config.n_sequences)
+        return fail(&r, KVQ_ERR_ARG, "cache or read is NULL, or n_sequences is out of range", 0);
+    for (size_t s = 0; s < n_sequences; s++)
+        if ((sequences == NULL ? s : sequences[s]) >= cache->config.n_sequences)
+            return fail(&r, KVQ_ERR_ARG, "a sequence is out of range", 0);
+    if (!all_different(sequences, n_sequences))
+        return fail(&r, KVQ_ERR_ARG, "a sequence is given twice", 0);
+    KVQ_TRY(match_header(&r, cache, n_sequences));
+    kvq_layer **loaded = kvq_memory_take(&cache->memory, KVQ_FOR_BOOKKEEPING, n_sequences, sizeof *loaded);
+    if (loaded == NULL)
+        return fail(&r, KVQ_ERR_NOMEM, "out of memory", r.offset);
+    kvq_status status = get_sequences(&r, cache, loaded, n_sequences);
+    for (size_t s = 0; s < n_sequences; s++) {
+        kvq_layer **place = &cache->sequence[sequences == NULL ? s : sequences[s]];
+        kvq_layer *unwanted = status == KVQ_OK ? *place : loaded[s];
+        if (status == KVQ_OK)
+            *place = loaded[s];
+        kvq_sequence_free(cache, unwanted);
+    }
+    kvq_memory_give(&cache->memory, KVQ_FOR_BOOKKEEPING, loaded, n_sequences, sizeof *loaded);
+    return status;
+}

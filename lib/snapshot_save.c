@@ -1,0 +1,166 @@
+/*
+ * Saving sequences through a write callback.
+ */
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "lib/snapshot.h"
+
+typedef struct writer {
+    kvq_write_fn write;
+    void *ctx;
+    XXH3_state_t hash; /* of the rows written since the last checksum */
+} writer;
+
+void kvq_snapshot_scheme_pack(const kvq_scheme *scheme, kvq_snapshot_scheme *out)
+{
+    const kvq_side_scheme *sides[] = {&scheme->k, &scheme->v};
+    kvq_snapshot_side stored[2];
+    for (size_t i = 0; i < 2; i++) {
+        bool affine = sides[i]->codec == KVQ_CODEC_AFFINE; /* the other codecs leave the rest undefined */
+        stored[i] = (kvq_snapshot_side){
+            .codec = (uint8_t)sides[i]->codec,
+            .bits = affine ? (uint8_t)sides[i]->bits : 0,
+            .axis = affine ? (uint8_t)sides[i]->axis : 0,
+            .group = affine ? sides[i]->group : 0,
+        };
+    }
+    *out = (kvq_snapshot_scheme){
+        .k = stored[0],
+        .v = stored[1],
+        .arith = (uint8_t)scheme->arith,
+        .residual_mode = (uint8_t)scheme->residual_mode,
+        .residual_dtype = (uint8_t)scheme->residual_dtype,
+        .residual = scheme->residual,
+        .sinks = scheme->sinks,
+    };
+}
+
+uint64_t kvq_snapshot_header_hash(kvq_snapshot_header header, const kvq_snapshot_scheme *schemes)
+{
+    header.hash = 0;
+    return XXH3_64bits_withSeed(schemes, header.n_layers * sizeof *schemes,
+                                XXH3_64bits(&header, sizeof header));
+}
+
+uint64_t kvq_snapshot_layer_hash(kvq_snapshot_layer record)
+{
+    record.hash = 0;
+    return XXH3_64bits(&record, sizeof record);
+}
+
+static kvq_status put(writer *w, const void *data, size_t n_bytes)
+{
+    return w->write(w->ctx, data, n_bytes) ? KVQ_OK : KVQ_ERR_IO;
+}
+
+static kvq_status put_rows(writer *w, const void *data, size_t n_bytes)
+{
+    XXH3_64bits_update(&w->hash, data, n_bytes);
+    return put(w, data, n_bytes);
+}
+
+/* The exact tokens of one side: sinks, then window, head by head. */
+static kvq_status put_exact(writer *w, const kvq_cache *cache, const kvq_layer_plan *plan,
+                            const kvq_layer *layer, kvq_role role)
+{
+    size_t row_bytes = cache->config.head_dim * plan->element_bytes,
+           n = kvq_past_sinks(plan, layer->n_tokens);
+    for (size_t head = 0; head < cache->config.n_kv_heads; head++)
+        if (layer->n_tokens > n)
+            KVQ_TRY(put_rows(w, kvq_sinks_row(cache, plan, layer, role, head, 0),
+                             (layer->n_tokens - n) * row_bytes));
+    for (size_t head = 0; head < cache->config.n_kv_heads; head++)
+        for (size_t i = layer->packed[role], run; i < n; i += run) {
+            run = kvq_min_size(n - i, KVQ_BLOCK - i % KVQ_BLOCK);
+            KVQ_TRY(put_rows(w, kvq_window_row(cache, plan, layer, role, head, i), run * row_bytes));
+        }
+    return KVQ_OK;
+}
+
+static kvq_status put_pages(writer *w, const kvq_layer_plan *plan, const kvq_layer *layer)
+{
+    for (size_t p = 0; p < layer->n_pages; p++) {
+        uint64_t hash = kvq_page_hash(plan, &layer->page[p]);
+        if (p < kvq_n_sealed(layer) && hash != layer->page[p].hash)
+            return KVQ_ERR_CHECKSUM;
+        KVQ_TRY(put(w, layer->page[p].data, plan->page_bytes));
+        KVQ_TRY(put(w, &hash, sizeof hash));
+    }
+    return KVQ_OK;
+}
+
+static kvq_status put_layer(writer *w, const kvq_cache *cache, size_t sequence, size_t index,
+                            const kvq_layer *layer)
+{
+    const kvq_layer_plan *plan = &cache->plan[index];
+    kvq_snapshot_layer record = {
+        .sequence = (uint32_t)sequence,
+        .layer = (uint32_t)index,
+        .n_tokens = layer->n_tokens,
+        .k_packed = layer->packed[KVQ_KEYS],
+        .v_packed = layer->packed[KVQ_VALUES],
+    };
+    record.hash = kvq_snapshot_layer_hash(record);
+    KVQ_TRY(put(w, &record, sizeof record));
+    if (layer->n_tokens == 0)
+        return KVQ_OK;
+    XXH3_64bits_reset(&w->hash);
+    KVQ_TRY(put_exact(w, cache, plan, layer, KVQ_KEYS));
+    KVQ_TRY(put_exact(w, cache, plan, layer, KVQ_VALUES));
+    uint64_t hash = XXH3_64bits_digest(&w->hash);
+    KVQ_TRY(put(w, &hash, sizeof hash));
+    return put_pages(w, plan, layer);
+}
+
+static kvq_status put_header(writer *w, const kvq_cache *cache, size_t n_sequences)
+{
+    const kvq_config *config = &cache->config;
+    kvq_snapshot_header header = {
+        .magic = KVQ_SNAPSHOT_MAGIC,
+        .version = KVQ_SNAPSHOT_VERSION,
+        .n_layers = (uint32_t)config->n_layers,
+        .n_heads = (uint32_t)config->n_heads,
+        .n_kv_heads = (uint32_t)config->n_kv_heads,
+        .head_dim = (uint32_t)config->head_dim,
+        .n_sequences = (uint32_t)n_sequences,
+        .max_tokens = config->max_tokens,
+    };
+    kvq_snapshot_scheme schemes[64];
+    XXH3_64bits_reset_withSeed(&w->hash, XXH3_64bits(&header, sizeof header));
+    for (size_t pass = 0; pass < 2; pass++) { /* hash, then write, without memory for all the schemes */
+        if (pass == 1) {
+            header.hash = XXH3_64bits_digest(&w->hash);
+            KVQ_TRY(put(w, &header, sizeof header));
+        }
+        for (size_t begin = 0, n; begin < config->n_layers; begin += n) {
+            n = kvq_min_size(config->n_layers - begin, sizeof schemes / sizeof schemes[0]);
+            for (size_t i = 0; i < n; i++)
+                kvq_snapshot_scheme_pack(&cache->schemes[begin + i], &schemes[i]);
+            if (pass == 0)
+                XXH3_64bits_update(&w->hash, schemes, n * sizeof schemes[0]);
+            else
+                KVQ_TRY(put(w, schemes, n * sizeof schemes[0]));
+        }
+    }
+    return KVQ_OK;
+}
+
+kvq_status kvq_cache_save(const kvq_cache *cache, const size_t *sequences, size_t n_sequences,
+                          kvq_write_fn write, void *ctx)
+{
+    if (cache == NULL || write == NULL || n_sequences == 0 || n_sequences > KVQ_MAX_SEQUENCES)
+        return KVQ_ERR_ARG;
+    for (size_t s = 0; s < n_sequences; s++)
+        if ((sequences == NULL ? s : sequences[s]) >= cache->config.n_sequences)
+            return KVQ_ERR_ARG;
+    static const kvq_layer empty;
+    writer w = {.write = write, .ctx = ctx};
+    KVQ_TRY(put_header(&w, cache, n_sequences));
+    for (size_t s = 0; s < n_sequences; s++)
+        for (size_t i = 0; i < cache->config.n_layers; i++) {
+            const kvq_layer *layer = kvq_layer_of(cache, i, sequences == NULL ? s : sequences[s]);
+            KVQ_TRY(put_layer(&w, cache, s, i, layer == NULL ? &empty : layer));
+        }
+    return KVQ_OK;
+}

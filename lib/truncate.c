@@ -1,0 +1,122 @@
+/*
+ * Truncation: a sequence goes back to its first n tokens.
+ *
+ * The layer must end up packed as a fresh one of n tokens would be, or later appends would pack other groups.
+ * Tokens that are packed now but were not then are dequantized into the window; that needs blocks, which are
+ * taken for every layer before any layer changes.
+ */
+#include "lib/internal.h"
+
+/* Where one side of a layer goes. */
+typedef struct plan_back {
+    size_t n;      /* indices that stay */
+    size_t packed; /* of them packed */
+} plan_back;
+
+static plan_back plan_side(const kvq_layer_plan *plan, const kvq_layer *layer, kvq_role role, size_t n_tokens)
+{
+    size_t n = kvq_past_sinks(plan, n_tokens);
+    return (plan_back){.n = n, .packed = kvq_min_size(layer->packed[role], kvq_packed_target(plan, role, n))};
+}
+
+/* Blocks that the window lacks at its front to reach back to `packed`. */
+static size_t blocks_before(const kvq_window *window, plan_back back)
+{
+    if (back.packed == back.n)
+        return 0;
+    size_t begin = back.packed / KVQ_BLOCK, end = (back.n + KVQ_BLOCK - 1) / KVQ_BLOCK;
+    if (window->n > 0)
+        end = kvq_min_size(end, window->first);
+    return end > begin ? end - begin : 0;
+}
+
+/* Put the reserved blocks before the others and drop those past the end. */
+static void move_window_back(kvq_cache *cache, const kvq_layer_plan *plan, kvq_window *window, plan_back back)
+{
+    size_t begin = back.packed / KVQ_BLOCK;
+    size_t end = back.packed < back.n ? (back.n + KVQ_BLOCK - 1) / KVQ_BLOCK : begin;
+    size_t n_front = window->n_reserved, n_wanted = end - begin;
+    for (; n_front > 0; n_front--) { /* rotate one reserved block to the front at a time; windows are short */
+        uint8_t *block = window->block[window->n];
+        memmove(window->block + 1, window->block, window->n * sizeof *window->block);
+        window->block[0] = block;
+        window->n++;
+    }
+    window->n_reserved = 0;
+    while (window->n > n_wanted)
+        kvq_pool_give(&cache->memory, plan->blocks, window->block[--window->n]);
+    window->first = begin;
+}
+
+static void truncate_side(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, kvq_role role,
+                          size_t n_tokens)
+{
+    const kvq_layout *layout = &plan->layout[role];
+    plan_back back = plan_side(plan, layer, role, n_tokens);
+    size_t dim = cache->config.head_dim, unpack_end = kvq_min_size(layer->packed[role], back.n);
+    move_window_back(cache, plan, &layer->window[role], back);
+    for (size_t head = 0; head < cache->config.n_kv_heads; head++) {
+        for (size_t i = back.packed; i < unpack_end; i++) {
+            const uint8_t *superblock = kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head);
+            layout->codec->decode(cache->kernels, layout, superblock, i % KVQ_SUPERBLOCK, 1, cache->scratch,
+                                  dim);
+            kvq_row_store(cache, plan, kvq_window_row(cache, plan, layer, role, head, i), cache->scratch);
+        }
+        if (back.packed < layer->packed[role] && back.packed % KVQ_SUPERBLOCK != 0) {
+            uint8_t *last = kvq_superblock(plan, &layer->page[back.packed / KVQ_SUPERBLOCK], role, head);
+            layout->codec->clear(layout, last, back.packed % KVQ_SUPERBLOCK);
+        }
+    }
+}
+
+static void truncate_layer(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, size_t n_tokens)
+{
+    size_t most = 0;
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
+        size_t packed = plan_side(plan, layer, role, n_tokens).packed;
+        truncate_side(cache, plan, layer, role, n_tokens);
+        layer->packed[role] = packed;
+        most = kvq_max_size(most, packed);
+    }
+    size_t n_pages = (most + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK;
+    /* A page that stays only for the other side still holds this side's old codes. */
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++)
+        for (size_t p = (layer->packed[role] + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK; p < n_pages; p++)
+            for (size_t head = 0; head < cache->config.n_kv_heads; head++)
+                plan->layout[role].codec->clear(&plan->layout[role],
+                                                kvq_superblock(plan, &layer->page[p], role, head), 0);
+    kvq_pages_shrink(cache, plan, layer, n_pages);
+    layer->n_tokens = n_tokens;
+}
+
+kvq_status kvq_cache_truncate(kvq_cache *cache, size_t sequence, size_t n_tokens)
+{
+    if (cache == NULL || sequence >= cache->config.n_sequences)
+        return KVQ_ERR_ARG;
+    kvq_layer *layers = cache->sequence[sequence];
+    if (layers == NULL)
+        return KVQ_OK;
+    if (n_tokens == 0) {
+        kvq_sequence_free(cache, layers);
+        cache->sequence[sequence] = NULL;
+        return KVQ_OK;
+    }
+    kvq_status status = KVQ_OK;
+    for (size_t i = 0; i < cache->config.n_layers && status == KVQ_OK; i++)
+        for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES && status == KVQ_OK; role++) {
+            if (layers[i].n_tokens <= n_tokens)
+                continue;
+            plan_back back = plan_side(&cache->plan[i], &layers[i], role, n_tokens);
+            kvq_window *window = &layers[i].window[role];
+            status = kvq_window_reserve(cache, &cache->plan[i], window, blocks_before(window, back));
+        }
+    for (size_t i = 0; i < cache->config.n_layers; i++) {
+        if (status != KVQ_OK) {
+            kvq_window_release(cache, &cache->plan[i], &layers[i].window[KVQ_KEYS]);
+            kvq_window_release(cache, &cache->plan[i], &layers[i].window[KVQ_VALUES]);
+        } else if (layers[i].n_tokens > n_tokens) {
+            truncate_layer(cache, &cache->plan[i], &layers[i], n_tokens);
+        }
+    }
+    return status;
+}

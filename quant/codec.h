@@ -1,0 +1,79 @@
+/*
+ * Codecs: the ways one side of a superblock can be stored.
+ *
+ * A codec is one file and one row of the registry in codec.c. The cache (lib/) calls codecs only through this
+ * struct; codecs call kernels. Functions take whole layouts, which are made by kvq_layout_init.
+ */
+#ifndef KVQ_QUANT_CODEC_H
+#define KVQ_QUANT_CODEC_H
+
+#include "quant/kernels.h"
+#include "quant/layout.h"
+
+struct kvq_codec {
+    const char *name;
+
+    /** Fill the sizes of a layout whose role, bits, axis, group and dim are set. */
+    void (*layout)(kvq_layout *l);
+
+    /** Store n tokens from t0 on; row i is x + i * stride. t0 and n are multiples of l->tokens_per_run. */
+    void (*encode)(const kvq_kernels *k, const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
+                   const float *x, size_t stride);
+
+    /** Read n tokens from t0 on into rows out + i * stride. */
+    void (*decode)(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                   float *out, size_t stride);
+
+    /** |x - xhat| is at most this, for each element of n tokens from t0 on; +Inf where nothing is promised.
+     */
+    void (*error_bound)(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, float *out,
+                        size_t stride);
+
+    /** Set all bytes of the tokens from t0 on to zero, as in a superblock never written there. */
+    void (*clear)(const kvq_layout *l, uint8_t *superblock, size_t t0);
+
+    /** Could an encoder have written this, with n tokens? False for scales or values that are not finite, for
+     * negative scales and for bytes past token n that are not zero. For data that comes from outside. */
+    bool (*is_valid)(const kvq_layout *l, const uint8_t *superblock, size_t n);
+
+    /** scores[i][j] = q[i] . xhat[t0 + j], i < n_q, j < n; rows of KVQ_SUPERBLOCK; q is [n_q][D]. */
+    void (*score)(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                  const float *q, size_t n_q, float *scores);
+
+    /** acc[i] += sum_j p[i][j] * xhat[t0 + j]; p has rows of KVQ_SUPERBLOCK; acc is [n_q][D]. */
+    void (*accumulate)(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
+                       size_t n, const float *p, size_t n_q, float *acc);
+};
+
+extern const kvq_codec kvq_codec_affine, kvq_codec_f16, kvq_codec_f32;
+
+/** The registry; the order is that of the public kvq_codec_id. */
+extern const kvq_codec *const kvq_codecs[];
+extern const size_t kvq_n_codecs;
+
+/** What kvq_layout_init takes. bits, per_channel, half_arith and group are for the affine codec only. */
+typedef struct kvq_layout_spec {
+    const kvq_codec *codec;
+    kvq_role role;
+    uint32_t bits;
+    bool per_channel, half_arith;
+    size_t group; /* G; 0 for the whole head dimension */
+    size_t dim;   /* D */
+} kvq_layout_spec;
+
+void kvq_layout_init(kvq_layout *l, const kvq_layout_spec *spec);
+
+/* The group arithmetic of the affine codec (codec_affine.c), shared by its kernels, its bound and the tests.
+ */
+
+/** Scale and minimum of a group whose smallest and largest values are lo and hi. */
+void kvq_affine_params(uint32_t bits, bool half_arith, float lo, float hi, uint16_t *scale, uint16_t *min);
+
+/** Largest error of an element of a group with this scale and minimum. */
+float kvq_affine_error_bound(uint32_t bits, bool half_arith, float scale, float min);
+
+/** Error of rounding any number that became `stored` to half; +Inf at the largest half, where it may have
+ * saturated. */
+float kvq_f16_error_bound(float stored);
+
+#endif /* KVQ_QUANT_CODEC_H */

@@ -1,0 +1,198 @@
+/*
+ * The affine group codec: KIVI's quantization (Liu et al., arXiv 2402.02750, section 3.1, equation 1), b = 1,
+ * 2, 3, 4, 5, 6 or 8 bits. Layout by byte and bit: quant/layout.h.
+ *
+ * For a group X of G values, M = 2^b - 1, lo = min X, hi = max X:
+ *
+ *            default arithmetic                            KIVI parity: h() rounds every result to half
+ *   min      lo rounded down to half                       h(lo)
+ *   scale    (hi - min) / M rounded up to half             h(h(hi - lo) / M)
+ *   code     rne(clamp((x - min) * (1/scale), 0, M))       rne(clamp(h(h(x - lo) / scale), 0, M))
+ *   xhat     code * scale + min, in float                  h(h(code * scale) + min)
+ *
+ * rne rounds to nearest, ties to even. Where we deviate from the published code, which leaves these cases
+ * undefined: scale = 0 gives codes 0 and xhat = min; what would overflow half saturates at 65504, so nothing
+ * becomes Inf or NaN. In the default arithmetic the grid covers the group even where its minimum is not a
+ * half, so a constant group keeps a scale of 0 only if its value is a half.
+ *
+ * Error bound, default. The grid min, min + scale, ..., min + M * scale covers [lo, hi], so the nearest point
+ * is within scale/2. Float rounding adds: in x - min, 1/scale and the product, relative 3 * 2^-24 of a number
+ * up to M, so 3 M 2^-24 scale; in hi - min and the division by M, which may leave the grid short by 2 * 2^-24
+ * of M * scale; in xhat (code * scale is exact), 2^-24 |xhat|. Together: scale/2 + 6 M 2^-24 scale + 2^-23
+ * (|min| + M scale), rounded up. Two saturated groups have no bound: min = -65504 (lo may lie below) and
+ * scale = 65504 (hi may lie above).
+ *
+ * Error bound, parity. u = 2^-11 is the rounding unit of half, e = 2^-25 that of subnormals. The input is
+ * rounded to half first: u |x| + e. h(x - lo) / scale carries two roundings, 2 u M in units of scale; a scale
+ * rounded down leaves the grid short by as much again, but an element is either clamped or not, and clamping
+ * only replaces the first by the second. h(code * scale): u M scale; the last sum: u |xhat|. Subnormals add e
+ * each to the three results, and a subnormal scale is off by up to e, which counts M times. Together, with
+ * second-order terms covered by 2.25 and 1.25: scale (1/2 + (2.25 + 1.25) u M) + 2.25 u (|min| + M scale) +
+ * (M + 4) e. No bound at saturated values, as above, or where |min| + M scale passes 65504.
+ */
+#include "quant/codec.h"
+
+#include <math.h>
+
+void kvq_affine_params(uint32_t bits, bool half_arith, float lo, float hi, uint16_t *scale, uint16_t *min)
+{
+    float levels = (float)((1u << bits) - 1u);
+    if (half_arith) {
+        lo = kvq_round_to_f16(lo);
+        hi = kvq_round_to_f16(hi);
+        *min = kvq_f16_from_f32_saturating(lo);
+        *scale = kvq_f16_from_f32_saturating(kvq_round_to_f16(hi - lo) / levels);
+    } else {
+        *min = kvq_f16_round_down(lo);
+        *scale = kvq_f16_round_up((hi - kvq_f32_from_f16(*min)) / levels);
+    }
+}
+
+float kvq_affine_error_bound(uint32_t bits, bool half_arith, float scale, float min)
+{
+    double s = (double)scale, levels = (double)((1u << bits) - 1u);
+    double magnitude = fabs((double)min) + levels * s, bound;
+    if (half_arith) {
+        if (magnitude >= (double)KVQ_F16_MAX)
+            return INFINITY;
+        bound = s * (0.5 + 3.5 * 0x1p-11 * levels) + 2.25 * 0x1p-11 * magnitude + (levels + 4) * 0x1p-25;
+    } else {
+        if (scale >= KVQ_F16_MAX || min <= -KVQ_F16_MAX)
+            return INFINITY;
+        bound = s * (0.5 + 6 * levels * 0x1p-24) + 0x1p-23 * magnitude;
+    }
+    return (float)(bound * (1 + 0x1p-23)); /* so that rounding to float cannot take it below */
+}
+
+float kvq_f16_error_bound(float stored)
+{
+    float magnitude = fabsf(stored);
+    return magnitude >= KVQ_F16_MAX ? INFINITY : magnitude * 0x1.01p-11f + 0x1p-25f;
+}
+
+static const uint32_t plane_widths[9][KVQ_MAX_PLANES] = {
+    [1] = {1, 0}, [2] = {2, 0}, [3] = {2, 1}, [4] = {4, 0}, [5] = {4, 1}, [6] = {4, 2}, [8] = {8, 0},
+};
+
+static size_t round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+static void affine_layout(kvq_layout *l)
+{
+    size_t dim_padded = round_up(l->dim, 16), code_bytes = 0;
+    l->dim_padded = dim_padded;
+    l->tile_tokens = l->role == KVQ_VALUES                    ? KVQ_SUPERBLOCK
+                     : l->per_channel && l->group > KVQ_BLOCK ? l->group
+                                                              : KVQ_BLOCK;
+    for (l->n_planes = 0; l->n_planes < KVQ_MAX_PLANES && plane_widths[l->bits][l->n_planes] != 0;
+         l->n_planes++) {
+        kvq_plane *plane = &l->plane[l->n_planes];
+        plane->width = plane_widths[l->bits][l->n_planes];
+        plane->shift = l->n_planes == 0 ? 0 : l->plane[0].width;
+        plane->offset = code_bytes;
+        code_bytes += l->role == KVQ_KEYS
+                          ? round_up(dim_padded, 32 / plane->width) * plane->width / 8 * KVQ_BLOCK
+                          : dim_padded * plane->width / 8 * KVQ_SUPERBLOCK;
+    }
+    l->block_bytes = l->role == KVQ_KEYS ? code_bytes : code_bytes / 4;
+    l->meta_offset = l->block_bytes * (l->tile_tokens / KVQ_BLOCK);
+    l->n_meta = l->per_channel ? l->tile_tokens / l->group * dim_padded
+                               : round_up(l->dim, l->group) / l->group * l->tile_tokens;
+    l->min_offset = 2 * l->n_meta;
+    l->tile_bytes = l->meta_offset + 4 * l->n_meta;
+    l->bytes = round_up(l->tile_bytes * (KVQ_SUPERBLOCK / l->tile_tokens), KVQ_ALIGNMENT);
+    l->payload_per_token = l->block_bytes / KVQ_BLOCK;
+    l->tokens_per_run = l->per_channel ? l->group : 1;
+    l->metadata_per_run = 4 * l->n_meta / (l->tile_tokens / l->tokens_per_run);
+}
+
+static void affine_encode(const kvq_kernels *k, const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
+                          const float *x, size_t stride)
+{
+    (l->per_channel ? k->encode_affine_channel : k->encode_affine_token)(l, superblock, t0, n, x, stride);
+}
+
+static void affine_decode(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
+                          size_t n, float *out, size_t stride)
+{
+    k->decode_affine(l, superblock, t0, n, out, stride);
+}
+
+static void affine_error_bound(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                               float *out, size_t stride)
+{
+    for (size_t i = 0; i < n; i++) {
+        size_t t = t0 + i;
+        float *row = out + i * stride;
+        if (l->per_channel && i > 0 && t % l->group != 0) { /* the same groups as the row before */
+            memcpy(row, row - stride, l->dim * sizeof *row);
+            continue;
+        }
+        for (size_t c = 0; c < l->dim; c++)
+            row[c] = l->per_channel || c % l->group == 0
+                         ? kvq_affine_error_bound(l->bits, l->half_arith, kvq_scale_at(l, superblock, t, c),
+                                                  kvq_min_at(l, superblock, t, c))
+                         : row[c - 1];
+    }
+}
+
+static void affine_clear(const kvq_layout *l, uint8_t *superblock, size_t t0)
+{
+    for (size_t t = t0; t < KVQ_SUPERBLOCK; t++) {
+        bool first_of_group = !l->per_channel || t % l->group == 0;
+        for (size_t c = 0; c < l->dim; c++) {
+            kvq_code_put(l, superblock, t, c, 0);
+            if (first_of_group && (l->per_channel || c % l->group == 0)) {
+                size_t at = kvq_scale_offset(l, t, c);
+                kvq_store_u16(superblock + at, 0);
+                kvq_store_u16(superblock + at + l->min_offset, 0);
+            }
+        }
+    }
+}
+
+static bool affine_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t n)
+{
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += l->tokens_per_run) {
+        for (size_t c = 0; c < l->dim; c += l->per_channel ? 1 : l->group) {
+            size_t at = kvq_scale_offset(l, t, c);
+            uint16_t scale = kvq_load_u16(superblock + at),
+                     min = kvq_load_u16(superblock + at + l->min_offset);
+            if (scale >= 0x7c00u || (min & 0x7fffu) >= 0x7c00u) /* Inf, NaN or a negative scale */
+                return false;
+            if (t >= n && (scale | min) != 0)
+                return false;
+        }
+    }
+    for (size_t t = n; t < KVQ_SUPERBLOCK; t++)
+        for (size_t c = 0; c < l->dim; c++)
+            if (kvq_code_get(l, superblock, t, c) != 0)
+                return false;
+    return true;
+}
+
+static void affine_score(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
+                         size_t n, const float *q, size_t n_q, float *scores)
+{
+    k->score_affine(l, superblock, t0, n, q, n_q, scores);
+}
+
+static void affine_accumulate(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
+                              size_t n, const float *p, size_t n_q, float *acc)
+{
+    k->accumulate_affine(l, superblock, t0, n, p, n_q, acc);
+}
+
+const kvq_codec kvq_codec_affine = {
+    .name = "affine",
+    .layout = affine_layout,
+    .encode = affine_encode,
+    .decode = affine_decode,
+    .error_bound = affine_error_bound,
+    .clear = affine_clear,
+    .is_valid = affine_is_valid,
+    .score = affine_score,
+    .accumulate = affine_accumulate,
+};

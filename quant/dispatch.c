@@ -1,0 +1,75 @@
+/*
+ * Which kernels run: the list of instruction sets, what each inherits, and the choice among them.
+ *
+ * To add an instruction set: a file that exports its table, a row in `sources` with a test of the processor
+ * and the operating system. Rows go from the plainest up; a table's empty slots are filled from the row
+ * before it.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <threads.h>
+
+#include "quant/kernels.h"
+
+static bool always(void)
+{
+    return true;
+}
+
+static const struct {
+    const kvq_kernels *table;
+    bool (*runs_here)(void);
+} sources[] = {
+    {&kvq_kernels_portable, always},
+};
+
+enum { N_SOURCES = sizeof sources / sizeof sources[0] };
+
+static kvq_kernels merged[N_SOURCES]; /* complete tables; isa is NULL where the source does not run here */
+static const kvq_kernels *chosen;
+static once_flag once = ONCE_FLAG_INIT;
+
+static const kvq_kernels *find(const char *isa)
+{
+    for (size_t i = 0; i < N_SOURCES; i++)
+        if (merged[i].isa != NULL && strcmp(merged[i].isa, isa) == 0)
+            return &merged[i];
+    return NULL;
+}
+
+static void choose(void)
+{
+    const kvq_kernels *best = NULL;
+    for (size_t i = 0; i < N_SOURCES; i++) {
+        if (!sources[i].runs_here())
+            continue;
+        merged[i] = *sources[i].table;
+#define INHERIT(slot)                                                                                        \
+    if (merged[i].slot == NULL)                                                                              \
+        merged[i].slot = best->slot;
+        KVQ_KERNEL_LIST(INHERIT)
+#undef INHERIT
+        best = &merged[i];
+    }
+    const char *wanted = getenv("KVQ_ISA");
+    chosen = wanted != NULL && wanted[0] != '\0' ? find(wanted) : best;
+}
+
+const kvq_kernels *kvq_kernels_get(void)
+{
+    call_once(&once, choose);
+    return chosen;
+}
+
+const kvq_kernels *kvq_kernels_for_isa(const char *isa)
+{
+    call_once(&once, choose);
+    return find(isa);
+}
+
+/* A slot missing from KVQ_KERNEL_LIST would be neither inherited nor tested. All slots are pointers of one
+ * size. */
+#define COUNT(slot) +1
+_Static_assert(sizeof(kvq_kernels) ==
+                   sizeof(const char *) + (0 KVQ_KERNEL_LIST(COUNT)) * sizeof(void (*)(void)),
+               "KVQ_KERNEL_LIST names every slot of kvq_kernels");

@@ -1,0 +1,143 @@
+/*
+ * The portable kernels on plain rows and scores, and the portable table: the specification that every
+ * instruction set is compared with. The affine codec's kernels are in portable_affine.c.
+ */
+#include "quant/kernels.h"
+
+enum { LANES = 16 }; /* the width of the fixed summation order: one zmm, two ymm or four NEON registers */
+
+static bool all_finite_f32_portable(const float *x, size_t n)
+{
+    uint32_t worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t magnitude = kvq_bits_of_f32(x[i]) & 0x7fffffffu;
+        worst = magnitude > worst ? magnitude : worst;
+    }
+    return worst < 0x7f800000u;
+}
+
+static void convert_f32_f16_portable(const float *x, size_t n, uint16_t *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = kvq_f16_from_f32_saturating(x[i]);
+}
+
+static void convert_f16_f32_portable(const uint16_t *x, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = kvq_f32_from_f16(x[i]);
+}
+
+static float sum_lanes(float lane[LANES])
+{
+    for (size_t width = LANES / 2; width > 0; width /= 2)
+        for (size_t j = 0; j < width; j++)
+            lane[j] += lane[j + width];
+    return lane[0];
+}
+
+static void dot_f32_portable(const float *rows, size_t stride, size_t n, const float *q, size_t dim,
+                             float *scores)
+{
+    size_t whole = dim / LANES * LANES;
+    for (size_t i = 0; i < n; i++) {
+        const float *row = rows + i * stride;
+        float lane[LANES] = {0};
+        for (size_t c = 0; c < whole; c += LANES)
+            for (size_t j = 0; j < LANES; j++)
+                lane[j] += q[c + j] * row[c + j];
+        for (size_t c = whole; c < dim; c++)
+            lane[c - whole] += q[c] * row[c];
+        scores[i] = sum_lanes(lane);
+    }
+}
+
+static void dot_f16_portable(const uint16_t *rows, size_t stride, size_t n, const float *q, size_t dim,
+                             float *scores)
+{
+    float row[KVQ_DIM_MAX];
+    for (size_t i = 0; i < n; i++) {
+        convert_f16_f32_portable(rows + i * stride, dim, row);
+        dot_f32_portable(row, 0, 1, q, dim, scores + i);
+    }
+}
+
+static void accumulate_f32_portable(const float *rows, size_t stride, size_t n, const float *p, size_t dim,
+                                    float *acc)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t c = 0; c < dim; c++)
+            acc[c] += p[i] * rows[i * stride + c];
+}
+
+static void accumulate_f16_portable(const uint16_t *rows, size_t stride, size_t n, const float *p, size_t dim,
+                                    float *acc)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t c = 0; c < dim; c++)
+            acc[c] += p[i] * kvq_f32_from_f16(rows[i * stride + c]);
+}
+
+static float max_f32_portable(const float *x, size_t n)
+{
+    float max = x[0];
+    for (size_t i = 1; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    return max;
+}
+
+/*
+ * exp(x) for x <= 0. x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) is its Taylor polynomial of degree 7, whose
+ * remainder r^8/8! is below 6e-9; 2^n is put into the exponent. ln 2 is split so that n * ln2_high is exact
+ * (n has 7 bits, ln2_high 16). Below -87 the result would leave the normal floats: it is 0.
+ */
+static inline float exp_of_nonpositive(float x)
+{
+    const float log2_e = 0x1.715476p+0f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
+    const float round_magic = 0x1.8p23f; /* adding and subtracting it rounds to the nearest integer */
+    float clamped = x < -87.0f ? -87.0f : x;
+    float n = (clamped * log2_e + round_magic) - round_magic;
+    float r = (clamped - n * ln2_high) - n * ln2_low;
+    float p = 1.0f / 5040;
+    p = p * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    float power = kvq_f32_of_bits((uint32_t)((int32_t)n + 127) << 23);
+    return x < -87.0f ? 0.0f : p * power;
+}
+
+static float exp_sum_f32_portable(float *x, size_t n, float max)
+{
+    float lane[LANES] = {0};
+    size_t whole = n / LANES * LANES;
+    for (size_t i = 0; i < n; i++)
+        x[i] = exp_of_nonpositive(x[i] - max);
+    for (size_t i = 0; i < whole; i += LANES)
+        for (size_t j = 0; j < LANES; j++)
+            lane[j] += x[i + j];
+    for (size_t i = whole; i < n; i++)
+        lane[i - whole] += x[i];
+    return sum_lanes(lane);
+}
+
+const kvq_kernels kvq_kernels_portable = {
+    .isa = "portable",
+    .all_finite_f32 = all_finite_f32_portable,
+    .convert_f32_f16 = convert_f32_f16_portable,
+    .convert_f16_f32 = convert_f16_f32_portable,
+    .encode_affine_channel = kvq_encode_affine_channel_portable,
+    .encode_affine_token = kvq_encode_affine_token_portable,
+    .decode_affine = kvq_decode_affine_portable,
+    .score_affine = kvq_score_affine_portable,
+    .accumulate_affine = kvq_accumulate_affine_portable,
+    .dot_f32 = dot_f32_portable,
+    .dot_f16 = dot_f16_portable,
+    .accumulate_f32 = accumulate_f32_portable,
+    .accumulate_f16 = accumulate_f16_portable,
+    .max_f32 = max_f32_portable,
+    .exp_sum_f32 = exp_sum_f32_portable,
+};

@@ -1,0 +1,295 @@
+/*
+ * The portable kernels of the affine codec: encode, decode, score, accumulate. Arithmetic: codec_affine.c;
+ * layout: layout.h.
+ *
+ * Score and accumulate never form dequantized values in the default arithmetic. Keys per channel fold the
+ * scale into the query, sum_c q_c (s_c code_tc + m_c) = sum_c (q_c s_c) code_tc + sum_c q_c m_c; values per
+ * token fold it into the probability in the same way. The other two pairs of role and axis take the scale out
+ * of the sum over a group. In the parity arithmetic xhat is rounded to half twice and nothing folds: there
+ * the values themselves are summed.
+ *
+ * The inner loops run over what lies side by side in the layout: 16 tokens of one channel for keys, 16
+ * channels of one token for values ("lanes"), so that a compiler can vectorise them. Groups are multiples of
+ * 16 (or the whole head dimension), so 16 lanes never straddle two groups along them.
+ */
+#include "quant/codec.h"
+
+enum { LANES = 16 };
+
+static size_t min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* ---- Encoding ---- */
+
+/* rne(clamp(t, 0, levels)); adding 2^23 * 1.5 leaves no fraction bits, so the addition rounds. t is not NaN.
+ */
+static inline uint32_t round_code(float t, float levels)
+{
+    const float round_magic = 0x1.8p23f;
+    t = t > 0.0f ? t : 0.0f;
+    t = t < levels ? t : levels;
+    return (uint32_t)((t + round_magic) - round_magic);
+}
+
+/* A group's numbers, ready to encode with. */
+typedef struct group_coder {
+    float min, scale, inverse, levels;
+    bool half_arith;
+} group_coder;
+
+static group_coder make_coder(const kvq_layout *l, uint8_t *superblock, size_t t, size_t c, float lo,
+                              float hi)
+{
+    uint16_t scale, min;
+    size_t at = kvq_scale_offset(l, t, c);
+    kvq_affine_params(l->bits, l->half_arith, lo + 0.0f, hi + 0.0f, &scale, &min); /* + 0 makes -0 into 0 */
+    kvq_store_u16(superblock + at, scale);
+    kvq_store_u16(superblock + at + l->min_offset, min);
+    float scale_f32 = kvq_f32_from_f16(scale);
+    return (group_coder){
+        .min = kvq_f32_from_f16(min),
+        .scale = scale_f32,
+        .inverse = scale_f32 > 0.0f ? 1.0f / scale_f32 : 0.0f,
+        .levels = (float)((1u << l->bits) - 1u),
+        .half_arith = l->half_arith,
+    };
+}
+
+static uint32_t encode_value(const group_coder *g, float x)
+{
+    if (g->scale == 0.0f)
+        return 0;
+    if (!g->half_arith)
+        return round_code((x - g->min) * g->inverse, g->levels);
+    float offset = kvq_round_to_f16(kvq_round_to_f16(x) - g->min);
+    return round_code(kvq_round_to_f16(offset / g->scale), g->levels);
+}
+
+void kvq_encode_affine_channel_portable(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
+                                        const float *x, size_t stride)
+{
+    for (size_t t = t0; t < t0 + n; t += l->group, x += l->group * stride) {
+        float lo[KVQ_DIM_MAX], hi[KVQ_DIM_MAX];
+        memcpy(lo, x, l->dim * sizeof *lo);
+        memcpy(hi, x, l->dim * sizeof *hi);
+        for (size_t i = 1; i < l->group; i++)
+            for (size_t c = 0; c < l->dim; c++) {
+                float value = x[i * stride + c];
+                lo[c] = value < lo[c] ? value : lo[c];
+                hi[c] = value > hi[c] ? value : hi[c];
+            }
+        for (size_t c = 0; c < l->dim; c++) {
+            group_coder coder = make_coder(l, superblock, t, c, lo[c], hi[c]);
+            for (size_t i = 0; i < l->group; i++)
+                kvq_code_put(l, superblock, t + i, c, encode_value(&coder, x[i * stride + c]));
+        }
+    }
+}
+
+void kvq_encode_affine_token_portable(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
+                                      const float *x, size_t stride)
+{
+    for (size_t t = t0; t < t0 + n; t++, x += stride) {
+        for (size_t c0 = 0; c0 < l->dim; c0 += l->group) {
+            size_t c1 = min_size(c0 + l->group, l->dim);
+            float lo = x[c0], hi = x[c0];
+            for (size_t c = c0 + 1; c < c1; c++) {
+                lo = x[c] < lo ? x[c] : lo;
+                hi = x[c] > hi ? x[c] : hi;
+            }
+            group_coder coder = make_coder(l, superblock, t, c0, lo, hi);
+            for (size_t c = c0; c < c1; c++)
+                kvq_code_put(l, superblock, t, c, encode_value(&coder, x[c]));
+        }
+    }
+}
+
+/* ---- Unpacking ---- */
+
+/* Codes of LANES lanes whose dwords lie side by side, as float. (t, c) is the first lane; the next lanes are
+ * the next tokens for keys, the next channels for values. */
+static inline void unpack_lanes(const kvq_layout *l, const uint8_t *superblock, size_t t, size_t c,
+                                float code[LANES])
+{
+    uint32_t shift, sum[LANES] = {0};
+    for (size_t i = 0; i < l->n_planes; i++) {
+        const kvq_plane *plane = &l->plane[i];
+        const uint8_t *at = superblock + kvq_code_offset(l, plane, t, c, &shift);
+        uint32_t mask = (1u << plane->width) - 1u, plane_shift = plane->shift;
+        for (size_t j = 0; j < LANES; j++)
+            sum[j] |= (kvq_load_u32(at + 4 * j) >> shift & mask) << plane_shift;
+    }
+    for (size_t j = 0; j < LANES; j++)
+        code[j] = (float)(int32_t)sum[j];
+}
+
+/* Dequantized values of the same lanes. */
+static inline void dequantize_lanes(const kvq_layout *l, const uint8_t *superblock, size_t t, size_t c,
+                                    float x[LANES])
+{
+    float scale[LANES], min[LANES];
+    bool groups_run_along_lanes = l->per_channel == (l->role == KVQ_KEYS);
+    for (size_t j = 0; j < LANES; j++) {
+        size_t lane = groups_run_along_lanes ? 0 : j;
+        size_t tj = l->role == KVQ_KEYS ? t + lane : t, cj = l->role == KVQ_KEYS ? c : c + lane;
+        scale[j] = kvq_scale_at(l, superblock, tj, cj);
+        min[j] = kvq_min_at(l, superblock, tj, cj);
+    }
+    unpack_lanes(l, superblock, t, c, x);
+    if (l->half_arith)
+        for (size_t j = 0; j < LANES; j++)
+            x[j] = kvq_round_to_f16(kvq_round_to_f16(x[j] * scale[j]) + min[j]);
+    else
+        for (size_t j = 0; j < LANES; j++)
+            x[j] = x[j] * scale[j] + min[j];
+}
+
+void kvq_decode_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                                float *out, size_t stride)
+{
+    float x[LANES];
+    if (l->role == KVQ_VALUES) {
+        for (size_t t = t0; t < t0 + n; t++, out += stride)
+            for (size_t c = 0; c < l->dim; c += LANES) {
+                dequantize_lanes(l, superblock, t, c, x);
+                memcpy(out + c, x, min_size(LANES, l->dim - c) * sizeof *x);
+            }
+        return;
+    }
+    for (size_t first = t0 / LANES * LANES; first < t0 + n; first += LANES)
+        for (size_t c = 0; c < l->dim; c++) {
+            dequantize_lanes(l, superblock, first, c, x);
+            for (size_t j = 0; j < LANES; j++)
+                if (first + j >= t0 && first + j < t0 + n)
+                    out[(first + j - t0) * stride + c] = x[j];
+        }
+}
+
+/* ---- Scores: keys, LANES tokens at a time ---- */
+
+static void score_values(const kvq_layout *l, const uint8_t *superblock, size_t t, const float *q,
+                         float sum[LANES])
+{
+    float x[LANES];
+    for (size_t c = 0; c < l->dim; c++) {
+        dequantize_lanes(l, superblock, t, c, x);
+        for (size_t j = 0; j < LANES; j++)
+            sum[j] += q[c] * x[j];
+    }
+}
+
+static void score_per_channel(const kvq_layout *l, const uint8_t *superblock, size_t t, const float *q,
+                              float sum[LANES])
+{
+    float code[LANES], bias = 0.0f;
+    for (size_t c = 0; c < l->dim; c++) {
+        float folded = q[c] * kvq_scale_at(l, superblock, t, c);
+        bias += q[c] * kvq_min_at(l, superblock, t, c);
+        unpack_lanes(l, superblock, t, c, code);
+        for (size_t j = 0; j < LANES; j++)
+            sum[j] += folded * code[j];
+    }
+    for (size_t j = 0; j < LANES; j++)
+        sum[j] += bias;
+}
+
+static void score_per_token(const kvq_layout *l, const uint8_t *superblock, size_t t, const float *q,
+                            float sum[LANES])
+{
+    for (size_t c0 = 0; c0 < l->dim; c0 += l->group) {
+        size_t c1 = min_size(c0 + l->group, l->dim);
+        float code[LANES], group_sum[LANES] = {0}, q_sum = 0.0f;
+        for (size_t c = c0; c < c1; c++) {
+            unpack_lanes(l, superblock, t, c, code);
+            q_sum += q[c];
+            for (size_t j = 0; j < LANES; j++)
+                group_sum[j] += q[c] * code[j];
+        }
+        for (size_t j = 0; j < LANES; j++)
+            sum[j] += kvq_scale_at(l, superblock, t + j, c0) * group_sum[j] +
+                      kvq_min_at(l, superblock, t + j, c0) * q_sum;
+    }
+}
+
+void kvq_score_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                               const float *q, size_t n_q, float *scores)
+{
+    for (size_t i = 0; i < n_q; i++, q += l->dim, scores += KVQ_SUPERBLOCK)
+        for (size_t first = t0 / LANES * LANES; first < t0 + n; first += LANES) {
+            float sum[LANES] = {0};
+            if (l->half_arith)
+                score_values(l, superblock, first, q, sum);
+            else if (l->per_channel)
+                score_per_channel(l, superblock, first, q, sum);
+            else
+                score_per_token(l, superblock, first, q, sum);
+            for (size_t j = 0; j < LANES; j++)
+                if (first + j >= t0 && first + j < t0 + n)
+                    scores[first + j - t0] = sum[j];
+        }
+}
+
+/* ---- Weighted sums: values, LANES channels at a time. p[i] belongs to token t0 + i. ---- */
+
+static void accumulate_values(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, size_t c,
+                              const float *p, float sum[LANES])
+{
+    float x[LANES];
+    for (size_t i = 0; i < n; i++) {
+        dequantize_lanes(l, superblock, t0 + i, c, x);
+        for (size_t j = 0; j < LANES; j++)
+            sum[j] += p[i] * x[j];
+    }
+}
+
+static void accumulate_per_token(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                                 size_t c, const float *p, float sum[LANES])
+{
+    float code[LANES], bias = 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        float folded = p[i] * kvq_scale_at(l, superblock, t0 + i, c);
+        bias += p[i] * kvq_min_at(l, superblock, t0 + i, c);
+        unpack_lanes(l, superblock, t0 + i, c, code);
+        for (size_t j = 0; j < LANES; j++)
+            sum[j] += folded * code[j];
+    }
+    for (size_t j = 0; j < LANES; j++)
+        sum[j] += bias;
+}
+
+static void accumulate_per_channel(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                                   size_t c, const float *p, float sum[LANES])
+{
+    for (size_t i = 0; i < n;) {
+        size_t t = t0 + i, end = min_size(n, i + l->group - t % l->group);
+        float code[LANES], group_sum[LANES] = {0}, p_sum = 0.0f;
+        for (; i < end; i++) {
+            unpack_lanes(l, superblock, t0 + i, c, code);
+            p_sum += p[i];
+            for (size_t j = 0; j < LANES; j++)
+                group_sum[j] += p[i] * code[j];
+        }
+        for (size_t j = 0; j < LANES; j++)
+            sum[j] += kvq_scale_at(l, superblock, t, c + j) * group_sum[j] +
+                      kvq_min_at(l, superblock, t, c + j) * p_sum;
+    }
+}
+
+void kvq_accumulate_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                                    const float *p, size_t n_q, float *acc)
+{
+    for (size_t i = 0; i < n_q; i++, p += KVQ_SUPERBLOCK, acc += l->dim)
+        for (size_t c = 0; c < l->dim; c += LANES) {
+            float sum[LANES] = {0};
+            if (l->half_arith)
+                accumulate_values(l, superblock, t0, n, c, p, sum);
+            else if (l->per_channel)
+                accumulate_per_channel(l, superblock, t0, n, c, p, sum);
+            else
+                accumulate_per_token(l, superblock, t0, n, c, p, sum);
+            for (size_t j = 0; j < min_size(LANES, l->dim - c); j++)
+                acc[c + j] += sum[j];
+        }
+}

@@ -1,0 +1,31 @@
+/* Fuzzes the safetensors parser: any bytes are either refused with a message or give tensors that are safe to
+ * convert and lie in the file. */
+#include "eval/safetensors.h"
+
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    safetensors *st;
+    eval_error e = {""};
+    if (!safetensors_open_memory(&st, "input", data, size, &e)) {
+        if (e.text[0] == '\0')
+            abort();
+        return 0;
+    }
+    for (size_t i = 0; i < safetensors_count(st); i++) {
+        const safetensors_tensor *t = safetensors_at(st, i);
+        if (safetensors_find(st, t->name) != t || t->file_offset > size || t->n_bytes > size - t->file_offset)
+            abort();
+        if (t->dtype == SAFETENSORS_NOT_FLOAT)
+            continue;
+        float *values = malloc(t->n_elems * sizeof *values + 1);
+        if (values)
+            safetensors_to_f32(t, values);
+        free(values);
+    }
+    safetensors_close(st);
+    return 0;
+}
