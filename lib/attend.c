@@ -15,7 +15,10 @@
 
 #include <math.h>
 
-enum { TILE = 8 };
+enum {
+    TILE = 8,
+    MIN_PARALLEL_ELEMENTS = 1 << 16, /* keys to visit, below which threads cost more than they save */
+};
 
 typedef struct attend_call {
     const kvq_cache *cache;
@@ -258,6 +261,16 @@ static kvq_status check_sequences(const kvq_cache *cache, size_t layer, const si
     return KVQ_OK;
 }
 
+/* Elements of K that the call visits. */
+static size_t work_size(const kvq_cache *cache, size_t layer, const size_t *sequences, size_t n_sequences,
+                        size_t n_q)
+{
+    size_t n_tokens = 0;
+    for (size_t s = 0; s < n_sequences; s++)
+        n_tokens += kvq_cache_n_tokens(cache, layer, sequences == NULL ? s : sequences[s]);
+    return n_tokens * n_q * cache->config.n_heads * cache->config.head_dim;
+}
+
 kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *sequences, size_t n_sequences,
                             const float *q, size_t n_q, float scale, const kvq_attend_options *options,
                             float *out)
@@ -289,6 +302,8 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
     };
     size_t n_tasks = n_sequences * config->n_kv_heads;
     int n_threads = kvq_n_threads(options->n_threads, n_tasks);
+    if (work_size(cache, layer, sequences, n_sequences, n_q) < MIN_PARALLEL_ELEMENTS)
+        n_threads = 1;
 #pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n_threads > 1)
     for (size_t i = 0; i < n_tasks; i++)
         run_task(&call, i / config->n_kv_heads, i % config->n_kv_heads);
