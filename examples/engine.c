@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { L = 4, H = 8, HKV = 2, D = 64, WIDTH = H * D, PROMPT = 300, DECODE = 60 };
+enum { L = 4, H = 4, HKV = 2, D = 64, WIDTH = H * D, PROMPT = 300, DECODE = 60 };
 
 /* One layer: x += Wo attention(Wq x, Wk x, Wv x), with x normalised first. */
 typedef struct {
