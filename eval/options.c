@@ -13,9 +13,6 @@
 #define STRINGIFY_(x) #x
 #define STRINGIFY(x)  STRINGIFY_(x)
 
-const char *argp_program_version = "kvq-eval " STRINGIFY(KVQ_VERSION_MAJOR) "." STRINGIFY(
-    KVQ_VERSION_MINOR) "." STRINGIFY(KVQ_VERSION_PATCH);
-
 enum {
     KEY_BITS = 0x100,
     KEY_K_BITS,
@@ -387,6 +384,9 @@ bool options_parse(options *o, int argc, char **argv, eval_error *e)
     parse_state p = {.o = o};
     memset(o, 0, sizeof *o);
     o->seed = 1;
+    /* Assigned, not defined: a definition of ours would be hidden from the C library. */
+    argp_program_version = "kvq-eval " STRINGIFY(KVQ_VERSION_MAJOR) "." STRINGIFY(
+        KVQ_VERSION_MINOR) "." STRINGIFY(KVQ_VERSION_PATCH);
     argp_err_exit_status = STATUS_BAD_USAGE;
     if (argp_parse(&parser, argc, argv, 0, NULL, &p) != 0) {
         return eval_fail(e, "cannot read the command line");

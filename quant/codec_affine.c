@@ -28,7 +28,8 @@
  * only replaces the first by the second. h(code * scale): u M scale; the last sum: u |xhat|. Subnormals add e
  * each to the three results, and a subnormal scale is off by up to e, which counts M times. Together, with
  * second-order terms covered by 2.25 and 1.25: scale (1/2 + (2.25 + 1.25) u M) + 2.25 u (|min| + M scale) +
- * (M + 4) e. No bound at saturated values, as above, or where |min| + M scale passes 65504.
+ * (M + 4) e. No bound where the group may touch 65504, which may stand
+ * for more: |min| + M scale, which the two roundings of scale can leave 2 u short, reaches 65504 / (1 + 4 u).
  */
 #include "quant/codec.h"
 
@@ -53,7 +54,7 @@ float kvq_affine_error_bound(uint32_t bits, bool half_arith, float scale, float 
     double s = (double)scale, levels = (double)((1u << bits) - 1u);
     double magnitude = fabs((double)min) + levels * s, bound;
     if (half_arith) {
-        if (magnitude >= (double)KVQ_F16_MAX)
+        if (magnitude * (1 + 4 * 0x1p-11) >= (double)KVQ_F16_MAX)
             return INFINITY;
         bound = s * (0.5 + 3.5 * 0x1p-11 * levels) + 2.25 * 0x1p-11 * magnitude + (levels + 4) * 0x1p-25;
     } else {

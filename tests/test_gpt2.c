@@ -366,6 +366,7 @@ Test(gpt2, random_weights_depend_on_the_seed_only)
     cr_assert_eq(gpt2_model_checksum(a), gpt2_model_checksum(b));
     cr_assert_neq(gpt2_model_checksum(a), gpt2_model_checksum(c));
 
+    cr_assert_neq(memcmp(a->wte, a->wpe, 16 * sizeof(float)), 0, "two tensors share their noise");
     for (size_t i = 0; i < a->n_tensors; i++) {
         const gpt2_tensor *t = &a->tensors[i];
         cr_assert_eq((uintptr_t)t->data % 64, 0);

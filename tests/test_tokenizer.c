@@ -273,6 +273,24 @@ Test(tokenizer, merges_by_rank_then_leftmost)
     tokenizer_free(t);
 }
 
+/* A run of spaces gives its last one to the word that follows. U+180E is such a word, U+3000 is another
+ * space. */
+Test(tokenizer, unicode_spaces)
+{
+    static const int32_t before_word[] = {32, 32, 0xe1, 0xa0, 0x8e}, all_spaces[] = {256, 0xe3, 0x80, 0x80};
+    tokenizer *t;
+    eval_error e;
+    size_t n;
+    cr_assert(load_small(&t, -1, ",\"\\u0120\\u0120\":256", "\xc4\xa0 \xc4\xa0", &e), "%s", e.text);
+    int32_t *ids = encode(t, "  \xe1\xa0\x8e", 5, &n);
+    cr_assert(n == 5 && memcmp(ids, before_word, sizeof before_word) == 0);
+    free(ids);
+    ids = encode(t, "  \xe3\x80\x80", 5, &n);
+    cr_assert(n == 4 && memcmp(ids, all_spaces, sizeof all_spaces) == 0);
+    free(ids);
+    tokenizer_free(t);
+}
+
 /* Tokens with characters that stand for no byte were added by hand; they decode to themselves and are no
  * byte. */
 Test(tokenizer, added_tokens)

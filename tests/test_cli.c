@@ -1,0 +1,485 @@
+/* kvq-eval as a user runs it: exit statuses, reports, limits, and one clear line for everything that is
+ * wrong. */
+#define _XOPEN_SOURCE 700
+
+#include <criterion/criterion.h>
+#include <criterion/parameterized.h>
+#include <dirent.h>
+#include <jansson.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define DATA KVQ_SOURCE_DIR "/data"
+/* A run of a fraction of a second in which something is packed. */
+#define SMALL "--windows 1 --tokens 80 --residual 32 --quiet "
+
+static char work[64]; /* a directory of the test's own */
+static char out[1 << 18], err[1 << 16];
+
+static void enter(void)
+{
+    strcpy(work, "/tmp/kvq-cli-XXXXXX");
+    cr_assert_not_null(mkdtemp(work));
+}
+
+static void leave(void)
+{
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", work);
+    cr_assert_eq(system(command), 0);
+}
+
+static size_t read_file(const char *name, char *text, size_t size)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", work, name);
+    FILE *f = fopen(path, "rb");
+    cr_assert(f, "%s is missing", path);
+    const size_t n = fread(text, 1, size - 1, f);
+    cr_assert_lt(n, size - 1, "%s is too long for the test", name);
+    text[n] = '\0';
+    fclose(f);
+    return n;
+}
+
+static void write_text(const char *name, const char *text, size_t n)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", work, name);
+    FILE *f = fopen(path, "wb");
+    cr_assert(f && fwrite(text, 1, n, f) == n && fclose(f) == 0);
+}
+
+/* Run a shell command in the work directory, with $E for kvq-eval; fills out and err. */
+static int run(const char *format, ...)
+{
+    char command[4096];
+    int used = snprintf(command, sizeof command,
+                        "cd '%s' && E='%s' && export KVQ_DATA_DIR='%s' && unset KVQ_ISA NO_COLOR && { ", work,
+                        KVQ_EVAL_BINARY, DATA);
+    va_list arguments;
+    va_start(arguments, format);
+    used += vsnprintf(command + used, sizeof command - (size_t)used, format, arguments);
+    va_end(arguments);
+    snprintf(command + used, sizeof command - (size_t)used, "; } >.out 2>.err </dev/null");
+    const int status = system(command);
+    read_file(".out", out, sizeof out);
+    read_file(".err", err, sizeof err);
+    cr_assert(WIFEXITED(status), "%s: killed", command);
+    return WEXITSTATUS(status);
+}
+
+static size_t n_lines(const char *text)
+{
+    size_t n = 0;
+    for (; *text; text++) {
+        n += *text == '\n';
+    }
+    return n;
+}
+
+/* The files the tool left in the work directory. */
+static size_t n_files(void)
+{
+    size_t n = 0;
+    DIR *d = opendir(work);
+    cr_assert_not_null(d);
+    for (struct dirent *entry; (entry = readdir(d));) {
+        n += entry->d_name[0] != '.';
+    }
+    closedir(d);
+    return n;
+}
+
+static json_t *load_json(const char *text)
+{
+    json_error_t why;
+    json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &why);
+    cr_assert(root, "line %d: %s", why.line, why.text);
+    return root;
+}
+
+TestSuite(cli, .init = enter, .fini = leave);
+
+/* ---- what people read ---- */
+
+Test(cli, help_version_and_info)
+{
+    cr_assert_eq(run("$E --help"), 0);
+    cr_assert(strstr(out, "--residual-mode") && err[0] == '\0');
+    cr_assert_eq(run("$E --version"), 0);
+    cr_assert_eq(strncmp(out, "kvq-eval ", 9), 0);
+    cr_assert_eq(run("KVQ_ISA=portable $E info --threads 1"), 0);
+    cr_assert(strstr(out, "portable") && strstr(out, "OpenBLAS"));
+    cr_assert(strstr(out, "threads          1\n"), "%s", out);
+}
+
+Test(cli, the_manual_knows_every_option)
+{
+    static char manual[1 << 16];
+    FILE *f = fopen(KVQ_SOURCE_DIR "/eval/kvq-eval.1", "r");
+    cr_assert_not_null(f);
+    manual[fread(manual, 1, sizeof manual - 1, f)] = '\0';
+    fclose(f);
+    cr_assert_eq(run("$E --help"), 0);
+    size_t n = 0;
+    for (const char *at = out; (at = strstr(at, " --")); n++) {
+        at += 3;
+        char name[64], wanted[80];
+        snprintf(name, sizeof name, "%.*s", (int)strspn(at, "abcdefghijklmnopqrstuvwxyz-"), at);
+        snprintf(wanted, sizeof wanted, "Fl -%s", name);
+        cr_expect(strstr(manual, wanted), "kvq-eval.1 says nothing of --%s", name);
+    }
+    cr_assert_geq(n, 30);
+}
+
+Test(cli, the_table_fits_the_page_and_ends_with_two_sentences)
+{
+    cr_assert_eq(run("$E " SMALL "--scheme kivi4,r=32"), 0);
+    cr_assert(strstr(out, "\nfp32 ") && strstr(out, "\nkivi2,r=32 ") && strstr(out, "\nkivi4,r=32 "), "%s",
+              out);
+    cr_assert(strstr(out, "\nkivi2,r=32 keeps the cache of 80 tokens") && strstr(out, "perplexity goes from"),
+              "%s", out);
+    cr_assert(!strchr(out, '\033'), "colour without a terminal");
+    cr_assert_eq(err[0], '\0', "%s", err);
+    for (const char *line = out; *line;) {
+        const size_t length = strcspn(line, "\n");
+        cr_expect_leq(length, 120, "%.*s", (int)length, line);
+        line += length + 1;
+    }
+}
+
+Test(cli, markdown_and_per_layer)
+{
+    cr_assert_eq(run("$E " SMALL "--markdown --per-layer"), 0);
+    cr_assert(strstr(out, "| scheme | bits/element |") && strstr(out, "| layer | head |"));
+    cr_assert(strstr(out, "| 5 | 3 |"), "six layers of four heads");
+}
+
+Test(cli, random_weights_leave_quality_out)
+{
+    cr_assert_eq(run("$E --model random:2,2,32,128,100 --residual 32"), 0);
+    cr_assert(strstr(out, "weights are random") && !strstr(out, "top-1"), "%s", out);
+    cr_assert_eq(run("$E --model random:2,2,32,128,100 --residual 32 --json -"), 0);
+    json_t *root = load_json(out);
+    json_t *r = json_array_get(json_object_get(root, "runs"), 1);
+    cr_assert(json_object_get(r, "local") && !json_object_get(r, "propagated"));
+    json_decref(root);
+    cr_assert_eq(run("$E --model random:2,2,32,128,100 --residual 32 --csv -"), 0);
+    cr_assert_eq(n_lines(out), 3);
+}
+
+Test(cli, generation_prints_the_text_of_each_scheme)
+{
+    cr_assert_eq(run("$E --generate 12 --prompt 8 --residual 32 --scheme fp32"), 0);
+    cr_assert(strstr(out, "--- prompt, 8 tokens of sample.txt\nThe Lamp at Corran") &&
+                  strstr(out, "--- kivi2,r=32"),
+              "%s", out);
+    cr_assert(strstr(out, "all 12 tokens as fp32"), "%s", out);
+}
+
+/* ---- what programs read ---- */
+
+typedef struct key {
+    const char *name;
+    char type; /* s string, i integer, r real, o object, a array, n real or null */
+} key;
+
+static void check_keys(const json_t *object, const char *where, const key *keys, size_t n)
+{
+    cr_assert(json_is_object(object), "%s", where);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *v = json_object_get(object, keys[i].name);
+        const char t = keys[i].type;
+        const bool good = t == 's'   ? json_is_string(v)
+                          : t == 'i' ? json_is_integer(v)
+                          : t == 'r' ? json_is_real(v)
+                          : t == 'o' ? json_is_object(v)
+                          : t == 'a' ? json_is_array(v)
+                                     : json_is_real(v) || json_is_null(v);
+        cr_expect(good, "%s.%s is missing or of another type", where, keys[i].name);
+    }
+    cr_expect_eq(json_object_size(object), n, "%s has other keys, too", where);
+}
+
+#define CHECK_KEYS(object, where, ...)                                                                       \
+    do {                                                                                                     \
+        static const key keys_[] = {__VA_ARGS__};                                                            \
+        check_keys(object, where, keys_, sizeof keys_ / sizeof keys_[0]);                                    \
+    } while (0)
+
+static void check_run(const json_t *r)
+{
+    CHECK_KEYS(r, "run", {"scheme", 's'}, {"k_bits", 'i'}, {"v_bits", 'i'}, {"group", 'i'}, {"residual", 'i'},
+               {"residual_mode", 's'}, {"residual_dtype", 's'}, {"sinks", 'i'}, {"bits_per_element", 'r'},
+               {"bytes", 'o'}, {"fp32_bytes", 'i'}, {"fp16_bytes", 'i'}, {"ratio_vs_fp32", 'r'},
+               {"ratio_vs_fp16", 'r'}, {"local", 'o'}, {"propagated", 'o'}, {"per_layer", 'a'},
+               {"seconds", 'r'});
+    CHECK_KEYS(json_object_get(r, "bytes"), "bytes", {"payload", 'i'}, {"metadata", 'i'}, {"residual", 'i'},
+               {"sinks", 'i'}, {"slack", 'i'}, {"bookkeeping", 'i'}, {"total", 'i'});
+    CHECK_KEYS(json_object_get(r, "local"), "local", {"k_rel_l2", 'r'}, {"v_rel_l2", 'r'},
+               {"attn_rel_l2", 'r'}, {"attn_max_abs", 'r'}, {"attn_prob_kl", 'r'}, {"bound_max", 'n'},
+               {"bound_looseness", 'n'});
+    CHECK_KEYS(json_object_get(r, "propagated"), "propagated", {"kld_mean", 'r'}, {"kld_p99", 'r'},
+               {"kld_max", 'r'}, {"top1", 'r'}, {"ppl", 'r'}, {"ppl_fp32", 'r'});
+    const json_t *layers = json_object_get(r, "per_layer");
+    cr_assert_eq(json_array_size(layers), 6 * 4);
+    CHECK_KEYS(json_array_get(layers, 23), "per_layer", {"layer", 'i'}, {"head", 'i'}, {"k_rel_l2", 'r'},
+               {"v_rel_l2", 'r'}, {"attn_rel_l2", 'r'}, {"attn_prob_kl", 'r'});
+}
+
+static double number(const json_t *r, const char *part, const char *name)
+{
+    return json_number_value(json_object_get(json_object_get(r, part), name));
+}
+
+Test(cli, json_has_every_key_and_fp32_is_exactly_zero)
+{
+    cr_assert_eq(run("$E " SMALL "--scheme fp32 --json -"), 0);
+    json_t *root = load_json(out);
+    CHECK_KEYS(root, "report", {"schema", 's'}, {"version", 's'}, {"isa", 's'}, {"threads", 'i'},
+               {"seed", 'i'}, {"model", 'o'}, {"text", 'o'}, {"runs", 'a'});
+    cr_assert_str_eq(json_string_value(json_object_get(root, "schema")), "kvq-eval/1");
+    CHECK_KEYS(json_object_get(root, "model"), "model", {"name", 's'}, {"n_layer", 'i'}, {"n_head", 'i'},
+               {"n_kv_head", 'i'}, {"head_dim", 'i'}, {"n_ctx", 'i'}, {"n_params", 'i'}, {"checksum", 's'});
+    CHECK_KEYS(json_object_get(root, "text"), "text", {"name", 's'}, {"n_tokens", 'i'}, {"n_windows", 'i'});
+    const json_t *runs = json_object_get(root, "runs");
+    cr_assert_eq(json_array_size(runs), 2);
+    for (size_t i = 0; i < 2; i++) {
+        check_run(json_array_get(runs, i));
+    }
+    const json_t *fp32 = json_array_get(runs, 0), *kivi = json_array_get(runs, 1);
+    cr_assert_str_eq(json_string_value(json_object_get(fp32, "scheme")), "fp32");
+    cr_assert_str_eq(json_string_value(json_object_get(kivi, "scheme")), "kivi2,r=32");
+    static const char *const local[] = {"k_rel_l2", "v_rel_l2", "attn_rel_l2", "attn_max_abs",
+                                        "attn_prob_kl"};
+    static const char *const propagated[] = {"kld_mean", "kld_p99", "kld_max"};
+    for (size_t i = 0; i < 5; i++) {
+        cr_expect_eq(number(fp32, "local", local[i]), 0.0, "%s", local[i]);
+        cr_expect_gt(number(kivi, "local", local[i]), 0.0, "%s", local[i]);
+    }
+    for (size_t i = 0; i < 3; i++) {
+        cr_expect_eq(number(fp32, "propagated", propagated[i]), 0.0, "%s", propagated[i]);
+        cr_expect_gt(number(kivi, "propagated", propagated[i]), 0.0, "%s", propagated[i]);
+    }
+    cr_assert_eq(number(fp32, "propagated", "ppl"), number(kivi, "propagated", "ppl_fp32"));
+    json_decref(root);
+}
+
+Test(cli, no_option_at_all_is_two_bits)
+{
+    cr_assert_eq(run("$E --windows 1 --tokens 16 --csv - && $E --windows 1 --tokens 16 --bits 2 --csv -"), 0);
+    cr_assert_eq(n_lines(out), 6);
+    const char *first = strstr(out, "\"kivi2\",2,2,128,kivi,f32,0,");
+    cr_assert(first && strstr(first + 1, "\"kivi2\",2,2,128,kivi,f32,0,"), "%s", out);
+}
+
+Test(cli, csv_rows_have_as_many_fields_as_the_header)
+{
+    cr_assert_eq(run("$E " SMALL "--csv -"), 0);
+    size_t expected = 0;
+    for (const char *line = out; *line; line = strchr(line, '\n') + 1) {
+        size_t n = 1;
+        bool quoted = false;
+        for (const char *c = line; *c != '\n'; c++) {
+            quoted = quoted != (*c == '"');
+            n += *c == ',' && !quoted;
+        }
+        expected = expected ? expected : n;
+        cr_expect_eq(n, expected, "%s", line);
+    }
+    cr_assert_geq(expected, 30);
+}
+
+Test(cli, logits_are_a_numpy_array)
+{
+    cr_assert_eq(run("$E --windows 1 --tokens 16 --prompt 4 --quiet --logits logits.npy"), 0);
+    char path[256], head[128];
+    snprintf(path, sizeof path, "%s/logits.npy", work);
+    FILE *f = fopen(path, "rb");
+    cr_assert(f && fread(head, 1, 128, f) == 128);
+    cr_assert_eq(memcmp(head, "\x93NUMPY\x01\x00\x76\x00{'descr': '", 21), 0);
+    cr_assert(strstr(head + 10, "'shape': (16, 4096), }") && head[127] == '\n');
+    fseek(f, 0, SEEK_END);
+    cr_assert_eq(ftell(f), 128 + 16 * 4096 * 4);
+    fclose(f);
+}
+
+Test(cli, a_report_replaces_the_old_one_whole)
+{
+    write_text("report.json", "old", 3);
+    cr_assert_eq(run("$E " SMALL "--json report.json --csv report.csv"), 0);
+    cr_assert(strstr(out, "perplexity"), "the table is still shown");
+    static char text[1 << 17];
+    read_file("report.json", text, sizeof text);
+    json_decref(load_json(text));
+    cr_assert_eq(n_files(), 2, "temporary files are left");
+}
+
+/* ---- limits ---- */
+
+Test(cli, limits_give_status_3_and_a_line_each)
+{
+    cr_assert_eq(run("$E " SMALL "--max-kld 100 --max-attn-error 1 --max-ppl-increase 1000 --min-ratio 0.01"),
+                 0);
+    cr_assert_eq(err[0], '\0', "%s", err);
+    cr_assert_eq(run("$E " SMALL "--max-kld 0 --max-attn-error 0.001 --max-ppl-increase 1000 --min-ratio 99"),
+                 3);
+    cr_assert_eq(n_lines(err), 3, "%s", err);
+    cr_assert(strstr(err, "--max-kld 0\n") && strstr(err, "--max-attn-error 0.001\n") &&
+              strstr(err, "--min-ratio 99\n"));
+    cr_assert_eq(
+        run("$E " SMALL "--scheme fp32 --bits 32 --max-kld 0 --max-attn-error 0 --max-ppl-increase 0"), 0,
+        "%s", err);
+}
+
+/* ---- what is wrong ---- */
+
+typedef struct bad {
+    char command[256];
+    char wanted[2][80]; /* must be in the message */
+    int status;
+} bad;
+
+ParameterizedTestParameters(cli, bad_input_gets_one_line)
+{
+    static bad list[] = {
+        {"$E --model nowhere", {"nowhere/config.json", "No such file"}, 1},
+        {"$E --model short.txt", {"short.txt", ""}, 1},
+        {"$E --model random:gpt5", {"random:gpt5", ""}, 1},
+        {"$E --model truncated", {"truncated/model.safetensors", ""}, 1},
+        {"$E --model nan", {"nan/model.safetensors", "expected a finite number"}, 1},
+        {"$E --model mismatch", {"mismatch/model.safetensors", "wpe"}, 1},
+        {"$E --model novocab", {"novocab/vocab.json", ""}, 1},
+        {"$E --text missing.txt", {"missing.txt", "No such file"}, 1},
+        {"$E --text .", {".: is a directory", "expected a file"}, 1},
+        {"$E --text empty.txt", {"empty.txt", "0 tokens found"}, 1},
+        {"$E --text short.txt", {"short.txt", "1024 needed"}, 1},
+        {"$E --text latin1.txt --tokens 4", {"latin1.txt", "byte 3"}, 1},
+        {"$E --windows 99", {"sample.txt", "101376 needed"}, 1},
+        {"$E --tokens 1025", {"--tokens 1025", "context of 1024"}, 1},
+        {"$E --context 2048", {"--context 2048", "1024"}, 1},
+        {"$E --context 64 --tokens 65", {"--tokens 65", "context of 64"}, 1},
+        {"$E --tokens 64 --prompt 63", {"--prompt 63", "64"}, 1},
+        {"$E --generate 2000", {"--generate 2000", "1024"}, 1},
+        {"$E --generate 2 --prompt 0", {"--prompt 0", "at least 1"}, 1},
+        {"KVQ_ISA=abacus $E", {"KVQ_ISA=abacus", ""}, 1},
+        {"KVQ_DATA_DIR=/nowhere $E", {"/nowhere/gpt2-6m/config.json", "No such file"}, 1},
+        {"$E " SMALL "--json no/where.json", {"no/where.json", "No such file"}, 1},
+        {"$E " SMALL "--csv .", {".: cannot write", "directory"}, 1},
+        {"$E " SMALL "--logits no/where.npy", {"no/where.npy", "No such file"}, 1},
+        {"$E " SMALL "--json /dev/full", {"/dev/full", "No space left"}, 1},
+        {"$E " SMALL "--json - >/dev/full", {"standard output", ""}, 1},
+        {"$E " SMALL ">/dev/full", {"standard output", ""}, 1},
+        {"$E --help >/dev/full", {"standard output", ""}, 1},
+    };
+    return cr_make_param_array(bad, list, sizeof list / sizeof list[0]);
+}
+
+/* Model directories that are wrong in one way each. */
+static void make_bad_inputs(void)
+{
+    static const char latin1[] = {'c', 'a', 'f', (char)0xe9, ' ', 'a', 'u', ' ', 'l', 'a', 'i', 't'};
+    write_text("latin1.txt", latin1, sizeof latin1);
+    write_text("short.txt", "Too short.\n", 11);
+    write_text("empty.txt", "", 0);
+    const int status =
+        run("M='%s/gpt2-6m'; for d in truncated nan mismatch novocab; do mkdir $d; cp $M/*.json "
+            "$M/merges.txt $d; done; "
+            "head -c 4000000 $M/model.safetensors > truncated/model.safetensors; "
+            "cp $M/model.safetensors nan/; ls -l nan/model.safetensors | awk '{print $5}' > size; "
+            "printf '\\377\\177' | dd of=nan/model.safetensors bs=1 seek=$(( $(cat size) - 2 )) conv=notrunc "
+            "2>/dev/null; "
+            "rm size; cp $M/model.safetensors mismatch/; chmod u+w */*; "
+            "sed 's/1024/512/' $M/config.json > mismatch/config.json; "
+            "cp $M/model.safetensors novocab/; rm novocab/vocab.json",
+            DATA);
+    cr_assert_eq(status, 0, "%s", err);
+}
+
+ParameterizedTest(const bad *b, cli, bad_input_gets_one_line)
+{
+    enter();
+    make_bad_inputs();
+    const size_t before = n_files();
+    const int status = run("%s", b->command);
+    cr_expect_eq(status, b->status, "%s: status %d", b->command, status);
+    cr_expect_eq(n_lines(err), 1, "%s: %s", b->command, err);
+    cr_expect_eq(strncmp(err, "kvq-eval: ", 10), 0, "%s", err);
+    for (int i = 0; i < 2; i++) {
+        cr_expect(strstr(err, b->wanted[i]), "%s: '%s' is not in: %s", b->command, b->wanted[i], err);
+    }
+    cr_expect_eq(n_files(), before, "%s: left a file behind", b->command);
+    leave();
+}
+
+Test(cli, a_failure_keeps_the_old_report)
+{
+    write_text("report.json", "old", 3);
+    write_text("short.txt", "Too short.\n", 11);
+    char text[16];
+    cr_assert_eq(run("$E --text short.txt --json report.json --logits report.json"), 1);
+    read_file("report.json", text, sizeof text);
+    cr_assert_str_eq(text, "old");
+    /* A file that may not grow: the write itself fails. */
+    cr_assert_eq(run("trap '' XFSZ; ulimit -f 1; $E " SMALL "--json report.json"), 1);
+    cr_assert(strstr(err, "report.json"), "%s", err);
+    read_file("report.json", text, sizeof text);
+    cr_assert_str_eq(text, "old");
+    cr_assert_eq(n_files(), 2, "temporary files are left");
+}
+
+ParameterizedTestParameters(cli, bad_usage_is_status_2)
+{
+    static char list[][80] = {
+        "--bogus",
+        "word",
+        "--bits two",
+        "--bits",
+        "--residual -1",
+        "--residual-mode soft",
+        "--residual-dtype f64",
+        "--tokens 0",
+        "--tokens 1",
+        "--windows 0",
+        "--threads 0",
+        "--seed x",
+        "--max-kld nan",
+        "--min-ratio -1",
+        "--max-kld 1x",
+        "--json - --csv -",
+        "--generate 5 --json -",
+        "--generate 0",
+        "info info",
+        "--model random:gpt2 --max-kld 1",
+    };
+    return cr_make_param_array(char[80], list, sizeof list / sizeof list[0]);
+}
+
+ParameterizedTest(const char *arguments, cli, bad_usage_is_status_2)
+{
+    enter();
+    const int status = run("$E %s", arguments);
+    cr_expect_eq(status, 2, "%s: status %d", arguments, status);
+    cr_expect(out[0] == '\0' && strstr(err, "kvq-eval"), "%s: %s", arguments, err);
+    leave();
+}
+
+Test(cli, impossible_schemes_show_the_character)
+{
+    cr_assert_eq(run("$E --scheme k=2,v=9"), 1);
+    cr_assert_eq(n_lines(err), 3, "%s", err);
+    cr_assert(strstr(err, "kvq-eval: --scheme: ") && strstr(err, "\n    k=2,v=9\n          ^\n"), "%s", err);
+    cr_assert_eq(run("$E --bits 7"), 1);
+    cr_assert(strstr(err, "\n    k=7/32,v=7/32\n      ^\n"), "%s", err);
+    cr_assert_eq(run("$E --group 33"), 1);
+    cr_assert_eq(run("$E --residual 33"), 1);
+    cr_assert_eq(run("$E --scheme ''"), 1);
+    cr_assert_eq(run("$E --scheme kivi2 --scheme nonsense"), 1);
+    cr_assert(strstr(err, "nonsense\n    ^\n"), "%s", err);
+}
