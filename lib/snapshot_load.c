@@ -13,6 +13,7 @@ typedef struct reader {
     kvq_error *err;
     uint64_t offset;   /* of the next byte */
     XXH3_state_t hash; /* of the rows read since the last checksum */
+    bool nonfinite;    /* among those rows; reported only if the checksum says they are what was written */
 } reader;
 
 static kvq_status fail(const reader *r, kvq_status status, const char *message, uint64_t offset)
@@ -139,12 +140,10 @@ static bool rows_are_finite(const kvq_cache *cache, const kvq_layer_plan *plan, 
 static kvq_status get_rows(reader *r, const kvq_cache *cache, const kvq_layer_plan *plan, uint8_t *rows,
                            size_t n_rows)
 {
-    uint64_t begin = r->offset;
     size_t n_bytes = n_rows * cache->config.head_dim * plan->element_bytes;
     KVQ_TRY(get(r, rows, n_bytes));
     XXH3_64bits_update(&r->hash, rows, n_bytes);
-    if (!rows_are_finite(cache, plan, rows, n_rows))
-        return fail(r, KVQ_ERR_NONFINITE, "NaN or Inf among the exact tokens", begin);
+    r->nonfinite = r->nonfinite || !rows_are_finite(cache, plan, rows, n_rows);
     return KVQ_OK;
 }
 
@@ -223,13 +222,17 @@ static kvq_status get_layer(reader *r, kvq_cache *cache, kvq_layer *layer, size_
     layer->packed[KVQ_VALUES] = record.v_packed;
     if (record.n_tokens == 0)
         return KVQ_OK;
+    uint64_t begin = r->offset;
     XXH3_64bits_reset(&r->hash);
+    r->nonfinite = false;
     KVQ_TRY(get_exact(r, cache, plan, layer, KVQ_KEYS));
     KVQ_TRY(get_exact(r, cache, plan, layer, KVQ_VALUES));
     uint64_t hash, at = r->offset;
     KVQ_TRY(get(r, &hash, sizeof hash));
     if (hash != XXH3_64bits_digest(&r->hash))
         return fail(r, KVQ_ERR_CHECKSUM, "the checksum of a layer's exact tokens does not match", at);
+    if (r->nonfinite)
+        return fail(r, KVQ_ERR_NONFINITE, "NaN or Inf among a layer's exact tokens", begin);
     return get_pages(r, cache, plan, layer);
 }
 
