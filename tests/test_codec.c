@@ -1,7 +1,7 @@
 /*
  * The codecs (quant/codec_affine.c, quant/codec_float.c) for every width, group, axis, role and a range of
- * head dimensions: arithmetic against formulas in double, error bounds, streaming, clearing, validation. The
- * layout of the bytes has its own file, test_layout.c.
+ * head dimensions: where every bit lies (quant/layout.h), arithmetic against formulas in double, error
+ * bounds, streaming, clearing, validation.
  */
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
@@ -83,6 +83,203 @@ static void encode_fresh(const kvq_layout *l, uint8_t *sb, size_t n)
     encode(l, sb, 0, n);
 }
 
+/* ---- Where the bits lie: layout.h's first comment, written again as one address per bit ---- */
+
+static size_t ceil_div(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Planes by width: {w of the low bits, w of the high bits}. */
+static const size_t plane_widths[9][2] = {
+    [1] = {1, 0}, [2] = {2, 0}, [3] = {2, 1}, [4] = {4, 0}, [5] = {4, 1}, [6] = {4, 2}, [8] = {8, 0}};
+
+/* The sizes that follow from a variant; D is padded to Dp. */
+typedef struct address_plan {
+    size_t group, dim, dp, tile, code_bytes_of_plane[2], code_bytes, n_meta, tile_bytes;
+} address_plan;
+
+static address_plan plan_of(const variant *v, size_t group, size_t dim)
+{
+    address_plan p = {.group = group == 0 ? dim : group, .dim = dim, .dp = ceil_div(dim, 16) * 16};
+    p.tile = v->role == KVQ_VALUES ? 128 : v->per_channel && p.group > 32 ? p.group : 32;
+    for (size_t i = 0; i < 2; i++) { /* of a block for keys, of the superblock for values */
+        size_t w = plane_widths[v->bits][i];
+        if (w > 0)
+            p.code_bytes_of_plane[i] =
+                v->role == KVQ_KEYS ? ceil_div(p.dp, 32 / w) * 32 * 4 : p.dp / 16 * 4 * w * 16 * 4;
+    }
+    p.code_bytes = p.code_bytes_of_plane[0] + p.code_bytes_of_plane[1];
+    if (v->role == KVQ_KEYS)
+        p.code_bytes *= p.tile / 32;
+    p.n_meta = v->per_channel ? p.tile / p.group * p.dp : ceil_div(dim, p.group) * p.tile;
+    p.tile_bytes = p.code_bytes + 2 * 2 * p.n_meta;
+    return p;
+}
+
+/* Bit address, in the superblock, of bit b of the code of (t, c). */
+static size_t code_bit(const variant *v, const address_plan *p, size_t t, size_t c, size_t b)
+{
+    size_t low = plane_widths[v->bits][0], plane = b >= low, w = plane_widths[v->bits][plane], n = 32 / w;
+    size_t dword, value, start = plane * p->code_bytes_of_plane[0];
+    if (v->role == KVQ_KEYS) {
+        dword = c / n * 32 + t % 32;
+        value = c % n;
+        start += t / p->tile * p->tile_bytes +
+                 t % p->tile / 32 * (p->code_bytes_of_plane[0] + p->code_bytes_of_plane[1]);
+    } else {
+        dword = ((c / 16 * 4 + t / 32) * w + t % 32 / n) * 16 + c % 16;
+        value = t % 32 % n;
+    }
+    return (start + 4 * dword) * 8 + 8 * (value % 4) + w * (value / 4) + (plane ? b - low : b);
+}
+
+static size_t scale_byte(const variant *v, const address_plan *p, size_t t, size_t c)
+{
+    size_t index = v->per_channel ? t % p->tile / p->group * p->dp + c : c / p->group * p->tile + t % p->tile;
+    return t / p->tile * p->tile_bytes + p->code_bytes + 2 * index;
+}
+
+static void claim(const kvq_layout *l, uint8_t *taken, size_t bit)
+{
+    cr_assert(bit < 8 * l->bytes, "%s: bit %zu is outside", name_of(l), bit);
+    cr_assert((taken[bit / 8] >> bit % 8 & 1) == 0, "%s: bit %zu is used twice", name_of(l), bit);
+    taken[bit / 8] |= (uint8_t)(1u << bit % 8);
+}
+
+/* Every bit of every code, scale and minimum has its own place, and it is the documented one. */
+static void check_places(const variant *v, const kvq_layout *l, const address_plan *p)
+{
+    uint8_t *taken = other;
+    memset(taken, 0, l->bytes);
+    for (size_t t = 0; t < T; t++)
+        for (size_t c = 0; c < l->dim; c++) {
+            for (size_t b = 0; b < l->bits; b++) {
+                size_t bit = code_bit(v, p, t, c, b);
+                claim(l, taken, bit);
+                cr_assert((kvq_code_get(l, superblock, t, c) >> b & 1) ==
+                              (superblock[bit / 8] >> bit % 8 & 1),
+                          "%s: bit %zu of (%zu, %zu) is not at %zu", name_of(l), b, t, c, bit);
+            }
+            size_t at = scale_byte(v, p, t, c);
+            bool first = (v->per_channel ? t : c) % l->group == 0;
+            cr_assert(kvq_scale_offset(l, t, c) == at, "%s: scale of (%zu, %zu)", name_of(l), t, c);
+            cr_assert(l->min_offset == 2 * p->n_meta, "%s: minimums", name_of(l));
+            for (size_t b = 0; first && b < 16; b++) {
+                claim(l, taken, 8 * at + b);
+                claim(l, taken, 8 * (at + l->min_offset) + b);
+            }
+        }
+}
+
+static void check_layout(const variant *v, size_t group, size_t dim)
+{
+    kvq_layout l = layout_of(v, group, dim);
+    address_plan p = plan_of(v, group, dim);
+    size_t used = T / p.tile * p.tile_bytes;
+    cr_assert(l.bytes == ceil_div(used, 64) * 64, "%s: %zu bytes, %zu used", name_of(&l), l.bytes, used);
+    cr_assert(T * l.payload_per_token + T / l.tokens_per_run * l.metadata_per_run == used,
+              "%s: payload and metadata are not the %zu bytes used", name_of(&l), used);
+    cr_assert(l.tokens_per_run == (v->per_channel ? group : 1), "%s: run", name_of(&l));
+    /* Reading through random bytes shows which bits a code is made of; writing must touch no other. */
+    rng r = rng_make(800 + dim);
+    for (size_t i = 0; i < l.bytes; i++)
+        superblock[i] = (uint8_t)rng_u64(&r);
+    check_places(v, &l, &p);
+    memset(superblock, 0, l.bytes);
+    static uint8_t codes[T * MAX_DIM];
+    for (size_t i = 0; i < T * dim; i++) {
+        codes[i] = (uint8_t)rng_below(&r, 1u << l.bits);
+        kvq_code_put(&l, superblock, i / dim, i % dim, 0xff); /* must leave no trace */
+        kvq_code_put(&l, superblock, i / dim, i % dim, codes[i]);
+    }
+    for (size_t i = 0; i < T * dim; i++)
+        cr_assert(kvq_code_get(&l, superblock, i / dim, i % dim) == codes[i], "%s: put and get (%zu, %zu)",
+                  name_of(&l), i / dim, i % dim);
+    for (size_t t = 0; t < T; t++)
+        for (size_t c = 0; c < dim; c++)
+            cr_assert(kvq_load_u16(superblock + kvq_scale_offset(&l, t, c)) == 0 &&
+                          kvq_load_u16(superblock + kvq_scale_offset(&l, t, c) + l.min_offset) == 0,
+                      "%s: writing codes touched the scale or minimum of (%zu, %zu)", name_of(&l), t, c);
+}
+
+ParameterizedTestParameters(codec, every_bit_has_its_place)
+{
+    return make_variants();
+}
+
+ParameterizedTest(variant *v, codec, every_bit_has_its_place)
+{
+    for (size_t g = 0; g < N_GROUPS; g++)
+        for (size_t d = 0; d < N_DIMS && !v->half_arith; d++) /* the arithmetic changes no layout */
+            if (all_groups[g] != 0 || !v->per_channel)
+                check_layout(v, all_groups[g], all_dims[d]);
+}
+
+/*
+ * Two bits by hand, D = 16. The codes of a dword are these 16 numbers plus a shift, modulo 4:
+ *   3 0 1 2  0 2 3 1  1 1 0 3  2 3 2 0
+ * Value 4k + j lies at bits 8j + 2k, so byte j holds numbers j, 4 + j, 8 + j, 12 + j from its low bits up.
+ * Shift 0, byte 0: 3, 0, 1, 2 = 3 + 0*4 + 1*16 + 2*64 = 0x93.  Byte 1: 0, 2, 1, 3 = 0xd8, and so on.
+ */
+static const uint8_t hand_numbers[16] = {3, 0, 1, 2, 0, 2, 3, 1, 1, 1, 0, 3, 2, 3, 2, 0};
+static const uint8_t hand_dwords[4][4] = {{0x93, 0xd8, 0x8d, 0x36},  /* shift 0 */
+                                          {0xe4, 0x2d, 0xd2, 0x4b},  /* shift 1 */
+                                          {0x39, 0x72, 0x27, 0x9c},  /* shift 2 */
+                                          {0x4e, 0x87, 0x78, 0xe1}}; /* shift 3 */
+
+Test(codec, two_bit_keys_by_hand)
+{
+    /* Channel c holds c/4 - 1 + code/2: minimum c/4 - 1, scale 1/2. Token t has shift t. A block of 32 tokens
+     * is dword (0, t) for t = 0..31, 16 scales, 16 minimums; a superblock is four of them. */
+    static const uint16_t mins[16] = {0xbc00, 0xba00, 0xb800, 0xb400, 0x0000, 0x3400, 0x3800, 0x3a00,
+                                      0x3c00, 0x3d00, 0x3e00, 0x3f00, 0x4000, 0x4080, 0x4100, 0x4180};
+    const variant v = {.bits = 2, .per_channel = true, .role = KVQ_KEYS};
+    for (int half_arith = 0; half_arith < 2; half_arith++) {
+        kvq_layout l = layout_of(&(variant){2, half_arith, v.per_channel, v.role}, 32, 16);
+        cr_assert(l.bytes == 48 * 16);
+        for (size_t t = 0; t < T; t++)
+            for (size_t c = 0; c < 16; c++)
+                x[t * 16 + c] = (float)c / 4 - 1 + (float)((hand_numbers[c] + t) % 4) / 2;
+        encode_fresh(&l, superblock, T);
+        for (size_t block = 0; block < 4; block++) {
+            const uint8_t *at = superblock + block * (32 * 4 + 16 * 4);
+            for (size_t t = 0; t < 32; t++, at += 4)
+                cr_assert(memcmp(at, hand_dwords[t % 4], 4) == 0, "block %zu, token %zu", block, t);
+            for (size_t c = 0; c < 16; c++, at += 2)
+                cr_assert(at[0] == 0x00 && at[1] == 0x38, "block %zu, scale %zu", block, c);
+            for (size_t c = 0; c < 16; c++, at += 2)
+                cr_assert(at[0] == (mins[c] & 0xff) && at[1] == mins[c] >> 8, "block %zu, min %zu", block, c);
+        }
+    }
+}
+
+Test(codec, two_bit_values_by_hand)
+{
+    /* Token t holds s * code - s, where s = 1 for even t and 2 for odd t; the code is hand_numbers[t % 16]
+     * plus shift c + t/16. Dword (0, block, h, lane) holds tokens 32 block + 16 h + 0..15 of channel `lane`:
+     * shift lane + 2 block + h. Then 128 scales and 128 minimums. */
+    const variant v = {.bits = 2, .per_channel = false, .role = KVQ_VALUES};
+    kvq_layout l = layout_of(&v, 32, 16);
+    cr_assert(l.bytes == 512 + 2 * 256);
+    for (size_t t = 0; t < T; t++)
+        for (size_t c = 0; c < 16; c++) {
+            float s = t % 2 == 0 ? 1 : 2;
+            x[t * 16 + c] = s * (float)((hand_numbers[t % 16] + c + t / 16) % 4) - s;
+        }
+    encode_fresh(&l, superblock, T);
+    const uint8_t *at = superblock;
+    for (size_t block = 0; block < 4; block++)
+        for (size_t h = 0; h < 2; h++)
+            for (size_t lane = 0; lane < 16; lane++, at += 4)
+                cr_assert(memcmp(at, hand_dwords[(lane + 2 * block + h) % 4], 4) == 0,
+                          "dword (0, %zu, %zu, %zu)", block, h, lane);
+    for (size_t t = 0; t < T; t++, at += 2)
+        cr_assert(at[0] == 0x00 && at[1] == (t % 2 == 0 ? 0x3c : 0x40), "scale %zu", t);
+    for (size_t t = 0; t < T; t++, at += 2)
+        cr_assert(at[0] == 0x00 && at[1] == (t % 2 == 0 ? 0xbc : 0xc0), "min %zu", t);
+}
+
 /* ---- The arithmetic again, from the table in codec_affine.c, in double ---- */
 
 /* Distance of the halves around y: 11 significant bits, but never finer than 2^-24. */
@@ -129,7 +326,8 @@ static group_params params_of(const kvq_layout *l, double lo, double hi)
     if (l->half_arith)
         return (group_params){.scale = half(half(half(hi) - half(lo)) / levels), .min = half(lo)};
     double min = half_down(lo);
-    return (group_params){.scale = half_up(single(single(hi - min) / levels)), .min = min};
+    /* hi < min happens below -65504, where min saturates; a scale is never negative */
+    return (group_params){.scale = half_up(fmax(0, single(single(hi - min) / levels))), .min = min};
 }
 
 /*
@@ -256,7 +454,7 @@ static void check_constant(float value, bool half_arith, bool is_half)
 
 Test(codec, constant_groups)
 {
-    const float halves[] = {0.0f, 1.0f, -0.25f, 0x1p-24f, -0x1.ffcp-15f, 1023.5f, 65504.0f};
+    const float halves[] = {0.0f, 1.0f, -0.25f, 0x1p-24f, -0x1.ff8p-15f, 1023.5f, 65504.0f};
     const float others[] = {0.1f, -0.1f, 1e-9f, -1e-9f, 1000.1f, -3.14159f, 65503.0f};
     for (size_t i = 0; i < 7; i++)
         for (int half_arith = 0; half_arith < 2; half_arith++) {
@@ -275,6 +473,8 @@ static void check_beyond(uint32_t bits, bool half_arith, float lo, float hi)
     encode_fresh(&l, superblock, T);
     l.codec->decode(&kvq_kernels_portable, &l, superblock, 0, T, xhat, 1);
     l.codec->error_bound(&l, superblock, 0, T, bound, 1);
+    cr_assert(l.codec->is_valid(&l, superblock, T), "%s: in [%g, %g] wrote what is not valid", name_of(&l),
+              (double)lo, (double)hi);
     for (size_t t = 0; t < T; t++) {
         cr_assert(isfinite(xhat[t]), "%s: %a became %a", name_of(&l), (double)x[t], (double)xhat[t]);
         cr_assert(fabs((double)x[t] - (double)xhat[t]) <= (double)bound[t],
@@ -285,15 +485,18 @@ static void check_beyond(uint32_t bits, bool half_arith, float lo, float hi)
 
 static void check_all_beyond(bool half_arith)
 {
-    const float lows[] = {-3e38f, -131008, -65520, -65504, -40000, -16,  0,
-                          10,     1000,    20000,  65504,  65520,  1e30f};
-    const float highs[] = {0,     100,   40000,  65503, 65504, 65519, 65520,
-                           66000, 70000, 131008, 2e7f,  1e30f, 3e38f};
+    const float lows[] = {-3e38f, -131008, -70000, -65520, -65504, -40000, -16,
+                          0,      10,      1000,   20000,  65504,  65520,  1e30f};
+    const float highs[] = {-70000, 0,     100,   40000,  65503, 65504, 65519,
+                           65520,  66000, 70000, 131008, 2e7f,  1e30f, 3e38f};
     for (size_t b = 0; b < N_BITS; b++)
         for (size_t i = 0; i < sizeof lows / sizeof lows[0]; i++)
             for (size_t j = 0; j < sizeof highs / sizeof highs[0]; j++)
                 if (lows[i] <= highs[j] && highs[j] - lows[i] <= 3e38f)
                     check_beyond(all_bits[b], half_arith, lows[i], highs[j]);
+    for (size_t b = 0; b < N_BITS; b++) /* the top saturates, but how far depends on how the scale rounds */
+        for (float lo = 0; lo < 4096; lo += 4)
+            check_beyond(all_bits[b], half_arith, lo, 70000);
 }
 
 Test(codec, groups_beyond_half)

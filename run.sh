@@ -1,0 +1,16 @@
+#!/bin/sh
+# Install what is missing, build, and show what 2-bit KIVI does to a GPT-2 decode. Arguments go to kvq-eval:
+#   ./run.sh --scheme kivi4 --scheme kivi2,r=32
+set -eu
+cd "$(dirname "$0")"
+.ci/need gcc libc6-dev make cmake pkg-config libopenblas-openmp-dev libjansson-dev libpcre2-dev libxxhash-dev
+log=build/build.log
+mkdir -p build
+{
+    cmake -S . -B build -DKVQ_BUILD_TESTS=OFF && cmake --build build -j "$(nproc)"
+} >"$log" 2>&1 || {
+    cat "$log" >&2
+    exit 1
+}
+[ $# -gt 0 ] || set -- --bits 2
+exec build/eval/kvq-eval "$@"
