@@ -125,18 +125,32 @@ static inline void unpack_lanes(const kvq_layout *l, const uint8_t *superblock, 
         code[j] = (float)(int32_t)sum[j];
 }
 
+/* Scales and minimums of the same lanes. */
+static inline void load_lanes_meta(const kvq_layout *l, const uint8_t *superblock, size_t t, size_t c,
+                                   float scale[LANES], float min[LANES])
+{
+    const uint8_t *at = superblock + kvq_scale_offset(l, t, c);
+    if (l->per_channel == (l->role == KVQ_KEYS)) { /* groups run along the lanes: all have the same */
+        float group_scale = kvq_f32_from_f16(kvq_load_u16(at));
+        float group_min = kvq_f32_from_f16(kvq_load_u16(at + l->min_offset));
+        for (size_t j = 0; j < LANES; j++) {
+            scale[j] = group_scale;
+            min[j] = group_min;
+        }
+    } else { /* each lane has its own, side by side */
+        for (size_t j = 0; j < LANES; j++) {
+            scale[j] = kvq_f32_from_f16(kvq_load_u16(at + 2 * j));
+            min[j] = kvq_f32_from_f16(kvq_load_u16(at + l->min_offset + 2 * j));
+        }
+    }
+}
+
 /* Dequantized values of the same lanes. */
 static inline void dequantize_lanes(const kvq_layout *l, const uint8_t *superblock, size_t t, size_t c,
                                     float x[LANES])
 {
     float scale[LANES], min[LANES];
-    bool groups_run_along_lanes = l->per_channel == (l->role == KVQ_KEYS);
-    for (size_t j = 0; j < LANES; j++) {
-        size_t lane = groups_run_along_lanes ? 0 : j;
-        size_t tj = l->role == KVQ_KEYS ? t + lane : t, cj = l->role == KVQ_KEYS ? c : c + lane;
-        scale[j] = kvq_scale_at(l, superblock, tj, cj);
-        min[j] = kvq_min_at(l, superblock, tj, cj);
-    }
+    load_lanes_meta(l, superblock, t, c, scale, min);
     unpack_lanes(l, superblock, t, c, x);
     if (l->half_arith)
         for (size_t j = 0; j < LANES; j++)
@@ -200,16 +214,16 @@ static void score_per_token(const kvq_layout *l, const uint8_t *superblock, size
 {
     for (size_t c0 = 0; c0 < l->dim; c0 += l->group) {
         size_t c1 = min_size(c0 + l->group, l->dim);
-        float code[LANES], group_sum[LANES] = {0}, q_sum = 0.0f;
+        float code[LANES], scale[LANES], min[LANES], group_sum[LANES] = {0}, q_sum = 0.0f;
         for (size_t c = c0; c < c1; c++) {
             unpack_lanes(l, superblock, t, c, code);
             q_sum += q[c];
             for (size_t j = 0; j < LANES; j++)
                 group_sum[j] += q[c] * code[j];
         }
+        load_lanes_meta(l, superblock, t, c0, scale, min);
         for (size_t j = 0; j < LANES; j++)
-            sum[j] += kvq_scale_at(l, superblock, t + j, c0) * group_sum[j] +
-                      kvq_min_at(l, superblock, t + j, c0) * q_sum;
+            sum[j] += scale[j] * group_sum[j] + min[j] * q_sum;
     }
 }
 
@@ -263,17 +277,17 @@ static void accumulate_per_channel(const kvq_layout *l, const uint8_t *superbloc
                                    size_t c, const float *p, float sum[LANES])
 {
     for (size_t i = 0; i < n;) {
-        size_t t = t0 + i, end = min_size(n, i + l->group - t % l->group);
-        float code[LANES], group_sum[LANES] = {0}, p_sum = 0.0f;
+        size_t t = t0 + i, end = min_size(n, i + l->group - t % l->group); /* of this group */
+        float code[LANES], scale[LANES], min[LANES], group_sum[LANES] = {0}, p_sum = 0.0f;
         for (; i < end; i++) {
             unpack_lanes(l, superblock, t0 + i, c, code);
             p_sum += p[i];
             for (size_t j = 0; j < LANES; j++)
                 group_sum[j] += p[i] * code[j];
         }
+        load_lanes_meta(l, superblock, t, c, scale, min);
         for (size_t j = 0; j < LANES; j++)
-            sum[j] += kvq_scale_at(l, superblock, t, c + j) * group_sum[j] +
-                      kvq_min_at(l, superblock, t, c + j) * p_sum;
+            sum[j] += scale[j] * group_sum[j] + min[j] * p_sum;
     }
 }
 

@@ -1,0 +1,264 @@
+/*
+ * Fuzzes the reader of saved caches. The first byte of the input chooses what the rest is:
+ *   even  a saved cache as it is;
+ *   odd   one whose checksums are all put right on the way to the reader, so that damage gets past them.
+ * It is refused with a reason and nothing left behind, or it gives a cache that verifies, reads and attends
+ * to finite numbers, and saves to the very bytes that were read.
+ */
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "lib/snapshot.h"
+#include "tests/support.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void must(bool holds)
+{
+    if (!holds)
+        abort();
+}
+
+/* ---- An allocator with an end ---- */
+
+enum { MEMORY_LIMIT = 64 << 20 };
+
+static void *limited_alloc(void *ctx, size_t size, size_t align)
+{
+    uint64_t *live = ctx;
+    if (size > MEMORY_LIMIT - *live)
+        return NULL;
+    void *ptr = aligned_alloc(align, (size + align - 1) / align * align);
+    if (ptr != NULL)
+        *live += size;
+    return ptr;
+}
+
+static void limited_free(void *ctx, void *ptr, size_t size)
+{
+    uint64_t *live = ctx;
+    *live -= size;
+    free(ptr);
+}
+
+/* ---- Reading, with checksums put right ---- */
+
+typedef enum stage { HEADER, SCHEMES, RECORD, ROWS, ROWS_HASH, PAGE, PAGE_HASH } stage;
+
+typedef struct source {
+    const uint8_t *data;
+    size_t size, at;
+    buffer given; /* what the reader got */
+    bool repair;
+    stage stage;
+    kvq_snapshot_header header;
+    const uint8_t *schemes; /* in data; not aligned */
+    size_t n_records, n_rows_bytes, n_pages;
+    XXH3_state_t rows;
+    uint64_t hash;
+} source;
+
+/* The header's checksum covers the schemes after it. */
+static void repair_header(source *s, void *piece)
+{
+    memcpy(&s->header, piece, sizeof s->header);
+    size_t n = s->header.n_layers;
+    if (n > KVQ_MAX_LAYERS || n * sizeof(kvq_snapshot_scheme) > s->size - s->at)
+        return;
+    kvq_snapshot_scheme *schemes = calloc(n + 1, sizeof *schemes);
+    if (schemes == NULL)
+        return;
+    s->schemes = s->data + s->at;
+    memcpy(schemes, s->schemes, n * sizeof *schemes);
+    s->header.hash = kvq_snapshot_header_hash(s->header, schemes);
+    memcpy(piece, &s->header, sizeof s->header);
+    free(schemes);
+}
+
+/* What follows a record, by its counts. */
+static void repair_record(source *s, void *piece)
+{
+    kvq_snapshot_layer record;
+    kvq_snapshot_scheme scheme;
+    memcpy(&record, piece, sizeof record);
+    memcpy(&scheme, s->schemes + s->n_records++ % s->header.n_layers * sizeof scheme, sizeof scheme);
+    record.hash = kvq_snapshot_layer_hash(record);
+    memcpy(piece, &record, sizeof record);
+    uint64_t n = record.n_tokens, past_sinks = n > scheme.sinks ? n - scheme.sinks : 0;
+    uint64_t packed = record.k_packed > record.v_packed ? record.k_packed : record.v_packed;
+    if (n == 0 || n > KVQ_MAX_TOKENS || packed > past_sinks)
+        return; /* the next record, or refused */
+    uint64_t n_rows = 2 * n - record.k_packed - record.v_packed;
+    s->n_rows_bytes = n_rows * s->header.n_kv_heads * s->header.head_dim * (scheme.residual_dtype ? 2 : 4);
+    s->n_pages = (packed + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK;
+    XXH3_64bits_reset(&s->rows);
+    s->stage = s->n_rows_bytes > 0 ? ROWS : ROWS_HASH;
+}
+
+/* The reader asks for one thing at a time, so its requests tell where it is. */
+static void repair_piece(source *s, void *piece, size_t n)
+{
+    switch (s->stage) {
+    case HEADER:
+        repair_header(s, piece);
+        s->stage = SCHEMES;
+        break;
+    case SCHEMES:
+        s->stage = RECORD;
+        break;
+    case RECORD:
+        if (n == sizeof(kvq_snapshot_layer) && s->schemes != NULL)
+            repair_record(s, piece);
+        break;
+    case ROWS:
+        XXH3_64bits_update(&s->rows, piece, n);
+        s->n_rows_bytes -= n < s->n_rows_bytes ? n : s->n_rows_bytes;
+        if (s->n_rows_bytes == 0)
+            s->stage = ROWS_HASH;
+        break;
+    case ROWS_HASH:
+        s->hash = XXH3_64bits_digest(&s->rows);
+        memcpy(piece, &s->hash, n < sizeof s->hash ? n : sizeof s->hash);
+        s->stage = s->n_pages > 0 ? PAGE : RECORD;
+        break;
+    case PAGE:
+        s->hash = XXH3_64bits(piece, n);
+        s->stage = PAGE_HASH;
+        break;
+    case PAGE_HASH:
+        memcpy(piece, &s->hash, n < sizeof s->hash ? n : sizeof s->hash);
+        s->stage = --s->n_pages > 0 ? PAGE : RECORD;
+        break;
+    }
+}
+
+static size_t source_read(void *ctx, void *piece, size_t n)
+{
+    source *s = ctx;
+    n = n < s->size - s->at ? n : s->size - s->at;
+    if (n == 0)
+        return 0;
+    memcpy(piece, s->data + s->at, n);
+    s->at += n;
+    if (s->repair)
+        repair_piece(s, piece, n);
+    must(buffer_write(&s->given, piece, n));
+    return n;
+}
+
+/* ---- What a loaded cache must do ---- */
+
+static float *floats(size_t n)
+{
+    float *x = malloc(n * sizeof *x + 1);
+    must(x != NULL);
+    return x;
+}
+
+/* All values are finite; returns the largest magnitude. */
+static float check_read(const kvq_cache *cache, const kvq_config *config, size_t layer, size_t sequence)
+{
+    enum { STEP = 16 };
+    size_t n_tokens = kvq_cache_n_tokens(cache, layer, sequence), row = config->n_kv_heads * config->head_dim;
+    float *k = floats(STEP * row), *v = floats(STEP * row), largest = 0;
+    for (size_t t = 0; t < n_tokens; t += STEP) {
+        size_t n = n_tokens - t < STEP ? n_tokens - t : STEP;
+        must(kvq_cache_read(cache, layer, sequence, t, n, k, v) == KVQ_OK);
+        for (size_t i = 0; i < n * row; i++) {
+            must(isfinite(k[i]) && isfinite(v[i]));
+            largest = fmaxf(largest, fmaxf(fabsf(k[i]), fabsf(v[i])));
+        }
+        must(kvq_cache_read_bound(cache, layer, sequence, t, n, k, v) == KVQ_OK);
+        for (size_t i = 0; i < n * row; i++)
+            must(k[i] >= 0 && v[i] >= 0);
+    }
+    free(k);
+    free(v);
+    return largest;
+}
+
+static void check_attend(const kvq_cache *cache, const kvq_config *config, size_t layer, size_t sequence)
+{
+    size_t n_tokens = kvq_cache_n_tokens(cache, layer, sequence), n = config->n_heads * config->head_dim;
+    float *q = floats(n), *out = floats(n), *bound = floats(config->n_heads);
+    kvq_attend_options options;
+    kvq_attend_options_init(&options);
+    options.bound = bound;
+    for (size_t i = 0; i < n; i++)
+        q[i] = (float)(i % 5) - 2;
+    must(kvq_cache_attend(cache, layer, &sequence, 1, q, 1, 0.125f, &options, out) == KVQ_OK);
+    for (size_t i = 0; i < n; i++)
+        must(isfinite(out[i]));
+    for (size_t i = 0; i < config->n_heads; i++)
+        must(bound[i] >= 0);
+    must(kvq_cache_attend(cache, layer, &sequence, 1, q, n_tokens + 1, 0.125f, NULL, out) == KVQ_ERR_ARG);
+    free(q);
+    free(out);
+    free(bound);
+}
+
+static void check_layers(const kvq_cache *cache)
+{
+    kvq_config config;
+    kvq_cache_get_config(cache, &config);
+    for (size_t s = 0; s < config.n_sequences; s++)
+        for (size_t i = 0; i < config.n_layers; i++) {
+            size_t n_tokens = kvq_cache_n_tokens(cache, i, s);
+            if (n_tokens == 0)
+                continue;
+            /* Sums of floats that are nearly too large may overflow, which is nobody's fault; and an input
+             * should not take seconds. */
+            float largest = check_read(cache, &config, i, s);
+            if (largest < 1e30f && n_tokens * config.n_heads * config.head_dim < 1 << 21)
+                check_attend(cache, &config, i, s);
+        }
+}
+
+static void check_loaded(kvq_cache *cache, const source *s, const uint64_t *live)
+{
+    kvq_usage usage;
+    kvq_damage damage;
+    must(kvq_cache_verify(cache, &damage) == KVQ_OK);
+    must(kvq_cache_usage(cache, &usage) == KVQ_OK && usage.total == *live);
+    must(usage.payload + usage.metadata + usage.residual + usage.sinks + usage.slack + usage.bookkeeping ==
+         usage.total);
+    check_layers(cache);
+    buffer again = saved(cache);
+    must(again.n == s->given.n && memcmp(again.data, s->given.data, again.n) == 0);
+    kvq_cache_reset(cache);
+    kvq_config config;
+    kvq_cache_get_config(cache, &config);
+    kvq_error err;
+    kvq_status status = kvq_cache_load_into(cache, NULL, config.n_sequences, buffer_read, &again, &err);
+    must(status == KVQ_OK || status == KVQ_ERR_NOMEM);
+    if (status == KVQ_OK) {
+        buffer third = saved(cache);
+        must(third.n == again.n && memcmp(third.data, again.data, again.n) == 0);
+        buffer_free(&third);
+    }
+    buffer_free(&again);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size == 0)
+        return 0;
+    uint64_t live = 0;
+    const kvq_allocator allocator = {.alloc = limited_alloc, .free = limited_free, .ctx = &live};
+    source s = {.data = data + 1, .size = size - 1, .repair = data[0] & 1};
+    kvq_cache *cache = NULL;
+    kvq_error err = {KVQ_OK, NULL, 0};
+    kvq_status status = kvq_cache_load(&cache, &allocator, source_read, &s, &err);
+    if (status == KVQ_OK) {
+        check_loaded(cache, &s, &live);
+        kvq_cache_free(cache);
+    } else {
+        must(cache == NULL && err.status == status && err.message != NULL && err.offset <= s.given.n);
+    }
+    must(live == 0);
+    buffer_free(&s.given);
+    return 0;
+}
