@@ -9,6 +9,11 @@
  * window. The bytes reported are those of these caches: real ones, with all their layers, slack and
  * bookkeeping. A propagated cache is needed for one layer at a time, so it has one layer and is emptied
  * between layers.
+ *
+ * Windows do not depend on each other, so as many run side by side as there are threads, each on one thread:
+ * a step's attention takes microseconds, and threads that meet after each would mostly wait for each other.
+ * Only where there are fewer windows than threads are the threads used within a step. Results are merged in
+ * the order of the windows.
  */
 #include "eval/evaluate.h"
 
@@ -17,20 +22,32 @@
 #include "eval/progress.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* One scheme's own state. */
 typedef struct stream {
-    evaluate_run *run;
+    evaluate_run *run;     /* only read while windows run side by side */
+    evaluate_head *heads;  /* [L][H], of this window */
+    double seconds;        /* likewise */
     kvq_cache *local;      /* all layers, fed by the reference */
     kvq_cache *propagated; /* one layer at a time, fed by x; NULL without quality */
     float *x;              /* [T][E]; NULL without quality */
 } stream;
 
+/* What the windows that run side by side share. */
+typedef struct shared_progress {
+    double done, total; /* attention steps */
+} shared_progress;
+
+/* One window at work. */
 typedef struct work {
     const evaluate_config *config;
     evaluation *result;
+    int n_threads;            /* within a step */
+    evaluate_head *ref_heads; /* [L][H]: the bounds of the reference */
+    double ref_seconds;
     size_t L, H, D, E, T; /* layers, heads, head dimension, width, tokens per window */
     kvq_cache *reference;
     float *x;                     /* reference activations [T][E] */
@@ -42,8 +59,8 @@ typedef struct work {
     float *ref_bound, *bound;                 /* [H] of one step */
     stream *streams;
     size_t n_streams;
-    quality *quality;   /* NULL for random weights */
-    double done, total; /* attention steps */
+    quality *quality; /* shared; NULL for random weights */
+    shared_progress *progress;
 } work;
 
 /* ---- set up and tear down ---- */
@@ -83,9 +100,13 @@ static bool allocate(work *w, eval_error *e)
     w->probabilities = floats(w->H, T);
     w->ref_bound = floats(w->H, 1);
     w->bound = floats(w->H, 1);
-    good = good && w->scratch && w->ref_probabilities && w->probabilities && w->ref_bound && w->bound;
+    w->ref_heads = calloc(w->L * w->H, sizeof w->ref_heads[0]);
+    good = good && w->scratch && w->ref_probabilities && w->probabilities && w->ref_bound && w->bound &&
+           w->ref_heads;
     for (size_t i = 0; good && i < w->n_streams; i++) {
-        if (w->quality) {
+        w->streams[i].heads = calloc(w->L * w->H, sizeof w->streams[i].heads[0]);
+        good = w->streams[i].heads != NULL;
+        if (good && w->quality) {
             w->streams[i].x = floats(T, E);
             good = w->streams[i].x != NULL;
         }
@@ -120,8 +141,10 @@ static void work_free(work *w)
         kvq_cache_free(w->streams[i].local);
         kvq_cache_free(w->streams[i].propagated);
         free(w->streams[i].x);
+        free(w->streams[i].heads);
     }
     free(w->streams);
+    free(w->ref_heads);
     kvq_cache_free(w->reference);
     float *const arrays[] = {
         w->x,         w->ref_q, w->ref_k, w->ref_v,   w->ref_out,           w->q,
@@ -130,14 +153,15 @@ static void work_free(work *w)
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         free(arrays[i]);
     }
-    quality_free(w->quality);
 }
 
 static void step_done(work *w, double n)
 {
-    w->done += n;
-    if (w->config->progress) {
-        w->config->progress(w->config->progress_ctx, w->done / w->total);
+    double done;
+#pragma omp atomic capture
+    done = w->progress->done += n;
+    if (w->config->progress && omp_get_thread_num() == 0) {
+        w->config->progress(w->config->progress_ctx, done / w->progress->total);
     }
 }
 
@@ -162,7 +186,7 @@ static bool decode_step(const work *w, kvq_cache *cache, const char *scheme, siz
     }
     kvq_attend_options options;
     kvq_attend_options_init(&options);
-    options.n_threads = w->config->n_threads;
+    options.n_threads = w->n_threads;
     options.probabilities = probabilities;
     options.bound = bound;
     status = kvq_cache_attend(cache, cache_layer, NULL, 1, q + at, 1,
@@ -189,7 +213,7 @@ static bool prefill(const work *w, kvq_cache *cache, const char *scheme, size_t 
 static void compare_step(const work *w, evaluate_head *heads, size_t t, bool with_bound)
 {
     const size_t D = w->D, n = t + 1;
-#pragma omp parallel for schedule(static) if (w->H * n > 4096)
+#pragma omp parallel for schedule(static) if (w->n_threads != 1 && w->H * n > 4096)
     for (size_t h = 0; h < w->H; h++) {
         evaluate_head *head = &heads[h];
         const size_t at = t * w->E + h * D;
@@ -222,13 +246,13 @@ static bool check_bounds(const stream *s, const evaluate_head *heads, size_t n_h
 static bool local_step(work *w, stream *s, size_t layer, size_t t, bool with_bound, eval_error *e)
 {
     const double start = progress_now();
-    evaluate_head *heads = s->run->heads + layer * w->H;
+    evaluate_head *heads = s->heads + layer * w->H;
     if (!decode_step(w, s->local, s->run->text, layer, layer, t, w->ref_q, w->ref_k, w->ref_v,
                      w->probabilities, with_bound ? w->bound : NULL, w->out, e)) {
         return false;
     }
     compare_step(w, heads, t, with_bound);
-    s->run->seconds += progress_now() - start;
+    s->seconds += progress_now() - start;
     return !with_bound || check_bounds(s, heads, w->H, layer, t, e);
 }
 
@@ -243,7 +267,7 @@ static bool compare_cache(const work *w, const stream *s, size_t layer, eval_err
     }
     for (size_t t = 0; t < w->T; t++) {
         for (size_t h = 0; h < w->H; h++) {
-            evaluate_head *head = &s->run->heads[layer * w->H + h];
+            evaluate_head *head = &s->heads[layer * w->H + h];
             const size_t at = t * w->E + h * w->D;
             metric_l2_add(&head->k, w->ref_k + at, w->k + at, w->D);
             metric_l2_add(&head->v, w->ref_v + at, w->v + at, w->D);
@@ -257,13 +281,12 @@ static bool compare_cache(const work *w, const stream *s, size_t layer, eval_err
 static bool reference_layer(work *w, size_t layer, eval_error *e)
 {
     const gpt2_model *model = w->config->model;
-    evaluate_run *reference = &w->result->runs[0];
-    double start = progress_now(), seconds = 0.0;
+    double start = progress_now();
     gpt2_layer_qkv(model, layer, w->x, w->T, w->scratch, w->ref_q, w->ref_k, w->ref_v);
     if (!prefill(w, w->reference, "fp32", layer, layer, w->ref_q, w->ref_k, w->ref_v, w->ref_out, e)) {
         return false;
     }
-    seconds += progress_now() - start;
+    w->ref_seconds += progress_now() - start;
     for (size_t i = 0; i < w->n_streams; i++) {
         if (!prefill(w, w->streams[i].local, w->streams[i].run->text, layer, layer, w->ref_q, w->ref_k,
                      w->ref_v, NULL, e)) {
@@ -277,9 +300,9 @@ static bool reference_layer(work *w, size_t layer, eval_error *e)
                          w->ref_probabilities, with_bound ? w->ref_bound : NULL, w->ref_out, e)) {
             return false;
         }
-        seconds += progress_now() - start;
-        for (size_t h = 0; reference->is_reference && with_bound && h < w->H; h++) {
-            metric_bound_add(&reference->heads[layer * w->H + h].bound, (double)w->ref_bound[h], 0.0, 0.0);
+        w->ref_seconds += progress_now() - start;
+        for (size_t h = 0; with_bound && h < w->H; h++) {
+            metric_bound_add(&w->ref_heads[layer * w->H + h].bound, (double)w->ref_bound[h], 0.0, 0.0);
         }
         for (size_t i = 0; i < w->n_streams; i++) {
             if (!local_step(w, &w->streams[i], layer, t, with_bound, e)) {
@@ -295,9 +318,7 @@ static bool reference_layer(work *w, size_t layer, eval_error *e)
     }
     start = progress_now();
     gpt2_layer_finish(model, layer, w->x, w->ref_out, w->T, w->scratch);
-    if (reference->is_reference) {
-        reference->seconds += seconds + progress_now() - start;
-    }
+    w->ref_seconds += progress_now() - start;
     return true;
 }
 
@@ -319,7 +340,7 @@ static bool propagated_layer(work *w, stream *s, size_t layer, eval_error *e)
         step_done(w, 1.0);
     }
     gpt2_layer_finish(model, layer, s->x, w->out, w->T, w->scratch);
-    s->run->seconds += progress_now() - start;
+    s->seconds += progress_now() - start;
     return true;
 }
 
@@ -345,11 +366,10 @@ static bool measure_bytes(evaluate_run *run, const kvq_cache *cache, const work 
     return true;
 }
 
+/* All layers. Touches nothing that another window touches. */
 static bool run_window(work *w, size_t window, eval_error *e)
 {
-    const evaluate_config *c = w->config;
-    const int32_t *ids = c->ids + window * w->T;
-    gpt2_embed(c->model, ids, 0, w->T, w->x);
+    gpt2_embed(w->config->model, w->config->ids + window * w->T, 0, w->T, w->x);
     kvq_cache_reset(w->reference);
     for (size_t i = 0; i < w->n_streams; i++) {
         kvq_cache_reset(w->streams[i].local);
@@ -367,24 +387,86 @@ static bool run_window(work *w, size_t window, eval_error *e)
             }
         }
     }
-    /* Every window ends with the same number of tokens, so any window's bytes are all windows' bytes. */
-    if (w->result->runs[0].is_reference && !measure_bytes(&w->result->runs[0], w->reference, w, e)) {
-        return false;
+    return true;
+}
+
+/* Add a window's sums to the run's, and make them ready for the next window. */
+static void merge_heads(evaluate_head *into, evaluate_head *from, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        metric_l2_merge(&into[i].k, &from[i].k);
+        metric_l2_merge(&into[i].v, &from[i].v);
+        metric_l2_merge(&into[i].attn, &from[i].attn);
+        metric_bound_merge(&into[i].bound, &from[i].bound);
+        into[i].prob_kl_sum += from[i].prob_kl_sum;
+        into[i].n_steps += from[i].n_steps;
+        into[i].attn_max_abs = fmaxf(into[i].attn_max_abs, from[i].attn_max_abs);
     }
+    memset(from, 0, n * sizeof from[0]);
+}
+
+/* What a finished window gives to the result. Called for one window after the other. */
+static bool finish_window(work *w, size_t window, eval_error *e)
+{
+    const evaluate_config *c = w->config;
+    evaluate_run *reference = &w->result->runs[0];
+    FILE *logits_stream = window == 0 ? c->logits_stream : NULL;
+    /* Every window ends with the same number of tokens, so any window's bytes are all windows' bytes. */
+    if (reference->is_reference) {
+        merge_heads(reference->heads, w->ref_heads, w->L * w->H);
+        reference->seconds += w->ref_seconds;
+        if (!measure_bytes(reference, w->reference, w, e)) {
+            return false;
+        }
+    }
+    w->ref_seconds = 0.0;
     for (size_t i = 0; i < w->n_streams; i++) {
-        if (!measure_bytes(w->streams[i].run, w->streams[i].local, w, e)) {
+        stream *s = &w->streams[i];
+        merge_heads(s->run->heads, s->heads, w->L * w->H);
+        s->run->seconds += s->seconds;
+        s->seconds = 0.0;
+        if (!measure_bytes(s->run, s->local, w, e)) {
             return false;
         }
     }
     if (!w->quality) {
-        return !c->logits_stream || window > 0 ||
-               quality_write_logits(c->model, w->x, w->T, c->logits_stream, e);
+        return !logits_stream || quality_write_logits(c->model, w->x, w->T, logits_stream, e);
     }
-    quality_begin_window(w->quality, ids, w->x, window == 0 ? c->logits_stream : NULL);
+    quality_begin_window(w->quality, c->ids + window * w->T, w->x, logits_stream);
     for (size_t i = 0; i < w->n_streams; i++) {
         quality_set_stream(w->quality, i, w->streams[i].x);
     }
     return quality_end_window(w->quality, e);
+}
+
+/* Run the windows, n_workers side by side. */
+static bool run_windows(work *workers, size_t n_workers, eval_error *e)
+{
+    const size_t n_windows = workers[0].config->n_windows;
+    for (size_t first = 0; first < n_windows; first += n_workers) {
+        const size_t n = n_windows - first < n_workers ? n_windows - first : n_workers;
+        size_t failed = n; /* the first window that did */
+#pragma omp parallel for schedule(static, 1) num_threads((int)n) if (n > 1)
+        for (size_t i = 0; i < n; i++) {
+            eval_error own;
+            if (!run_window(&workers[i], first + i, &own)) {
+#pragma omp critical(evaluate_failed)
+                if (i < failed) {
+                    failed = i;
+                    *e = own;
+                }
+            }
+        }
+        if (failed < n) {
+            return false;
+        }
+        for (size_t i = 0; i < n; i++) {
+            if (!finish_window(&workers[i], first + i, e)) {
+                return false;
+            }
+        }
+    }
+    return true;
 }
 
 /* ---- results ---- */
@@ -393,14 +475,8 @@ static void summarize_local(evaluate_run *run, size_t n_heads)
 {
     evaluate_head all = {0};
     for (size_t i = 0; i < n_heads; i++) {
-        const evaluate_head *head = &run->heads[i];
-        metric_l2_merge(&all.k, &head->k);
-        metric_l2_merge(&all.v, &head->v);
-        metric_l2_merge(&all.attn, &head->attn);
-        metric_bound_merge(&all.bound, &head->bound);
-        all.prob_kl_sum += head->prob_kl_sum;
-        all.n_steps += head->n_steps;
-        all.attn_max_abs = head->attn_max_abs > all.attn_max_abs ? head->attn_max_abs : all.attn_max_abs;
+        evaluate_head head = run->heads[i];
+        merge_heads(&all, &head, 1);
     }
     run->k_rel_l2 = metric_l2_value(&all.k);
     run->v_rel_l2 = metric_l2_value(&all.v);
@@ -460,18 +536,10 @@ static bool set_up(work *w, eval_error *e)
     for (size_t i = 0; i < w->n_streams; i++) {
         w->streams[i].run = &result->runs[i + (has_reference_row ? 1 : 0)];
     }
-    if (result->has_quality) {
-        w->quality = quality_create(w->config, w->n_streams);
-        if (!w->quality) {
-            return eval_fail(e, "out of memory for logits");
-        }
-    }
-    const double passes = 1.0 + (result->has_quality ? 2.0 : 1.0) * (double)w->n_streams;
-    w->total = (double)w->config->n_windows * (double)w->L * (double)(w->T - w->config->n_prompt) * passes;
     return allocate(w, e) && make_caches(w, e);
 }
 
-static void summarize(work *w)
+static void summarize(const work *w)
 {
     evaluation *result = w->result;
     for (size_t i = 0; i < result->n_runs; i++) {
@@ -483,6 +551,44 @@ static void summarize(work *w)
     if (w->quality && result->runs[0].is_reference) {
         quality_finish_reference(w->quality, &result->runs[0]);
     }
+}
+
+/* The runs are made: set up the workers, run, sum up. */
+static bool evaluate_runs(evaluation *result, const evaluate_config *config, eval_error *e)
+{
+    const gpt2_config *shape = &config->model->config;
+    const size_t n_streams = result->n_runs - (result->runs[0].is_reference ? 1 : 0);
+    const size_t n_threads = (size_t)(config->n_threads > 0 ? config->n_threads : omp_get_max_threads());
+    const size_t n_workers = n_threads < config->n_windows ? n_threads : config->n_windows;
+    const double passes = 1.0 + (result->has_quality ? 2.0 : 1.0) * (double)n_streams;
+    shared_progress steps = {.total = (double)config->n_windows * (double)shape->n_layer *
+                                      (double)(config->n_tokens - config->n_prompt) * passes};
+    work *workers = calloc(n_workers, sizeof workers[0]);
+    quality *shared_quality = result->has_quality ? quality_create(config, n_streams) : NULL;
+    bool good = (workers && (shared_quality || !result->has_quality)) || eval_fail(e, "out of memory");
+    for (size_t i = 0; good && i < n_workers; i++) {
+        workers[i] = (work){.config = config,
+                            .result = result,
+                            .n_threads = n_workers > 1 ? 1 : config->n_threads,
+                            .L = shape->n_layer,
+                            .H = shape->n_head,
+                            .D = shape->head_dim,
+                            .E = shape->n_embd,
+                            .T = config->n_tokens,
+                            .quality = shared_quality,
+                            .progress = &steps};
+        good = set_up(&workers[i], e);
+    }
+    good = good && run_windows(workers, n_workers, e);
+    if (good) {
+        summarize(&workers[0]);
+    }
+    for (size_t i = 0; workers && i < n_workers; i++) {
+        work_free(&workers[i]);
+    }
+    free(workers);
+    quality_free(shared_quality);
+    return good;
 }
 
 bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
@@ -499,25 +605,12 @@ bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
                          .n_tokens = config->n_tokens,
                          .n_prompt = config->n_prompt,
                          .has_quality = !config->model->random};
-    work w = {.config = config,
-              .result = &result,
-              .L = shape->n_layer,
-              .H = shape->n_head,
-              .D = shape->head_dim,
-              .E = shape->n_embd,
-              .T = config->n_tokens};
-    bool good = make_runs(&result, config, e) && set_up(&w, e);
-    for (size_t window = 0; good && window < config->n_windows; window++) {
-        good = run_window(&w, window, e);
-    }
-    if (good) {
-        summarize(&w);
-        *out = result;
-    } else {
+    if (!make_runs(&result, config, e) || !evaluate_runs(&result, config, e)) {
         evaluation_free(&result);
+        return false;
     }
-    work_free(&w);
-    return good;
+    *out = result;
+    return true;
 }
 
 void evaluation_free(evaluation *ev)

@@ -66,7 +66,8 @@ typedef struct evaluate_run {
     /* What reaches the next-token distribution when the run feeds itself; has_quality only. */
     double kld_mean, kld_p99, kld_max, top1, ppl, ppl_fp32;
 
-    double seconds; /* this scheme's own work; for is_reference the fp32 pass */
+    /* This scheme's own work, for is_reference the fp32 pass; windows that ran side by side are added up. */
+    double seconds;
 } evaluate_run;
 
 typedef struct evaluation {

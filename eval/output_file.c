@@ -108,8 +108,8 @@ bool output_file_commit(output_file *f, eval_error *e)
     FILE *stream = f->stream;
     f->stream = NULL;
     const char *name = f->is_stdout ? "standard output" : f->path;
-    errno = 0;
-    const bool written = fflush(stream) == 0 && !ferror(stream);
+    /* After a failed write errno still says why: nothing since then was a system call that failed. */
+    const bool written = !ferror(stream) && fflush(stream) == 0;
     const int write_errno = errno;
     if (f->is_stdout) {
         return written || eval_fail(e, "%s: write failed: %s", name, strerror(write_errno));

@@ -1,0 +1,198 @@
+/*
+ * Writes the seeds of the fuzz targets: make_corpus DIR makes DIR/snapshot, DIR/scheme and so on. Seeds are
+ * small and few; what else lies in the corpora was found by fuzzing (README.md).
+ */
+#define _DEFAULT_SOURCE /* mkdir */
+
+#include "tests/support.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const char *root;
+
+static void write_seed(const char *target, const char *name, const void *data, size_t n)
+{
+    char path[4096];
+    (void)snprintf(path, sizeof path, "%s/%s", root, target);
+    (void)mkdir(path, 0777);
+    (void)snprintf(path, sizeof path, "%s/%s/%s", root, target, name);
+    FILE *file = fopen(path, "wb");
+    if (file == NULL || fwrite(data, 1, n, file) != n || fclose(file) != 0) {
+        perror(path);
+        exit(1);
+    }
+}
+
+static void write_text(const char *target, const char *name, const char *text)
+{
+    write_seed(target, name, text, strlen(text));
+}
+
+/* ---- Saved caches: a mode byte, then the file; tiny shapes that have sinks, windows, whole pages ---- */
+
+static void make_snapshot(const char *name, const char *scheme, shape s, size_t n_tokens, uint8_t mode)
+{
+    rng r = rng_make(n_tokens);
+    size_t row = s.n_kv_heads * s.head_dim;
+    float *x = malloc((n_tokens + 1) * row * sizeof *x);
+    kvq_cache *cache = cache_of(scheme, s, NULL);
+    if (x == NULL)
+        exit(1);
+    for (size_t layer = 0; layer < s.n_layers; layer++) {
+        fill(&r, FILL_NORMAL, x, n_tokens, row);
+        if (kvq_cache_append(cache, layer, 0, x, x, n_tokens) != KVQ_OK)
+            exit(1);
+    }
+    buffer file = {0}, all = saved(cache);
+    if (!buffer_write(&file, &mode, 1) || !buffer_write(&file, all.data, all.n))
+        exit(1);
+    write_seed("snapshot", name, file.data, file.n);
+    buffer_free(&file);
+    buffer_free(&all);
+    kvq_cache_free(cache);
+    free(x);
+}
+
+static void make_snapshots(void)
+{
+    for (uint8_t mode = 0; mode < 2; mode++) {
+        char name[64];
+        const char *kind = mode == 0 ? "plain" : "repaired";
+#define SNAPSHOT(suffix, scheme, n_tokens, ...)                                                              \
+    (void)snprintf(name, sizeof name, "%s-%s", kind, suffix);                                                \
+    make_snapshot(name, scheme, (shape){__VA_ARGS__}, n_tokens, mode)
+        SNAPSHOT("empty", "kivi2", 0, 1, 1, 1, 1, 1);
+        SNAPSHOT("window", "kivi2", 3, 2, 2, 1, 2, 2);
+        SNAPSHOT("sinks", "fp32,s=4,rtype=f16", 7, 1, 1, 1, 3, 1);
+        SNAPSHOT("rows", "fp16", 5, 1, 2, 2, 2, 1);
+        SNAPSHOT("kivi2", "kivi2-g16,r=16", 40, 1, 1, 1, 1, 1);
+        SNAPSHOT("sealed", "k=1@channel/32,v=1@token/full,r=0,mode=sliding", 130, 1, 1, 1, 1, 1);
+        SNAPSHOT("parity", "k=3@token/16,v=5@channel/16,r=16,arith=kivi-f16,s=1", 36, 1, 1, 1, 2, 1);
+#undef SNAPSHOT
+    }
+}
+
+/* ---- Scheme texts ---- */
+
+static void make_schemes(void)
+{
+    static const char *const texts[] = {
+        "fp32",
+        "fp16",
+        "kivi2",
+        "kivi4-g64",
+        "kivi8,r=32,s=4",
+        "k=2@channel/32,v=2@token/32,r=128",
+        "k=1@token/full,v=6@channel/128,r=256,mode=sliding,rtype=f16,s=3,arith=kivi-f16",
+        "k=f32,v=f16,r=0,mode=kivi",
+        "k=8,v=3/16,arith=f32,rtype=f32",
+        "kivi7",
+        "k=2",
+        "fp32,",
+        "kivi2,r=33",
+        "kivi2-g48",
+        "k=2@channel/full,v=2",
+        "fp32,r=99999999999",
+        "kivi2,s=1,s=2",
+        "kivi2 "};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        char name[32];
+        (void)snprintf(name, sizeof name, "text-%02zu", i);
+        write_text("scheme", name, texts[i]);
+    }
+    static const uint8_t kivi2[] = {0, 2, 0, 2, 0, 2, 1, 2, 0, 0x80, 0x80, 0, 0, 0, 0},
+                         plain[] = {1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1, 5};
+    write_seed("scheme", "fields-kivi2", kivi2, sizeof kivi2);
+    write_seed("scheme", "fields-plain", plain, sizeof plain);
+}
+
+/* ---- Calls: random choices; the target makes sense of any bytes ---- */
+
+static void make_calls(void)
+{
+    rng r = rng_make(99);
+    for (size_t i = 0; i < 18; i++) {
+        uint8_t bytes[400];
+        char name[32];
+        size_t n = 40 + 20 * i;
+        for (size_t j = 0; j < n; j++)
+            bytes[j] = (uint8_t)rng_u64(&r);
+        bytes[1] = (uint8_t)i;
+        bytes[2] = (uint8_t)i; /* each scheme has its turn */
+        (void)snprintf(name, sizeof name, "calls-%02zu", i);
+        write_seed("api", name, bytes, n);
+    }
+}
+
+/* ---- eval's files ---- */
+
+static void make_safetensors(const char *name, const char *json, size_t n_data)
+{
+    uint8_t bytes[1024] = {0};
+    size_t n = strlen(json);
+    for (size_t i = 0; i < 8; i++)
+        bytes[i] = (uint8_t)(n >> 8 * i);
+    memcpy(bytes + 8, json, n);
+    for (size_t i = 0; i < n_data; i++)
+        bytes[8 + n + i] = (uint8_t)(17 * i);
+    write_seed("safetensors", name, bytes, 8 + n + n_data);
+}
+
+static void make_all_safetensors(void)
+{
+    make_safetensors("empty", "{}", 0);
+    make_safetensors("f32", "{\"a\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]}}", 24);
+    make_safetensors("three",
+                     "{\"__metadata__\":{\"format\":\"pt\"},"
+                     "\"h.0.w\":{\"dtype\":\"F16\",\"shape\":[2,2],\"data_offsets\":[0,8]},"
+                     "\"b\":{\"dtype\":\"BF16\",\"shape\":[4],\"data_offsets\":[8,16]},"
+                     "\"i\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[16,24]}}   ",
+                     24);
+    make_safetensors("overlap",
+                     "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
+                     "\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[4,12]}}",
+                     12);
+    make_safetensors("zero", "{\"a\":{\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[0,0]}}", 0);
+    make_safetensors(
+        "huge", "{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,8]}}", 8);
+    make_safetensors(
+        "escapes", "{\"\\u0061\\ud83d\\ude00\\n\":{\"data_offsets\":[0,2],\"shape\":[1],\"dtype\":\"F16\"}}",
+        2);
+    write_seed("safetensors", "short", "\x10\0\0\0\0\0\0\0{}", 10);
+}
+
+static void make_tokenizers(void)
+{
+    static const char *const texts[] = {"abcabcabc aaaa", "It's 12 o'clock,  isn't it?\n\n",
+                                        "\xc3\xa9\xe2\x82\xac ", "\xff\xfe\x80"};
+    char bytes[256];
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        (void)snprintf(bytes, sizeof bytes, "\x01%s", texts[i]);
+        char name[32];
+        (void)snprintf(name, sizeof name, "text-%zu", i);
+        write_text("tokenizer", name, bytes);
+    }
+    static const char small[] = "\x02{\"a\":0,\"b\":1,\"ab\":2,\"\\u0120\":3}\0#version: 0.2\na b\n",
+                      broken[] = "\x02{\"a\":0,\"a\":0}\0a  b\n", no_merges[] = "\x02{\"a\":0}";
+    write_seed("tokenizer", "files-small", small, sizeof small - 1);
+    write_seed("tokenizer", "files-broken", broken, sizeof broken - 1);
+    write_seed("tokenizer", "files-no-merges", no_merges, sizeof no_merges - 1);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 2) {
+        (void)fprintf(stderr, "usage: make_corpus DIR\n");
+        return 2;
+    }
+    root = argv[1];
+    make_snapshots();
+    make_schemes();
+    make_calls();
+    make_all_safetensors();
+    make_tokenizers();
+    return 0;
+}
