@@ -439,25 +439,33 @@ static bool finish_window(work *w, size_t window, eval_error *e)
     return quality_end_window(w->quality, e);
 }
 
-/* Run the windows, n_workers side by side. */
+/* Run windows [first, first + n) side by side; on failure *e is the first one's. */
+static bool run_side_by_side(work *workers, size_t first, size_t n, eval_error *e)
+{
+    if (n == 1) { /* so that the threads may serve within a step */
+        return run_window(&workers[0], first, e);
+    }
+    size_t failed = n;
+#pragma omp parallel for schedule(static, 1) num_threads((int)n)
+    for (size_t i = 0; i < n; i++) {
+        eval_error own;
+        if (!run_window(&workers[i], first + i, &own)) {
+#pragma omp critical(evaluate_failed)
+            if (i < failed) {
+                failed = i;
+                *e = own;
+            }
+        }
+    }
+    return failed == n;
+}
+
 static bool run_windows(work *workers, size_t n_workers, eval_error *e)
 {
     const size_t n_windows = workers[0].config->n_windows;
     for (size_t first = 0; first < n_windows; first += n_workers) {
         const size_t n = n_windows - first < n_workers ? n_windows - first : n_workers;
-        size_t failed = n; /* the first window that did */
-#pragma omp parallel for schedule(static, 1) num_threads((int)n) if (n > 1)
-        for (size_t i = 0; i < n; i++) {
-            eval_error own;
-            if (!run_window(&workers[i], first + i, &own)) {
-#pragma omp critical(evaluate_failed)
-                if (i < failed) {
-                    failed = i;
-                    *e = own;
-                }
-            }
-        }
-        if (failed < n) {
+        if (!run_side_by_side(workers, first, n, e)) {
             return false;
         }
         for (size_t i = 0; i < n; i++) {

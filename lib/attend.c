@@ -304,7 +304,13 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
     int n_threads = kvq_n_threads(options->n_threads, n_tasks);
     if (work_size(cache, layer, sequences, n_sequences, n_q) < MIN_PARALLEL_ELEMENTS)
         n_threads = 1;
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n_threads > 1)
+    if (n_threads ==
+        1) { /* not an if clause: with libomp, num_threads(1) would stay for someone else's region */
+        for (size_t i = 0; i < n_tasks; i++)
+            run_task(&call, i / config->n_kv_heads, i % config->n_kv_heads);
+        return KVQ_OK;
+    }
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads)
     for (size_t i = 0; i < n_tasks; i++)
         run_task(&call, i / config->n_kv_heads, i % config->n_kv_heads);
     return KVQ_OK;

@@ -88,12 +88,15 @@ static void repair_record(source *s, void *piece)
     record.hash = kvq_snapshot_layer_hash(record);
     memcpy(piece, &record, sizeof record);
     uint64_t n = record.n_tokens, past_sinks = n > scheme.sinks ? n - scheme.sinks : 0;
-    uint64_t packed = record.k_packed > record.v_packed ? record.k_packed : record.v_packed;
-    if (n == 0 || n > KVQ_MAX_TOKENS || packed > past_sinks)
-        return; /* the next record, or refused */
-    uint64_t n_rows = 2 * n - record.k_packed - record.v_packed;
+    uint64_t packed[2] = {record.k_packed, record.v_packed}, n_rows = 0, most = 0;
+    if (n == 0 || n > KVQ_MAX_TOKENS)
+        return; /* the next record follows, or none */
+    for (size_t i = 0; i < 2; i++) {
+        n_rows += n - past_sinks + (packed[i] < past_sinks ? past_sinks - packed[i] : 0);
+        most = packed[i] > most ? packed[i] : most;
+    }
     s->n_rows_bytes = n_rows * s->header.n_kv_heads * s->header.head_dim * (scheme.residual_dtype ? 2 : 4);
-    s->n_pages = (packed + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK;
+    s->n_pages = (most + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK;
     XXH3_64bits_reset(&s->rows);
     s->stage = s->n_rows_bytes > 0 ? ROWS : ROWS_HASH;
 }

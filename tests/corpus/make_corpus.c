@@ -33,7 +33,9 @@ static void write_text(const char *target, const char *name, const char *text)
 
 /* ---- Saved caches: a mode byte, then the file; tiny shapes that have sinks, windows, whole pages ---- */
 
-static void make_snapshot(const char *name, const char *scheme, shape s, size_t n_tokens, uint8_t mode)
+/* damage: where to write the two bytes of `value` into the file, or 0 */
+static void make_snapshot(const char *name, const char *scheme, shape s, size_t n_tokens, uint8_t mode,
+                          size_t damage, uint16_t value)
 {
     rng r = rng_make(n_tokens);
     size_t row = s.n_kv_heads * s.head_dim;
@@ -49,6 +51,8 @@ static void make_snapshot(const char *name, const char *scheme, shape s, size_t 
     buffer file = {0}, all = saved(cache);
     if (!buffer_write(&file, &mode, 1) || !buffer_write(&file, all.data, all.n))
         exit(1);
+    if (damage > 0)
+        memcpy(file.data + 1 + damage, &value, sizeof value);
     write_seed("snapshot", name, file.data, file.n);
     buffer_free(&file);
     buffer_free(&all);
@@ -63,7 +67,7 @@ static void make_snapshots(void)
         const char *kind = mode == 0 ? "plain" : "repaired";
 #define SNAPSHOT(suffix, scheme, n_tokens, ...)                                                              \
     (void)snprintf(name, sizeof name, "%s-%s", kind, suffix);                                                \
-    make_snapshot(name, scheme, (shape){__VA_ARGS__}, n_tokens, mode)
+    make_snapshot(name, scheme, (shape){__VA_ARGS__}, n_tokens, mode, 0, 0)
         SNAPSHOT("empty", "kivi2", 0, 1, 1, 1, 1, 1);
         SNAPSHOT("window", "kivi2", 3, 2, 2, 1, 2, 2);
         SNAPSHOT("sinks", "fp32,s=4,rtype=f16", 7, 1, 1, 1, 3, 1);
@@ -73,6 +77,17 @@ static void make_snapshots(void)
         SNAPSHOT("parity", "k=3@token/16,v=5@channel/16,r=16,arith=kivi-f16,s=1", 36, 1, 1, 1, 2, 1);
 #undef SNAPSHOT
     }
+    /* Damage that the checksums, being put right, do not show: in a scheme's unused bytes, in the counts of a
+     * layer record, in the page: of 40 tokens 8 keys and 17 values are exact rows; a block of 32 keys is 128
+     * bytes of codes, then scales. */
+    shape tiny = {1, 1, 1, 1, 1};
+    const size_t scheme = 48, record = scheme + 32, rows = record + 40, page = rows + 4 * (8 + 17) + 8;
+    make_snapshot("repaired-unused-byte", "fp32", tiny, 3, 1, scheme + 2, 0x0100);
+    make_snapshot("repaired-unused-bits", "fp32", tiny, 3, 1, scheme + 1, 64);
+    make_snapshot("repaired-n-tokens", "kivi2-g16,r=16", tiny, 40, 1, record + 8, 41);
+    make_snapshot("repaired-k-packed", "kivi2-g16,r=16", tiny, 40, 1, record + 16, 64);
+    make_snapshot("repaired-infinite-row", "fp32,r=8", tiny, 3, 1, rows + 2, 0x7f80);
+    make_snapshot("repaired-infinite-scale", "kivi2-g16,r=16", tiny, 40, 1, page + 128, 0x7c00);
 }
 
 /* ---- Scheme texts ---- */
@@ -94,6 +109,7 @@ static void make_schemes(void)
         "fp32,",
         "kivi2,r=33",
         "kivi2-g48",
+        "k=2@chanel/32,v=2",
         "k=2@channel/full,v=2",
         "fp32,r=99999999999",
         "kivi2,s=1,s=2",
