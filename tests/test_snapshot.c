@@ -404,7 +404,8 @@ Test(snapshot, format_is_frozen)
     cr_assert_eq(kvq_cache_append(cache, 0, 0, k, v, 200), KVQ_OK);
     buffer file = saved(cache);
     uint64_t hash = XXH3_64bits(file.data, file.n);
-    cr_assert_eq(hash, UINT64_C(0xe9dea3314443a0a1), "%zu bytes hash to 0x%016llx", file.n, (unsigned long long)hash);
+    cr_assert_eq(hash, UINT64_C(0xe9dea3314443a0a1), "%zu bytes hash to 0x%016llx", file.n,
+                 (unsigned long long)hash);
     buffer_free(&file);
     kvq_cache_free(cache);
 }
