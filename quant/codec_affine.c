@@ -45,7 +45,9 @@ void kvq_affine_params(uint32_t bits, bool half_arith, float lo, float hi, uint1
         *scale = kvq_f16_from_f32_saturating(kvq_round_to_f16(hi - lo) / levels);
     } else {
         *min = kvq_f16_round_down(lo);
-        *scale = kvq_f16_round_up((hi - kvq_f32_from_f16(*min)) / levels);
+        float range = hi - kvq_f32_from_f16(*min);
+        *scale =
+            kvq_f16_round_up(range > 0.0f ? range / levels : 0.0f); /* negative if even hi is below -65504 */
     }
 }
 
@@ -70,6 +72,9 @@ float kvq_f16_error_bound(float stored)
     float magnitude = fabsf(stored);
     return magnitude >= KVQ_F16_MAX ? INFINITY : magnitude * 0x1.01p-11f + 0x1p-25f;
 }
+
+/* The largest superblock: 8-bit codes, and scales and minimums of groups of 16. */
+enum { MAX_BYTES = KVQ_SUPERBLOCK * KVQ_DIM_MAX + KVQ_SUPERBLOCK * KVQ_DIM_MAX / 16 * 4 };
 
 static const uint32_t plane_widths[9][KVQ_MAX_PLANES] = {
     [1] = {1, 0}, [2] = {2, 0}, [3] = {2, 1}, [4] = {4, 0}, [5] = {4, 1}, [6] = {4, 2}, [8] = {8, 0},
@@ -154,23 +159,36 @@ static void affine_clear(const kvq_layout *l, uint8_t *superblock, size_t t0)
     }
 }
 
+/* Copy what n tokens say into a superblock of zeros. */
+static void copy_tokens(const kvq_layout *l, const uint8_t *from, size_t n, uint8_t *to)
+{
+    size_t t_step = l->tokens_per_run, c_step = l->per_channel ? 1 : l->group;
+    for (size_t t = 0; t < n; t++)
+        for (size_t c = 0; c < l->dim; c++) {
+            kvq_code_put(l, to, t, c, kvq_code_get(l, from, t, c));
+            if (t % t_step != 0 || c % c_step != 0)
+                continue;
+            size_t at = kvq_scale_offset(l, t, c);
+            kvq_store_u16(to + at, kvq_load_u16(from + at));
+            kvq_store_u16(to + at + l->min_offset, kvq_load_u16(from + at + l->min_offset));
+        }
+}
+
 static bool affine_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t n)
 {
-    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += l->tokens_per_run) {
+    uint8_t rebuilt[MAX_BYTES]; /* whatever stands where no token puts anything is missing here */
+    memset(rebuilt, 0, l->bytes);
+    copy_tokens(l, superblock, n, rebuilt);
+    if (memcmp(rebuilt, superblock, l->bytes) != 0)
+        return false;
+    for (size_t t = 0; t < n; t += l->tokens_per_run)
         for (size_t c = 0; c < l->dim; c += l->per_channel ? 1 : l->group) {
             size_t at = kvq_scale_offset(l, t, c);
             uint16_t scale = kvq_load_u16(superblock + at),
                      min = kvq_load_u16(superblock + at + l->min_offset);
             if (scale >= 0x7c00u || (min & 0x7fffu) >= 0x7c00u) /* Inf, NaN or a negative scale */
                 return false;
-            if (t >= n && (scale | min) != 0)
-                return false;
         }
-    }
-    for (size_t t = n; t < KVQ_SUPERBLOCK; t++)
-        for (size_t c = 0; c < l->dim; c++)
-            if (kvq_code_get(l, superblock, t, c) != 0)
-                return false;
     return true;
 }
 

@@ -72,9 +72,8 @@ static inline uint16_t kvq_f16_round_down(float x)
     uint16_t half = kvq_f16_from_f32_saturating(x);
     if (kvq_f32_from_f16(half) <= x || half == 0xfbffu)
         return half;
-    if (half & 0x8000u)
-        return (uint16_t)(half + 1u);
-    return half == 0 ? 0x8001u : (uint16_t)(half - 1u);
+    /* The sign of half is that of x, so the step down is away from zero exactly if x is negative. */
+    return half & 0x8000u ? (uint16_t)(half + 1u) : (uint16_t)(half - 1u);
 }
 
 /** Smallest finite half >= x, or 65504 if there is none. x must not be NaN. */

@@ -45,9 +45,9 @@ typedef struct kvq_kernels {
     void (*decode_affine)(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, float *out,
                           size_t stride);
 
-    /* TOL: each score within (D + 8) * 2^-23 * sum_c |q_c| * max|xhat_c| of the dot product over dequantized
-     * values, where max|xhat_c| is over what the code could be. scores[i][j] (row length KVQ_SUPERBLOCK) =
-     * q[i] . xhat[t0+j]; q is [n_q][D]. */
+    /* TOL: each score within (D + 8) * 2^-23 * sum_c |q_c| * (|min| + levels * scale, of c's group) of the
+     * dot product over dequantized values. scores[i][j] (row length KVQ_SUPERBLOCK) = q[i] . xhat[t0 + j]; q
+     * is [n_q][D]. */
     void (*score_affine)(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, const float *q,
                          size_t n_q, float *scores);
 
