@@ -28,7 +28,7 @@ check() {
     echo "== $name: tests"
     # Tests run one after the other: a Criterion program uses both cores by itself.
     (cd "build/$name" && ctest --verbose >>"../$name.log" 2>&1) || {
-        grep -E '^ *[0-9]+: |tests failed|\*\*\*' "build/$name.log" | grep -vE 'Synthesis|Skipped' | tail -60 >&2
+        grep -E '\[----\]|\[FAIL\]|\[CRASH\]|ERROR|runtime error|\*\*\*' "build/$name.log" | tail -60 >&2
         fail "$name, see build/$name.log"
     }
     grep -E 'tests passed' "build/$name.log"
