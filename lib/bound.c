@@ -6,18 +6,18 @@
  * what is stored: khat, vhat, and bounds |k - khat| <= e (likewise f for v) per element.
  *
  * 1. Scores. a_t = scale q.khat_t differs from s_t by at most d_t = |scale| sum_c |q_c| e_tc.
- * 2. Fix a channel. o*_c - o_c = sum_t p_t (v_tc - o_c), a mean of x_t <= vhat_tc + f_tc - o_c with weights
- *    proportional to exp(s_t), and exp(a_t - d_t) <= exp(s_t) <= exp(a_t + d_t). Write l_t <= w_t <= u_t for
- * these. The largest weighted mean over that box is the root in lambda of F(lambda) = sum_t [ u_t max(x_t -
- * lambda, 0) - l_t max(lambda - x_t, 0) ], because F is the largest value of sum_t w_t (x_t - lambda), which
- * is positive for some w exactly while lambda is below the largest mean. F is convex, decreasing, with slopes
- * between -sum u and -sum l.
- * 3. Hence for every lambda: largest mean <= lambda + max(F(lambda), 0) / sum_t l_t. One Newton step from
- * lambda = 0, lambda_1 = F(0) / G(0) with G = -F' = sum u_t [x_t > 0] + l_t [x_t <= 0], stays left of the
- * root (convexity) and comes close to it, so a second pass that evaluates F(lambda_1) gives a bound that is
- * tight for the box.
- * 4. No weighted mean passes max_t x_t, which serves where the d_t are so large that the sums overflow or
- * vanish.
+ * 2. Fix a channel. o*_c - o_c = sum_t p_t (v_tc - o_c) is a weighted mean of numbers of at most
+ *    x_t = vhat_tc + f_tc - o_c, with weights proportional to exp(s_t), for which
+ *    l_t = exp(a_t - d_t) <= exp(s_t) <= exp(a_t + d_t) = u_t.
+ *    The largest such mean is the root in lambda of
+ *        F(lambda) = sum_t [ u_t max(x_t - lambda, 0) - l_t max(lambda - x_t, 0) ],
+ *    because F is the largest value of sum_t w_t (x_t - lambda) over l <= w <= u, and that is positive exactly
+ *    while lambda is below the largest mean. F is convex and decreasing, with slopes from -sum u to -sum l.
+ * 3. Hence for every lambda: largest mean <= lambda + max(F(lambda), 0) / sum_t l_t.
+ *    One Newton step from 0 is lambda_1 = F(0) / G(0), G = -F' = sum_t [ u_t if x_t > lambda else l_t ]. By
+ *    convexity it stays left of the root and comes close to it. So a second pass over the tokens, which
+ *    evaluates F(lambda_1), gives a bound that is nearly tight for the box.
+ * 4. No weighted mean passes max_t x_t, which serves where the d_t are so large that sums overflow or vanish.
  * 5. The other sign is the same with x_t = o_c - vhat_tc + f_tc.
  *
  * How the output was computed does not enter: o is taken as it is, so the bound holds for any precision of

@@ -268,8 +268,93 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read(const kvq_cache *cache, size_t 
  * The promised error of the same tokens: |x - xhat| <= bound for each element, from the stored scales.
  *
  * k, v      out, [n_tokens][Hkv][D] float32; either may be NULL. 0 for what is stored as appended. +Inf where
- * a group touches the ends of IEEE half, because then nothing is promised: |x| near or beyond 65504, or, with
- *           KVQ_ARITH_KIVI_F16, where the range must be a half as well, a range near or beyond that.
+ *           a group touches the ends of IEEE half, because then nothing is promised: |x| near or beyond 65504;
+ *           with KVQ_ARITH_KIVI_F16, whose range max - min is a half as well, also a range near or beyond that.
+ * Returns KVQ_OK; KVQ_ERR_ARG.
+ * Note      tokens that a truncation brought back dequantized (kvq_cache_truncate) count from there on as
+ *           if they had been appended so.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read_bound(const kvq_cache *cache, size_t layer, size_t sequence,
+                                                       size_t begin, size_t n_tokens, float *k, float *v);
+
+/**
+ * Forget all but the first n_tokens of one sequence, in every layer, and return the memory.
+ *
+ * Tokens that a fresh cache of n_tokens would hold exact, but that were already packed, come back dequantized.
+ * So truncate + append equals a fresh cache bit for bit as long as those tokens still were in the window, and
+ * always for f32.
+ * Returns KVQ_OK (also if a layer holds fewer tokens: it keeps them); KVQ_ERR_ARG; KVQ_ERR_NOMEM.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_truncate(kvq_cache *cache, size_t sequence, size_t n_tokens);
+
+/** Empty every sequence and return all memory that tokens used. NULL is fine. */
+KVQ_API void kvq_cache_reset(kvq_cache *cache);
+
+/* ---- Attention ---------------------------------------------------------------------------------------- */
+
+typedef enum kvq_precision {
+    KVQ_PRECISION_EXACT = 0, /* float32 arithmetic over dequantized values */
+} kvq_precision;
+
+typedef struct kvq_attend_options {
+    size_t struct_size;
+    kvq_precision precision;
+    int n_threads;        /* 0: as many as OpenMP gives. The result does not depend on it. */
+    float *probabilities; /* out, [n_sequences][n_q][H][T]; all T must be equal. NULL: not wanted */
+    float *bound; /* out, [n_sequences][n_q][H]. NULL: not wanted. Costs about three times attention */
+} kvq_attend_options;
+
+/** Fill the options with their defaults. */
+KVQ_API void kvq_attend_options_init(kvq_attend_options *options);
+
+/**
+ * Causal attention of the newest n_q tokens of each sequence over its cache:
+ * out = softmax(scale * q K^T) V, in which query i of n_q sees the first T - n_q + i + 1 tokens.
+ *
+ * sequences [n_sequences] indices; NULL stands for 0, 1, ..., n_sequences - 1.
+ * q, out    [n_sequences][n_q][H][D] float32; out must not overlap q. Query head h uses KV head h / (H/Hkv).
+ * scale     usually 1/sqrt(D).
+ * options   NULL for the defaults.
+ * bound     a number B per query head with max_d |out - out_exact| <= B, where out_exact is the attention in
+ *           real arithmetic over the keys and values as they were appended. +Inf where nothing can be promised
+ *           (see kvq_cache_read_bound). Derivation: lib/bound.c.
+ * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, n_q = 0 or > T, scale not finite, unequal T with
+ * probabilities); KVQ_ERR_NONFINITE (in q). Allocates nothing.
+ * Numerics  identical bits for any n_threads and any grouping of sequences into calls. Scores and sums are
+ *           float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv 1805.02867). Scores
+ *           must stay finite: |scale| * sum |q k| below 3e38.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer,
+                                                   const size_t *sequences, size_t n_sequences,
+                                                   const float *q, size_t n_q, float scale,
+                                                   const kvq_attend_options *options, float *out);
+
+/* ---- Memory, integrity -------------------------------------------------------------------------------- */
+
+/** Every byte the cache got from its allocator, by purpose. total is their sum. */
+typedef struct kvq_usage {
+    uint64_t payload;     /* packed codes, and f16 or f32 values outside the window                    */
+    uint64_t metadata;    /* scales and minimums of packed groups                                      */
+    uint64_t residual;    /* the window's tokens                                                       */
+    uint64_t sinks;       /* the sinks' tokens                                                         */
+    uint64_t slack;       /* for tokens, but holding none: open and free pages, half-full window blocks */
+    uint64_t bookkeeping; /* structs, page tables, checksums, scratch                                  */
+    uint64_t total;
+    uint64_t n_elements; /* keys and values held                                                      */
+    uint64_t
+        n_packed_elements; /* of them packed: (payload + metadata) * 8 / this = bits per element        */
+} kvq_usage;
+
+/** Bytes in use now. Returns KVQ_OK or KVQ_ERR_ARG. */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_usage(const kvq_cache *cache, kvq_usage *out);
+
+/** Where kvq_cache_verify found damage: `page` counts from 0 within the layer of the sequence. */
+typedef struct kvq_damage {
+    size_t layer, sequence, page;
+} kvq_damage;
+
+/**
+ * Check every sealed page (one whose 128 tokens are packed on both sides) against its XXH3-64 checksum.
  * Returns KVQ_OK; KVQ_ERR_CHECKSUM, with the first damaged page in *damage (may be NULL); KVQ_ERR_ARG.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_verify(const kvq_cache *cache, kvq_damage *damage);
@@ -279,33 +364,37 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_verify(const kvq_cache *cache, kvq_d
 /** Write n_bytes; return false to stop with KVQ_ERR_IO. */
 typedef bool (*kvq_write_fn)(void *ctx, const void *data, size_t n_bytes);
 
-/** Read up to n_bytes into data and return how many were read; fewer means the end; SIZE_MAX an I/O error. */
+/** Read up to n_bytes into data and return how many were read; 0 means the end, SIZE_MAX an I/O error. */
 typedef size_t (*kvq_read_fn)(void *ctx, void *data, size_t n_bytes);
 
 /**
  * Write sequences to a callback. Saving the same tokens gives the same bytes.
- * sequences [n_sequences]; NULL stands for 0, 1, ..., n_sequences - 1. They become 0, 1, ... in the saved
- * cache. Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_CHECKSUM (a sealed page is damaged: it is not
- * written).
+ *
+ * sequences [n_sequences]; NULL stands for 0, 1, ..., n_sequences - 1. They are 0, 1, ... in the saved cache.
+ * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_CHECKSUM (a sealed page is damaged; what was written before
+ * it is no complete file).
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_save(const kvq_cache *cache, const size_t *sequences,
                                                  size_t n_sequences, kvq_write_fn write, void *ctx);
 
 /**
  * Make a new cache from saved bytes, with all its sequences. It attends to the same bits.
+ *
  * allocator NULL for the default. err may be NULL.
- * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_FORMAT; KVQ_ERR_TRUNCATED; KVQ_ERR_CHECKSUM;
- * KVQ_ERR_SCHEME; KVQ_ERR_NOMEM; KVQ_ERR_ISA. Nothing is left behind on an error, and nothing is allocated
- * for data that a damaged length promises but the reader does not deliver, beyond one page and the sinks.
+ * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_FORMAT; KVQ_ERR_TRUNCATED; KVQ_ERR_CHECKSUM; KVQ_ERR_SCHEME;
+ * KVQ_ERR_NONFINITE; KVQ_ERR_FULL (more tokens than the saved max_tokens); KVQ_ERR_NOMEM; KVQ_ERR_ISA.
+ * Nothing is left behind on an error, and nothing is allocated for data that a damaged length promises but the
+ * reader does not deliver, beyond one page and the sinks.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_load(kvq_cache **out, const kvq_allocator *allocator,
                                                  kvq_read_fn read, void *ctx, kvq_error *err);
 
 /**
  * Replace sequences of an existing cache by saved ones; dimensions and schemes must be equal.
+ *
  * sequences [n_sequences], all different: where saved sequence 0, 1, ... goes; n_sequences must be the number
  * saved. NULL stands for 0, 1, ..., n_sequences - 1.
- * Returns as kvq_cache_load, and KVQ_ERR_MISMATCH, KVQ_ERR_FULL (more tokens than max_tokens).
+ * Returns as kvq_cache_load, and KVQ_ERR_MISMATCH. Here it is this cache's max_tokens that counts.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_load_into(kvq_cache *cache, const size_t *sequences,
                                                       size_t n_sequences, kvq_read_fn read, void *ctx,
@@ -322,8 +411,7 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_load_into(kvq_cache *cache, const si
  *   k_code   [Hkv][words(nK)][D]   k_scale, k_min  [Hkv][nK/G][D]   k_residual  [Hkv][T - nK][D] float32
  *   v_code   [Hkv][nV][words(D)]   v_scale, v_min  [Hkv][nV][D/G]   v_residual  [Hkv][T - nV][D] float32
  *
- * Needs keys per channel, values per token, affine on both sides, S = 0, D a multiple of V's G, and
- * bits * nK a multiple of 32 (true for whole groups of 32).
+ * Needs keys per channel, values per token, affine on both sides, S = 0, and D a multiple of V's G.
  */
 typedef struct kvq_kivi {
     size_t struct_size;
@@ -336,7 +424,7 @@ typedef struct kvq_kivi {
 /**
  * Export one layer of one sequence. First call with all pointers NULL to learn the three counts (written on
  * KVQ_OK), then again with arrays of the sizes above; arrays left NULL are skipped.
- * Returns KVQ_OK; KVQ_ERR_ARG (also for a scheme that KIVI's form can't hold); KVQ_ERR_SCHEME never.
+ * Returns KVQ_OK; KVQ_ERR_ARG (also for a scheme that KIVI's form can't hold).
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_export_kivi(const kvq_cache *cache, size_t layer, size_t sequence,
                                                         kvq_kivi *kivi);
@@ -344,8 +432,8 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_export_kivi(const kvq_cache *cache, 
 /**
  * Fill an empty layer of a sequence from KIVI's form. Codes, scales and minimums are kept bit for bit. Counts
  * that KIVI itself would not hold are accepted (such as everything packed); later appends pack as the scheme
- * says. n_k_packed must be a multiple of the keys' G, and the tokens left to the residuals must fit the
- * window. Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_NONFINITE (scale, minimum or residual); KVQ_ERR_FULL;
+ * says. n_k_packed must be a multiple of the keys' G.
+ * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_NONFINITE (scale, minimum or residual; a negative scale); KVQ_ERR_FULL;
  * KVQ_ERR_NOMEM.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer, size_t sequence,

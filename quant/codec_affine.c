@@ -27,9 +27,10 @@
  * rounded down leaves the grid short by as much again, but an element is either clamped or not, and clamping
  * only replaces the first by the second. h(code * scale): u M scale; the last sum: u |xhat|. Subnormals add e
  * each to the three results, and a subnormal scale is off by up to e, which counts M times. Together, with
- * second-order terms covered by 2.25 and 1.25: scale (1/2 + (2.25 + 1.25) u M) + 2.25 u (|min| + M scale) +
- * (M + 4) e. No bound where the group may touch 65504, which may stand
- * for more: |min| + M scale, which the two roundings of scale can leave 2 u short, reaches 65504 / (1 + 4 u).
+ * second-order terms covered by 2.25 and 1.25:
+ * scale (1/2 + (2.25 + 1.25) u M) + 2.25 u (|min| + M scale) + (M + 4) e.
+ * No bound where the group may touch 65504, which may stand for more: where |min| + M scale, which the two
+ * roundings of scale can leave 2 u short, reaches 65504 / (1 + 4 u).
  */
 #include "quant/codec.h"
 
@@ -46,8 +47,8 @@ void kvq_affine_params(uint32_t bits, bool half_arith, float lo, float hi, uint1
     } else {
         *min = kvq_f16_round_down(lo);
         float range = hi - kvq_f32_from_f16(*min);
-        *scale =
-            kvq_f16_round_up(range > 0.0f ? range / levels : 0.0f); /* negative if even hi is below -65504 */
+        range = range > 0.0f ? range : 0.0f; /* negative if the whole group lies below -65504 */
+        *scale = kvq_f16_round_up(range / levels);
     }
 }
 

@@ -14,7 +14,7 @@
  *   keys     per block of 32 tokens, per plane: uint32 code[ceil(Dp/n)][32]; dword (u, t) holds channels
  *            nu .. nu + n-1 of token t
  *   values   per plane: uint32 code[Dp/16][4][w][16]; dword (c, block, h, lane) holds tokens nh .. nh + n-1
- * of that block for channel 16c + lane
+ *            of that block for channel 16c + lane
  *
  * Metadata. Superblocks are cut into tiles: keys have tiles of 32 tokens (of G, where a group along T is
  * longer), so that what a block needs lies together; values have one tile of 128. A tile is its codes, then
