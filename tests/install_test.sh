@@ -1,9 +1,9 @@
 #!/bin/sh
-# Usage: install_test.sh BUILD_DIR SOURCE_DIR
+# Usage: install_test.sh BUILD_DIR SOURCE_DIR C_COMPILER
 # Installs into a scratch prefix and uses what is there as a stranger would: the header alone in C and C++, the example
 # engine through pkg-config (shared and static) and through find_package, the tool, the man page.
 set -eu
-build=$1 source=$2
+build=$1 source=$2 cc=$3 # the static library brings the OpenMP of the compiler that built it
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cmake --install "$build" --prefix "$work/usr" >/dev/null
@@ -16,10 +16,10 @@ sed -i 's/(void)/()/' "$work/header.cpp"
 flags="-Wall -Wextra -Werror -pedantic"
 # shellcheck disable=SC2046,SC2086 # flags are meant to be split
 {
-    cc -std=c11 $flags "$work/header.c" $(pkg-config --cflags --libs kvq) -o "$work/header_c"
+    "$cc" -std=c11 $flags "$work/header.c" $(pkg-config --cflags --libs kvq) -o "$work/header_c"
     c++ -std=c++11 $flags "$work/header.cpp" $(pkg-config --cflags --libs kvq) -o "$work/header_cpp"
-    cc -std=c11 -O2 $flags "$source/examples/engine.c" $(pkg-config --cflags --libs kvq) -lm -o "$work/shared"
-    cc -std=c11 -O2 $flags "$source/examples/engine.c" $(pkg-config --cflags kvq) "$lib/libkvq.a" \
+    "$cc" -std=c11 -O2 $flags "$source/examples/engine.c" $(pkg-config --cflags --libs kvq) -lm -o "$work/shared"
+    "$cc" -std=c11 -O2 $flags "$source/examples/engine.c" $(pkg-config --cflags kvq) "$lib/libkvq.a" \
         $(pkg-config --static --libs-only-other kvq) -lm -o "$work/static"
 }
 "$work/header_c"
@@ -37,7 +37,7 @@ add_executable(engine engine.c)
 target_link_libraries(engine PRIVATE kvq::kvq m)
 CMAKE
 cp "$source/examples/engine.c" "$work/project/"
-cmake -S "$work/project" -B "$work/project/build" -DCMAKE_PREFIX_PATH="$work/usr" >/dev/null
+cmake -S "$work/project" -B "$work/project/build" -DCMAKE_C_COMPILER="$cc" -DCMAKE_PREFIX_PATH="$work/usr" >/dev/null
 cmake --build "$work/project/build" >/dev/null
 "$work/project/build/engine" | cmp - "$work/shared.txt"
 
