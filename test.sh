@@ -35,6 +35,9 @@ check() {
 }
 
 check gcc
+echo "== gcc: the library's tests again, with portable kernels"
+(cd build/gcc && KVQ_ISA=portable ctest --verbose -R '^(codec|kernels|cache|attend|bound|snapshot|kivi)$' >>../gcc.log 2>&1) ||
+    fail "portable kernels, see build/gcc.log"
 check sanitized -DCMAKE_BUILD_TYPE=RelWithDebInfo -DKVQ_SANITIZE=address,undefined
 check clang -DCMAKE_C_COMPILER=clang
 

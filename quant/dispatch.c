@@ -5,6 +5,9 @@
  * and the operating system. Rows go from the plainest up; a table's empty slots are filled from the row
  * before it.
  */
+#ifdef KVQ_HAVE_X86
+#include <cpuid.h>
+#endif
 #include <stdlib.h>
 #include <string.h>
 #include <threads.h>
@@ -16,11 +19,24 @@ static bool always(void)
     return true;
 }
 
+#ifdef KVQ_HAVE_X86
+/* __builtin_cpu_supports also asks whether the operating system saves the registers; it does not know F16C everywhere. */
+static bool has_avx2(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+}
+#endif
+
 static const struct {
     const kvq_kernels *table;
     bool (*runs_here)(void);
 } sources[] = {
     {&kvq_kernels_portable, always},
+#ifdef KVQ_HAVE_X86
+    {&kvq_kernels_avx2, has_avx2},
+#endif
 };
 
 enum { N_SOURCES = sizeof sources / sizeof sources[0] };

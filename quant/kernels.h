@@ -101,6 +101,7 @@ const kvq_kernels *kvq_kernels_get(void);
 const kvq_kernels *kvq_kernels_for_isa(const char *isa);
 
 extern const kvq_kernels kvq_kernels_portable;
+extern const kvq_kernels kvq_kernels_avx2; /* built on x86-64 only */
 
 /* Parts of the portable table that live in portable_affine.c. */
 void kvq_encode_affine_channel_portable(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,

@@ -83,7 +83,7 @@ static float max_f32_portable(const float *x, size_t n)
     float max = x[0];
     for (size_t i = 1; i < n; i++)
         max = x[i] > max ? x[i] : max;
-    return max;
+    return max + 0.0f; /* -0 or 0 by order of comparison: always 0 */
 }
 
 /*

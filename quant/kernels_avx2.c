@@ -1,0 +1,435 @@
+/*
+ * Kernels for x86-64 with AVX2, FMA and F16C (Haswell of 2013, Zen of 2017, and later).
+ *
+ * EXACT kernels follow the portable order of operations: multiply, then add, in the same sixteen lanes (two registers,
+ * a and b). Score and accumulate are TOL and use fused multiply-add. A code of several planes is a sum, so each plane
+ * adds its part with the folded factor times 2^shift, which is exact: no plane needs to know of the others.
+ *
+ * Here are the two layouts that KIVI uses, keys per channel and values per token, in the default arithmetic; for all
+ * others these kernels call the portable ones.
+ */
+#include <immintrin.h>
+
+#include "quant/kernels.h"
+
+enum { LANES = 16 };
+
+/* The first n of 16 lanes, as two masks. */
+static inline void tail_masks(size_t n, __m256i *a, __m256i *b)
+{
+    const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    *a = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), index);
+    *b = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n - 8), index);
+}
+
+/* The sum of 16 lanes in the order of kernels.h. */
+static inline float sum_lanes(__m256 a, __m256 b)
+{
+    __m256 eight = _mm256_add_ps(a, b);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+static inline __m256 load_half(const uint16_t *x)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)x));
+}
+
+/* ---- Plain rows ---- */
+
+static bool all_finite_f32_avx2(const float *x, size_t n)
+{
+    const __m256i infinity = _mm256_set1_epi32(0x7f800000), magnitude = _mm256_set1_epi32(0x7fffffff);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256i bits =
+            _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(const void *)(x + i)), magnitude);
+        if (_mm256_movemask_epi8(_mm256_cmpgt_epi32(infinity, bits)) != -1)
+            return false;
+    }
+    return kvq_kernels_portable.all_finite_f32(x + i, n - i);
+}
+
+static void convert_f32_f16_avx2(const float *x, size_t n, uint16_t *out)
+{
+    const __m256 largest = _mm256_set1_ps(KVQ_F16_MAX), smallest = _mm256_set1_ps(-KVQ_F16_MAX);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 clamped = _mm256_max_ps(_mm256_min_ps(_mm256_loadu_ps(x + i), largest), smallest);
+        __m128i half = _mm256_cvtps_ph(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        _mm_storeu_si128((__m128i *)(void *)(out + i), half);
+    }
+    kvq_kernels_portable.convert_f32_f16(x + i, n - i, out + i);
+}
+
+static void convert_f16_f32_avx2(const uint16_t *x, size_t n, float *out)
+{
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(out + i, load_half(x + i));
+    kvq_kernels_portable.convert_f16_f32(x + i, n - i, out + i);
+}
+
+static void dot_f32_avx2(const float *rows, size_t stride, size_t n, const float *q, size_t dim,
+                         float *scores)
+{
+    size_t whole = dim / LANES * LANES;
+    __m256i mask_a, mask_b;
+    tail_masks(dim - whole, &mask_a, &mask_b);
+    for (size_t i = 0; i < n; i++) {
+        const float *row = rows + i * stride;
+        __m256 a = _mm256_setzero_ps(), b = _mm256_setzero_ps();
+        for (size_t c = 0; c < whole; c += LANES) {
+            a = _mm256_add_ps(a, _mm256_mul_ps(_mm256_loadu_ps(q + c), _mm256_loadu_ps(row + c)));
+            b = _mm256_add_ps(b, _mm256_mul_ps(_mm256_loadu_ps(q + c + 8), _mm256_loadu_ps(row + c + 8)));
+        }
+        if (whole < dim) { /* masked lanes add 0 * 0: lanes are never -0, so nothing changes */
+            const float *qt = q + whole, *rt = row + whole;
+            a = _mm256_add_ps(a,
+                              _mm256_mul_ps(_mm256_maskload_ps(qt, mask_a), _mm256_maskload_ps(rt, mask_a)));
+            if (dim - whole > 8)
+                b = _mm256_add_ps(
+                    b, _mm256_mul_ps(_mm256_maskload_ps(qt + 8, mask_b), _mm256_maskload_ps(rt + 8, mask_b)));
+        }
+        scores[i] = sum_lanes(a, b);
+    }
+}
+
+static void dot_f16_avx2(const uint16_t *rows, size_t stride, size_t n, const float *q, size_t dim,
+                         float *scores)
+{
+    float row[KVQ_DIM_MAX];
+    for (size_t i = 0; i < n; i++) {
+        convert_f16_f32_avx2(rows + i * stride, dim, row);
+        dot_f32_avx2(row, 0, 1, q, dim, scores + i);
+    }
+}
+
+/* Columns in registers, rows in order: each column sees the additions of the portable kernel. */
+static void accumulate_f32_avx2(const float *rows, size_t stride, size_t n, const float *p, size_t dim,
+                                float *acc)
+{
+    size_t c = 0;
+    for (; c + 32 <= dim; c += 32) {
+        __m256 sum[4];
+        for (size_t j = 0; j < 4; j++)
+            sum[j] = _mm256_loadu_ps(acc + c + 8 * j);
+        for (size_t i = 0; i < n; i++) {
+            __m256 weight = _mm256_set1_ps(p[i]);
+            for (size_t j = 0; j < 4; j++)
+                sum[j] = _mm256_add_ps(sum[j],
+                                       _mm256_mul_ps(weight, _mm256_loadu_ps(rows + i * stride + c + 8 * j)));
+        }
+        for (size_t j = 0; j < 4; j++)
+            _mm256_storeu_ps(acc + c + 8 * j, sum[j]);
+    }
+    kvq_kernels_portable.accumulate_f32(rows + c, stride, n, p, dim - c, acc + c);
+}
+
+static void accumulate_f16_avx2(const uint16_t *rows, size_t stride, size_t n, const float *p, size_t dim,
+                                float *acc)
+{
+    size_t c = 0;
+    for (; c + 32 <= dim; c += 32) {
+        __m256 sum[4];
+        for (size_t j = 0; j < 4; j++)
+            sum[j] = _mm256_loadu_ps(acc + c + 8 * j);
+        for (size_t i = 0; i < n; i++) {
+            __m256 weight = _mm256_set1_ps(p[i]);
+            for (size_t j = 0; j < 4; j++)
+                sum[j] =
+                    _mm256_add_ps(sum[j], _mm256_mul_ps(weight, load_half(rows + i * stride + c + 8 * j)));
+        }
+        for (size_t j = 0; j < 4; j++)
+            _mm256_storeu_ps(acc + c + 8 * j, sum[j]);
+    }
+    kvq_kernels_portable.accumulate_f16(rows + c, stride, n, p, dim - c, acc + c);
+}
+
+/* ---- Softmax ---- */
+
+static float max_f32_avx2(const float *x, size_t n)
+{
+    if (n < 8)
+        return kvq_kernels_portable.max_f32(x, n);
+    __m256 max = _mm256_loadu_ps(x + n - 8); /* overlaps what the loop sees; a maximum does not mind */
+    for (size_t i = 0; i + 8 <= n; i += 8)
+        max = _mm256_max_ps(max, _mm256_loadu_ps(x + i));
+    float lane[8];
+    _mm256_storeu_ps(lane, max);
+    return kvq_kernels_portable.max_f32(lane, 8);
+}
+
+/* exp of eight numbers <= 0, as in kernels_portable.c, operation by operation. */
+static inline __m256 exp_of_nonpositive(__m256 x)
+{
+    const __m256 lowest = _mm256_set1_ps(-87.0f), round_magic = _mm256_set1_ps(0x1.8p23f);
+    __m256 below = _mm256_cmp_ps(x, lowest, _CMP_LT_OQ);
+    __m256 clamped = _mm256_max_ps(x, lowest);
+    __m256 n = _mm256_mul_ps(clamped, _mm256_set1_ps(0x1.715476p+0f));
+    n = _mm256_sub_ps(_mm256_add_ps(n, round_magic), round_magic);
+    __m256 r = _mm256_sub_ps(clamped, _mm256_mul_ps(n, _mm256_set1_ps(0x1.62e4p-1f)));
+    r = _mm256_sub_ps(r, _mm256_mul_ps(n, _mm256_set1_ps(0x1.7f7d1cp-20f)));
+    static const float coefficient[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+    __m256 p = _mm256_set1_ps(1.0f / 5040);
+    for (size_t i = 0; i < sizeof coefficient / sizeof coefficient[0]; i++)
+        p = _mm256_add_ps(_mm256_mul_ps(p, r), _mm256_set1_ps(coefficient[i]));
+    __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    __m256 power = _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+    return _mm256_andnot_ps(below, _mm256_mul_ps(p, power));
+}
+
+static float exp_sum_f32_avx2(float *x, size_t n, float max)
+{
+    const __m256 shift = _mm256_set1_ps(max);
+    __m256 a = _mm256_setzero_ps(), b = _mm256_setzero_ps();
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        __m256 ya = exp_of_nonpositive(_mm256_sub_ps(_mm256_loadu_ps(x + i), shift));
+        __m256 yb = exp_of_nonpositive(_mm256_sub_ps(_mm256_loadu_ps(x + i + 8), shift));
+        _mm256_storeu_ps(x + i, ya);
+        _mm256_storeu_ps(x + i + 8, yb);
+        a = _mm256_add_ps(a, ya);
+        b = _mm256_add_ps(b, yb);
+    }
+    if (i < n) {
+        __m256i mask_a, mask_b;
+        tail_masks(n - i, &mask_a, &mask_b);
+        __m256 ya = exp_of_nonpositive(_mm256_sub_ps(_mm256_maskload_ps(x + i, mask_a), shift));
+        _mm256_maskstore_ps(x + i, mask_a, ya);
+        a = _mm256_add_ps(a, _mm256_and_ps(ya, _mm256_castsi256_ps(mask_a)));
+        if (n - i > 8) {
+            __m256 yb = exp_of_nonpositive(_mm256_sub_ps(_mm256_maskload_ps(x + i + 8, mask_b), shift));
+            _mm256_maskstore_ps(x + i + 8, mask_b, yb);
+            b = _mm256_add_ps(b, _mm256_and_ps(yb, _mm256_castsi256_ps(mask_b)));
+        }
+    }
+    return sum_lanes(a, b);
+}
+
+/* ---- Affine: one plane's contribution to a sum. `width` is a constant wherever this is inlined. ---- */
+
+/* Value v of eight dwords, as float. */
+static inline __m256 plane_value(__m256i dwords, uint32_t width, uint32_t v)
+{
+    __m128i shift = _mm_cvtsi32_si128((int)(v % 4 * 8 + v / 4 * width));
+    __m256i mask = _mm256_set1_epi32((int)((1u << width) - 1u));
+    return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(dwords, shift), mask));
+}
+
+/* sum[32 tokens] += sum_c folded[c] * plane code of channel c; folded is 0 from D on, up to whole dwords. */
+static inline __attribute__((always_inline)) void
+score_plane(const uint8_t *codes, uint32_t width, size_t n_dwords, const float *folded, __m256 sum[4])
+{
+    const uint32_t n = 32 / width;
+    for (size_t u = 0; u < n_dwords; u++, codes += 4 * KVQ_BLOCK, folded += n) {
+        __m256i dwords[4];
+        for (size_t j = 0; j < 4; j++)
+            dwords[j] = _mm256_load_si256((const __m256i *)(const void *)(codes + 32 * j));
+        for (uint32_t v = 0; v < n; v++) {
+            __m256 factor = _mm256_set1_ps(folded[v]);
+            for (size_t j = 0; j < 4; j++)
+                sum[j] = _mm256_fmadd_ps(factor, plane_value(dwords[j], width, v), sum[j]);
+        }
+    }
+}
+
+static void score_plane_of(const uint8_t *codes, const kvq_plane *plane, size_t dim, const float *folded,
+                           __m256 sum[4])
+{
+    size_t n_dwords = (dim * plane->width + 31) / 32;
+    switch (plane->width) {
+    case 1:
+        score_plane(codes, 1, n_dwords, folded, sum);
+        break;
+    case 2:
+        score_plane(codes, 2, n_dwords, folded, sum);
+        break;
+    case 4:
+        score_plane(codes, 4, n_dwords, folded, sum);
+        break;
+    default:
+        score_plane(codes, 8, n_dwords, folded, sum);
+        break;
+    }
+}
+
+/* folded[c] = q[c] * scale[c], 0 from D to the padded size; returns sum_c q[c] * min[c]. */
+static float fold_query(const kvq_layout *l, const uint8_t *superblock, size_t t, const float *q,
+                        float *folded)
+{
+    const uint8_t *scales = superblock + kvq_scale_offset(l, t, 0), *mins = scales + l->min_offset;
+    __m256 a = _mm256_setzero_ps(), b = _mm256_setzero_ps();
+    float padded[LANES] = {0};
+    for (size_t c = 0; c < l->dim_padded; c += LANES) {
+        const float *from = q + c;
+        if (c + LANES > l->dim) {
+            memcpy(padded, from, (l->dim - c) * sizeof *padded);
+            from = padded;
+        }
+        __m256 qa = _mm256_loadu_ps(from), qb = _mm256_loadu_ps(from + 8);
+        const uint16_t *scale = (const uint16_t *)(const void *)(scales + 2 * c);
+        const uint16_t *min = (const uint16_t *)(const void *)(mins + 2 * c);
+        _mm256_store_ps(folded + c, _mm256_mul_ps(qa, load_half(scale)));
+        _mm256_store_ps(folded + c + 8, _mm256_mul_ps(qb, load_half(scale + 8)));
+        a = _mm256_fmadd_ps(qa, load_half(min), a);
+        b = _mm256_fmadd_ps(qb, load_half(min + 8), b);
+    }
+    memset(folded + l->dim_padded, 0, LANES * sizeof *folded); /* one-bit dwords hold 32 channels */
+    return sum_lanes(a, b);
+}
+
+/* The factors of a plane: folded times 2^shift. */
+static const float *scale_folded(const float *folded, size_t n, uint32_t shift, float *out)
+{
+    if (shift == 0)
+        return folded;
+    for (size_t i = 0; i < n; i++)
+        out[i] = folded[i] * (float)(1u << shift);
+    return out;
+}
+
+/* Scores of a block of 32 tokens, G >= 32. */
+static void score_block(const kvq_layout *l, const uint8_t *superblock, size_t t, const float *q,
+                        float scores[32])
+{
+    _Alignas(32) float folded[KVQ_DIM_MAX + LANES], scaled[KVQ_DIM_MAX + LANES];
+    float bias = fold_query(l, superblock, t, q, folded);
+    const uint8_t *block =
+        superblock + t / l->tile_tokens * l->tile_bytes + t % l->tile_tokens / KVQ_BLOCK * l->block_bytes;
+    __m256 sum[4];
+    for (size_t j = 0; j < 4; j++)
+        sum[j] = _mm256_set1_ps(bias);
+    for (size_t i = 0; i < l->n_planes; i++) {
+        const kvq_plane *plane = &l->plane[i];
+        const float *factors = scale_folded(folded, l->dim_padded + LANES, plane->shift, scaled);
+        score_plane_of(block + plane->offset, plane, l->dim_padded, factors, sum);
+    }
+    for (size_t j = 0; j < 4; j++)
+        _mm256_storeu_ps(scores + 8 * j, sum[j]);
+}
+
+static void score_affine_avx2(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                              const float *q, size_t n_q, float *scores)
+{
+    if (l->half_arith || !l->per_channel || l->group < KVQ_BLOCK || l->role != KVQ_KEYS) {
+        kvq_score_affine_portable(l, superblock, t0, n, q, n_q, scores);
+        return;
+    }
+    for (size_t i = 0; i < n_q; i++, q += l->dim, scores += KVQ_SUPERBLOCK)
+        for (size_t t = t0 / KVQ_BLOCK * KVQ_BLOCK; t < t0 + n; t += KVQ_BLOCK) {
+            float block[KVQ_BLOCK];
+            score_block(l, superblock, t, q, block);
+            size_t from = t > t0 ? t : t0, to = t + KVQ_BLOCK < t0 + n ? t + KVQ_BLOCK : t0 + n;
+            memcpy(scores + (from - t0), block + (from - t), (to - from) * sizeof *scores);
+        }
+}
+
+/* sum[16 channels] += sum_t folded[t] * plane code of token t, over the blocks [first, last). */
+static inline __attribute__((always_inline)) void accumulate_plane(const uint8_t *codes, uint32_t width,
+                                                                   size_t first, size_t last,
+                                                                   const float *folded, __m256 sum[2][4])
+{
+    const uint32_t n = 32 / width;
+    for (size_t row = first * width; row < last * width; row++) { /* a row is 16 dwords of n tokens */
+        __m256i a = _mm256_load_si256((const __m256i *)(const void *)(codes + 64 * row));
+        __m256i b = _mm256_load_si256((const __m256i *)(const void *)(codes + 64 * row + 32));
+        for (uint32_t v = 0; v < n; v++) { /* four sums in turn hide the latency of the addition */
+            __m256 factor = _mm256_set1_ps(folded[row * n + v]);
+            sum[0][v % 4] = _mm256_fmadd_ps(factor, plane_value(a, width, v), sum[0][v % 4]);
+            sum[1][v % 4] = _mm256_fmadd_ps(factor, plane_value(b, width, v), sum[1][v % 4]);
+        }
+    }
+}
+
+static void accumulate_plane_of(const uint8_t *codes, const kvq_plane *plane, size_t first, size_t last,
+                                const float *folded, __m256 sum[2][4])
+{
+    switch (plane->width) {
+    case 1:
+        accumulate_plane(codes, 1, first, last, folded, sum);
+        break;
+    case 2:
+        accumulate_plane(codes, 2, first, last, folded, sum);
+        break;
+    case 4:
+        accumulate_plane(codes, 4, first, last, folded, sum);
+        break;
+    default:
+        accumulate_plane(codes, 8, first, last, folded, sum);
+        break;
+    }
+}
+
+/* folded[t] = p[t - t0] * scale[t] inside [t0, t0 + n), 0 in the rest of the 128; returns sum_t p * min. */
+static float fold_weights(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, size_t c,
+                          const float *p, float *folded)
+{
+    const uint8_t *scales = superblock + kvq_scale_offset(l, 0, c), *mins = scales + l->min_offset;
+    float weight[KVQ_SUPERBLOCK] = {0};
+    memcpy(weight + t0, p, n * sizeof *p);
+    __m256 bias = _mm256_setzero_ps();
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 8) {
+        __m256 w = _mm256_loadu_ps(weight + t);
+        _mm256_store_ps(folded + t,
+                        _mm256_mul_ps(w, load_half((const uint16_t *)(const void *)(scales + 2 * t))));
+        bias = _mm256_fmadd_ps(w, load_half((const uint16_t *)(const void *)(mins + 2 * t)), bias);
+    }
+    return sum_lanes(bias, _mm256_setzero_ps());
+}
+
+/* One query's weighted sum of values. */
+static void accumulate_row(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                           const float *p, float *acc)
+{
+    _Alignas(32) float folded[KVQ_SUPERBLOCK], scaled[KVQ_SUPERBLOCK];
+    size_t first = t0 / KVQ_BLOCK, last = (t0 + n + KVQ_BLOCK - 1) / KVQ_BLOCK;
+    float bias = 0.0f;
+    for (size_t c = 0; c < l->dim; c += LANES) {
+        if (c % l->group == 0)
+            bias = fold_weights(l, superblock, t0, n, c, p, folded);
+        __m256 sum[2][4];
+        for (size_t j = 0; j < 8; j++)
+            sum[j / 4][j % 4] = j % 4 == 0 ? _mm256_set1_ps(bias) : _mm256_setzero_ps();
+        for (size_t i = 0; i < l->n_planes; i++) {
+            const kvq_plane *plane = &l->plane[i];
+            const uint8_t *codes =
+                superblock + plane->offset + c / 16 * KVQ_SUPERBLOCK / 32 * plane->width * 64;
+            accumulate_plane_of(codes, plane, first, last,
+                                scale_folded(folded, KVQ_SUPERBLOCK, plane->shift, scaled), sum);
+        }
+        float lane[LANES];
+        for (size_t j = 0; j < 2; j++)
+            _mm256_storeu_ps(lane + 8 * j, _mm256_add_ps(_mm256_add_ps(sum[j][0], sum[j][1]),
+                                                         _mm256_add_ps(sum[j][2], sum[j][3])));
+        for (size_t j = 0; j < LANES && c + j < l->dim; j++)
+            acc[c + j] += lane[j];
+    }
+}
+
+static void accumulate_affine_avx2(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                                   const float *p, size_t n_q, float *acc)
+{
+    if (l->half_arith || l->per_channel || l->role != KVQ_VALUES) {
+        kvq_accumulate_affine_portable(l, superblock, t0, n, p, n_q, acc);
+        return;
+    }
+    for (size_t i = 0; n > 0 && i < n_q; i++, p += KVQ_SUPERBLOCK, acc += l->dim)
+        accumulate_row(l, superblock, t0, n, p, acc);
+}
+
+const kvq_kernels kvq_kernels_avx2 = {
+    .isa = "avx2",
+    .all_finite_f32 = all_finite_f32_avx2,
+    .convert_f32_f16 = convert_f32_f16_avx2,
+    .convert_f16_f32 = convert_f16_f32_avx2,
+    .score_affine = score_affine_avx2,
+    .accumulate_affine = accumulate_affine_avx2,
+    .dot_f32 = dot_f32_avx2,
+    .dot_f16 = dot_f16_avx2,
+    .accumulate_f32 = accumulate_f32_avx2,
+    .accumulate_f16 = accumulate_f16_avx2,
+    .max_f32 = max_f32_avx2,
+    .exp_sum_f32 = exp_sum_f32_avx2,
+};
