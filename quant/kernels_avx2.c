@@ -419,11 +419,66 @@ static void accumulate_affine_avx2(const kvq_layout *l, const uint8_t *superbloc
         accumulate_row(l, superblock, t0, n, p, acc);
 }
 
+/* ---- Affine: decode ---- */
+
+/* Codes of eight channels from c on of token t, as integers. */
+static inline __m256i token_codes(const kvq_layout *l, const uint8_t *superblock, size_t t, size_t c)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m256i code = _mm256_setzero_si256();
+    for (size_t i = 0; i < l->n_planes; i++) {
+        const kvq_plane *plane = &l->plane[i];
+        uint32_t shift;
+        const uint8_t *at = superblock + kvq_code_offset(l, plane, t, c, &shift);
+        __m256i dwords, shifts;
+        if (l->role == KVQ_VALUES) { /* eight dwords side by side, the same bits of each */
+            dwords = _mm256_loadu_si256((const __m256i *)(const void *)at);
+            shifts = _mm256_set1_epi32((int)shift);
+        } else { /* values v .. v + 7 of one dword lie at bits 8 (v % 4) + width (v / 4) */
+            dwords = _mm256_set1_epi32((int)kvq_load_u32(at));
+            __m256i byte = _mm256_slli_epi32(_mm256_and_si256(lane, _mm256_set1_epi32(3)), 3);
+            __m256i in_byte =
+                _mm256_mullo_epi32(_mm256_srli_epi32(lane, 2), _mm256_set1_epi32((int)plane->width));
+            shifts = _mm256_add_epi32(_mm256_set1_epi32((int)shift), _mm256_add_epi32(byte, in_byte));
+        }
+        __m256i bits = _mm256_and_si256(_mm256_srlv_epi32(dwords, shifts),
+                                        _mm256_set1_epi32((int)((1u << plane->width) - 1u)));
+        code = _mm256_or_si256(code, _mm256_sll_epi32(bits, _mm_cvtsi32_si128((int)plane->shift)));
+    }
+    return code;
+}
+
+static void decode_affine_avx2(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                               float *out, size_t stride)
+{
+    bool keys = l->role == KVQ_KEYS; /* their dwords hold eight channels of a token only below 8 bits */
+    size_t whole = l->dim / 8 * 8;
+    if (l->half_arith || keys != l->per_channel || (keys && l->bits == 8) || whole != l->dim) {
+        kvq_decode_affine_portable(l, superblock, t0, n, out, stride);
+        return;
+    }
+    for (size_t t = t0; t < t0 + n; t++, out += stride)
+        for (size_t c = 0; c < whole; c += 8) {
+            const uint8_t *at = superblock + kvq_scale_offset(l, t, c);
+            __m256 scale, min;
+            if (keys) {
+                scale = load_half((const uint16_t *)(const void *)at);
+                min = load_half((const uint16_t *)(const void *)(at + l->min_offset));
+            } else {
+                scale = _mm256_set1_ps(kvq_scale_at(l, superblock, t, c));
+                min = _mm256_set1_ps(kvq_min_at(l, superblock, t, c));
+            }
+            __m256 code = _mm256_cvtepi32_ps(token_codes(l, superblock, t, c));
+            _mm256_storeu_ps(out + c, _mm256_add_ps(_mm256_mul_ps(code, scale), min));
+        }
+}
+
 const kvq_kernels kvq_kernels_avx2 = {
     .isa = "avx2",
     .all_finite_f32 = all_finite_f32_avx2,
     .convert_f32_f16 = convert_f32_f16_avx2,
     .convert_f16_f32 = convert_f16_f32_avx2,
+    .decode_affine = decode_affine_avx2,
     .score_affine = score_affine_avx2,
     .accumulate_affine = accumulate_affine_avx2,
     .dot_f32 = dot_f32_avx2,
