@@ -5,12 +5,12 @@
  * a and b). Score and accumulate are TOL and use fused multiply-add. A code of several planes is a sum, so each plane
  * adds its part with the folded factor times 2^shift, which is exact: no plane needs to know of the others.
  *
- * Here are the two layouts that KIVI uses, keys per channel and values per token, in the default arithmetic; for all
- * others these kernels call the portable ones.
+ * Here are the two layouts that KIVI uses, keys per channel (score: G >= 32) and values per token, in the default
+ * arithmetic (encode, decode: D a multiple of 8); for all others these kernels call the portable ones.
  */
 #include <immintrin.h>
 
-#include "quant/kernels.h"
+#include "quant/codec.h"
 
 enum { LANES = 16 };
 
@@ -419,6 +419,161 @@ static void accumulate_affine_avx2(const kvq_layout *l, const uint8_t *superbloc
         accumulate_row(l, superblock, t0, n, p, acc);
 }
 
+/* ---- Affine: encode ---- */
+
+/* Eight groups' numbers, or one group's in all lanes. */
+typedef struct group_coder {
+    __m256 min, inverse, levels;
+} group_coder;
+
+/* The codes of eight values; min and scale as in kvq_affine_params. */
+static inline __m256i encode_values(const group_coder *g, __m256 x)
+{
+    __m256 t = _mm256_mul_ps(_mm256_sub_ps(x, g->min), g->inverse);
+    t = _mm256_min_ps(_mm256_max_ps(t, _mm256_setzero_ps()), g->levels);
+    return _mm256_cvtps_epi32(t); /* to nearest, ties to even */
+}
+
+/* 1/scale, 0 where scale is 0. */
+static inline __m256 inverse_of(__m256 scale)
+{
+    __m256 positive = _mm256_cmp_ps(scale, _mm256_setzero_ps(), _CMP_GT_OQ);
+    return _mm256_and_ps(positive, _mm256_div_ps(_mm256_set1_ps(1.0f), scale));
+}
+
+/* kvq_affine_params for eight groups side by side; stores their scales and minimums. */
+static group_coder make_coders(const kvq_layout *l, uint8_t *at, __m256 lo, __m256 hi)
+{
+    const __m256 zero = _mm256_setzero_ps(), largest = _mm256_set1_ps(KVQ_F16_MAX);
+    const __m256 levels = _mm256_set1_ps((float)((1u << l->bits) - 1u));
+    lo = _mm256_max_ps(_mm256_add_ps(lo, zero), _mm256_sub_ps(zero, largest)); /* + 0 makes -0 into 0 */
+    __m128i min = _mm256_cvtps_ph(_mm256_min_ps(lo, largest), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    __m256 min_f32 = _mm256_cvtph_ps(min);
+    __m256 range = _mm256_max_ps(_mm256_sub_ps(_mm256_add_ps(hi, zero), min_f32), zero);
+    __m256 wanted = _mm256_min_ps(_mm256_div_ps(range, levels), largest);
+    __m128i scale = _mm256_cvtps_ph(wanted, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
+    _mm_storeu_si128((__m128i *)(void *)at, scale);
+    _mm_storeu_si128((__m128i *)(void *)(at + l->min_offset), min);
+    return (group_coder){.min = min_f32, .inverse = inverse_of(_mm256_cvtph_ps(scale)), .levels = levels};
+}
+
+/* The bits of the lanes of each half, ORed together: result lanes 0 and 4. */
+static inline __m256i or_lanes(__m256i x)
+{
+    x = _mm256_or_si256(x, _mm256_shuffle_epi32(x, _MM_SHUFFLE(1, 0, 3, 2)));
+    return _mm256_or_si256(x, _mm256_shuffle_epi32(x, _MM_SHUFFLE(2, 3, 0, 1)));
+}
+
+static inline void replace_bits(uint8_t *at, uint32_t mask, uint32_t bits)
+{
+    kvq_store_u32(at, (kvq_load_u32(at) & ~mask) | bits);
+}
+
+/* Put the codes of channels c .. c + 7 of token t into a keys superblock. */
+static inline void put_channels(const kvq_layout *l, uint8_t *superblock, size_t t, size_t c, __m256i code)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    for (size_t i = 0; i < l->n_planes; i++) {
+        const kvq_plane *plane = &l->plane[i];
+        uint32_t first_shift, width = plane->width;
+        uint8_t *at = superblock + kvq_code_offset(l, plane, t, c, &first_shift);
+        __m256i value = _mm256_and_si256(_mm256_srl_epi32(code, _mm_cvtsi32_si128((int)plane->shift)),
+                                         _mm256_set1_epi32((int)((1u << width) - 1u)));
+        __m256i byte = _mm256_slli_epi32(_mm256_and_si256(lane, _mm256_set1_epi32(3)), 3);
+        if (width == 8) { /* four channels to a dword: one dword from each half */
+            __m256i dwords = or_lanes(_mm256_sllv_epi32(value, byte));
+            kvq_store_u32(at, (uint32_t)_mm256_extract_epi32(dwords, 0));
+            kvq_store_u32(at + 4 * KVQ_BLOCK, (uint32_t)_mm256_extract_epi32(dwords, 4));
+            continue;
+        }
+        __m256i in_byte =
+            _mm256_and_si256(_mm256_cmpgt_epi32(lane, _mm256_set1_epi32(3)), _mm256_set1_epi32((int)width));
+        __m256i dwords = or_lanes(_mm256_sllv_epi32(value, _mm256_add_epi32(byte, in_byte)));
+        uint32_t bits = (uint32_t)(_mm256_extract_epi32(dwords, 0) | _mm256_extract_epi32(dwords, 4));
+        uint32_t mask = ((1u << 2 * width) - 1u) * 0x01010101u; /* two values in each byte */
+        replace_bits(at, mask << first_shift, bits << first_shift);
+    }
+}
+
+static void encode_affine_channel_avx2(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
+                                       const float *x, size_t stride)
+{
+    if (l->half_arith || l->role != KVQ_KEYS || l->dim % 8 != 0) {
+        kvq_encode_affine_channel_portable(l, superblock, t0, n, x, stride);
+        return;
+    }
+    for (size_t t = t0; t < t0 + n; t += l->group, x += l->group * stride)
+        for (size_t c = 0; c < l->dim; c += 8) {
+            __m256 lo = _mm256_loadu_ps(x + c), hi = lo;
+            for (size_t i = 1; i < l->group; i++) {
+                __m256 value = _mm256_loadu_ps(x + i * stride + c);
+                lo = _mm256_min_ps(lo, value);
+                hi = _mm256_max_ps(hi, value);
+            }
+            group_coder coder = make_coders(l, superblock + kvq_scale_offset(l, t, c), lo, hi);
+            for (size_t i = 0; i < l->group; i++)
+                put_channels(l, superblock, t + i, c,
+                             encode_values(&coder, _mm256_loadu_ps(x + i * stride + c)));
+        }
+}
+
+/* Put the codes of channels c .. c + 7 of token t into a values superblock: the same bits of eight dwords. */
+static inline void put_token(const kvq_layout *l, uint8_t *superblock, size_t t, size_t c, __m256i code)
+{
+    for (size_t i = 0; i < l->n_planes; i++) {
+        const kvq_plane *plane = &l->plane[i];
+        uint32_t shift, mask = (1u << plane->width) - 1u;
+        __m256i *at = (__m256i *)(void *)(superblock + kvq_code_offset(l, plane, t, c, &shift));
+        __m256i value = _mm256_and_si256(_mm256_srl_epi32(code, _mm_cvtsi32_si128((int)plane->shift)),
+                                         _mm256_set1_epi32((int)mask));
+        __m256i kept = _mm256_andnot_si256(_mm256_set1_epi32((int)(mask << shift)), _mm256_loadu_si256(at));
+        _mm256_storeu_si256(at,
+                            _mm256_or_si256(kept, _mm256_sll_epi32(value, _mm_cvtsi32_si128((int)shift))));
+    }
+}
+
+/* The smallest and largest of n values, n a multiple of 8. */
+static inline void minmax(const float *x, size_t n, float *lo, float *hi)
+{
+    __m256 low = _mm256_loadu_ps(x), high = low;
+    for (size_t i = 8; i < n; i += 8) {
+        low = _mm256_min_ps(low, _mm256_loadu_ps(x + i));
+        high = _mm256_max_ps(high, _mm256_loadu_ps(x + i));
+    }
+    __m128 l4 = _mm_min_ps(_mm256_castps256_ps128(low), _mm256_extractf128_ps(low, 1));
+    __m128 h4 = _mm_max_ps(_mm256_castps256_ps128(high), _mm256_extractf128_ps(high, 1));
+    l4 = _mm_min_ps(l4, _mm_movehl_ps(l4, l4));
+    h4 = _mm_max_ps(h4, _mm_movehl_ps(h4, h4));
+    *lo = _mm_cvtss_f32(_mm_min_ss(l4, _mm_movehdup_ps(l4)));
+    *hi = _mm_cvtss_f32(_mm_max_ss(h4, _mm_movehdup_ps(h4)));
+}
+
+static void encode_affine_token_avx2(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
+                                     const float *x, size_t stride)
+{
+    if (l->half_arith || l->role != KVQ_VALUES || l->dim % 8 != 0) {
+        kvq_encode_affine_token_portable(l, superblock, t0, n, x, stride);
+        return;
+    }
+    const __m256 levels = _mm256_set1_ps((float)((1u << l->bits) - 1u));
+    for (size_t t = t0; t < t0 + n; t++, x += stride)
+        for (size_t c0 = 0, c1; c0 < l->dim; c0 = c1) {
+            float lo, hi;
+            uint16_t scale, min;
+            c1 = c0 + l->group < l->dim ? c0 + l->group : l->dim;
+            minmax(x + c0, c1 - c0, &lo, &hi);
+            kvq_affine_params(l->bits, false, lo + 0.0f, hi + 0.0f, &scale, &min);
+            uint8_t *at = superblock + kvq_scale_offset(l, t, c0);
+            kvq_store_u16(at, scale);
+            kvq_store_u16(at + l->min_offset, min);
+            group_coder coder = {.min = _mm256_set1_ps(kvq_f32_from_f16(min)),
+                                 .inverse = inverse_of(_mm256_set1_ps(kvq_f32_from_f16(scale))),
+                                 .levels = levels};
+            for (size_t c = c0; c < c1; c += 8)
+                put_token(l, superblock, t, c, encode_values(&coder, _mm256_loadu_ps(x + c)));
+        }
+}
+
 /* ---- Affine: decode ---- */
 
 /* Codes of eight channels from c on of token t, as integers. */
@@ -478,6 +633,8 @@ const kvq_kernels kvq_kernels_avx2 = {
     .all_finite_f32 = all_finite_f32_avx2,
     .convert_f32_f16 = convert_f32_f16_avx2,
     .convert_f16_f32 = convert_f16_f32_avx2,
+    .encode_affine_channel = encode_affine_channel_avx2,
+    .encode_affine_token = encode_affine_token_avx2,
     .decode_affine = decode_affine_avx2,
     .score_affine = score_affine_avx2,
     .accumulate_affine = accumulate_affine_avx2,
