@@ -357,12 +357,10 @@ static bool measure_bytes(evaluate_run *run, const kvq_cache *cache, const work 
     run->fp16_bytes = elements * 2;
     run->ratio_vs_fp32 = (double)run->fp32_bytes / (double)run->usage.total;
     run->ratio_vs_fp16 = (double)run->fp16_bytes / (double)run->usage.total;
-    /* Nothing is packed while all tokens fit the window: then what packing would cost. */
-    const double packed = (double)run->usage.n_packed_elements;
-    run->bits_per_element = packed > 0.0 ? (double)(run->usage.payload + run->usage.metadata) * 8.0 / packed
-                                         : (kvq_side_bits_per_element(&run->scheme.k, w->D) +
-                                            kvq_side_bits_per_element(&run->scheme.v, w->D)) /
-                                               2.0;
+    /* The scheme's own figure: how much of K and of V happens to be packed at this length does not enter. */
+    run->bits_per_element =
+        (kvq_side_bits_per_element(&run->scheme.k, w->D) + kvq_side_bits_per_element(&run->scheme.v, w->D)) /
+        2.0;
     return true;
 }
 

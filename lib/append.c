@@ -160,9 +160,7 @@ kvq_status kvq_cache_append(kvq_cache *cache, size_t layer_index, size_t sequenc
          role++) /* an import may have packed more than the scheme */
         target[role] = kvq_max_size(layer->packed[role], kvq_packed_target(plan, role, n));
     if (reserve(cache, plan, layer, target, n) != KVQ_OK) {
-        kvq_pages_shrink(cache, plan, layer, n_pages);
-        kvq_window_release(cache, plan, &layer->window[KVQ_KEYS]);
-        kvq_window_release(cache, plan, &layer->window[KVQ_VALUES]);
+        kvq_layer_release(cache, plan, layer, n_pages);
         return KVQ_ERR_NOMEM;
     }
     append_input in = {

@@ -40,6 +40,7 @@ typedef struct tile {
     float q[TILE * KVQ_DIM_MAX]; /* scaled; [n_rows][D] */
     float acc[TILE * KVQ_DIM_MAX];
     float max[TILE], sum[TILE];
+    bool overflowed[TILE]; /* a score left the range of float: the row's answer is NaN */
     float scores[TILE * KVQ_SUPERBLOCK];
 } tile;
 
@@ -143,6 +144,10 @@ static void weigh_row(tile *t, size_t row, size_t token, size_t n)
         scores[i] = 0.0f; /* as weights: what the row may not see */
     if (visible == 0)
         return;
+    if (!kernels->all_finite_f32(scores, visible)) { /* kernels differ in what they make of Inf and NaN */
+        t->overflowed[row] = true;
+        memset(scores, 0, visible * sizeof *scores);
+    }
     if (t->call->probabilities != NULL) /* the scores, for now: finish_row has the final maximum */
         memcpy(t->call->probabilities + t->row_index[row] * t->layer->n_tokens + token, scores,
                visible * sizeof *scores);
@@ -178,10 +183,22 @@ static void start_row(tile *t, size_t row, size_t sequence, size_t query, size_t
     t->n_visible[row] = t->layer->n_tokens - call->n_q + query + 1;
     t->max[row] = -INFINITY;
     t->sum[row] = 0.0f;
+    t->overflowed[row] = false;
     for (size_t c = 0; c < dim; c++) {
         t->q[row * dim + c] = call->q[t->row_index[row] * dim + c] * call->scale;
         t->acc[row * dim + c] = 0.0f;
     }
+}
+
+/* The scores of a row, in its place of the caller's array, become probabilities. */
+static void finish_probabilities(const tile *t, size_t row)
+{
+    size_t n_tokens = t->layer->n_tokens, visible = t->n_visible[row];
+    float *p = t->call->probabilities + t->row_index[row] * n_tokens;
+    (void)t->call->cache->kernels->exp_sum_f32(p, visible, t->max[row]);
+    for (size_t i = 0; i < visible; i++)
+        p[i] = t->overflowed[row] ? NAN : p[i] / t->sum[row];
+    memset(p + visible, 0, (n_tokens - visible) * sizeof *p);
 }
 
 static void finish_row(tile *t, size_t row)
@@ -189,14 +206,9 @@ static void finish_row(tile *t, size_t row)
     const attend_call *call = t->call;
     size_t dim = call->cache->config.head_dim, index = t->row_index[row];
     for (size_t c = 0; c < dim; c++)
-        call->out[index * dim + c] = t->acc[row * dim + c] / t->sum[row];
-    if (call->probabilities != NULL) {
-        float *p = call->probabilities + index * t->layer->n_tokens;
-        (void)call->cache->kernels->exp_sum_f32(p, t->n_visible[row], t->max[row]);
-        for (size_t i = 0; i < t->n_visible[row]; i++)
-            p[i] /= t->sum[row];
-        memset(p + t->n_visible[row], 0, (t->layer->n_tokens - t->n_visible[row]) * sizeof *p);
-    }
+        call->out[index * dim + c] = t->overflowed[row] ? NAN : t->acc[row * dim + c] / t->sum[row];
+    if (call->probabilities != NULL)
+        finish_probabilities(t, row);
     if (call->bound != NULL)
         call->bound[index] =
             kvq_attend_bound(call->cache, call->plan, t->layer, t->kv_head, call->q + index * dim,

@@ -66,7 +66,7 @@ static void score_interval(const bound_state *b, size_t begin, size_t n, double 
             error += fabs(q) * (double)e[i * b->dim + c];
         }
         a[i] = b->scale * score;
-        d[i] = fabs(b->scale) * (error + magnitude * 0x1p-52 * (double)(b->dim + 8));
+        d[i] = fabs(b->scale) * (error + (error + magnitude) * 0x1p-52 * (double)(b->dim + 8));
     }
 }
 
@@ -163,6 +163,8 @@ float kvq_attend_bound(const kvq_cache *cache, const kvq_layer_plan *plan, const
         .scale = (double)scale,
         .norm = -INFINITY,
     };
+    if (!cache->kernels->all_finite_f32(out, b.dim))
+        return INFINITY;
     b.up.sign = 1;
     b.down.sign = -1;
     for (size_t c = 0; c < b.dim; c++)

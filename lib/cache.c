@@ -30,6 +30,8 @@ static kvq_status check_config(const kvq_config *config)
         config->n_sequences == 0 || config->n_sequences > KVQ_MAX_SEQUENCES || config->max_tokens == 0 ||
         config->max_tokens > KVQ_MAX_TOKENS)
         return KVQ_ERR_ARG;
+    if (config->allocator != NULL && (config->allocator->alloc == NULL || config->allocator->free == NULL))
+        return KVQ_ERR_ARG;
     if (config->layer_schemes == NULL)
         return kvq_scheme_check(&config->scheme, NULL);
     for (size_t i = 0; i < config->n_layers; i++)
@@ -154,12 +156,13 @@ void kvq_cache_free(kvq_cache *cache)
 
 void kvq_cache_get_config(const kvq_cache *cache, kvq_config *out)
 {
-    *out = cache->config;
+    if (cache != NULL && out != NULL)
+        *out = cache->config;
 }
 
 const char *kvq_cache_isa(const kvq_cache *cache)
 {
-    return cache->kernels->isa;
+    return cache == NULL ? NULL : cache->kernels->isa;
 }
 
 size_t kvq_cache_n_tokens(const kvq_cache *cache, size_t layer, size_t sequence)

@@ -233,9 +233,7 @@ kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer_index, size_t se
     KVQ_TRY(kvq_sequence_open(cache, sequence));
     kvq_layer *layer = &cache->sequence[sequence][layer_index];
     if (take_memory(cache, plan, layer, kivi) != KVQ_OK) {
-        kvq_pages_shrink(cache, plan, layer, 0);
-        kvq_window_release(cache, plan, &layer->window[KVQ_KEYS]);
-        kvq_window_release(cache, plan, &layer->window[KVQ_VALUES]);
+        kvq_layer_release(cache, plan, layer, 0);
         return KVQ_ERR_NOMEM;
     }
     const size_t packed[KVQ_N_ROLES] = {kivi->n_k_packed, kivi->n_v_packed};

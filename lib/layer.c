@@ -70,6 +70,13 @@ void kvq_sequence_free(kvq_cache *cache, kvq_layer *layers)
     kvq_memory_give(&cache->memory, KVQ_FOR_BOOKKEEPING, layers, cache->config.n_layers, sizeof(kvq_layer));
 }
 
+void kvq_layer_release(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, size_t n_pages)
+{
+    kvq_pages_shrink(cache, plan, layer, n_pages);
+    for (size_t role = 0; role < KVQ_N_ROLES; role++)
+        kvq_window_release(cache, plan, &layer->window[role]);
+}
+
 /* ---- Sinks ---- */
 
 kvq_status kvq_sinks_open(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer)

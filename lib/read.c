@@ -1,6 +1,5 @@
 /*
- * Reading back: dequantized values and their promised error, of any tokens; and truncation, which reads back
- * what it must unpack.
+ * Reading back: dequantized values and their promised error, of any tokens, wherever they are.
  */
 #include "lib/internal.h"
 

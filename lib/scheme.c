@@ -320,8 +320,9 @@ kvq_status kvq_scheme_parse(const char *text, kvq_scheme *out, kvq_error *err)
         return kvq_fail(err, KVQ_ERR_SCHEME, p.problem, (uint64_t)(p.problem_at - text));
     const char *problem = scheme_problem(&scheme);
     if (problem != NULL) { /* the only ones left concern the residual */
-        const char *r = strstr(text, "r=");
-        return kvq_fail(err, KVQ_ERR_SCHEME, problem, r == NULL ? 0 : (uint64_t)(r + 2 - text));
+        const char *r = strstr(text, "r="), *mode = strstr(text, "mode=");
+        const char *at = r != NULL ? r + 2 : mode != NULL ? mode + 5 : text;
+        return kvq_fail(err, KVQ_ERR_SCHEME, problem, (uint64_t)(at - text));
     }
     *out = scheme;
     return KVQ_OK;

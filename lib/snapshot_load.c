@@ -299,8 +299,9 @@ kvq_status kvq_cache_load(kvq_cache **out, const kvq_allocator *allocator, kvq_r
                           kvq_error *err)
 {
     reader r = {.read = read, .ctx = ctx, .err = err};
-    if (out == NULL || read == NULL)
-        return fail(&r, KVQ_ERR_ARG, "out or read is NULL", 0);
+    if (out == NULL || read == NULL ||
+        (allocator != NULL && (allocator->alloc == NULL || allocator->free == NULL)))
+        return fail(&r, KVQ_ERR_ARG, "out, read or a function of allocator is NULL", 0);
     kvq_cache *cache;
     KVQ_TRY(create_from_header(&r, allocator, &cache));
     kvq_status status = get_sequences(&r, cache, cache->sequence, cache->config.n_sequences);

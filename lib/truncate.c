@@ -112,8 +112,7 @@ kvq_status kvq_cache_truncate(kvq_cache *cache, size_t sequence, size_t n_tokens
         }
     for (size_t i = 0; i < cache->config.n_layers; i++) {
         if (status != KVQ_OK) {
-            kvq_window_release(cache, &cache->plan[i], &layers[i].window[KVQ_KEYS]);
-            kvq_window_release(cache, &cache->plan[i], &layers[i].window[KVQ_VALUES]);
+            kvq_layer_release(cache, &cache->plan[i], &layers[i], layers[i].n_pages);
         } else if (layers[i].n_tokens > n_tokens) {
             truncate_layer(cache, &cache->plan[i], &layers[i], n_tokens);
         }

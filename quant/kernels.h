@@ -3,7 +3,7 @@
  *
  * kernels_portable.c and portable_affine.c are the specification: plain C, always built, tested against
  * formulas in double. A file for an instruction set exports one table and fills what it does better; a slot
- * left NULL inherits the portable kernel (dispatch.c). The comment at each slot is its contract:
+ * left NULL inherits from the next plainer instruction set (dispatch.c). The comment at each slot is its contract:
  *
  *   EXACT   gives the bits of the portable kernel
  *   TOL     may differ from it; the bound is stated
