@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 log=build/build.log
 mkdir -p build
 {
-    cmake -S . -B build -DKVQ_BUILD_TESTS=OFF && cmake --build build -j "$(nproc)"
+    cmake -S . -B build && cmake --build build -j "$(nproc)"
 } >"$log" 2>&1 || {
     cat "$log" >&2
     exit 1

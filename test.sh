@@ -20,7 +20,7 @@ check() {
     shift
     echo "== $name: build"
     {
-        cmake -S . -B "build/$name" -DKVQ_WERROR=ON "$@" && cmake --build "build/$name" -j "$(nproc)"
+        cmake -S . -B "build/$name" -DKVQ_BUILD_TESTS=ON -DKVQ_WERROR=ON "$@" && cmake --build "build/$name" -j "$(nproc)"
     } >"build/$name.log" 2>&1 || {
         grep -E 'error|warning|Error' "build/$name.log" | head -40 >&2
         fail "$name does not build, see build/$name.log"

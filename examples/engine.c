@@ -22,7 +22,8 @@ typedef struct {
 
 typedef struct {
     layer_weights *layer; /* [L] */
-    kvq_cache *cache;
+    kvq_cache *cache;     /* all layers, quantized */
+    kvq_cache *prompt;    /* one layer at a time, fp32: as in KIVI, attention within the prompt is exact */
 } engine;
 
 static void check(kvq_status status, const char *what)
@@ -85,7 +86,13 @@ static void forward(engine *e, float *x, size_t n)
             matvec(&w->wv[0][0], h, HKV * D, v + i * HKV * D);
         }
         check(kvq_cache_append(e->cache, l, 0, k, v, n), "append");
-        check(kvq_cache_attend(e->cache, l, NULL, 1, q, n, 1.0f / sqrtf(D), NULL, out), "attend");
+        if (kvq_cache_n_tokens(e->cache, l, 0) > n) { /* decode */
+            check(kvq_cache_attend(e->cache, l, NULL, 1, q, n, 1.0f / sqrtf(D), NULL, out), "attend");
+        } else {
+            check(kvq_cache_append(e->prompt, 0, 0, k, v, n), "append");
+            check(kvq_cache_attend(e->prompt, 0, NULL, 1, q, n, 1.0f / sqrtf(D), NULL, out), "attend");
+            kvq_cache_reset(e->prompt);
+        }
         for (size_t i = 0; i < n; i++) {
             matvec(&w->wo[0][0], out + i * WIDTH, WIDTH, y);
             for (size_t c = 0; c < WIDTH; c++)
@@ -107,6 +114,9 @@ static void run(layer_weights *weights, const float *tokens, const char *text, f
     check(kvq_scheme_parse(text, &config.scheme, NULL), text);
     engine e = {.layer = weights};
     check(kvq_cache_create(&e.cache, &config), "create");
+    config.n_layers = 1;
+    check(kvq_scheme_parse("fp32", &config.scheme, NULL), "fp32");
+    check(kvq_cache_create(&e.prompt, &config), "create");
 
     float *x = malloc(PROMPT * WIDTH * sizeof *x);
     memcpy(x, tokens, PROMPT * WIDTH * sizeof *x);
@@ -126,6 +136,7 @@ static void run(layer_weights *weights, const float *tokens, const char *text, f
         (unsigned long long)usage.residual, (unsigned long long)usage.slack,
         (unsigned long long)usage.bookkeeping);
     kvq_cache_free(e.cache);
+    kvq_cache_free(e.prompt);
 }
 
 int main(void)

@@ -15,10 +15,12 @@
  *
  * Rules for every call:
  *   - Fallible calls return a kvq_status; KVQ_OK is 0. Out-parameters are written on KVQ_OK only.
- *   - On an error the cache is as it was before the call.
+ *   - After an error the cache holds what it held before the call. (Memory taken for tables may stay for later.)
  *   - The library never prints, exits, aborts or opens files.
  *   - Threads: many threads may read one cache at once (attend, read, verify, usage, save, export); a call
  *     that changes a cache must be alone with it. Two caches are independent of each other.
+ *   - A call may use 512 KB of stack, on each thread that takes part.
+ *   - A call may use 512 KB of stack, on each thread that takes part.
  *   - Structs that begin with struct_size must be filled by their _init function first.
  */
 #ifndef KVQ_H
@@ -221,7 +223,7 @@ typedef struct kvq_config {
 KVQ_API void kvq_config_init(kvq_config *config);
 
 /**
- * Make an empty cache. It holds little memory until tokens arrive.
+ * Make an empty cache. It holds little memory until tokens arrive; the first token of a layer takes room for S sinks.
  * Ownership: free it with kvq_cache_free.
  * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_SCHEME; KVQ_ERR_NOMEM; KVQ_ERR_ISA.
  */
@@ -301,7 +303,7 @@ typedef struct kvq_attend_options {
     kvq_precision precision;
     int n_threads;        /* 0: as many as OpenMP gives. The result does not depend on it. */
     float *probabilities; /* out, [n_sequences][n_q][H][T]; all T must be equal. NULL: not wanted */
-    float *bound; /* out, [n_sequences][n_q][H]. NULL: not wanted. Costs about three times attention */
+    float *bound; /* out, [n_sequences][n_q][H]. NULL: not wanted. Costs 10 to 100 times the attention */
 } kvq_attend_options;
 
 /** Fill the options with their defaults. */
@@ -316,13 +318,18 @@ KVQ_API void kvq_attend_options_init(kvq_attend_options *options);
  * scale     usually 1/sqrt(D).
  * options   NULL for the defaults.
  * bound     a number B per query head with max_d |out - out_exact| <= B, where out_exact is the attention in
- *           real arithmetic over the keys and values as they were appended. +Inf where nothing can be promised
- *           (see kvq_cache_read_bound). Derivation: lib/bound.c.
+ *           real arithmetic over the keys and values as they were appended (or imported, or brought back by a
+ *           truncation). +Inf where nothing can be promised (see kvq_cache_read_bound). Derivation: lib/bound.c.
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, n_q = 0 or > T, scale not finite, unequal T with
  * probabilities); KVQ_ERR_NONFINITE (in q). Allocates nothing.
  * Numerics  identical bits for any n_threads and any grouping of sequences into calls. Scores and sums are
- *           float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv 1805.02867). Scores
- *           must stay finite: |scale| * sum |q k| below 3e38.
+ *           float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv 1805.02867). A query with
+ *           a score beyond float gets NaN for its out and probabilities; a sum of values beyond float gives Inf;
+ *           the bound is +Inf in both cases.
+ * Prompts   queries see the cache as it stands after the append, that is, a long prompt sees its own older tokens
+ *           packed. KIVI attends within the prompt with exact keys and values. To do the same, append the prompt
+ *           to a second cache with one layer and the scheme fp32, attend there, and reset it after each layer
+ *           (examples/engine.c).
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer,
                                                    const size_t *sequences, size_t n_sequences,
@@ -384,7 +391,7 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_save(const kvq_cache *cache, const s
  * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_FORMAT; KVQ_ERR_TRUNCATED; KVQ_ERR_CHECKSUM; KVQ_ERR_SCHEME;
  * KVQ_ERR_NONFINITE; KVQ_ERR_FULL (more tokens than the saved max_tokens); KVQ_ERR_NOMEM; KVQ_ERR_ISA.
  * Nothing is left behind on an error, and nothing is allocated for data that a damaged length promises but the
- * reader does not deliver, beyond one page and the sinks.
+ * reader does not deliver, beyond one page and the sinks; what those may weigh, an allocator can limit.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_load(kvq_cache **out, const kvq_allocator *allocator,
                                                  kvq_read_fn read, void *ctx, kvq_error *err);
@@ -433,6 +440,8 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_export_kivi(const kvq_cache *cache, 
  * Fill an empty layer of a sequence from KIVI's form. Codes, scales and minimums are kept bit for bit. Counts
  * that KIVI itself would not hold are accepted (such as everything packed); later appends pack as the scheme
  * says. n_k_packed must be a multiple of the keys' G.
+ * Tensors that KIVI itself packed belong into a cache with KVQ_ARITH_KIVI_F16: values, and error bounds relative
+ * to what KIVI was given, hold there. With KVQ_ARITH_F32 the bounds hold for what this library exported.
  * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_NONFINITE (scale, minimum or residual; a negative scale); KVQ_ERR_FULL;
  * KVQ_ERR_NOMEM.
  */

@@ -41,6 +41,19 @@ cmake -S "$work/project" -B "$work/project/build" -DCMAKE_C_COMPILER="$cc" -DCMA
 cmake --build "$work/project/build" >/dev/null
 "$work/project/build/engine" | cmp - "$work/shared.txt"
 
+mkdir "$work/cxx"
+cat >"$work/cxx/CMakeLists.txt" <<'CMAKE'
+cmake_minimum_required(VERSION 3.25)
+project(header CXX)
+find_package(kvq REQUIRED)
+add_executable(header header.cpp)
+target_link_libraries(header PRIVATE kvq::kvq)
+CMAKE
+cp "$work/header.cpp" "$work/cxx/"
+cmake -S "$work/cxx" -B "$work/cxx/build" -DCMAKE_PREFIX_PATH="$work/usr" >/dev/null
+cmake --build "$work/cxx/build" >/dev/null
+"$work/cxx/build/header"
+
 # Nothing but the public names leaves the shared library, and the static one keeps to the prefix.
 nm -D --defined-only "$lib/libkvq.so" | awk '{ print $3 }' | sort >"$work/exported"
 grep -o 'kvq_[a-z0-9_]*(' "$work/usr/include/kvq.h" | tr -d '(' | sort -u >"$work/declared"
