@@ -7,6 +7,9 @@
 #ifndef KVQ_LIB_SNAPSHOT_H
 #define KVQ_LIB_SNAPSHOT_H
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "lib/internal.h"
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -44,10 +47,22 @@ typedef struct kvq_snapshot_layer { /* before each layer of each sequence */
 } kvq_snapshot_layer;
 _Static_assert(sizeof(kvq_snapshot_layer) == 40, "stored");
 
-/** The schemes as stored. */
+/** The hash of a header and its schemes: start, then add schemes in any number of pieces, then XXH3_64bits_digest. */
+void kvq_snapshot_hash_start(XXH3_state_t *hash, kvq_snapshot_header header);
+
+/** The same where all schemes are at hand. */
+static inline uint64_t kvq_snapshot_header_hash(kvq_snapshot_header header,
+                                                const kvq_snapshot_scheme *schemes)
+{
+    XXH3_state_t hash;
+    kvq_snapshot_hash_start(&hash, header);
+    XXH3_64bits_update(&hash, schemes, header.n_layers * sizeof *schemes);
+    return XXH3_64bits_digest(&hash);
+}
+
+/** The scheme as stored. */
 void kvq_snapshot_scheme_pack(const kvq_scheme *scheme, kvq_snapshot_scheme *out);
 
-uint64_t kvq_snapshot_header_hash(kvq_snapshot_header header, const kvq_snapshot_scheme *schemes);
 uint64_t kvq_snapshot_layer_hash(kvq_snapshot_layer record);
 
 #endif /* KVQ_LIB_SNAPSHOT_H */

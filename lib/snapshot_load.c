@@ -2,9 +2,6 @@
  * Loading saved sequences through a read callback. The bytes may be damaged or hostile: every number is
  * checked before it is used, memory is taken as data arrives, and nothing is kept unless all of it was right.
  */
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "lib/snapshot.h"
 
 typedef struct reader {
@@ -326,9 +323,7 @@ static kvq_status match_header(reader *r, const kvq_cache *cache, size_t n_seque
     if (header.n_sequences != n_sequences)
         return fail(r, KVQ_ERR_MISMATCH, "the saved cache has another number of sequences",
                     offsetof(kvq_snapshot_header, n_sequences));
-    uint64_t hash = header.hash;
-    header.hash = 0;
-    XXH3_64bits_reset_withSeed(&r->hash, XXH3_64bits(&header, sizeof header));
+    kvq_snapshot_hash_start(&r->hash, header);
     for (size_t i = 0; i < config->n_layers; i++) {
         kvq_snapshot_scheme stored, wanted;
         uint64_t begin = r->offset;
@@ -338,7 +333,7 @@ static kvq_status match_header(reader *r, const kvq_cache *cache, size_t n_seque
         if (memcmp(&stored, &wanted, sizeof stored) != 0)
             return fail(r, KVQ_ERR_MISMATCH, "the saved cache has another scheme for a layer", begin);
     }
-    if (XXH3_64bits_digest(&r->hash) != hash)
+    if (XXH3_64bits_digest(&r->hash) != header.hash)
         return fail(r, KVQ_ERR_CHECKSUM, "the header's checksum does not match",
                     offsetof(kvq_snapshot_header, hash));
     return KVQ_OK;

@@ -1,9 +1,6 @@
 /*
  * Saving sequences through a write callback.
  */
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "lib/snapshot.h"
 
 typedef struct writer {
@@ -36,11 +33,10 @@ void kvq_snapshot_scheme_pack(const kvq_scheme *scheme, kvq_snapshot_scheme *out
     };
 }
 
-uint64_t kvq_snapshot_header_hash(kvq_snapshot_header header, const kvq_snapshot_scheme *schemes)
+void kvq_snapshot_hash_start(XXH3_state_t *hash, kvq_snapshot_header header)
 {
     header.hash = 0;
-    return XXH3_64bits_withSeed(schemes, header.n_layers * sizeof *schemes,
-                                XXH3_64bits(&header, sizeof header));
+    XXH3_64bits_reset_withSeed(hash, XXH3_64bits(&header, sizeof header));
 }
 
 uint64_t kvq_snapshot_layer_hash(kvq_snapshot_layer record)
@@ -127,7 +123,7 @@ static kvq_status put_header(writer *w, const kvq_cache *cache, size_t n_sequenc
         .max_tokens = config->max_tokens,
     };
     kvq_snapshot_scheme schemes[64];
-    XXH3_64bits_reset_withSeed(&w->hash, XXH3_64bits(&header, sizeof header));
+    kvq_snapshot_hash_start(&w->hash, header);
     for (size_t pass = 0; pass < 2; pass++) { /* hash, then write, without memory for all the schemes */
         if (pass == 1) {
             header.hash = XXH3_64bits_digest(&w->hash);

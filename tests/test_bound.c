@@ -134,6 +134,91 @@ Test(bound, holds_and_is_tight_for_the_worst_case)
     cr_assert_lt(tightest, 4, "a bound that data can come close to");
 }
 
+/*
+ * The same for the keys alone: exact values, all keys but two in a group half a step off, each to the side that its value
+ * pulls. Those two hold the grid, are exact themselves, and score as the others do; what the bound grants them is what
+ * keeps the ratio above 1.
+ */
+Test(bound, holds_and_is_tight_for_the_worst_keys)
+{
+    enum { DIM = 64, N = 256 };
+    static float k[N * DIM], v[N * DIM], q[DIM];
+    double tightest = INFINITY;
+    for (size_t trial = 1; trial <= 40; trial++) {
+        float strength = 0.001f * (float)trial; /* scores move by up to 32 times that */
+        for (size_t c = 0; c < DIM; c++)
+            q[c] = c % 2 ? strength : -strength;
+        for (size_t t = 0; t < N; t++) {
+            float side = t % 2 ? 1.0f : -1.0f;
+            for (size_t c = 0; c < DIM; c++) {
+                bool low = (t + c / 2) % 2 == 0; /* either way the grid's ends score 0, as the others do */
+                k[t * DIM + c] =
+                    t % 32 < 2 ? (low ? 0.0f : 3.0f) : 1.0f + 0.4999f * side * (c % 2 ? 1.0f : -1.0f);
+                v[t * DIM + c] = side;
+            }
+        }
+        double ratio = check_case("k=2,v=f32,r=32", "worst keys", k, v, N, DIM, q, 1);
+        tightest = fmin(tightest, ratio > 0 ? ratio : INFINITY);
+    }
+    fprintf(stderr, "bound / error, worst keys: smallest %.4f\n", tightest);
+    cr_assert_lt(tightest, 1.3);
+}
+
+/* With fp16 and no window, the cache of a prefix is the start of the whole cache: each query of several must get the
+ * bound it gets as the newest of its prefix. */
+Test(bound, of_several_queries_is_that_of_each_prefix)
+{
+    enum { DIM = 24, N = 150, NQ = 9 };
+    static float k[N * DIM], v[N * DIM], q[NQ * DIM], out[NQ * DIM];
+    float bound[NQ], alone;
+    rng r = rng_make(5);
+    fill(&r, FILL_NORMAL, k, N, DIM);
+    fill(&r, FILL_HEAVY, v, N, DIM);
+    fill(&r, FILL_NORMAL, q, NQ, DIM);
+    kvq_attend_options options;
+    kvq_attend_options_init(&options);
+    options.bound = bound;
+    kvq_cache *cache = cache_of("fp16", (shape){1, 1, 1, DIM, 1}, NULL);
+    cr_assert_eq(kvq_cache_append(cache, 0, 0, k, v, N), KVQ_OK);
+    cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, q, NQ, 0.5f, &options, out), KVQ_OK);
+    kvq_cache_free(cache);
+    options.bound = &alone;
+    for (size_t i = 0; i < NQ; i++) {
+        cache = cache_of("fp16", (shape){1, 1, 1, DIM, 1}, NULL);
+        cr_assert_eq(kvq_cache_append(cache, 0, 0, k, v, N - NQ + i + 1), KVQ_OK);
+        cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, q + i * DIM, 1, 0.5f, &options, out), KVQ_OK);
+        cr_assert_eq(alone, bound[i], "query %zu: %g alone, %g among several", i, (double)alone,
+                     (double)bound[i]);
+        kvq_cache_free(cache);
+    }
+}
+
+Test(bound, is_infinite_where_float_overflows)
+{
+    enum { DIM = 16, N = 140 };
+    static float k[N * DIM], v[N * DIM], q[DIM], out[DIM], probabilities[N];
+    float bound;
+    kvq_attend_options options;
+    kvq_attend_options_init(&options);
+    options.bound = &bound;
+    options.probabilities = probabilities;
+    for (size_t kind = 0; kind < 3; kind++) { /* scores of +Inf, of Inf - Inf, a sum of values of Inf */
+        for (size_t i = 0; i < N * DIM; i++) {
+            k[i] = kind == 2 ? 1.0f : i / DIM != 50 ? 0.0f : kind == 1 && i % 2 ? -1e30f : 1e30f;
+            v[i] = kind == 2 ? 1e38f : 1.0f;
+        }
+        for (size_t c = 0; c < DIM; c++)
+            q[c] = kind == 2 ? 1.0f : 1e10f;
+        kvq_cache *cache = cache_of("fp32", (shape){1, 1, 1, DIM, 1}, NULL);
+        cr_assert_eq(kvq_cache_append(cache, 0, 0, k, v, N), KVQ_OK);
+        cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, q, 1, 1, &options, out), KVQ_OK);
+        cr_assert(isinf(bound), "case %zu: bound %g", kind, (double)bound);
+        cr_assert(kind == 2 ? isinf(out[3]) : isnan(out[3]), "case %zu: out %g", kind, (double)out[3]);
+        cr_assert_eq(isnan(probabilities[7]), kind < 2);
+        kvq_cache_free(cache);
+    }
+}
+
 Test(bound, is_almost_zero_for_fp32_and_infinite_beyond_half)
 {
     enum { DIM = 32, N = 200 };

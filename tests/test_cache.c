@@ -363,6 +363,55 @@ Test(cache, usage_of_kivi2_by_hand)
     free_tokens(&t);
 }
 
+Test(cache, usage_of_a_rounded_window_and_sinks_by_hand)
+{
+    /* T = 300, S = 40, so 260 indices; R = 32: keys pack floor(259/32) * 32 = 256, values 260 - 33 = 227. */
+    shape s = {1, 2, 2, 16, 1};
+    tokens t = random_tokens(19, s, 300);
+    kvq_cache *cache = cache_of("kivi4-g16,r=32,rtype=f16,s=40", s, NULL);
+    kvq_usage u;
+    append(cache, 0, 0, &t, 0, 300);
+    cr_assert_eq(kvq_cache_usage(cache, &u), KVQ_OK);
+    cr_assert_eq(u.payload, 2 * (256 + 227) * 16 * 4 / 8);
+    cr_assert_eq(u.metadata, 2 * (256 / 16 * 16 + 227 * 16 / 16) * 4);
+    cr_assert_eq(u.residual, 2 * (4 + 33) * 16 * 2);
+    cr_assert_eq(u.sinks, 2 * 2 * 40 * 16 * 2);
+    kvq_cache_free(cache);
+    free_tokens(&t);
+}
+
+/* A truncation that gets no memory for what it must unpack keeps nothing of what it took. */
+Test(cache, a_failed_truncation_takes_nothing)
+{
+    shape s = {2, 2, 2, 20, 1};
+    tokens t = random_tokens(20, s, 300);
+    test_memory memory = {0};
+    kvq_allocator allocator = test_allocator(&memory);
+    kvq_cache *cache = cache_of("kivi2,r=128", s, &allocator);
+    kvq_usage before, after;
+    append(cache, 0, 0, &t, 0, 300);
+    append(cache, 1, 0, &t, 0, 300);
+    buffer wanted = saved(cache);
+    cr_assert_eq(kvq_cache_usage(cache, &before), KVQ_OK);
+    size_t n_failures = 0;
+    for (uint64_t k = 1;; k++) {
+        memory.fail_at = memory.n_calls + k;
+        if (kvq_cache_truncate(cache, 0, 200) == KVQ_OK)
+            break;
+        n_failures++;
+        cr_assert_eq(kvq_cache_usage(cache, &after), KVQ_OK);
+        cr_assert_eq(after.total - after.bookkeeping, before.total - before.bookkeeping, "failure at call %d",
+                     (int)k);
+        buffer got = saved(cache);
+        cr_assert(got.n == wanted.n && same_bits("after a failed truncation", got.data, wanted.data, got.n));
+        buffer_free(&got);
+    }
+    cr_assert_gt(n_failures, 3, "the case is meant to need blocks");
+    buffer_free(&wanted);
+    kvq_cache_free(cache);
+    free_tokens(&t);
+}
+
 Test(cache, slack_stays_small_and_memory_comes_back)
 {
     shape s = {1, 2, 2, 64, 1};

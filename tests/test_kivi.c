@@ -195,6 +195,69 @@ Test(kivi, export_then_import_is_the_same_cache)
     round_trip("k=1@channel/128,v=6@token/32,r=128,rtype=f16", 300);
 }
 
+/*
+ * Counts that the scheme would not hold itself: fewer tokens packed than it wants, or more. What is packed stays packed,
+ * to the bit; appends pack on from there; a truncation unpacks no more than it must.
+ */
+static void odd_import(size_t n, size_t n_k, size_t n_v, size_t keep, size_t wanted_k, size_t wanted_v)
+{
+    shape s = {1, 2, 2, 32, 1};
+    size_t row = 2 * 32;
+    rng r = rng_make(n + n_k + n_v);
+    float *k = malloc((n + 300) * row * sizeof *k), *before = malloc(n * row * sizeof *before);
+    float *after = malloc(n * row * sizeof *after);
+    fill(&r, FILL_OFFSETS, k, n + 300, row);
+    kvq_cache *from = cache_of("kivi2,r=0,mode=sliding", s, NULL), *to = cache_of("kivi2,r=64", s, NULL);
+    cr_assert_eq(kvq_cache_append(from, 0, 0, k, k, (n + 31) / 32 * 32), KVQ_OK);
+    kvq_kivi kivi = kivi_arrays((n + 32) * row), all = kivi_arrays((n + 32) * row);
+    cr_assert_eq(kvq_cache_export_kivi(from, 0, 0, &all), KVQ_OK);
+    /* Cut the packed arrays, which are [head][...], to n_k and n_v tokens. */
+    for (size_t h = 0; h < 2; h++) {
+        size_t from_n = all.n_k_packed;
+        memcpy(kivi.k_code + h * n_k / 16 * 32, all.k_code + h * from_n / 16 * 32, n_k / 16 * 32 * 4);
+        memcpy(kivi.k_scale + h * n_k / 32 * 32, all.k_scale + h * from_n / 32 * 32, n_k / 32 * 32 * 2);
+        memcpy(kivi.k_min + h * n_k / 32 * 32, all.k_min + h * from_n / 32 * 32, n_k / 32 * 32 * 2);
+        memcpy(kivi.v_code + h * n_v * 2, all.v_code + h * from_n * 2, n_v * 2 * 4);
+        memcpy(kivi.v_scale + h * n_v, all.v_scale + h * from_n, n_v * 2);
+        memcpy(kivi.v_min + h * n_v, all.v_min + h * from_n, n_v * 2);
+        for (size_t t = n_k; t < n; t++)
+            memcpy(kivi.k_residual + (h * (n - n_k) + t - n_k) * 32, k + t * row + h * 32, 32 * 4);
+        for (size_t t = n_v; t < n; t++)
+            memcpy(kivi.v_residual + (h * (n - n_v) + t - n_v) * 32, k + t * row + h * 32, 32 * 4);
+    }
+    kivi.n_tokens = n, kivi.n_k_packed = n_k, kivi.n_v_packed = n_v;
+    cr_assert_eq(kvq_cache_import_kivi(to, 0, 0, &kivi), KVQ_OK);
+    cr_assert_eq(kvq_cache_read(to, 0, 0, 0, n, before, NULL), KVQ_OK);
+    if (keep < n)
+        cr_assert_eq(kvq_cache_truncate(to, 0, keep), KVQ_OK);
+    else
+        cr_assert_eq(kvq_cache_append(to, 0, 0, k + n * row, k + n * row, keep - n), KVQ_OK);
+    cr_assert_eq(kvq_cache_verify(to, NULL), KVQ_OK);
+    kvq_kivi got = {.struct_size = sizeof got};
+    cr_assert_eq(kvq_cache_export_kivi(to, 0, 0, &got), KVQ_OK);
+    cr_assert(got.n_tokens == keep && got.n_k_packed == wanted_k && got.n_v_packed == wanted_v,
+              "%zu (%zu, %zu) to %zu: packed %zu and %zu, expected %zu and %zu", n, n_k, n_v, keep,
+              got.n_k_packed, got.n_v_packed, wanted_k, wanted_v);
+    size_t same = n_k < keep ? n_k : keep;
+    cr_assert_eq(kvq_cache_read(to, 0, 0, 0, same, after, NULL), KVQ_OK);
+    cr_assert(same_bits("keys that were packed", after, before, same * row * sizeof *after));
+    free_arrays(&kivi), free_arrays(&all);
+    free(k), free(before), free(after);
+    kvq_cache_free(from), kvq_cache_free(to);
+}
+
+Test(kivi, counts_that_the_scheme_would_not_hold)
+{
+    /* r = 64. T = 200 wants keys 192, values 135; 201: 192, 136; 400: 384, 335; 150: 128, 85. */
+    odd_import(192, 192, 192, 201, 192, 192); /* more packed than wanted: it stays */
+    odd_import(192, 192, 192, 400, 384, 335);
+    odd_import(192, 192, 192, 150, 128, 85);
+    odd_import(200, 32, 10, 201, 192, 136); /* less: the next append catches up */
+    odd_import(200, 32, 10, 150, 32, 10);   /* and a truncation leaves it */
+    odd_import(200, 0, 0, 100, 0, 0);
+    odd_import(200, 96, 200 - 8, 20, 0, 0);
+}
+
 Test(kivi, refuses_what_it_cannot_hold)
 {
     shape s = {1, 1, 1, 64, 1};

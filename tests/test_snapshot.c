@@ -2,9 +2,6 @@
  * Save and load: identical bits after a round trip; every truncation, flipped byte and lying field is found,
  * named, and leaves nothing behind.
  */
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
@@ -127,6 +124,27 @@ Test(snapshot, loads_into_chosen_sequences)
     cr_assert_eq(err.offset, sizeof(kvq_snapshot_header), "the first scheme");
     buffer_free(&file), buffer_free(&whole), buffer_free(&before), buffer_free(&after);
     kvq_cache_free(cache), kvq_cache_free(target), kvq_cache_free(other);
+}
+
+Test(snapshot, load_into_checks_the_header)
+{
+    kvq_cache *cache = filled("kivi2,r=32", 100, NULL);
+    buffer file = saved(cache);
+    static const size_t places[] = {offsetof(kvq_snapshot_header, max_tokens),
+                                    offsetof(kvq_snapshot_header, hash)};
+    for (size_t i = 0; i < 2; i++) {
+        uint64_t kept, wrong = 1000; /* a valid max_tokens, but not the one that was hashed */
+        memcpy(&kept, file.data + places[i], sizeof kept);
+        memcpy(file.data + places[i], &wrong, sizeof wrong);
+        file.at = 0;
+        kvq_status status = kvq_cache_load_into(cache, NULL, 3, buffer_read, &file, NULL);
+        cr_assert_eq(status, KVQ_ERR_CHECKSUM, "byte %zu: %s", places[i], kvq_status_string(status));
+        memcpy(file.data + places[i], &kept, sizeof kept);
+    }
+    file.at = 0;
+    cr_assert_eq(kvq_cache_load_into(cache, NULL, 3, buffer_read, &file, NULL), KVQ_OK);
+    buffer_free(&file);
+    kvq_cache_free(cache);
 }
 
 /* Load a damaged file: it must fail, leave no memory and not touch out. */
