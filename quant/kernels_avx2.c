@@ -383,21 +383,23 @@ static float fold_weights(const kvq_layout *l, const uint8_t *superblock, size_t
 static void accumulate_row(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
                            const float *p, float *acc)
 {
-    _Alignas(32) float folded[KVQ_SUPERBLOCK], scaled[KVQ_SUPERBLOCK];
+    _Alignas(32) float folded[KVQ_SUPERBLOCK], scaled[KVQ_MAX_PLANES][KVQ_SUPERBLOCK];
+    const float *factors[KVQ_MAX_PLANES] = {NULL};
     size_t first = t0 / KVQ_BLOCK, last = (t0 + n + KVQ_BLOCK - 1) / KVQ_BLOCK;
     float bias = 0.0f;
     for (size_t c = 0; c < l->dim; c += LANES) {
-        if (c % l->group == 0)
+        if (c % l->group == 0) {
             bias = fold_weights(l, superblock, t0, n, c, p, folded);
+            for (size_t i = 0; i < l->n_planes; i++)
+                factors[i] = scale_folded(folded, KVQ_SUPERBLOCK, l->plane[i].shift, scaled[i]);
+        }
         __m256 sum[2][4];
         for (size_t j = 0; j < 8; j++)
             sum[j / 4][j % 4] = j % 4 == 0 ? _mm256_set1_ps(bias) : _mm256_setzero_ps();
         for (size_t i = 0; i < l->n_planes; i++) {
             const kvq_plane *plane = &l->plane[i];
-            const uint8_t *codes =
-                superblock + plane->offset + c / 16 * KVQ_SUPERBLOCK / 32 * plane->width * 64;
-            accumulate_plane_of(codes, plane, first, last,
-                                scale_folded(folded, KVQ_SUPERBLOCK, plane->shift, scaled), sum);
+            const uint8_t *codes = superblock + plane->offset + c / 16 * 4 * plane->width * 64;
+            accumulate_plane_of(codes, plane, first, last, factors[i], sum);
         }
         float lane[LANES];
         for (size_t j = 0; j < 2; j++)
