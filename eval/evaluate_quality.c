@@ -8,6 +8,7 @@
 
 #include "eval/gpt2_forward.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,7 +96,7 @@ void quality_set_stream(quality *q, size_t stream, const float *x)
 
 static bool write_floats(const float *x, size_t n, FILE *stream, eval_error *e)
 {
-    return fwrite(x, sizeof x[0], n, stream) == n || eval_fail(e, "writing the logits failed");
+    return fwrite(x, sizeof x[0], n, stream) == n || eval_fail(e, "write failed: %s", strerror(errno));
 }
 
 /* The reference's side of tokens [first, first + n): what every stream is compared with. */

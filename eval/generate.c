@@ -80,7 +80,7 @@ static bool feed(generator *g, const int32_t *ids, size_t at, size_t n, int32_t 
 }
 
 bool generate(const gpt2_model *model, const kvq_scheme *scheme, const int32_t *ids, size_t n_prompt,
-              size_t n_tokens, int n_threads, int32_t *out, double *seconds, eval_error *e)
+              size_t n_tokens, int n_threads, int32_t *out, double *seconds, bool *packed, eval_error *e)
 {
     assert(n_prompt > 0 && n_tokens > 0);
     generator g = {.model = model, .n_threads = n_threads};
@@ -90,6 +90,12 @@ bool generate(const gpt2_model *model, const kvq_scheme *scheme, const int32_t *
         good = feed(&g, &out[i - 1], n_prompt + i - 1, 1, &out[i], e);
     }
     *seconds = progress_now() - start;
+    kvq_usage usage = {0};
+    if (good) {
+        const kvq_status status = kvq_cache_usage(g.cache, &usage);
+        good = status == KVQ_OK || eval_fail(e, "memory usage: %s", kvq_status_string(status));
+    }
+    *packed = usage.n_packed_elements > 0;
     tear_down(&g);
     return good;
 }

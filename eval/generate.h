@@ -16,9 +16,10 @@
  * n_prompt + n_tokens may pass the model's context by one, because the last token chosen is never fed back.
  * out        [n_tokens]
  * seconds    out: time of the n_tokens - 1 steps after the prefill, which itself chooses the first token
+ * packed     out: did the cache hold packed keys or values at the end, or only the full-precision window?
  */
 EVAL_MUST_CHECK bool generate(const gpt2_model *model, const kvq_scheme *scheme, const int32_t *ids,
                               size_t n_prompt, size_t n_tokens, int n_threads, int32_t *out, double *seconds,
-                              eval_error *e);
+                              bool *packed, eval_error *e);
 
 #endif

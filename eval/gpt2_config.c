@@ -66,7 +66,7 @@ static bool parse_epsilon(gpt2_config *c, const char *file, const json_t *root, 
         return true;
     double value = json_number_value(epsilon); /* 0 if it is no number */
     if (!(value >= 1e-30 && value <= 1.0))
-        return eval_fail(e, "%s: layer_norm_epsilon is not a number from 1e-30 to 1", file);
+        return json_wrong_value(epsilon, file, "layer_norm_epsilon", "expected a number from 1e-30 to 1", e);
     c->layer_norm_epsilon = (float)value;
     return true;
 }

@@ -4,6 +4,7 @@
 #include "eval/gpt2_model.h"
 
 #include "eval/safetensors.h"
+#include "eval/splitmix.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -250,15 +251,6 @@ bool gpt2_model_load(gpt2_model **out, const char *dir, eval_error *e)
 
 /* ---- random weights ---- */
 
-/* SplitMix64's output function: a bijection of 64 bits whose outputs look random for consecutive inputs.
- * Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014. */
-static inline uint64_t mix64(uint64_t x)
-{
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
 /* Element i depends on (stream, i) only, so threads may divide the array as they like. The sum of four
  * uniform 16-bit numbers is close enough to normal (variance 1/3, range +-3.46 standard deviations). */
 static void fill_normal(float *x, size_t n, uint64_t stream, float mean, float std)
@@ -266,7 +258,7 @@ static void fill_normal(float *x, size_t n, uint64_t stream, float mean, float s
     const float scale = std * sqrtf(3.0f) / 65536.0f;
 #pragma omp parallel for schedule(static) if (n > 65536)
     for (size_t i = 0; i < n; i++) {
-        uint64_t r = mix64(stream + i * 0x9e3779b97f4a7c15u);
+        uint64_t r = splitmix64(stream, i);
         int sum = (int)((r & 0xffff) + (r >> 16 & 0xffff) + (r >> 32 & 0xffff) + (r >> 48));
         x[i] = mean + scale * ((float)(sum - 131070));
     }
@@ -289,7 +281,7 @@ bool gpt2_model_random(gpt2_model **out, const char *spec, uint64_t seed, eval_e
     }
     for (size_t i = 0; i < m->n_tensors; i++) {
         const gpt2_tensor *t = &m->tensors[i];
-        fill_normal(t->data, t->n_elems, mix64(mix64(seed) + i), t->init_mean, t->init_std);
+        fill_normal(t->data, t->n_elems, splitmix64(splitmix64(seed, 0) + i, 0), t->init_mean, t->init_std);
     }
     *out = m;
     return true;

@@ -4,6 +4,7 @@
 #include "eval/inputs.h"
 
 #include "eval/mapped_file.h"
+#include "eval/splitmix.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,7 +104,7 @@ static bool load_model(inputs *in, const options *o, const char *data, eval_erro
                                    directory, n, vocab);
 }
 
-/* Tokens drawn from the seed by splitmix64 (Steele, Lea and Flood, 2014). */
+/* Tokens drawn from the seed. */
 static bool random_ids(inputs *in, uint64_t seed, size_t n, eval_error *e)
 {
     in->ids = calloc(n, sizeof in->ids[0]);
@@ -111,12 +112,8 @@ static bool random_ids(inputs *in, uint64_t seed, size_t n, eval_error *e)
         return eval_fail(e, "out of memory for %zu tokens", n);
     }
     in->n_ids = n;
-    uint64_t state = seed;
     for (size_t i = 0; i < n; i++) {
-        uint64_t z = state += 0x9e3779b97f4a7c15u;
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-        in->ids[i] = (int32_t)((z ^ (z >> 31)) % in->model->config.vocab_size);
+        in->ids[i] = (int32_t)(splitmix64(seed, i + 1) % in->model->config.vocab_size);
     }
     return true;
 }

@@ -2,6 +2,8 @@
 #include "eval/json_util.h"
 
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 json_t *json_parse_object(const char *file, const void *data, size_t size, size_t offset, eval_error *e)
 {
@@ -31,6 +33,15 @@ bool json_to_size(const json_t *number, size_t max, size_t *value)
     return true;
 }
 
+bool json_wrong_value(const json_t *value, const char *file, const char *key, const char *wanted,
+                      eval_error *e)
+{
+    char *found = json_dumps(value, JSON_ENCODE_ANY);
+    eval_fail(e, "%s: %s is %.100s, %s", file, key, found ? found : "?", wanted);
+    free(found);
+    return false;
+}
+
 bool json_optional_size(const json_t *object, const char *file, const char *key, size_t min, size_t max,
                         size_t *value, eval_error *e)
 {
@@ -39,11 +50,9 @@ bool json_optional_size(const json_t *object, const char *file, const char *key,
         return true;
     size_t number;
     if (!json_to_size(field, max, &number) || number < min) {
-        char *found = json_dumps(field, JSON_ENCODE_ANY);
-        eval_fail(e, "%s: %s is %.100s, expected an integer from %zu to %zu", file, key, found ? found : "?",
-                  min, max);
-        free(found);
-        return false;
+        char wanted[80];
+        snprintf(wanted, sizeof wanted, "expected an integer from %zu to %zu", min, max);
+        return json_wrong_value(field, file, key, wanted, e);
     }
     *value = number;
     return true;
@@ -65,7 +74,7 @@ bool json_optional_bool(const json_t *object, const char *file, const char *key,
     if (!field || json_is_null(field))
         return true;
     if (!json_is_boolean(field))
-        return eval_fail(e, "%s: %s is not true or false", file, key);
+        return json_wrong_value(field, file, key, "not true or false", e);
     *value = json_is_true(field);
     return true;
 }
@@ -77,7 +86,7 @@ bool json_optional_string(const json_t *object, const char *file, const char *ke
     if (!field || json_is_null(field))
         return true;
     if (!json_is_string(field))
-        return eval_fail(e, "%s: %s is not a string", file, key);
+        return json_wrong_value(field, file, key, "not a string", e);
     *value = json_string_value(field);
     return true;
 }

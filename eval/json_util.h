@@ -27,6 +27,10 @@ EVAL_MUST_CHECK bool json_optional_bool(const json_t *object, const char *file, 
 EVAL_MUST_CHECK bool json_optional_string(const json_t *object, const char *file, const char *key,
                                           const char **value, eval_error *e);
 
+/** Fails with `file: key is <the value as JSON>, wanted`. */
+bool json_wrong_value(const json_t *value, const char *file, const char *key, const char *wanted,
+                      eval_error *e);
+
 /** An integer in [0, max] as size_t; false (and no message) for anything else. */
 EVAL_MUST_CHECK bool json_to_size(const json_t *number, size_t max, size_t *value);
 

@@ -93,10 +93,12 @@ static bool generate_one(const inputs *in, const options *o, const kvq_scheme *s
 {
     char name[KVQ_SCHEME_TEXT_MAX];
     double seconds = 0.0;
+    bool packed = false;
     if (kvq_scheme_print(scheme, name, sizeof name) != KVQ_OK) {
         return eval_fail(e, "internal error: a scheme cannot be printed");
     }
-    if (!generate(in->model, scheme, in->ids, in->n_prompt, o->generate, o->threads, out, &seconds, e)) {
+    if (!generate(in->model, scheme, in->ids, in->n_prompt, o->generate, o->threads, out, &seconds, &packed,
+                  e)) {
         return false;
     }
     printf("--- %s", name);
@@ -112,6 +114,9 @@ static bool generate_one(const inputs *in, const options *o, const kvq_scheme *s
             printf(", all %zu tokens as fp32", same);
         } else {
             printf(", %zu of %zu tokens before the first that differs from fp32", same, o->generate);
+        }
+        if (!packed) {
+            fputs("; nothing is packed yet, because all tokens fit the full-precision window", stdout);
         }
     }
     putchar('\n');
@@ -207,6 +212,10 @@ static bool measure(evaluation *ev, const inputs *in, const options *o, eval_err
     const bool good = evaluate(ev, &config, e);
     progress_end(&line);
     if (!good) {
+        if (o->logits && ferror(logits.stream)) { /* evaluate knows why, but not the name */
+            const eval_error why = *e;
+            (void)eval_fail(e, "%s: %s", is_stdout(o->logits) ? "standard output" : o->logits, why.text);
+        }
         output_file_discard(&logits);
         return false;
     }
@@ -240,6 +249,7 @@ int main(int argc, char **argv)
     if (atexit(close_stdout) != 0) {
         return STATUS_BAD_INPUT;
     }
+    output_file_handle_signals();
     if (!options_parse(&o, argc, argv, &e)) {
         return complain(&e);
     }

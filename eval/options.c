@@ -3,6 +3,8 @@
 
 #include "eval/options.h"
 
+#include "eval/output_file.h"
+
 #include <argp.h>
 #include <errno.h>
 #include <math.h>
@@ -12,6 +14,8 @@
 
 #define STRINGIFY_(x) #x
 #define STRINGIFY(x)  STRINGIFY_(x)
+
+#define DEFAULT_GROUP "32"
 
 enum {
     KEY_BITS = 0x100,
@@ -50,7 +54,10 @@ static const struct argp_option option_list[] = {
     {"bits", KEY_BITS, "B", 0, "Bits of keys and values: 1, 2, 3, 4, 5, 6, 8, 16 (half) or 32", 1},
     {"k-bits", KEY_K_BITS, "B", 0, "Bits of the keys alone", 1},
     {"v-bits", KEY_V_BITS, "B", 0, "Bits of the values alone", 1},
-    {"group", KEY_GROUP, "G", 0, "Values per scale: 16, 32, 64 or 128 (default 32)", 1},
+    {"group", KEY_GROUP, "G", 0,
+     "Values per scale: 16, 32, 64 or 128 (default 32), or full, which is one scale per token and head and "
+     "needs --k-bits 16 or 32",
+     1},
     {"residual", KEY_RESIDUAL, "R", 0, "Newest tokens kept in full precision (default 128)", 1},
     {"residual-mode", KEY_RESIDUAL_MODE, "MODE", 0, "kivi (default) or sliding", 1},
     {"residual-dtype", KEY_RESIDUAL_DTYPE, "TYPE", 0, "f32 (default) or f16, for the window and the sinks",
@@ -136,19 +143,44 @@ static void parse_limit(const struct argp_state *state, const char *name, const 
     limit->value = value;
 }
 
-static const char *one_of(const struct argp_state *state, const char *name, const char *text, const char *a,
-                          const char *b)
+/* What the library takes, as text, because the options become a scheme's text. */
+static const char *const bits_words[] = {"1", "2", "3", "4", "5", "6", "8", "16", "32", NULL};
+static const char *const group_words[] = {"16", "32", "64", "128", "full", NULL};
+static const char *const mode_words[] = {"kivi", "sliding", NULL};
+static const char *const dtype_words[] = {"f32", "f16", NULL};
+enum { MAX_RESIDUAL = 1 << 30, MAX_SINKS = 1 << 20 };
+
+static const char *one_of(const struct argp_state *state, const char *name, const char *text,
+                          const char *const *words)
 {
-    if (strcmp(text, a) != 0 && strcmp(text, b) != 0) {
-        argp_error(state, "--%s: expected %s or %s, not '%s'", name, a, b, text);
+    char list[80] = "";
+    for (size_t i = 0; words[i]; i++) {
+        if (strcmp(text, words[i]) == 0) {
+            return text;
+        }
+        const size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s",
+                 i == 0         ? ""
+                 : words[i + 1] ? ", "
+                                : " or ",
+                 words[i]);
     }
+    argp_error(state, "--%s: must be %s, not '%s'", name, list, text);
     return text;
 }
 
-/* Numbers stay text, but must be some: whether they make a possible scheme is for the library to say. */
-static const char *digits(const struct argp_state *state, const char *name, const char *text)
+static const char *number_text(const struct argp_state *state, const char *name, const char *text,
+                               uint64_t max)
 {
-    (void)parse_number(state, name, text, 0, UINT32_MAX);
+    (void)parse_number(state, name, text, 0, max);
+    return text;
+}
+
+static const char *file_name(const struct argp_state *state, const char *name, const char *text)
+{
+    if (text[0] == '\0') {
+        argp_error(state, "--%s: the name is empty", name);
+    }
     return text;
 }
 
@@ -156,28 +188,28 @@ static error_t parse_scheme_option(int key, char *arg, const struct argp_state *
 {
     switch (key) {
     case KEY_BITS:
-        f->bits = digits(state, "bits", arg);
+        f->bits = one_of(state, "bits", arg, bits_words);
         return 0;
     case KEY_K_BITS:
-        f->k_bits = digits(state, "k-bits", arg);
+        f->k_bits = one_of(state, "k-bits", arg, bits_words);
         return 0;
     case KEY_V_BITS:
-        f->v_bits = digits(state, "v-bits", arg);
+        f->v_bits = one_of(state, "v-bits", arg, bits_words);
         return 0;
     case KEY_GROUP:
-        f->group = digits(state, "group", arg);
+        f->group = one_of(state, "group", arg, group_words);
         return 0;
     case KEY_RESIDUAL:
-        f->residual = digits(state, "residual", arg);
+        f->residual = number_text(state, "residual", arg, MAX_RESIDUAL);
         return 0;
     case KEY_RESIDUAL_MODE:
-        f->residual_mode = one_of(state, "residual-mode", arg, "kivi", "sliding");
+        f->residual_mode = one_of(state, "residual-mode", arg, mode_words);
         return 0;
     case KEY_RESIDUAL_DTYPE:
-        f->residual_dtype = one_of(state, "residual-dtype", arg, "f32", "f16");
+        f->residual_dtype = one_of(state, "residual-dtype", arg, dtype_words);
         return 0;
     case KEY_SINKS:
-        f->sinks = digits(state, "sinks", arg);
+        f->sinks = number_text(state, "sinks", arg, MAX_SINKS);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -191,16 +223,16 @@ static error_t parse_output_option(int key, char *arg, const struct argp_state *
         o->per_layer = true;
         return 0;
     case KEY_JSON:
-        o->json = arg;
+        o->json = file_name(state, "json", arg);
         return 0;
     case KEY_CSV:
-        o->csv = arg;
+        o->csv = file_name(state, "csv", arg);
         return 0;
     case KEY_MARKDOWN:
         o->markdown = true;
         return 0;
     case KEY_LOGITS:
-        o->logits = arg;
+        o->logits = file_name(state, "logits", arg);
         return 0;
     case KEY_QUIET:
         o->quiet = true;
@@ -227,10 +259,10 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
     const uint64_t many = KVQ_MAX_TOKENS;
     switch (key) {
     case KEY_MODEL:
-        o->model = arg;
+        o->model = file_name(state, "model", arg);
         return 0;
     case KEY_TEXT:
-        o->text = arg;
+        o->text = file_name(state, "text", arg);
         return 0;
     case KEY_CONTEXT:
         o->context = parse_number(state, "context", arg, 2, many);
@@ -259,6 +291,39 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
     }
 }
 
+/* Two reports into one file would leave the last one only. */
+static void check_different(const struct argp_state *state, const char *name, const char *path,
+                            const char *other_name, const char *other)
+{
+    if (path && other && strcmp(path, "/dev/null") != 0 && output_file_same(path, other)) {
+        argp_error(state, "--%s and --%s: '%s' and '%s' are one file", name, other_name, path, other);
+    }
+}
+
+/* What the library would say about the scheme these options make, in terms of the options. */
+static void check_scheme_flags(const struct argp_state *state, const scheme_flags *f)
+{
+    const char *bits = f->k_bits ? f->k_bits : f->bits ? f->bits : "2";
+    if (strcmp(bits, "16") == 0 || strcmp(bits, "32") == 0) {
+        return; /* the rest is about keys, which these options group per channel */
+    }
+    const char *group = f->group ? f->group : DEFAULT_GROUP;
+    if (strcmp(group, "full") == 0) {
+        argp_error(state,
+                   "--group full: is for values only, and keys of %s bits have groups per channel; "
+                   "take --k-bits 16 or 32, or --scheme k=%s@token/full,...",
+                   bits, bits);
+        return;
+    }
+    const uint64_t size = strtoull(group, NULL, 10);
+    const uint64_t residual = f->residual ? strtoull(f->residual, NULL, 10) : size;
+    const bool sliding = f->residual_mode && strcmp(f->residual_mode, "sliding") == 0;
+    if (residual % size != 0 || (residual == 0 && !sliding)) {
+        argp_error(state, "--residual: must be a multiple of the group of %s%s, not '%s'", group,
+                   sliding ? "" : ", and not 0 with --residual-mode kivi", f->residual);
+    }
+}
+
 static void check_combinations(const struct argp_state *state, const options *o)
 {
     const int n_stdout = (o->json && strcmp(o->json, "-") == 0) + (o->csv && strcmp(o->csv, "-") == 0) +
@@ -266,6 +331,9 @@ static void check_combinations(const struct argp_state *state, const options *o)
     if (n_stdout > 1) {
         argp_error(state, "only one of --json, --csv and --logits can go to standard output");
     }
+    check_different(state, "json", o->json, "csv", o->csv);
+    check_different(state, "json", o->json, "logits", o->logits);
+    check_different(state, "csv", o->csv, "logits", o->logits);
     const bool limits =
         o->max_kld.set || o->max_attn_error.set || o->max_ppl_increase.set || o->min_ratio.set;
     if (o->generate > 0 && (o->json || o->csv || o->logits || o->per_layer || o->markdown || limits)) {
@@ -298,6 +366,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     }
     if (key == ARGP_KEY_END) {
+        check_scheme_flags(state, &p->flags);
         check_combinations(state, p->o);
         return 0;
     }
@@ -333,7 +402,7 @@ static void text_of_flags(const scheme_flags *f, char *text, size_t size)
     const char *bits = f->bits ? f->bits : "2";
     const char *k_bits = f->k_bits ? f->k_bits : bits;
     const char *v_bits = f->v_bits ? f->v_bits : bits;
-    const char *group = f->group ? f->group : "32";
+    const char *group = f->group ? f->group : DEFAULT_GROUP;
     text[0] = '\0';
     const bool same = strcmp(k_bits, v_bits) == 0;
     if (same && strcmp(k_bits, "32") == 0) {

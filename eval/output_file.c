@@ -5,10 +5,67 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+/* ---- temporary files and signals ---- */
+
+/* The temporary files there are, or are about to be; NULL where a place is free. A file is noted before it is
+ * made and forgotten after it is gone, so that at no moment a signal finds one that is not in the list. */
+enum { MAX_TEMPORARIES = 8 };
+static _Atomic(const char *) temporaries[MAX_TEMPORARIES];
+
+static void note_temporary(const char *path)
+{
+    for (size_t i = 0; i < MAX_TEMPORARIES; i++) {
+        const char *none = NULL;
+        if (atomic_compare_exchange_strong(&temporaries[i], &none, path)) {
+            return;
+        }
+    }
+}
+
+static void forget_temporary(const char *path)
+{
+    for (size_t i = 0; i < MAX_TEMPORARIES; i++) {
+        const char *noted = path;
+        (void)atomic_compare_exchange_strong(&temporaries[i], &noted, NULL);
+    }
+}
+
+static void remove_temporaries_and_die(int signal_number)
+{
+    for (size_t i = 0; i < MAX_TEMPORARIES; i++) {
+        const char *path = atomic_load(&temporaries[i]);
+        if (path) {
+            (void)unlink(path);
+        }
+    }
+    (void)signal(signal_number, SIG_DFL);
+    (void)raise(signal_number); /* takes effect when this handler returns */
+}
+
+void output_file_handle_signals(void)
+{
+    static const int deadly[] = {SIGINT, SIGTERM, SIGHUP};
+    for (size_t i = 0; i < sizeof deadly / sizeof deadly[0]; i++) {
+        struct sigaction action;
+        if (sigaction(deadly[i], NULL, &action) == 0 &&
+            action.sa_handler == SIG_DFL) { /* nohup ignores one */
+            memset(&action, 0, sizeof action);
+            action.sa_handler = remove_temporaries_and_die;
+            (void)sigemptyset(&action.sa_mask);
+            (void)sigaction(deadly[i], &action, NULL);
+        }
+    }
+    (void)signal(SIGXFSZ, SIG_IGN); /* the write fails with EFBIG instead, which gets a message */
+}
+
+/* ---- paths ---- */
 
 /* mkstemp makes files that only their owner can read; give the file the mode any other tool would give it. */
 static void use_ordinary_mode(int fd)
@@ -45,6 +102,24 @@ static void sync_directory_of(const char *path)
     }
 }
 
+static const char *without_dot_slash(const char *path)
+{
+    while (path[0] == '.' && path[1] == '/') {
+        path += 2;
+        path += strspn(path, "/");
+    }
+    return path;
+}
+
+bool output_file_same(const char *a, const char *b)
+{
+    a = without_dot_slash(a);
+    b = without_dot_slash(b);
+    struct stat of_a, of_b;
+    return strcmp(a, b) == 0 || (stat(a, &of_a) == 0 && stat(b, &of_b) == 0 && of_a.st_dev == of_b.st_dev &&
+                                 of_a.st_ino == of_b.st_ino);
+}
+
 bool output_file_check(const char *path, eval_error *e)
 {
     char directory[4096];
@@ -63,6 +138,8 @@ bool output_file_check(const char *path, eval_error *e)
     const char *target = exists && !S_ISREG(info.st_mode) ? path : directory;
     return access(target, W_OK) == 0 || eval_fail(e, "%s: cannot write: %s", path, strerror(errno));
 }
+
+/* ---- open, commit, discard ---- */
 
 bool output_file_open(output_file *f, const char *path, eval_error *e)
 {
@@ -88,9 +165,12 @@ bool output_file_open(output_file *f, const char *path, eval_error *e)
         }
         return true;
     }
+    note_temporary(f->temporary); /* mkstemp writes the name there before it makes the file */
     const int fd = mkstemp(f->temporary);
     if (fd < 0) {
-        return eval_fail(e, "%s: cannot create a temporary file beside it: %s", path, strerror(errno));
+        const int reason = errno;
+        forget_temporary(f->temporary);
+        return eval_fail(e, "%s: cannot create a temporary file beside it: %s", path, strerror(reason));
     }
     use_ordinary_mode(fd);
     f->stream = fdopen(fd, "w");
@@ -98,6 +178,7 @@ bool output_file_open(output_file *f, const char *path, eval_error *e)
         const int reason = errno;
         (void)close(fd);
         (void)unlink(f->temporary);
+        forget_temporary(f->temporary);
         return eval_fail(e, "%s: cannot write: %s", path, strerror(reason));
     }
     return true;
@@ -125,10 +206,11 @@ bool output_file_commit(output_file *f, eval_error *e)
         good = false;
         reason = errno;
     }
+    if (!good && replaces) {
+        (void)unlink(f->temporary);
+    }
+    forget_temporary(f->temporary);
     if (!good) {
-        if (replaces) {
-            (void)unlink(f->temporary);
-        }
         return eval_fail(e, "%s: write failed: %s", name, strerror(reason));
     }
     if (replaces) {
@@ -146,6 +228,7 @@ void output_file_discard(output_file *f)
         (void)fclose(f->stream);
         if (f->temporary[0] != '\0') {
             (void)unlink(f->temporary);
+            forget_temporary(f->temporary);
         }
     }
     f->stream = NULL;

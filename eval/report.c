@@ -75,12 +75,13 @@ static void format_bytes(char *s, uint64_t bytes)
     }
 }
 
-/* Errors and divergences: four decimals, exact zeros as such, tiny ones with their exponent. */
+/* Errors and divergences: four decimals where these show two digits or more, else with an exponent; exact
+ * zeros as such. */
 static void format_error(char *s, double x)
 {
     if (x == 0.0) {
         snprintf(s, CELL, "0");
-    } else if (x >= 0.0005 && x < 100.0) {
+    } else if (x >= 0.00095 && x < 100.0) {
         snprintf(s, CELL, "%.4f", x);
     } else {
         snprintf(s, CELL, "%.1e", x);
@@ -103,6 +104,12 @@ static double ppl_change_percent(const evaluate_run *run)
     return 100.0 * (run->ppl / run->ppl_fp32 - 1.0);
 }
 
+/* With a sign, but not on what rounds to zero. */
+static void format_change(char *s, double percent)
+{
+    snprintf(s, CELL, fabs(percent) < 0.005 ? "0.00 %%" : "%+.2f %%", percent);
+}
+
 /* ---- the table ---- */
 
 static void fill_cells(char cells[N_COLUMNS][CELL], const evaluate_run *run)
@@ -123,7 +130,7 @@ static void fill_cells(char cells[N_COLUMNS][CELL], const evaluate_run *run)
     if (change == 0.0) {
         snprintf(cells[13], CELL, "-");
     } else {
-        snprintf(cells[13], CELL, fabs(change) < 0.005 ? "0.00 %%" : "%+.2f %%", change);
+        format_change(cells[13], change);
     }
 }
 
@@ -241,9 +248,8 @@ static void memory_sentence(char *s, size_t size, const evaluation *ev, const ev
         snprintf(rest, left, "each value costs %.2f bits.", run->bits_per_element);
     } else {
         snprintf(rest, left,
-                 "packed values cost %.2f bits each, and %s of it are tokens kept as %s, a share that "
-                 "shrinks as the "
-                 "context grows.",
+                 "packed values cost %.2f bits each; %s of the cache are tokens kept as %s, a share that "
+                 "shrinks as the context grows.",
                  run->bits_per_element, unpacked,
                  run->scheme.residual_dtype == KVQ_F32 ? "float32" : "float16");
     }
@@ -269,11 +275,13 @@ static void quality_sentence(char *s, size_t size, const evaluate_run *run)
         return;
     }
     const double change = ppl_change_percent(run);
+    char percent[CELL];
+    format_change(percent, change);
     snprintf(s, size,
              "For that, attention is off by %.2g %% in each layer, the most likely next token stays the same "
              "in %.1f %% "
-             "of the steps, and perplexity goes from %.2f to %.2f (%+.2f %%), %s.",
-             100.0 * run->attn_rel_l2, 100.0 * run->top1, run->ppl_fp32, run->ppl, change, verdict(change));
+             "of the steps, and perplexity goes from %.2f to %.2f (%s), %s.",
+             100.0 * run->attn_rel_l2, 100.0 * run->top1, run->ppl_fp32, run->ppl, percent, verdict(change));
 }
 
 static void print_sentences(FILE *f, const evaluation *ev)

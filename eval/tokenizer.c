@@ -137,6 +137,32 @@ static size_t token_bytes(const char *name, char *out)
     return n_out;
 }
 
+/* Says what is wrong with an id: what it is, and which one no token has, if that is the reason. */
+static bool wrong_id(const json_t *vocab, const char *file, const char *name, const json_t *value, size_t n,
+                     eval_error *e)
+{
+    const char *other;
+    const json_t *other_value;
+    bool *seen = calloc(n, sizeof *seen);
+    if (!seen)
+        return eval_fail(e, "%s: out of memory for %zu tokens", file, n);
+    json_object_foreach((json_t *)vocab, other, other_value)
+    {
+        size_t id;
+        if (json_to_size(other_value, n - 1, &id))
+            seen[id] = true;
+    }
+    size_t missing = 0;
+    while (seen[missing]) /* ends: this token's id is none of the n */
+        missing++;
+    free(seen);
+    char *found = json_dumps(value, JSON_ENCODE_ANY);
+    eval_fail(e, "%s: token '%.100s' has id %.40s, but %zu tokens need the ids 0 to %zu; no token has id %zu",
+              file, name, found ? found : "?", n, n - 1, missing);
+    free(found);
+    return false;
+}
+
 /* Fills names[id], which point into the JSON, and returns their total length in *n_bytes. */
 static bool order_tokens(const json_t *vocab, const char *file, const char **names, size_t n, size_t *n_bytes,
                          eval_error *e)
@@ -148,8 +174,7 @@ static bool order_tokens(const json_t *vocab, const char *file, const char **nam
     {
         size_t id;
         if (!json_to_size(value, n - 1, &id))
-            return eval_fail(e, "%s: token '%.100s': its id is not an integer from 0 to %zu", file, name,
-                             n - 1);
+            return wrong_id(vocab, file, name, value, n, e);
         if (names[id])
             return eval_fail(e, "%s: tokens '%.100s' and '%.100s' both have id %zu", file, names[id], name,
                              id);
@@ -262,9 +287,9 @@ static bool add_merge(tokenizer *t, const json_t *vocab, const char *file, size_
 }
 
 /* Goes through the lines of merges.txt; the first may be a "#version" comment, empty ones count for nothing.
- */
+ * *n_merges is how many there were. */
 static bool add_merges(tokenizer *t, const json_t *vocab, const char *file, const char *text, size_t size,
-                       char *joined, eval_error *e)
+                       char *joined, uint32_t *n_merges, eval_error *e)
 {
     uint32_t rank = 0;
     size_t start = 0;
@@ -281,7 +306,55 @@ static bool add_merges(tokenizer *t, const json_t *vocab, const char *file, cons
             return false;
         rank++;
     }
+    *n_merges = rank;
     return true;
+}
+
+/* Tokens that no merge needs to make: single bytes, special ones such as <|endoftext|> or [PAD], and those
+ * added by hand, whose characters stand for no bytes. */
+static bool needs_merge(const char *name)
+{
+    const size_t n = strlen(name);
+    const char first = name[0], last = name[n - 1];
+    if ((first == '<' && last == '>') || (first == '[' && last == ']'))
+        return false;
+    size_t n_characters = 0, length;
+    for (size_t i = 0; i < n; i += length, n_characters++) {
+        uint32_t c;
+        length = decode_utf8(name + i, n - i, &c);
+        if (length == 0 || byte_of_character(c) < 0)
+            return false;
+    }
+    return n_characters > 1;
+}
+
+/* A merges.txt that was cut short would split the text into other tokens without any sign of it. */
+static bool check_merges_complete(const tokenizer *t, const json_t *vocab, const char *file,
+                                  uint32_t n_merges, eval_error *e)
+{
+    bool *made = calloc(t->n_tokens, sizeof *made);
+    if (!made)
+        return eval_fail(e, "%s: out of memory", file);
+    for (size_t i = 0; i <= t->merge_mask; i++)
+        if (t->merges[i].rank != NO_MERGE)
+            made[t->merges[i].result] = true;
+    const char *name, *unmade = NULL;
+    const json_t *value;
+    json_int_t first = 0;
+    json_object_foreach((json_t *)vocab, name, value)
+    {
+        const json_int_t id = json_integer_value(value);
+        if (!made[id] && needs_merge(name) && (!unmade || id < first)) {
+            unmade = name;
+            first = id;
+        }
+    }
+    free(made);
+    return !unmade ||
+           eval_fail(e,
+                     "%s: %u merges found, but none makes token %lld, '%.100s', of the vocabulary; "
+                     "is the file cut short?",
+                     file, (unsigned)n_merges, (long long)first, unmade);
 }
 
 static bool load_merges(tokenizer *t, const json_t *vocab, const char *file, const char *text, size_t size,
@@ -290,11 +363,13 @@ static bool load_merges(tokenizer *t, const json_t *vocab, const char *file, con
     size_t n_lines = 1;
     for (size_t i = 0; i < size; i++)
         n_lines += text[i] == '\n';
+    uint32_t n_merges = 0;
     char *joined = malloc(size + 1);
     bool ok = joined && n_lines < NO_MERGE && allocate_merges(t, n_lines);
-    ok = ok ? add_merges(t, vocab, file, text, size, joined, e) : eval_fail(e, "%s: out of memory", file);
+    ok = ok ? add_merges(t, vocab, file, text, size, joined, &n_merges, e)
+            : eval_fail(e, "%s: out of memory", file);
     free(joined);
-    return ok;
+    return ok && check_merges_complete(t, vocab, file, n_merges, e);
 }
 
 /* ---- load and free ---- */

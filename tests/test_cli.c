@@ -2,16 +2,21 @@
  * wrong. */
 #define _XOPEN_SOURCE 700
 
+#include "eval/report.h"
+
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <jansson.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define DATA KVQ_SOURCE_DIR "/data"
@@ -181,6 +186,64 @@ Test(cli, generation_prints_the_text_of_each_scheme)
                   strstr(out, "--- kivi2,r=32"),
               "%s", out);
     cr_assert(strstr(out, "all 12 tokens as fp32"), "%s", out);
+}
+
+Test(cli, generation_says_when_nothing_is_packed)
+{
+    cr_assert_eq(run("$E --generate 4 --prompt 8"), 0);
+    const char *line = strstr(out, "--- kivi2,");
+    cr_assert(line &&
+                  strstr(line, "; nothing is packed yet, because all tokens fit the full-precision window\n"),
+              "%s", out);
+    cr_assert(!strstr(strstr(out, "--- fp32"), "nothing is packed yet") ||
+                  strstr(out, "nothing is packed yet") > line,
+              "%s", out);
+    cr_assert_eq(run("$E --generate 4 --prompt 80 --residual 32"), 0);
+    cr_assert(!strstr(out, "nothing is packed"), "%s", out);
+}
+
+/* A report of made-up figures: perplexity off by less than is shown, divergences where decimals run out. */
+Test(cli, small_numbers_keep_two_digits_and_zero_has_no_sign)
+{
+    const gpt2_model model = {.n_params = 1};
+    const report_context context = {
+        .isa = "portable", .threads = 1, .model_name = "m", .model = &model, .text_name = "t"};
+    const report_style style = {0};
+    for (int sign = -1; sign <= 1; sign += 2) {
+        evaluate_run run = {.text = "kivi8",
+                            .bits_per_element = 9.0,
+                            .usage = {.total = 2000000, .residual = 1580000, .n_packed_elements = 1},
+                            .fp32_bytes = 4000000,
+                            .k_rel_l2 = 0.0006,
+                            .attn_rel_l2 = 0.00094,
+                            .attn_prob_kl = 0.0012,
+                            .kld_mean = 0.00051,
+                            .kld_p99 = 0.0123,
+                            .ppl = 100.0 + 0.0049 * sign,
+                            .ppl_fp32 = 100.0};
+        const evaluation ev = {.n_windows = 1, .n_tokens = 9, .has_quality = true, .runs = &run, .n_runs = 1};
+        char *text = NULL;
+        size_t size = 0;
+        FILE *f = open_memstream(&text, &size);
+        cr_assert_not_null(f);
+        report_people(f, &context, &ev, &style);
+        cr_assert_eq(fclose(f), 0);
+        cr_expect(strstr(text, "(0.00 %)") && strstr(text, " 0.00 %\n"), "%s", text);
+        cr_expect(!strstr(text, "-0.00") && !strstr(text, "+0.00"), "%s", text);
+        static const char *const cells[] = {" 6.0e-04", " 9.4e-04", " 0.0012", " 5.1e-04", " 0.0123"};
+        for (size_t i = 0; i < sizeof cells / sizeof cells[0]; i++) {
+            cr_expect(strstr(text, cells[i]), "%s is not in\n%s", cells[i], text);
+        }
+        for (char *c = text; *c; c++) { /* undo the line breaks */
+            *c = *c == '\n' ? ' ' : *c;
+        }
+        cr_expect(
+            strstr(text,
+                   "packed values cost 9.00 bits each; 1.58 MB of the cache are tokens kept as float32, "
+                   "a share"),
+            "%s", text);
+        free(text);
+    }
 }
 
 /* ---- what programs read ---- */
@@ -356,6 +419,11 @@ ParameterizedTestParameters(cli, bad_input_gets_one_line)
         {"$E --model nan", {"nan/model.safetensors", "expected a finite number"}, 1},
         {"$E --model mismatch", {"mismatch/model.safetensors", "wpe"}, 1},
         {"$E --model novocab", {"novocab/vocab.json", ""}, 1},
+        {"$E --model epsilon", {"epsilon/config.json", "layer_norm_epsilon is 2.5"}, 1},
+        {"$E --model type", {"type/config.json", "model_type is 7"}, 1},
+        {"$E --model tied", {"tied/config.json", "tie_word_embeddings is \"yes\""}, 1},
+        {"$E --model cut", {"cut/merges.txt: 100 merges found", "makes token "}, 1},
+        {"$E --model gap", {"gap/vocab.json", "4095 tokens need the ids 0 to 4094"}, 1},
         {"$E --text missing.txt", {"missing.txt", "No such file"}, 1},
         {"$E --text .", {".: is a directory", "expected a file"}, 1},
         {"$E --text empty.txt", {"empty.txt", "0 tokens found"}, 1},
@@ -374,6 +442,9 @@ ParameterizedTestParameters(cli, bad_input_gets_one_line)
         {"$E " SMALL "--csv .", {".: cannot write", "directory"}, 1},
         {"$E " SMALL "--logits no/where.npy", {"no/where.npy", "No such file"}, 1},
         {"$E " SMALL "--json /dev/full", {"/dev/full", "No space left"}, 1},
+        {"$E " SMALL "--logits /dev/full", {"/dev/full: write failed", "No space left"}, 1},
+        {"$E " SMALL "--csv /dev/full", {"/dev/full: write failed", "No space left"}, 1},
+        {"$E " SMALL "--logits - >/dev/full", {"standard output: write failed", "No space left"}, 1},
         {"$E " SMALL "--json - >/dev/full", {"standard output", ""}, 1},
         {"$E " SMALL ">/dev/full", {"standard output", ""}, 1},
         {"$E --help >/dev/full", {"standard output", ""}, 1},
@@ -397,7 +468,14 @@ static void make_bad_inputs(void)
             "2>/dev/null; "
             "rm size; cp $M/model.safetensors mismatch/; chmod u+w */*; "
             "sed 's/1024/512/' $M/config.json > mismatch/config.json; "
-            "cp $M/model.safetensors novocab/; rm novocab/vocab.json",
+            "cp $M/model.safetensors novocab/; rm novocab/vocab.json; "
+            "for d in epsilon type tied cut gap; do mkdir $d; cp $M/*.json $M/merges.txt $d; chmod u+w $d/*; "
+            "ln -s $M/model.safetensors $d; done; "
+            "sed 's/1e-05/2.5/' $M/config.json > epsilon/config.json; "
+            "sed 's/\"gpt2\"/7/' $M/config.json > type/config.json; "
+            "sed 's/true/\"yes\"/' $M/config.json > tied/config.json; "
+            "head -n 101 $M/merges.txt > cut/merges.txt; "
+            "sed 's/\"!\": *[0-9]*, *//' $M/vocab.json > gap/vocab.json",
             DATA);
     cr_assert_eq(status, 0, "%s", err);
 }
@@ -423,23 +501,78 @@ Test(cli, a_failure_keeps_the_old_report)
     write_text("report.json", "old", 3);
     write_text("short.txt", "Too short.\n", 11);
     char text[16];
-    cr_assert_eq(run("$E --text short.txt --json report.json --logits report.json"), 1);
+    cr_assert_eq(run("$E --text short.txt --json report.json --logits logits.npy"), 1);
     read_file("report.json", text, sizeof text);
     cr_assert_str_eq(text, "old");
     /* A file that may not grow: the write itself fails. 2 KB, because LLVM's OpenMP wants 1 KB of shared memory. */
-    cr_assert_eq(run("trap '' XFSZ; ulimit -f 4; $E " SMALL "--json report.json"), 1);
-    cr_assert(strstr(err, "report.json"), "%s", err);
+    cr_assert_eq(run("ulimit -f 4; $E " SMALL "--json report.json"), 1);
+    cr_assert(strstr(err, "report.json: write failed: File too large"), "%s", err);
     read_file("report.json", text, sizeof text);
     cr_assert_str_eq(text, "old");
     cr_assert_eq(n_files(), 2, "temporary files are left");
 }
 
+/* Start kvq-eval in the work directory, wait for its temporary file, and send it a signal. */
+static void interrupt(int signal_number)
+{
+    const pid_t child = fork();
+    cr_assert_neq(child, -1);
+    if (child == 0) {
+        const int null = open("/dev/null", O_RDWR);
+        for (int fd = 0; fd < 3; fd++) {
+            dup2(null, fd);
+        }
+        signal(signal_number, SIG_DFL);
+        setenv("KVQ_DATA_DIR", DATA, 1);
+        if (chdir(work) == 0) {
+            execl(KVQ_EVAL_BINARY, KVQ_EVAL_BINARY, "--logits", "logits.npy", (char *)NULL);
+        }
+        _exit(99);
+    }
+    int status = 0;
+    size_t tries = 0;
+    while (n_files() == 0 && tries++ < 6000 && waitpid(child, &status, WNOHANG) == 0) {
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    }
+    const size_t seen = n_files();
+    kill(child, signal_number);
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_expect_eq(seen, 1);
+    cr_expect(WIFSIGNALED(status) && WTERMSIG(status) == signal_number, "signal %d: status %x", signal_number,
+              (unsigned)status);
+    cr_expect_eq(n_files(), 0, "signal %d: the temporary file is left", signal_number);
+}
+
+Test(cli, an_interrupt_removes_the_temporary_file)
+{
+    interrupt(SIGINT);
+    interrupt(SIGTERM);
+    interrupt(SIGHUP);
+}
+
 ParameterizedTestParameters(cli, bad_usage_is_status_2)
 {
     static char list[][80] = {
+        "--json= ",
+        "--model=",
+        "--text=",
+        "--json a --csv a",
+        "--json a --csv ./a",
+        "--logits .//a --csv a",
+        "--csv short --logits link",
         "--bogus",
         "word",
         "--bits two",
+        "--bits 7",
+        "--bits 02",
+        "--k-bits 9",
+        "--v-bits 0",
+        "--group 33",
+        "--group full",
+        "--residual 33",
+        "--residual 0",
+        "--residual 1073741825",
+        "--sinks 1048577",
         "--bits",
         "--residual -1",
         "--residual-mode soft",
@@ -464,7 +597,7 @@ ParameterizedTestParameters(cli, bad_usage_is_status_2)
 ParameterizedTest(const char *arguments, cli, bad_usage_is_status_2)
 {
     enter();
-    const int status = run("$E %s", arguments);
+    const int status = run(": >short; ln short link; $E %s", arguments);
     cr_expect_eq(status, 2, "%s: status %d", arguments, status);
     cr_expect(out[0] == '\0' && strstr(err, "kvq-eval"), "%s: %s", arguments, err);
     leave();
@@ -475,11 +608,44 @@ Test(cli, impossible_schemes_show_the_character)
     cr_assert_eq(run("$E --scheme k=2,v=9"), 1);
     cr_assert_eq(n_lines(err), 3, "%s", err);
     cr_assert(strstr(err, "kvq-eval: --scheme: ") && strstr(err, "\n    k=2,v=9\n          ^\n"), "%s", err);
-    cr_assert_eq(run("$E --bits 7"), 1);
-    cr_assert(strstr(err, "\n    k=7/32,v=7/32\n      ^\n"), "%s", err);
-    cr_assert_eq(run("$E --group 33"), 1);
-    cr_assert_eq(run("$E --residual 33"), 1);
     cr_assert_eq(run("$E --scheme ''"), 1);
     cr_assert_eq(run("$E --scheme kivi2 --scheme nonsense"), 1);
     cr_assert(strstr(err, "nonsense\n    ^\n"), "%s", err);
+}
+
+Test(cli, bad_values_are_told_what_is_allowed)
+{
+    static const struct {
+        const char *arguments, *wanted;
+    } cases[] = {
+        {"--bits x", "--bits: must be 1, 2, 3, 4, 5, 6, 8, 16 or 32, not 'x'\n"},
+        {"--bits 7", "--bits: must be 1, 2, 3, 4, 5, 6, 8, 16 or 32, not '7'\n"},
+        {"--k-bits 7", "--k-bits: must be 1, 2, 3, 4, 5, 6, 8, 16 or 32, not '7'\n"},
+        {"--v-bits 7", "--v-bits: must be 1, 2, 3, 4, 5, 6, 8, 16 or 32, not '7'\n"},
+        {"--group 33", "--group: must be 16, 32, 64, 128 or full, not '33'\n"},
+        {"--group full", "--group full: is for values only, and keys of 2 bits have groups per channel"},
+        {"--residual x", "--residual: expected a whole number from 0 to 1073741824, not 'x'\n"},
+        {"--residual 33", "--residual: must be a multiple of the group of 32, and not 0 with --residual-mode "
+                          "kivi, not '33'\n"},
+        {"--residual 40 --group 16 --residual-mode sliding",
+         "--residual: must be a multiple of the group of 16, not '40'\n"},
+        {"--model=", "--model: the name is empty\n"},
+        {"--text=", "--text: the name is empty\n"},
+        {"--json a --csv ./a", "--json and --csv: 'a' and './a' are one file\n"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cr_expect_eq(run("$E %s", cases[i].arguments), 2, "%s", cases[i].arguments);
+        cr_expect(strstr(err, cases[i].wanted), "%s: %s", cases[i].arguments, err);
+    }
+}
+
+/* What the checks above must let through. */
+Test(cli, a_full_group_and_any_residual_without_key_groups)
+{
+    cr_assert_eq(run("$E --tokens 40 --windows 1 --k-bits 16 --group full --residual 7 --csv -"), 0, "%s",
+                 err);
+    cr_assert(strstr(out, "\"k=f16,v=2@token/full,r=7\""), "%s", out);
+    cr_assert_eq(run("$E --tokens 40 --windows 1 --residual 0 --residual-mode sliding --csv -"), 0, "%s",
+                 err);
+    cr_assert_eq(run("$E --tokens 16 --windows 1 --json /dev/null --csv /dev/null"), 0, "%s", err);
 }

@@ -59,6 +59,18 @@ Test(metrics, kl_of_probabilities)
     cr_assert_eq(metric_kl_probabilities(p, p, 3), 0.0);
 }
 
+/* KL((1/2, 1/2) || (1/4, 3/4)) = ln(4/3) / 2, and the other way round it is ln(27/16) / 4. */
+Test(metrics, kl_has_a_direction)
+{
+    const float p[] = {0.5f, 0.5f}, q[] = {0.25f, 0.75f};
+    assert_close(metric_kl_probabilities(p, q, 2), 0.5 * log(4.0 / 3.0), 1e-14);
+    assert_close(metric_kl_probabilities(q, p, 2), 0.25 * log(27.0 / 16.0), 1e-14);
+    const float a[] = {5.0f, 5.0f}, b[] = {-1.0f, -1.0f + logf(3.0f)}; /* the logits of p and q */
+    const double a_lse = metric_log_sum_exp(a, 2), b_lse = metric_log_sum_exp(b, 2);
+    assert_close(metric_kl_logits(a, a_lse, b, b_lse, 2), 0.5 * log(4.0 / 3.0), 1e-6);
+    assert_close(metric_kl_logits(b, b_lse, a, a_lse, 2), 0.25 * log(27.0 / 16.0), 1e-6);
+}
+
 Test(metrics, kl_of_probabilities_survives_zeros)
 {
     const float p[] = {0.5f, 0.5f, 0.0f}, q[] = {1.0f, 0.0f, 0.0f};

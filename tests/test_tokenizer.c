@@ -315,10 +315,9 @@ Test(tokenizer, wrong_vocabularies_are_named)
     } cases[] = {
         {'a', ",\"xy\":255", "", {"vocab-file", "no token for byte 0x61"}},
         {-1, ",\"xy\":255", "", {"vocab-file", "both have id 255"}},
-        {-1, ",\"xy\":257", "", {"token 'xy'", "from 0 to 256"}},
-        {-1, ",\"xy\":-1", "", {"token 'xy'", "from 0 to 256"}},
-        {-1, ",\"xy\":256.0", "", {"token 'xy'", "not an integer"}},
-        {-1, ",\"xy\":\"256\"", "", {"token 'xy'", "not an integer"}},
+        {-1, ",\"xy\":257", "", {"token 'xy' has id 257,", "0 to 256"}},
+        {-1, ",\"xy\":256.0", "", {"token 'xy' has id 256.0,", "0 to 256"}},
+        {-1, ",\"xy\":\"256\"", "", {"token 'xy' has id \"256\"", "0 to 256"}},
         {-1, ",\"\":256", "", {"token 256 is empty", "vocab-file"}},
         {-1, ",\"a\":256", "", {"vocab-file", "duplicate"}},
         {-1, ",", "", {"vocab-file", "bad JSON"}},
@@ -332,6 +331,15 @@ Test(tokenizer, wrong_vocabularies_are_named)
         {-1, ",\"xy\":256", "x ", {"merges-file: line 1", "two tokens"}},
         {-1, ",\"xy\":256", "x y\n#version: 0.2", {"merges-file: line 2", "'#version:'"}},
         {-1, ",\"xy\":256", "x y\n\nx y", {"merges-file: line 3", "same merge as that of rank 0"}},
+        {-1, ",\"xy\":-1", "", {"token 'xy' has id -1", "no token has id 256"}},
+        {-1, ",\"xy\":256,\"ab\":258", "", {"token 'ab' has id 258", "258 tokens need the ids 0 to 257"}},
+        {-1, ",\"xy\":256,\"ab\":258", "", {"vocab-file", "no token has id 257"}},
+        {-1, ",\"xy\":256", "", {"merges-file: 0 merges found", "token 256, 'xy'"}},
+        {-1, ",\"xyz\":257,\"xy\":256,\"yz\":258", "x y\n", {"merges-file: 1 merges", "token 257, 'xyz'"}},
+        {-1, ",\"<x\":256", "", {"merges-file: 0 merges", "token 256, '<x'"}},
+        {-1, ",\"[x\":256", "", {"merges-file: 0 merges", "token 256, '[x'"}},
+        {-1, ",\"x>\":256", "", {"merges-file: 0 merges", "token 256, 'x>'"}},
+        {-1, ",\"\\u0120\\u0120\":256", "", {"merges-file: 0 merges", "token 256"}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         tokenizer *t;
@@ -340,6 +348,55 @@ Test(tokenizer, wrong_vocabularies_are_named)
         for (size_t j = 0; j < 2; j++)
             assert_mentions(e, cases[i].mentions[j]);
     }
+}
+
+/* Special tokens are no merge's result. */
+Test(tokenizer, special_tokens_need_no_merge)
+{
+    tokenizer *t;
+    eval_error e;
+    cr_assert(load_small(&t, -1, ",\"<|endoftext|>\":256,\"[PAD]\":257", "#version: 0.2\n", &e), "%s",
+              e.text);
+    cr_assert_eq(tokenizer_eos_id(t), 256);
+    tokenizer_free(t);
+}
+
+/* A file that ends at a line is well formed; only the vocabulary tells that something is missing. */
+Test(tokenizer, cut_merges_are_noticed)
+{
+    static char vocab[1 << 20], merges[1 << 20];
+    const struct {
+        const char *path;
+        char *text;
+    } files[] = {{MODEL "/vocab.json", vocab}, {MODEL "/merges.txt", merges}};
+    size_t sizes[2];
+    for (size_t i = 0; i < 2; i++) {
+        FILE *f = fopen(files[i].path, "rb");
+        cr_assert_not_null(f);
+        sizes[i] = fread(files[i].text, 1, sizeof vocab, f);
+        cr_assert(sizes[i] > 0 && sizes[i] < sizeof vocab);
+        fclose(f);
+    }
+    size_t n_lines = 0;
+    for (size_t size = 0; size <= sizes[1]; size++) {
+        const bool boundary = size == 0 || size == sizes[1] || merges[size - 1] == '\n';
+        n_lines += size > 0 && merges[size - 1] == '\n';
+        if (!boundary || (size > 0 && n_lines % 500 != 1 && size + 10 < sizes[1])) {
+            continue;
+        }
+        char wanted[64];
+        tokenizer *t;
+        eval_error e = {""};
+        const bool loaded = tokenizer_load_memory(&t, "v", vocab, sizes[0], "merges.txt", merges, size, &e);
+        cr_assert_eq(loaded, size == sizes[1], "%zu bytes of %zu", size, sizes[1]);
+        if (loaded) {
+            tokenizer_free(t);
+            continue;
+        }
+        snprintf(wanted, sizeof wanted, "merges.txt: %zu merges found", n_lines > 0 ? n_lines - 1 : 0);
+        assert_mentions(e, wanted);
+    }
+    cr_assert_eq(n_lines, 3840);
 }
 
 Test(tokenizer, missing_files_are_named)
