@@ -156,7 +156,7 @@ static void weigh_row(tile *t, size_t row, size_t token, size_t n)
         float factor = t->max[row];
         (void)kernels->exp_sum_f32(&factor, 1, max);
         for (size_t c = 0; c < dim; c++)
-            t->acc[row * dim + c] *= factor;
+            t->acc[row * dim + c] = factor > 0 ? t->acc[row * dim + c] * factor : 0.0f; /* not Inf * 0 */
         t->sum[row] *= factor;
         t->max[row] = max;
     }

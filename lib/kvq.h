@@ -14,13 +14,14 @@
  * Arrays are row-major, slowest dimension first.
  *
  * Rules for every call:
- *   - Fallible calls return a kvq_status; KVQ_OK is 0. Out-parameters are written on KVQ_OK only.
+ *   - Fallible calls return a kvq_status; KVQ_OK is 0. Out-parameters are written on KVQ_OK only,
+ *     unless said otherwise.
  *   - After an error the cache holds what it held before the call. (Memory taken for tables may stay for later.)
  *   - The library never prints, exits, aborts or opens files.
  *   - Threads: many threads may read one cache at once (attend, read, verify, usage, save, export); a call
  *     that changes a cache must be alone with it. Two caches are independent of each other.
  *   - A call may use 512 KB of stack, on each thread that takes part.
- *   - A call may use 512 KB of stack, on each thread that takes part.
+ *   - Floating-point rounding must be to nearest, as it is by default.
  *   - Structs that begin with struct_size must be filled by their _init function first.
  */
 #ifndef KVQ_H
@@ -52,7 +53,7 @@ typedef enum kvq_status {
     KVQ_OK = 0,
     KVQ_ERR_ARG = 1,       /* NULL, an index out of range, sizes that do not fit together            */
     KVQ_ERR_SCHEME = 2,    /* the scheme's text or fields make no valid scheme                       */
-    KVQ_ERR_NONFINITE = 3, /* NaN or Inf among keys, values or queries                               */
+    KVQ_ERR_NONFINITE = 3, /* NaN or Inf (or a negative scale) among the numbers given              */
     KVQ_ERR_NOMEM = 4,     /* the allocator returned NULL                                            */
     KVQ_ERR_FULL = 5,      /* the append would pass max_tokens                                       */
     KVQ_ERR_ISA = 6,       /* KVQ_ISA names an instruction set that is unknown or does not run here  */
@@ -303,7 +304,7 @@ typedef struct kvq_attend_options {
     kvq_precision precision;
     int n_threads;        /* 0: as many as OpenMP gives. The result does not depend on it. */
     float *probabilities; /* out, [n_sequences][n_q][H][T]; all T must be equal. NULL: not wanted */
-    float *bound; /* out, [n_sequences][n_q][H]. NULL: not wanted. Costs 10 to 100 times the attention */
+    float *bound; /* out, [n_sequences][n_q][H]. NULL: not wanted. Costs 10 to 150 times the attention */
 } kvq_attend_options;
 
 /** Fill the options with their defaults. */
@@ -321,11 +322,11 @@ KVQ_API void kvq_attend_options_init(kvq_attend_options *options);
  *           real arithmetic over the keys and values as they were appended (or imported, or brought back by a
  *           truncation). +Inf where nothing can be promised (see kvq_cache_read_bound). Derivation: lib/bound.c.
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, n_q = 0 or > T, scale not finite, unequal T with
- * probabilities); KVQ_ERR_NONFINITE (in q). Allocates nothing.
+ * probabilities, options not initialised or out of range); KVQ_ERR_NONFINITE (in q). Allocates nothing.
  * Numerics  identical bits for any n_threads and any grouping of sequences into calls. Scores and sums are
- *           float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv 1805.02867). A query with
- *           a score beyond float gets NaN for its out and probabilities; a sum of values beyond float gives Inf;
- *           the bound is +Inf in both cases.
+ *           float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv 1805.02867). A query for
+ *           which scale * q, a score, or a partial sum of one leaves the range of float gets NaN for its out and
+ *           probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both cases.
  * Prompts   queries see the cache as it stands after the append, that is, a long prompt sees its own older tokens
  *           packed. KIVI attends within the prompt with exact keys and values. To do the same, append the prompt
  *           to a second cache with one layer and the scheme fp32, attend there, and reset it after each layer

@@ -27,15 +27,18 @@ static inline float kvq_f32_of_bits(uint32_t bits)
     return x;
 }
 
-/** Exact. Inf and NaN are kept. */
+/**
+ * Exact. Inf and NaN are kept. No subnormal float is touched on the way: a program that flushes those to zero (linked
+ * with -ffast-math, say) would otherwise lose every small scale.
+ */
 static inline float kvq_f32_from_f16(uint16_t half)
 {
     uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
-    uint32_t magnitude = (uint32_t)(half & 0x7fffu) << 13;
-    /* The fraction now sits in a float whose exponent is 127 - 15 = 112 too small; multiplying by 2^112 mends
-     * that and normalises subnormal halves on the way. */
-    uint32_t bits = kvq_bits_of_f32(kvq_f32_of_bits(magnitude) * 0x1p112f);
-    bits |= (half & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
+    uint32_t magnitude = half & 0x7fffu;
+    uint32_t normal = (magnitude << 13) + (112u << 23); /* the exponent's bias is 127 - 15 = 112 larger */
+    uint32_t subnormal = kvq_bits_of_f32((float)(int32_t)magnitude * 0x1p-24f);
+    uint32_t bits = magnitude < 0x400u ? subnormal : normal;
+    bits |= magnitude >= 0x7c00u ? 0x7f800000u : 0u;
     return kvq_f32_of_bits(bits | sign);
 }
 

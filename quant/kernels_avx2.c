@@ -1,12 +1,13 @@
 /*
  * Kernels for x86-64 with AVX2, FMA and F16C (Haswell of 2013, Zen of 2017, and later).
  *
- * EXACT kernels follow the portable order of operations: multiply, then add, in the same sixteen lanes (two registers,
- * a and b). Score and accumulate are TOL and use fused multiply-add. A code of several planes is a sum, so each plane
- * adds its part with the folded factor times 2^shift, which is exact: no plane needs to know of the others.
+ * EXACT kernels follow the portable order of operations: multiply, then add, in the same sixteen lanes (two
+ * registers, a and b). Score and accumulate are TOL and use fused multiply-add. A code of several planes is a
+ * sum, so each plane adds its part, already shifted into place: no plane needs to know of the others.
  *
- * Here are the two layouts that KIVI uses, keys per channel (score: G >= 32) and values per token, in the default
- * arithmetic (encode, decode: D a multiple of 8); for all others these kernels call the portable ones.
+ * Rows and softmax serve every scheme. The affine kernels are for KIVI's two layouts in the default arithmetic:
+ * keys per channel (score: G >= 32; decode: less than 8 bits) and values per token (encode and decode: D a
+ * multiple of 8). For all others they call the portable ones.
  */
 #include <immintrin.h>
 
@@ -210,17 +211,19 @@ static float exp_sum_f32_avx2(float *x, size_t n, float max)
 
 /* ---- Affine: one plane's contribution to a sum. `width` is a constant wherever this is inlined. ---- */
 
-/* Value v of eight dwords, as float. */
-static inline __m256 plane_value(__m256i dwords, uint32_t width, uint32_t v)
+/* Value v of eight dwords times 2^up, as float. */
+static inline __m256 plane_value(__m256i dwords, uint32_t width, uint32_t v, uint32_t up)
 {
-    __m128i shift = _mm_cvtsi32_si128((int)(v % 4 * 8 + v / 4 * width));
-    __m256i mask = _mm256_set1_epi32((int)((1u << width) - 1u));
-    return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(dwords, shift), mask));
+    int down = (int)(v % 4 * 8 + v / 4 * width) - (int)up;
+    __m256i moved = down >= 0 ? _mm256_srl_epi32(dwords, _mm_cvtsi32_si128(down))
+                              : _mm256_sll_epi32(dwords, _mm_cvtsi32_si128(-down));
+    return _mm256_cvtepi32_ps(_mm256_and_si256(moved, _mm256_set1_epi32((int)(((1u << width) - 1u) << up))));
 }
 
 /* sum[32 tokens] += sum_c folded[c] * plane code of channel c; folded is 0 from D on, up to whole dwords. */
-static inline __attribute__((always_inline)) void
-score_plane(const uint8_t *codes, uint32_t width, size_t n_dwords, const float *folded, __m256 sum[4])
+static inline __attribute__((always_inline)) void score_plane(const uint8_t *codes, uint32_t width,
+                                                              uint32_t up, size_t n_dwords,
+                                                              const float *folded, __m256 sum[4])
 {
     const uint32_t n = 32 / width;
     for (size_t u = 0; u < n_dwords; u++, codes += 4 * KVQ_BLOCK, folded += n) {
@@ -230,7 +233,7 @@ score_plane(const uint8_t *codes, uint32_t width, size_t n_dwords, const float *
         for (uint32_t v = 0; v < n; v++) {
             __m256 factor = _mm256_set1_ps(folded[v]);
             for (size_t j = 0; j < 4; j++)
-                sum[j] = _mm256_fmadd_ps(factor, plane_value(dwords[j], width, v), sum[j]);
+                sum[j] = _mm256_fmadd_ps(factor, plane_value(dwords[j], width, v, up), sum[j]);
         }
     }
 }
@@ -239,18 +242,25 @@ static void score_plane_of(const uint8_t *codes, const kvq_plane *plane, size_t 
                            __m256 sum[4])
 {
     size_t n_dwords = (dim * plane->width + 31) / 32;
-    switch (plane->width) {
+    if (plane->shift > 0) { /* the upper plane of 3, 5 and 6 bits */
+        if (plane->width == 1)
+            score_plane(codes, 1, plane->shift, n_dwords, folded, sum);
+        else
+            score_plane(codes, 2, plane->shift, n_dwords, folded, sum);
+        return;
+    }
+    switch (plane->width) { /* constants, for the compiler to unroll by */
     case 1:
-        score_plane(codes, 1, n_dwords, folded, sum);
+        score_plane(codes, 1, 0, n_dwords, folded, sum);
         break;
     case 2:
-        score_plane(codes, 2, n_dwords, folded, sum);
+        score_plane(codes, 2, 0, n_dwords, folded, sum);
         break;
     case 4:
-        score_plane(codes, 4, n_dwords, folded, sum);
+        score_plane(codes, 4, 0, n_dwords, folded, sum);
         break;
     default:
-        score_plane(codes, 8, n_dwords, folded, sum);
+        score_plane(codes, 8, 0, n_dwords, folded, sum);
         break;
     }
 }
@@ -280,21 +290,11 @@ static float fold_query(const kvq_layout *l, const uint8_t *superblock, size_t t
     return sum_lanes(a, b);
 }
 
-/* The factors of a plane: folded times 2^shift. */
-static const float *scale_folded(const float *folded, size_t n, uint32_t shift, float *out)
-{
-    if (shift == 0)
-        return folded;
-    for (size_t i = 0; i < n; i++)
-        out[i] = folded[i] * (float)(1u << shift);
-    return out;
-}
-
 /* Scores of a block of 32 tokens, G >= 32. */
 static void score_block(const kvq_layout *l, const uint8_t *superblock, size_t t, const float *q,
                         float scores[32])
 {
-    _Alignas(32) float folded[KVQ_DIM_MAX + LANES], scaled[KVQ_DIM_MAX + LANES];
+    _Alignas(32) float folded[KVQ_DIM_MAX + LANES];
     float bias = fold_query(l, superblock, t, q, folded);
     const uint8_t *block =
         superblock + t / l->tile_tokens * l->tile_bytes + t % l->tile_tokens / KVQ_BLOCK * l->block_bytes;
@@ -303,8 +303,7 @@ static void score_block(const kvq_layout *l, const uint8_t *superblock, size_t t
         sum[j] = _mm256_set1_ps(bias);
     for (size_t i = 0; i < l->n_planes; i++) {
         const kvq_plane *plane = &l->plane[i];
-        const float *factors = scale_folded(folded, l->dim_padded + LANES, plane->shift, scaled);
-        score_plane_of(block + plane->offset, plane, l->dim_padded, factors, sum);
+        score_plane_of(block + plane->offset, plane, l->dim_padded, folded, sum);
     }
     for (size_t j = 0; j < 4; j++)
         _mm256_storeu_ps(scores + 8 * j, sum[j]);
@@ -328,7 +327,7 @@ static void score_affine_avx2(const kvq_layout *l, const uint8_t *superblock, si
 
 /* sum[16 channels] += sum_t folded[t] * plane code of token t, over the blocks [first, last). */
 static inline __attribute__((always_inline)) void accumulate_plane(const uint8_t *codes, uint32_t width,
-                                                                   size_t first, size_t last,
+                                                                   uint32_t up, size_t first, size_t last,
                                                                    const float *folded, __m256 sum[2][4])
 {
     const uint32_t n = 32 / width;
@@ -337,8 +336,8 @@ static inline __attribute__((always_inline)) void accumulate_plane(const uint8_t
         __m256i b = _mm256_load_si256((const __m256i *)(const void *)(codes + 64 * row + 32));
         for (uint32_t v = 0; v < n; v++) { /* four sums in turn hide the latency of the addition */
             __m256 factor = _mm256_set1_ps(folded[row * n + v]);
-            sum[0][v % 4] = _mm256_fmadd_ps(factor, plane_value(a, width, v), sum[0][v % 4]);
-            sum[1][v % 4] = _mm256_fmadd_ps(factor, plane_value(b, width, v), sum[1][v % 4]);
+            sum[0][v % 4] = _mm256_fmadd_ps(factor, plane_value(a, width, v, up), sum[0][v % 4]);
+            sum[1][v % 4] = _mm256_fmadd_ps(factor, plane_value(b, width, v, up), sum[1][v % 4]);
         }
     }
 }
@@ -346,18 +345,25 @@ static inline __attribute__((always_inline)) void accumulate_plane(const uint8_t
 static void accumulate_plane_of(const uint8_t *codes, const kvq_plane *plane, size_t first, size_t last,
                                 const float *folded, __m256 sum[2][4])
 {
-    switch (plane->width) {
+    if (plane->shift > 0) { /* the upper plane of 3, 5 and 6 bits */
+        if (plane->width == 1)
+            accumulate_plane(codes, 1, plane->shift, first, last, folded, sum);
+        else
+            accumulate_plane(codes, 2, plane->shift, first, last, folded, sum);
+        return;
+    }
+    switch (plane->width) { /* constants, for the compiler to unroll by */
     case 1:
-        accumulate_plane(codes, 1, first, last, folded, sum);
+        accumulate_plane(codes, 1, 0, first, last, folded, sum);
         break;
     case 2:
-        accumulate_plane(codes, 2, first, last, folded, sum);
+        accumulate_plane(codes, 2, 0, first, last, folded, sum);
         break;
     case 4:
-        accumulate_plane(codes, 4, first, last, folded, sum);
+        accumulate_plane(codes, 4, 0, first, last, folded, sum);
         break;
     default:
-        accumulate_plane(codes, 8, first, last, folded, sum);
+        accumulate_plane(codes, 8, 0, first, last, folded, sum);
         break;
     }
 }
@@ -383,23 +389,19 @@ static float fold_weights(const kvq_layout *l, const uint8_t *superblock, size_t
 static void accumulate_row(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
                            const float *p, float *acc)
 {
-    _Alignas(32) float folded[KVQ_SUPERBLOCK], scaled[KVQ_MAX_PLANES][KVQ_SUPERBLOCK];
-    const float *factors[KVQ_MAX_PLANES] = {NULL};
+    _Alignas(32) float folded[KVQ_SUPERBLOCK];
     size_t first = t0 / KVQ_BLOCK, last = (t0 + n + KVQ_BLOCK - 1) / KVQ_BLOCK;
     float bias = 0.0f;
     for (size_t c = 0; c < l->dim; c += LANES) {
-        if (c % l->group == 0) {
+        if (c % l->group == 0)
             bias = fold_weights(l, superblock, t0, n, c, p, folded);
-            for (size_t i = 0; i < l->n_planes; i++)
-                factors[i] = scale_folded(folded, KVQ_SUPERBLOCK, l->plane[i].shift, scaled[i]);
-        }
         __m256 sum[2][4];
         for (size_t j = 0; j < 8; j++)
             sum[j / 4][j % 4] = j % 4 == 0 ? _mm256_set1_ps(bias) : _mm256_setzero_ps();
         for (size_t i = 0; i < l->n_planes; i++) {
             const kvq_plane *plane = &l->plane[i];
             const uint8_t *codes = superblock + plane->offset + c / 16 * 4 * plane->width * 64;
-            accumulate_plane_of(codes, plane, first, last, factors[i], sum);
+            accumulate_plane_of(codes, plane, first, last, folded, sum);
         }
         float lane[LANES];
         for (size_t j = 0; j < 2; j++)

@@ -163,3 +163,27 @@ Test(half, nan_stays_nan)
         cr_assert(half >> 15 == nans[i] >> 31, "the sign of NaN %08x", nans[i]);
     }
 }
+
+#ifdef __SSE__
+#include <xmmintrin.h>
+
+/* A program may flush subnormal floats to zero (MXCSR: FTZ 0x8000, DAZ 0x40); halves must not notice. */
+Test(half, conversions_do_not_depend_on_subnormal_floats)
+{
+    unsigned kept = _mm_getcsr();
+    static float wanted[65536], got[65536];
+    for (uint32_t i = 0; i < 65536; i++)
+        wanted[i] = kvq_f32_from_f16((uint16_t)i);
+    _mm_setcsr(kept | 0x8040u);
+    for (uint32_t i = 0; i < 65536; i++)
+        got[i] = kvq_f32_from_f16((uint16_t)i);
+    bool same = memcmp(wanted, got, sizeof got) == 0;
+    bool back = true;
+    for (uint32_t i = 0; i < 0x7c00; i++)
+        back = back && kvq_f16_from_f32(got[i]) == i &&
+               kvq_bits_of_f32(kvq_round_to_f16(got[i])) == kvq_bits_of_f32(got[i]);
+    _mm_setcsr(kept);
+    cr_assert(same);
+    cr_assert(back);
+}
+#endif
