@@ -310,6 +310,34 @@ Test(attend, many_queries_equal_one_at_a_time_on_the_same_cache)
     free_problem(&p);
 }
 
+/*
+ * Scores near the end of float, with a group whose largest code belongs to a token that the first query may not see: no
+ * way of taking the code apart may overflow for it.
+ */
+Test(attend, large_scores_do_not_suffer_from_later_tokens)
+{
+    enum { N = 97, NQ = 77 }; /* query 0 sees tokens 0 to 20 */
+    float k[N], v[N], q[NQ], out[NQ];
+    for (size_t t = 0; t < N; t++) {
+        k[t] = t % 32 == 31 ? 63.0f : (float)(t % 3);
+        v[t] = (float)(t % 3);
+    }
+    for (size_t i = 0; i < NQ; i++)
+        q[i] = 1e38f;
+    static const char *const wide[] = {"k=6@channel/32,v=f32,r=32", "k=5@channel/32,v=f32,r=32",
+                                       "k=3@channel/32,v=f32,r=32"};
+    for (size_t i = 0; i < 3; i++) {
+        kvq_cache *cache = cache_of(wide[i], (shape){1, 1, 1, 1, 1}, NULL);
+        cr_assert_eq(kvq_cache_append(cache, 0, 0, k, v, N), KVQ_OK);
+        cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, q, NQ, 1, NULL, out), KVQ_OK);
+        cr_assert(isfinite(out[0]), "%s: out is %g", wide[i], (double)out[0]);
+        if (i == 0)
+            cr_assert_eq(out[0], 2.0f, "the keys are on the grid: the largest wins, out is %g",
+                         (double)out[0]);
+        kvq_cache_free(cache);
+    }
+}
+
 /* ---- Arguments ---- */
 
 Test(attend, arguments_are_checked)
