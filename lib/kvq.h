@@ -325,8 +325,8 @@ KVQ_API void kvq_attend_options_init(kvq_attend_options *options);
  * probabilities, options not initialised or out of range); KVQ_ERR_NONFINITE (in q). Allocates nothing.
  * Numerics  identical bits for any n_threads and any grouping of sequences into calls. Scores and sums are
  *           float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv 1805.02867). A query for
- *           which scale * q, a score, or a partial sum of one leaves the range of float gets NaN for its out and
- *           probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both cases.
+ *           which scale * q, that times a key's scale, a score, or a partial sum of one leaves the range of float
+ *           gets NaN for its out and probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both cases.
  * Prompts   queries see the cache as it stands after the append, that is, a long prompt sees its own older tokens
  *           packed. KIVI attends within the prompt with exact keys and values. To do the same, append the prompt
  *           to a second cache with one layer and the scheme fp32, attend there, and reset it after each layer

@@ -324,9 +324,9 @@ Test(attend, large_scores_do_not_suffer_from_later_tokens)
     }
     for (size_t i = 0; i < NQ; i++)
         q[i] = 1e38f;
-    static const char *const wide[] = {"k=6@channel/32,v=f32,r=32", "k=5@channel/32,v=f32,r=32",
-                                       "k=3@channel/32,v=f32,r=32"};
-    for (size_t i = 0; i < 3; i++) {
+    /* At 3 bits the step is 9, and the folded query itself leaves float. */
+    static const char *const wide[] = {"k=6@channel/32,v=f32,r=32", "k=5@channel/32,v=f32,r=32"};
+    for (size_t i = 0; i < 2; i++) {
         kvq_cache *cache = cache_of(wide[i], (shape){1, 1, 1, 1, 1}, NULL);
         cr_assert_eq(kvq_cache_append(cache, 0, 0, k, v, N), KVQ_OK);
         cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, q, NQ, 1, NULL, out), KVQ_OK);
