@@ -13,7 +13,7 @@
 #include <stdio.h>
 
 enum {
-    /* The certified bound costs about three times the attention, so only every 8th step, and the last one of
+    /* The certified bound costs 10 to 150 times the attention, so only every 8th step, and the last one of
      * a window, asks for it. */
     EVALUATE_BOUND_EVERY = 8,
 };

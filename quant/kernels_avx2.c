@@ -107,9 +107,16 @@ static void dot_f16_avx2(const uint16_t *rows, size_t stride, size_t n, const fl
     }
 }
 
-/* Columns in registers, rows in order: each column sees the additions of the portable kernel. */
-static void accumulate_f32_avx2(const float *rows, size_t stride, size_t n, const float *p, size_t dim,
-                                float *acc)
+/* Eight elements of a plain row. `half` is a constant wherever this is inlined. */
+static inline __m256 load_elements(const void *rows, bool half, size_t at)
+{
+    return half ? load_half((const uint16_t *)rows + at) : _mm256_loadu_ps((const float *)rows + at);
+}
+
+/* Columns in registers, rows in order: each column sees the additions of the portable kernel. Returns the columns done. */
+static inline __attribute__((always_inline)) size_t accumulate_columns(const void *rows, bool half,
+                                                                       size_t stride, size_t n,
+                                                                       const float *p, size_t dim, float *acc)
 {
     size_t c = 0;
     for (; c + 32 <= dim; c += 32) {
@@ -118,33 +125,28 @@ static void accumulate_f32_avx2(const float *rows, size_t stride, size_t n, cons
             sum[j] = _mm256_loadu_ps(acc + c + 8 * j);
         for (size_t i = 0; i < n; i++) {
             __m256 weight = _mm256_set1_ps(p[i]);
-            for (size_t j = 0; j < 4; j++)
-                sum[j] = _mm256_add_ps(sum[j],
-                                       _mm256_mul_ps(weight, _mm256_loadu_ps(rows + i * stride + c + 8 * j)));
+            for (size_t j = 0; j < 4; j++) {
+                __m256 row = load_elements(rows, half, i * stride + c + 8 * j);
+                sum[j] = _mm256_add_ps(sum[j], _mm256_mul_ps(weight, row));
+            }
         }
         for (size_t j = 0; j < 4; j++)
             _mm256_storeu_ps(acc + c + 8 * j, sum[j]);
     }
+    return c;
+}
+
+static void accumulate_f32_avx2(const float *rows, size_t stride, size_t n, const float *p, size_t dim,
+                                float *acc)
+{
+    size_t c = accumulate_columns(rows, false, stride, n, p, dim, acc);
     kvq_kernels_portable.accumulate_f32(rows + c, stride, n, p, dim - c, acc + c);
 }
 
 static void accumulate_f16_avx2(const uint16_t *rows, size_t stride, size_t n, const float *p, size_t dim,
                                 float *acc)
 {
-    size_t c = 0;
-    for (; c + 32 <= dim; c += 32) {
-        __m256 sum[4];
-        for (size_t j = 0; j < 4; j++)
-            sum[j] = _mm256_loadu_ps(acc + c + 8 * j);
-        for (size_t i = 0; i < n; i++) {
-            __m256 weight = _mm256_set1_ps(p[i]);
-            for (size_t j = 0; j < 4; j++)
-                sum[j] =
-                    _mm256_add_ps(sum[j], _mm256_mul_ps(weight, load_half(rows + i * stride + c + 8 * j)));
-        }
-        for (size_t j = 0; j < 4; j++)
-            _mm256_storeu_ps(acc + c + 8 * j, sum[j]);
-    }
+    size_t c = accumulate_columns(rows, true, stride, n, p, dim, acc);
     kvq_kernels_portable.accumulate_f16(rows + c, stride, n, p, dim - c, acc + c);
 }
 
