@@ -292,7 +292,7 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
     if (options == NULL)
         options = &defaults;
     if (cache == NULL || q == NULL || out == NULL || options->struct_size != sizeof *options ||
-        options->precision != KVQ_PRECISION_EXACT || options->n_threads < 0 ||
+        (options->precision != KVQ_PRECISION_FAST && options->precision != KVQ_PRECISION_EXACT) || options->n_threads < 0 ||
         layer >= cache->config.n_layers || n_q == 0 || !isfinite(scale))
         return KVQ_ERR_ARG;
     KVQ_TRY(check_sequences(cache, layer, sequences, n_sequences, n_q, options->probabilities != NULL));

@@ -100,7 +100,7 @@ kvq_status kvq_cache_create(kvq_cache **out, const kvq_config *config)
     if (out == NULL)
         return KVQ_ERR_ARG;
     KVQ_TRY(check_config(config));
-    const kvq_kernels *kernels = kvq_kernels_get();
+    const kvq_kernels *kernels = config->isa == NULL ? kvq_kernels_get() : kvq_kernels_for_isa(config->isa);
     if (kernels == NULL)
         return KVQ_ERR_ISA;
     kvq_memory memory;
@@ -112,6 +112,7 @@ kvq_status kvq_cache_create(kvq_cache **out, const kvq_config *config)
     cache->kernels = kernels;
     cache->config = *config;
     cache->config.allocator = NULL;
+    cache->config.isa = kernels->isa;
     if (take_arrays(cache) != KVQ_OK) {
         kvq_cache_free(cache);
         return KVQ_ERR_NOMEM;

@@ -87,6 +87,9 @@ KVQ_API const char *kvq_version(void);
  */
 KVQ_API const char *kvq_isa(void);
 
+/** Name of the i-th instruction set that runs here, from the plainest ("portable") up; NULL past the last. */
+KVQ_API const char *kvq_isa_name(size_t i);
+
 /* ---- Schemes: how keys and values are stored ---------------------------------------------------------- */
 
 typedef enum kvq_codec_id {
@@ -218,6 +221,7 @@ typedef struct kvq_config {
     kvq_scheme scheme;               /* default kivi2 */
     const kvq_scheme *layer_schemes; /* [n_layers], overrides `scheme`; NULL for none; copied */
     const kvq_allocator *allocator;  /* NULL: the C library's, with huge pages asked for; copied */
+    const char *isa;                 /* instruction set to use, as in KVQ_ISA; NULL: what kvq_isa() names */
 } kvq_config;
 
 /** Fill a config with its defaults. The four dimensions are 0 and must be set. */
@@ -235,7 +239,7 @@ KVQ_API void kvq_cache_free(kvq_cache *cache);
 
 /**
  * The dimensions and schemes a cache was made with. layer_schemes points to [n_layers] schemes inside the
- * cache and lives as long as it; allocator is NULL.
+ * cache and lives as long as it; allocator is NULL, and isa the one in use.
  */
 KVQ_API void kvq_cache_get_config(const kvq_cache *cache, kvq_config *out);
 
@@ -296,7 +300,11 @@ KVQ_API void kvq_cache_reset(kvq_cache *cache);
 /* ---- Attention ---------------------------------------------------------------------------------------- */
 
 typedef enum kvq_precision {
-    KVQ_PRECISION_EXACT = 0, /* float32 arithmetic over dequantized values */
+    /* Over packed values, queries and probabilities are rounded to 16 bits per group and multiplied as whole
+     * numbers: within 1e-3 (relative L2; 2e-4 to 7e-4 seen) of KVQ_PRECISION_EXACT, and about twice as fast.
+     * Where a query's range is too wide for that, its scores are computed exactly. */
+    KVQ_PRECISION_FAST = 0,
+    KVQ_PRECISION_EXACT = 1, /* float32 arithmetic over dequantized values */
 } kvq_precision;
 
 typedef struct kvq_attend_options {

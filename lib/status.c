@@ -47,3 +47,9 @@ const char *kvq_isa(void)
     const kvq_kernels *kernels = kvq_kernels_get();
     return kernels == NULL ? NULL : kernels->isa;
 }
+
+const char *kvq_isa_name(size_t i)
+{
+    const kvq_kernels *kernels = kvq_kernels_at(i);
+    return kernels == NULL ? NULL : kernels->isa;
+}

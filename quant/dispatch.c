@@ -83,6 +83,15 @@ const kvq_kernels *kvq_kernels_for_isa(const char *isa)
     return find(isa);
 }
 
+const kvq_kernels *kvq_kernels_at(size_t i)
+{
+    call_once(&once, choose);
+    for (size_t source = 0; source < N_SOURCES; source++)
+        if (merged[source].isa != NULL && i-- == 0)
+            return &merged[source];
+    return NULL;
+}
+
 /* A slot missing from KVQ_KERNEL_LIST would be neither inherited nor tested. All slots are pointers of one
  * size. */
 #define COUNT(slot) +1

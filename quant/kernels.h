@@ -100,6 +100,9 @@ const kvq_kernels *kvq_kernels_get(void);
 /** The table of that name with its gaps filled, or NULL if it is unknown or does not run here. */
 const kvq_kernels *kvq_kernels_for_isa(const char *isa);
 
+/** The i-th table that runs here, from the plainest up; NULL past the last. */
+const kvq_kernels *kvq_kernels_at(size_t i);
+
 extern const kvq_kernels kvq_kernels_portable;
 extern const kvq_kernels kvq_kernels_avx2; /* built on x86-64 only */
 
