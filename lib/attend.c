@@ -16,7 +16,7 @@
 #include <math.h>
 
 enum {
-    TILE = 8,
+    TILE = KVQ_ROWS_MAX,
     MIN_PARALLEL_ELEMENTS = 1 << 16, /* keys to visit, below which threads cost more than they save */
 };
 
@@ -26,7 +26,8 @@ typedef struct attend_call {
     const size_t *sequences;
     size_t layer, n_q, heads_per_kv;
     const float *q;
-    float scale;
+    float scale, log2_scale; /* scores carry log2(e), so that weights are powers of 2 */
+    bool fast;
     float *out, *probabilities, *bound;
 } attend_call;
 
@@ -101,15 +102,25 @@ static const uint8_t *plain_rows(const tile *t, const chunk *c, kvq_role role, s
     return kvq_window_row(cache, t->call->plan, t->layer, role, t->kv_head, at);
 }
 
+static kvq_tokens packed_tokens(const tile *t, const chunk *c, kvq_role role, size_t n)
+{
+    size_t page = c->begin / KVQ_SUPERBLOCK;
+    bool more = c->begin + KVQ_SUPERBLOCK < t->layer->packed[role];
+    return (kvq_tokens){
+        .superblock = kvq_superblock(t->call->plan, &t->layer->page[page], role, t->kv_head),
+        .next = more ? kvq_superblock(t->call->plan, &t->layer->page[page + 1], role, t->kv_head) : NULL,
+        .n = n,
+        .fast = t->call->fast,
+    };
+}
+
 static void score_chunk(tile *t, const chunk *c)
 {
     const kvq_layout *layout = &t->call->plan->layout[KVQ_KEYS];
     size_t packed = n_packed_in(t, c, KVQ_KEYS), n;
     if (packed > 0) {
-        const kvq_page *page = &t->layer->page[c->begin / KVQ_SUPERBLOCK];
-        const uint8_t *superblock = kvq_superblock(t->call->plan, page, KVQ_KEYS, t->kv_head);
-        layout->codec->score(t->call->cache->kernels, layout, superblock, 0, packed, t->q, t->n_rows,
-                             t->scores);
+        kvq_tokens tokens = packed_tokens(t, c, KVQ_KEYS, packed);
+        layout->codec->score(t->call->cache->kernels, layout, &tokens, t->q, t->n_rows, t->scores);
     }
     for (size_t i = packed; i < c->n; i += n) {
         const uint8_t *rows = plain_rows(t, c, KVQ_KEYS, i, &n);
@@ -122,10 +133,8 @@ static void accumulate_chunk(tile *t, const chunk *c)
     const kvq_layout *layout = &t->call->plan->layout[KVQ_VALUES];
     size_t packed = n_packed_in(t, c, KVQ_VALUES), n;
     if (packed > 0) {
-        const kvq_page *page = &t->layer->page[c->begin / KVQ_SUPERBLOCK];
-        const uint8_t *superblock = kvq_superblock(t->call->plan, page, KVQ_VALUES, t->kv_head);
-        layout->codec->accumulate(t->call->cache->kernels, layout, superblock, 0, packed, t->scores,
-                                  t->n_rows, t->acc);
+        kvq_tokens tokens = packed_tokens(t, c, KVQ_VALUES, packed);
+        layout->codec->accumulate(t->call->cache->kernels, layout, &tokens, t->scores, t->n_rows, t->acc);
     }
     for (size_t i = packed; i < c->n; i += n) {
         const uint8_t *rows = plain_rows(t, c, KVQ_VALUES, i, &n);
@@ -154,13 +163,13 @@ static void weigh_row(tile *t, size_t row, size_t token, size_t n)
     float max = kernels->max_f32(scores, visible);
     if (max > t->max[row]) {
         float factor = t->max[row];
-        (void)kernels->exp_sum_f32(&factor, 1, max);
+        (void)kernels->exp2_sum_f32(&factor, 1, max);
         for (size_t c = 0; c < dim; c++)
             t->acc[row * dim + c] = factor > 0 ? t->acc[row * dim + c] * factor : 0.0f; /* not Inf * 0 */
         t->sum[row] *= factor;
         t->max[row] = max;
     }
-    t->sum[row] += kernels->exp_sum_f32(scores, visible, t->max[row]);
+    t->sum[row] += kernels->exp2_sum_f32(scores, visible, t->max[row]);
 }
 
 static void process_chunk(tile *t, const chunk *c)
@@ -185,7 +194,7 @@ static void start_row(tile *t, size_t row, size_t sequence, size_t query, size_t
     t->sum[row] = 0.0f;
     t->overflowed[row] = false;
     for (size_t c = 0; c < dim; c++) {
-        t->q[row * dim + c] = call->q[t->row_index[row] * dim + c] * call->scale;
+        t->q[row * dim + c] = call->q[t->row_index[row] * dim + c] * call->log2_scale;
         t->acc[row * dim + c] = 0.0f;
     }
 }
@@ -195,7 +204,7 @@ static void finish_probabilities(const tile *t, size_t row)
 {
     size_t n_tokens = t->layer->n_tokens, visible = t->n_visible[row];
     float *p = t->call->probabilities + t->row_index[row] * n_tokens;
-    (void)t->call->cache->kernels->exp_sum_f32(p, visible, t->max[row]);
+    (void)t->call->cache->kernels->exp2_sum_f32(p, visible, t->max[row]);
     for (size_t i = 0; i < visible; i++)
         p[i] = t->overflowed[row] ? NAN : p[i] / t->sum[row];
     memset(p + visible, 0, (n_tokens - visible) * sizeof *p);
@@ -292,8 +301,8 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
     if (options == NULL)
         options = &defaults;
     if (cache == NULL || q == NULL || out == NULL || options->struct_size != sizeof *options ||
-        (options->precision != KVQ_PRECISION_FAST && options->precision != KVQ_PRECISION_EXACT) || options->n_threads < 0 ||
-        layer >= cache->config.n_layers || n_q == 0 || !isfinite(scale))
+        (options->precision != KVQ_PRECISION_FAST && options->precision != KVQ_PRECISION_EXACT) ||
+        options->n_threads < 0 || layer >= cache->config.n_layers || n_q == 0 || !isfinite(scale))
         return KVQ_ERR_ARG;
     KVQ_TRY(check_sequences(cache, layer, sequences, n_sequences, n_q, options->probabilities != NULL));
     const kvq_config *config = &cache->config;
@@ -308,6 +317,8 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
         .heads_per_kv = config->n_heads / config->n_kv_heads,
         .q = q,
         .scale = scale,
+        .log2_scale = scale * 0x1.715476p+0f,
+        .fast = options->precision == KVQ_PRECISION_FAST && options->bound == NULL,
         .out = out,
         .probabilities = options->probabilities,
         .bound = options->bound,

@@ -10,6 +10,14 @@
 #include "quant/kernels.h"
 #include "quant/layout.h"
 
+/** What attention reads in one step: the first n tokens of a superblock. */
+typedef struct kvq_tokens {
+    const uint8_t *superblock;
+    const uint8_t *next; /* superblock that will be read next, worth prefetching; or NULL */
+    size_t n;
+    bool fast; /* fast precision where the layout allows (kernels.h); otherwise exact */
+} kvq_tokens;
+
 struct kvq_codec {
     const char *name;
 
@@ -36,13 +44,13 @@ struct kvq_codec {
      * negative scales and for bytes past token n that are not zero. For data that comes from outside. */
     bool (*is_valid)(const kvq_layout *l, const uint8_t *superblock, size_t n);
 
-    /** scores[i][j] = q[i] . xhat[t0 + j], i < n_q, j < n; rows of KVQ_SUPERBLOCK; q is [n_q][D]. */
-    void (*score)(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
-                  const float *q, size_t n_q, float *scores);
+    /** scores[i][t] = q[i] . xhat[t], i < n_q <= KVQ_ROWS_MAX; rows of KVQ_SUPERBLOCK; q is [n_q][D]. */
+    void (*score)(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                  size_t n_q, float *scores);
 
-    /** acc[i] += sum_j p[i][j] * xhat[t0 + j]; p has rows of KVQ_SUPERBLOCK; acc is [n_q][D]. */
-    void (*accumulate)(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
-                       size_t n, const float *p, size_t n_q, float *acc);
+    /** acc[i] += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, 0 <= p <= 1; acc is [n_q][D]. */
+    void (*accumulate)(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *p,
+                       size_t n_q, float *acc);
 };
 
 extern const kvq_codec kvq_codec_affine, kvq_codec_f16, kvq_codec_f32;

@@ -89,6 +89,7 @@ static size_t round_up(size_t n, size_t to)
 static void affine_layout(kvq_layout *l)
 {
     size_t dim_padded = round_up(l->dim, 16), code_bytes = 0;
+    float levels = (float)((1u << l->bits) - 1u);
     l->dim_padded = dim_padded;
     l->tile_tokens = l->role == KVQ_VALUES                    ? KVQ_SUPERBLOCK
                      : l->per_channel && l->group > KVQ_BLOCK ? l->group
@@ -113,6 +114,7 @@ static void affine_layout(kvq_layout *l)
     l->payload_per_token = l->block_bytes / KVQ_BLOCK;
     l->tokens_per_run = l->per_channel ? l->group : 1;
     l->metadata_per_run = 4 * l->n_meta / (l->tile_tokens / l->tokens_per_run);
+    l->widest_step = 0x1p-10f / (levels * sqrtf((float)l->dim / 12.0f));
 }
 
 static void affine_encode(const kvq_kernels *k, const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
@@ -193,16 +195,45 @@ static bool affine_is_valid(const kvq_layout *l, const uint8_t *superblock, size
     return true;
 }
 
-static void affine_score(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
-                         size_t n, const float *q, size_t n_q, float *scores)
+/* ---- Attention. Fast precision folds first, and scores exactly those queries whose range is too wide. ---- */
+
+static void score_fast(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                       size_t n_q, float *scores)
 {
-    k->score_affine(l, superblock, t0, n, q, n_q, scores);
+    enum { TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
+    _Alignas(KVQ_ALIGNMENT) int8_t weights[TILES * KVQ_ROWS_MAX * 2 * KVQ_DIM_MAX];
+    float step[KVQ_ROWS_MAX], bias[TILES * KVQ_ROWS_MAX];
+    size_t n_too_wide = 0;
+    k->fold_keys(l, tokens->superblock, tokens->next, tokens->n, q, n_q, weights, step, bias);
+    for (size_t i = 0; i < n_q; i++)
+        n_too_wide += !(step[i] <= l->widest_step);
+    if (n_too_wide < n_q)
+        k->score_folded(l, tokens->superblock, tokens->next, tokens->n, weights, step, bias, n_q, scores);
+    for (size_t i = 0; i < n_q && n_too_wide > 0; i++)
+        if (!(step[i] <= l->widest_step))
+            k->score_affine(l, tokens->superblock, tokens->n, q + i * l->dim, 1, scores + i * KVQ_SUPERBLOCK);
 }
 
-static void affine_accumulate(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
-                              size_t n, const float *p, size_t n_q, float *acc)
+static void affine_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                         size_t n_q, float *scores)
 {
-    k->accumulate_affine(l, superblock, t0, n, p, n_q, acc);
+    if (tokens->fast && kvq_layout_folds(l))
+        score_fast(k, l, tokens, q, n_q, scores);
+    else
+        k->score_affine(l, tokens->superblock, tokens->n, q, n_q, scores);
+}
+
+static void affine_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
+                              const float *p, size_t n_q, float *acc)
+{
+    if (!tokens->fast || !kvq_layout_folds(l)) {
+        k->accumulate_affine(l, tokens->superblock, tokens->n, p, n_q, acc);
+        return;
+    }
+    _Alignas(KVQ_ALIGNMENT) int8_t weights[KVQ_GROUPS_MAX * KVQ_ROWS_MAX * 2 * KVQ_SUPERBLOCK];
+    float step[KVQ_GROUPS_MAX * KVQ_ROWS_MAX], bias[KVQ_GROUPS_MAX * KVQ_ROWS_MAX];
+    k->fold_values(l, tokens->superblock, tokens->next, tokens->n, p, n_q, weights, step, bias);
+    k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, weights, step, bias, n_q, acc);
 }
 
 const kvq_codec kvq_codec_affine = {

@@ -79,20 +79,20 @@ static bool f32_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t 
            rest_is_zero(l, superblock, n);
 }
 
-static void f32_score(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
-                      size_t n, const float *q, size_t n_q, float *scores)
+static void f32_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                      size_t n_q, float *scores)
 {
     for (size_t i = 0; i < n_q; i++)
-        k->dot_f32(f32_row(l, superblock, t0), l->dim, n, q + i * l->dim, l->dim,
+        k->dot_f32(f32_row(l, tokens->superblock, 0), l->dim, tokens->n, q + i * l->dim, l->dim,
                    scores + i * KVQ_SUPERBLOCK);
 }
 
-static void f32_accumulate(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
-                           size_t n, const float *p, size_t n_q, float *acc)
+static void f32_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
+                           const float *p, size_t n_q, float *acc)
 {
     for (size_t i = 0; i < n_q; i++)
-        k->accumulate_f32(f32_row(l, superblock, t0), l->dim, n, p + i * KVQ_SUPERBLOCK, l->dim,
-                          acc + i * l->dim);
+        k->accumulate_f32(f32_row(l, tokens->superblock, 0), l->dim, tokens->n, p + i * KVQ_SUPERBLOCK,
+                          l->dim, acc + i * l->dim);
 }
 
 const kvq_codec kvq_codec_f32 = {
@@ -148,20 +148,20 @@ static bool f16_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t 
     return rest_is_zero(l, superblock, n);
 }
 
-static void f16_score(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
-                      size_t n, const float *q, size_t n_q, float *scores)
+static void f16_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                      size_t n_q, float *scores)
 {
     for (size_t i = 0; i < n_q; i++)
-        k->dot_f16(f16_row(l, superblock, t0), l->dim, n, q + i * l->dim, l->dim,
+        k->dot_f16(f16_row(l, tokens->superblock, 0), l->dim, tokens->n, q + i * l->dim, l->dim,
                    scores + i * KVQ_SUPERBLOCK);
 }
 
-static void f16_accumulate(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
-                           size_t n, const float *p, size_t n_q, float *acc)
+static void f16_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
+                           const float *p, size_t n_q, float *acc)
 {
     for (size_t i = 0; i < n_q; i++)
-        k->accumulate_f16(f16_row(l, superblock, t0), l->dim, n, p + i * KVQ_SUPERBLOCK, l->dim,
-                          acc + i * l->dim);
+        k->accumulate_f16(f16_row(l, tokens->superblock, 0), l->dim, tokens->n, p + i * KVQ_SUPERBLOCK,
+                          l->dim, acc + i * l->dim);
 }
 
 const kvq_codec kvq_codec_f16 = {

@@ -27,6 +27,13 @@ static bool has_avx2(void)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
 }
+
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+}
 #endif
 
 static const struct {
@@ -36,6 +43,7 @@ static const struct {
     {&kvq_kernels_portable, always},
 #ifdef KVQ_HAVE_X86
     {&kvq_kernels_avx2, has_avx2},
+    {&kvq_kernels_avx512, has_avx512},
 #endif
 };
 

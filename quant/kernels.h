@@ -23,6 +23,35 @@
 
 #include "quant/layout.h"
 
+/* Fast precision. Weights stay below 127 * 256 + 128, so that low and high are signed bytes. */
+enum {
+    KVQ_WEIGHT_MAX = 127 * 256,
+    KVQ_ROWS_MAX = 8,    /* the most rows (queries) of one kernel call in fast precision */
+    KVQ_GROUPS_MAX = 64, /* of values: KVQ_DIM_MAX / 16 */
+};
+/* 2^(r+1) on [-1/2, 1/2] to 2e-9 (Remez, in double, then rounded to float), from the highest power down. */
+#define KVQ_EXP2_COEFFICIENTS                                                                                \
+    {                                                                                                        \
+        0x1.41d334p-12f, 0x1.5f456ap-9f, 0x1.3b2dbcp-6f, 0x1.c6aed4p-4f, 0x1.ebfbdap-2f, 0x1.62e430p+0f,     \
+            2.0f                                                                                             \
+    }
+
+#define KVQ_FOLD_MIN 0x1p-100f /* below it weights are 0: an error of levels * 2^-100 per element */
+#define KVQ_FOLD_MAX 0x1p100f
+
+/** Weights per query and tile of keys: D up to a multiple of 32, because a dword of one-bit codes holds 32. */
+static inline size_t kvq_fold_dim(size_t dim)
+{
+    return (dim + 31) / 32 * 32;
+}
+
+/** Does fast precision serve this layout? */
+static inline bool kvq_layout_folds(const kvq_layout *l)
+{
+    return !l->half_arith &&
+           (l->role == KVQ_KEYS ? l->per_channel && l->group >= KVQ_BLOCK : !l->per_channel);
+}
+
 typedef struct kvq_kernels {
     const char *isa; /* the name that KVQ_ISA takes */
 
@@ -46,15 +75,46 @@ typedef struct kvq_kernels {
                           size_t stride);
 
     /* TOL: each score within (D + 8) * 2^-23 * sum_c |q_c| * (|min| + levels * scale, of c's group) of the
-     * dot product over dequantized values. scores[i][j] (row length KVQ_SUPERBLOCK) = q[i] . xhat[t0 + j]; q
-     * is [n_q][D]. */
-    void (*score_affine)(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, const float *q,
-                         size_t n_q, float *scores);
+     * dot product over dequantized values. scores[i][t] = q[i] . xhat[t] for the first n tokens; rows of
+     * KVQ_SUPERBLOCK; q is [n_q][D]. */
+    void (*score_affine)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q, size_t n_q,
+                         float *scores);
 
     /* TOL: what is added is within (n + 8) * 2^-23 * sum_t |p_t| * (|min| + levels * scale), likewise. acc[i]
-     * += sum_j p[i][j] * xhat[t0+j]; p has rows of KVQ_SUPERBLOCK, acc is [n_q][D]. */
-    void (*accumulate_affine)(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
-                              const float *p, size_t n_q, float *acc);
+     * += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, acc is [n_q][D]. */
+    void (*accumulate_affine)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
+                              size_t n_q, float *acc);
+
+    /* Fast precision, for keys per channel with G >= 32 and values per token, default arithmetic
+     * (kvq_layout_folds says whether a layout qualifies); portable_fast.c derives it. A factor that is constant
+     * along a sum (q times scale, p times scale) is folded into whole-number weights w, with value ~ step * w and
+     * |w| <= KVQ_WEIGHT_MAX, and the sum of w * code runs in whole numbers. Weights are stored as signed bytes,
+     * w = low + 256 high: 32 bytes hold the sixteen lows and then the sixteen highs of sixteen weights. `next`
+     * is a superblock that will be read soon and may be prefetched, or NULL.
+     *
+     * EXACT. Fold n_q queries into the first n tokens of keys, by tiles (layout.h), the last one whole. Tile j, query i: weights
+     * from (j * n_q + i) * 2 * kvq_fold_dim(D) on, zero from D on; bias = sum_c q_c min_c, in the lane order of
+     * dot_f32, at j * n_q + i; step, for all tiles, at i. It is +Inf, and weights are 0, where |q * scale| passes 2^100. */
+    void (*fold_keys)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+                      const float *q, size_t n_q, int8_t *weights, float *step, float *bias);
+
+    /* EXACT. scores[i][t] = bias + sum over planes of step * 2^shift * (float(low sum) + 256 float(high sum)),
+     * in this order; rows of KVQ_SUPERBLOCK. The last block of 32 tokens is written whole. */
+    void (*score_folded)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+                         const int8_t *weights, const float *step, const float *bias, size_t n_q,
+                         float *scores);
+
+    /* EXACT. Fold n_q rows of n weights p, 0 <= p <= 1, rows KVQ_SUPERBLOCK apart, into tokens [0, n) of
+     * values. Group u, row i: 128 weights from (u * n_q + i) * 256 on, zero from n on up to a whole block and
+     * not written beyond; step and bias = sum_t p_t min_t at u * n_q + i. */
+    void (*fold_values)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+                        const float *p, size_t n_q, int8_t *weights, float *step, float *bias);
+
+    /* EXACT. acc[i][c] = acc[i][c] + x for each plane, x = step * 2^shift * (float(low sum) + 256 float(high
+     * sum)), to which the first plane adds bias first. */
+    void (*accumulate_folded)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+                              const int8_t *weights, const float *step, const float *bias, size_t n_q,
+                              float *acc);
 
     /* EXACT. scores[j] = q . row j, rows of dim values at rows + j * stride. The sum has a fixed order:
      * element i goes to lane i mod 16, multiply then add; the lanes are then added in halves (j and j + 8, j
@@ -71,9 +131,9 @@ typedef struct kvq_kernels {
     /* EXACT. Largest of x[0..n), n >= 1; x may hold -Inf. */
     float (*max_f32)(const float *x, size_t n);
 
-    /* TOL: each result within 4 ulp of exp, 0 below exp(-87). x[i] = exp(x[i] - max), max >= all x, x may
-     * hold -Inf. Returns the sum of the results, in the lane order of dot_f32. */
-    float (*exp_sum_f32)(float *x, size_t n, float max);
+    /* EXACT. x[i] = 2^(x[i] - max) within 2 ulp, 0 below 2^-125.5; max >= all x, x may hold -Inf. Returns the sum
+     * of the results, in the lane order of dot_f32. */
+    float (*exp2_sum_f32)(float *x, size_t n, float max);
 } kvq_kernels;
 
 /* Every slot, for tests and benchmarks that run them all. */
@@ -86,12 +146,16 @@ typedef struct kvq_kernels {
     X(decode_affine)                                                                                         \
     X(score_affine)                                                                                          \
     X(accumulate_affine)                                                                                     \
+    X(fold_keys)                                                                                             \
+    X(score_folded)                                                                                          \
+    X(fold_values)                                                                                           \
+    X(accumulate_folded)                                                                                     \
     X(dot_f32)                                                                                               \
     X(dot_f16)                                                                                               \
     X(accumulate_f32)                                                                                        \
     X(accumulate_f16)                                                                                        \
     X(max_f32)                                                                                               \
-    X(exp_sum_f32)
+    X(exp2_sum_f32)
 
 /** The best table that runs here, or the one KVQ_ISA names; NULL if that name is unknown or does not run
  * here. */
@@ -104,7 +168,7 @@ const kvq_kernels *kvq_kernels_for_isa(const char *isa);
 const kvq_kernels *kvq_kernels_at(size_t i);
 
 extern const kvq_kernels kvq_kernels_portable;
-extern const kvq_kernels kvq_kernels_avx2; /* built on x86-64 only */
+extern const kvq_kernels kvq_kernels_avx2, kvq_kernels_avx512; /* built on x86-64 only */
 
 /* Parts of the portable table that live in portable_affine.c. */
 void kvq_encode_affine_channel_portable(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
@@ -113,9 +177,20 @@ void kvq_encode_affine_token_portable(const kvq_layout *l, uint8_t *superblock, 
                                       const float *x, size_t stride);
 void kvq_decode_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
                                 float *out, size_t stride);
-void kvq_score_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
-                               const float *q, size_t n_q, float *scores);
-void kvq_accumulate_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
-                                    const float *p, size_t n_q, float *acc);
+void kvq_score_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
+                               size_t n_q, float *scores);
+void kvq_accumulate_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
+                                    size_t n_q, float *acc);
+/* Likewise portable_fast.c. */
+void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+                            const float *q, size_t n_q, int8_t *weights, float *step, float *bias);
+void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+                               const int8_t *weights, const float *step, const float *bias, size_t n_q,
+                               float *scores);
+void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+                              const float *p, size_t n_q, int8_t *weights, float *step, float *bias);
+void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next,
+                                    size_t n, const int8_t *weights, const float *step, const float *bias,
+                                    size_t n_q, float *acc);
 
 #endif /* KVQ_QUANT_KERNELS_H */

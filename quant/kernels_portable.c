@@ -87,35 +87,27 @@ static float max_f32_portable(const float *x, size_t n)
 }
 
 /*
- * exp(x) for x <= 0. x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) is its Taylor polynomial of degree 7, whose
- * remainder r^8/8! is below 6e-9; 2^n is put into the exponent. ln 2 is split so that n * ln2_high is exact
- * (n has 7 bits, ln2_high 16). Below -87 the result would leave the normal floats: it is 0.
+ * 2^x for x <= 0. x = n + r with |r| <= 1/2, exactly; 2^(r+1) is a polynomial, and 2^(n-1) is put into the exponent. Below
+ * n = -125 that would leave the normal floats, and exponent bits of 0 make the product 0.
  */
-static inline float exp_of_nonpositive(float x)
+static inline float exp2_of_nonpositive(float x)
 {
-    const float log2_e = 0x1.715476p+0f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
+    static const float coefficient[] = KVQ_EXP2_COEFFICIENTS;
     const float round_magic = 0x1.8p23f; /* adding and subtracting it rounds to the nearest integer */
-    float clamped = x < -87.0f ? -87.0f : x;
-    float n = (clamped * log2_e + round_magic) - round_magic;
-    float r = (clamped - n * ln2_high) - n * ln2_low;
-    float p = 1.0f / 5040;
-    p = p * r + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    float power = kvq_f32_of_bits((uint32_t)((int32_t)n + 127) << 23);
-    return x < -87.0f ? 0.0f : p * power;
+    float clamped = x < -126.0f ? -126.0f : x;
+    float n = (clamped + round_magic) - round_magic;
+    float r = clamped - n, p = coefficient[0];
+    for (size_t i = 1; i < sizeof coefficient / sizeof coefficient[0]; i++)
+        p = p * r + coefficient[i];
+    return p * kvq_f32_of_bits((uint32_t)((int32_t)n + 126) << 23);
 }
 
-static float exp_sum_f32_portable(float *x, size_t n, float max)
+static float exp2_sum_f32_portable(float *x, size_t n, float max)
 {
     float lane[LANES] = {0};
     size_t whole = n / LANES * LANES;
     for (size_t i = 0; i < n; i++)
-        x[i] = exp_of_nonpositive(x[i] - max);
+        x[i] = exp2_of_nonpositive(x[i] - max);
     for (size_t i = 0; i < whole; i += LANES)
         for (size_t j = 0; j < LANES; j++)
             lane[j] += x[i + j];
@@ -134,10 +126,14 @@ const kvq_kernels kvq_kernels_portable = {
     .decode_affine = kvq_decode_affine_portable,
     .score_affine = kvq_score_affine_portable,
     .accumulate_affine = kvq_accumulate_affine_portable,
+    .fold_keys = kvq_fold_keys_portable,
+    .score_folded = kvq_score_folded_portable,
+    .fold_values = kvq_fold_values_portable,
+    .accumulate_folded = kvq_accumulate_folded_portable,
     .dot_f32 = dot_f32_portable,
     .dot_f16 = dot_f16_portable,
     .accumulate_f32 = accumulate_f32_portable,
     .accumulate_f16 = accumulate_f16_portable,
     .max_f32 = max_f32_portable,
-    .exp_sum_f32 = exp_sum_f32_portable,
+    .exp2_sum_f32 = exp2_sum_f32_portable,
 };

@@ -81,6 +81,8 @@ typedef struct kvq_layout {
     size_t meta_offset; /* of the scales inside a tile */
     size_t min_offset;  /* of the minimums, relative to the scales */
     size_t n_meta;      /* scales in a tile */
+    float
+        widest_step; /* of a folded query: scores are then off by 2^-10 at most, as errors commonly add up */
 } kvq_layout;
 
 /** Byte offset of the scale of (token t, channel c); the minimum lies min_offset further on. */

@@ -227,45 +227,43 @@ static void score_per_token(const kvq_layout *l, const uint8_t *superblock, size
     }
 }
 
-void kvq_score_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
-                               const float *q, size_t n_q, float *scores)
+void kvq_score_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
+                               size_t n_q, float *scores)
 {
     for (size_t i = 0; i < n_q; i++, q += l->dim, scores += KVQ_SUPERBLOCK)
-        for (size_t first = t0 / LANES * LANES; first < t0 + n; first += LANES) {
+        for (size_t t = 0; t < n; t += LANES) {
             float sum[LANES] = {0};
             if (l->half_arith)
-                score_values(l, superblock, first, q, sum);
+                score_values(l, superblock, t, q, sum);
             else if (l->per_channel)
-                score_per_channel(l, superblock, first, q, sum);
+                score_per_channel(l, superblock, t, q, sum);
             else
-                score_per_token(l, superblock, first, q, sum);
-            for (size_t j = 0; j < LANES; j++)
-                if (first + j >= t0 && first + j < t0 + n)
-                    scores[first + j - t0] = sum[j];
+                score_per_token(l, superblock, t, q, sum);
+            memcpy(scores + t, sum, min_size(LANES, n - t) * sizeof *sum);
         }
 }
 
-/* ---- Weighted sums: values, LANES channels at a time. p[i] belongs to token t0 + i. ---- */
+/* ---- Weighted sums: values, LANES channels at a time ---- */
 
-static void accumulate_values(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, size_t c,
+static void accumulate_values(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t c,
                               const float *p, float sum[LANES])
 {
     float x[LANES];
     for (size_t i = 0; i < n; i++) {
-        dequantize_lanes(l, superblock, t0 + i, c, x);
+        dequantize_lanes(l, superblock, i, c, x);
         for (size_t j = 0; j < LANES; j++)
             sum[j] += p[i] * x[j];
     }
 }
 
-static void accumulate_per_token(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
-                                 size_t c, const float *p, float sum[LANES])
+static void accumulate_per_token(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t c,
+                                 const float *p, float sum[LANES])
 {
     float code[LANES], bias = 0.0f;
     for (size_t i = 0; i < n; i++) {
-        float folded = p[i] * kvq_scale_at(l, superblock, t0 + i, c);
-        bias += p[i] * kvq_min_at(l, superblock, t0 + i, c);
-        unpack_lanes(l, superblock, t0 + i, c, code);
+        float folded = p[i] * kvq_scale_at(l, superblock, i, c);
+        bias += p[i] * kvq_min_at(l, superblock, i, c);
+        unpack_lanes(l, superblock, i, c, code);
         for (size_t j = 0; j < LANES; j++)
             sum[j] += folded * code[j];
     }
@@ -273,14 +271,14 @@ static void accumulate_per_token(const kvq_layout *l, const uint8_t *superblock,
         sum[j] += bias;
 }
 
-static void accumulate_per_channel(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
-                                   size_t c, const float *p, float sum[LANES])
+static void accumulate_per_channel(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t c,
+                                   const float *p, float sum[LANES])
 {
     for (size_t i = 0; i < n;) {
-        size_t t = t0 + i, end = min_size(n, i + l->group - t % l->group); /* of this group */
+        size_t t = i, end = min_size(n, i + l->group); /* of this group */
         float code[LANES], scale[LANES], min[LANES], group_sum[LANES] = {0}, p_sum = 0.0f;
         for (; i < end; i++) {
-            unpack_lanes(l, superblock, t0 + i, c, code);
+            unpack_lanes(l, superblock, i, c, code);
             p_sum += p[i];
             for (size_t j = 0; j < LANES; j++)
                 group_sum[j] += p[i] * code[j];
@@ -291,18 +289,18 @@ static void accumulate_per_channel(const kvq_layout *l, const uint8_t *superbloc
     }
 }
 
-void kvq_accumulate_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
-                                    const float *p, size_t n_q, float *acc)
+void kvq_accumulate_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
+                                    size_t n_q, float *acc)
 {
     for (size_t i = 0; i < n_q; i++, p += KVQ_SUPERBLOCK, acc += l->dim)
         for (size_t c = 0; c < l->dim; c += LANES) {
             float sum[LANES] = {0};
             if (l->half_arith)
-                accumulate_values(l, superblock, t0, n, c, p, sum);
+                accumulate_values(l, superblock, n, c, p, sum);
             else if (l->per_channel)
-                accumulate_per_channel(l, superblock, t0, n, c, p, sum);
+                accumulate_per_channel(l, superblock, n, c, p, sum);
             else
-                accumulate_per_token(l, superblock, t0, n, c, p, sum);
+                accumulate_per_token(l, superblock, n, c, p, sum);
             for (size_t j = 0; j < min_size(LANES, l->dim - c); j++)
                 acc[c + j] += sum[j];
         }

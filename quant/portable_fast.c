@@ -1,0 +1,172 @@
+/*
+ * The portable kernels of fast precision: attention in whole numbers. This file is its specification; every
+ * other instruction set gives the same bits.
+ *
+ * Keys per channel: score_t = sum_c (q_c s_c) code_tc + sum_c q_c min_c. The factors x_c = q_c s_c are the same
+ * for all tokens of a tile, so they are rounded once, to w_c = rne(x_c * 32512 / max|x|), and the sum over c runs
+ * in whole numbers: score_t = step * sum_c w_c code_tc + bias, step = max|x| / 32512, max over the superblock. Values per token are the same
+ * with the roles of channels and tokens exchanged: x_t = p_t s_t within a group of channels. 16-bit weights
+ * are carried as two signed bytes because dot-product instructions take bytes: sums of lows and of highs stay
+ * apart, each below 128 * 255 * 1024 < 2^31, and meet in float.
+ *
+ * Error. Rounding moves a weight by at most half a step (and 2^-23 of 32512 steps, from the two float
+ * multiplications), so a score by at most 0.51 * step * sum_c code_tc, which is 0.51 * D * levels * step in
+ * the worst case and step * levels * sqrt(D / 12) or less for errors that do not conspire. kvq_codec_affine uses
+ * that estimate to decide where a query's range is too wide for this arithmetic. For values the same estimate
+ * is small against the group's own share of the output, because that share holds the largest x_t itself.
+ */
+#include "quant/codec.h"
+
+#include <math.h>
+
+enum { LANES = 16 };
+
+/* The sum of sixteen lanes in the order of dot_f32. */
+static float sum_lanes(float lane[LANES])
+{
+    for (size_t half = LANES / 2; half > 0; half /= 2)
+        for (size_t j = 0; j < half; j++)
+            lane[j] += lane[j + half];
+    return lane[0];
+}
+
+/* ---- Folding ---- */
+
+static void store_weight(int8_t *weights, size_t i, int32_t w)
+{
+    int32_t high = (w + 128) >> 8; /* to nearest, so that the rest is a signed byte */
+    int8_t *sixteen = weights + i / LANES * 2 * LANES;
+    sixteen[i % LANES] = (int8_t)(w - high * 256);
+    sixteen[LANES + i % LANES] = (int8_t)high;
+}
+
+/* Factor that makes weights of numbers up to max, or 0 for weights of 0; *step is what a weight of 1 stands for. */
+static float weights_per_unit(float max, float *step)
+{
+    bool usable = max >= KVQ_FOLD_MIN && max <= KVQ_FOLD_MAX;
+    *step = usable ? max * (1.0f / (float)KVQ_WEIGHT_MAX) : max > KVQ_FOLD_MAX ? INFINITY : 0.0f;
+    return usable ? (float)KVQ_WEIGHT_MAX / max : 0.0f;
+}
+
+/* Weights of x[0 .. n), and zeros up to n_padded. */
+static void store_weights(const float *x, size_t n, size_t n_padded, float per_unit, int8_t *weights)
+{
+    const float round_magic = 0x1.8p23f; /* adding and subtracting it rounds to the nearest integer */
+    for (size_t i = 0; i < n_padded; i++) {
+        float w = per_unit > 0.0f && i < n ? (x[i] * per_unit + round_magic) - round_magic : 0.0f;
+        store_weight(weights, i, (int32_t)w);
+    }
+}
+
+static float largest_magnitude(const float *x, size_t n, float max)
+{
+    for (size_t i = 0; i < n; i++) {
+        float magnitude = x[i] < 0.0f ? -x[i] : x[i];
+        max = magnitude > max ? magnitude : max;
+    }
+    return max;
+}
+
+/* x = query times scale of one tile; returns the sum of query times minimum. */
+static float fold_tile(const kvq_layout *l, const uint8_t *superblock, size_t t, const float *q, float *x)
+{
+    float lane[LANES] = {0};
+    for (size_t c = 0; c < l->dim; c++) {
+        x[c] = q[c] * kvq_scale_at(l, superblock, t, c);
+        lane[c % LANES] += q[c] * kvq_min_at(l, superblock, t, c);
+    }
+    return sum_lanes(lane);
+}
+
+void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+                            const float *q, size_t n_q, int8_t *weights, float *step, float *bias)
+{
+    (void)next;
+    size_t n_tiles = (n + l->tile_tokens - 1) / l->tile_tokens, fold_dim = kvq_fold_dim(l->dim);
+    for (size_t i = 0; i < n_q; i++, q += l->dim) {
+        float x[KVQ_DIM_MAX], max = 0.0f;
+        for (size_t tile = 0; tile < n_tiles; tile++) {
+            bias[tile * n_q + i] = fold_tile(l, superblock, tile * l->tile_tokens, q, x);
+            max = largest_magnitude(x, l->dim, max);
+        }
+        float per_unit = weights_per_unit(max, &step[i]);
+        for (size_t tile = 0; tile < n_tiles; tile++) {
+            (void)fold_tile(l, superblock, tile * l->tile_tokens, q, x);
+            store_weights(x, l->dim, fold_dim, per_unit, weights + (tile * n_q + i) * 2 * fold_dim);
+        }
+    }
+}
+
+void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+                              const float *p, size_t n_q, int8_t *weights, float *step, float *bias)
+{
+    (void)next;
+    size_t n_padded = (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK;
+    for (size_t c = 0; c < l->dim; c += l->group)
+        for (size_t i = 0; i < n_q; i++, weights += 2 * KVQ_SUPERBLOCK) {
+            float x[KVQ_SUPERBLOCK], lane[LANES] = {0};
+            for (size_t t = 0; t < n; t++) {
+                float weight = p[i * KVQ_SUPERBLOCK + t];
+                x[t] = weight * kvq_scale_at(l, superblock, t, c);
+                lane[t % LANES] += weight * kvq_min_at(l, superblock, t, c);
+            }
+            float per_unit = weights_per_unit(largest_magnitude(x, n, 0.0f), step++);
+            store_weights(x, n, n_padded, per_unit, weights);
+            *bias++ = sum_lanes(lane);
+        }
+}
+
+/* ---- Sums of weight times code ---- */
+
+/* float(sum of lows) + 256 float(sum of highs) over n values of one plane. For keys value i is channel i of
+ * token `fixed`, for values token i of channel `fixed`. */
+static float dot_plane(const kvq_layout *l, const uint8_t *superblock, const kvq_plane *plane, size_t fixed,
+                       size_t n, const int8_t *weights)
+{
+    int32_t low = 0, high = 0;
+    for (size_t i = 0; i < n; i++) {
+        size_t t = l->role == KVQ_KEYS ? fixed : i, c = l->role == KVQ_KEYS ? i : fixed;
+        uint32_t shift, dword = kvq_load_u32(superblock + kvq_code_offset(l, plane, t, c, &shift));
+        int32_t code = (int32_t)(dword >> shift & ((1u << plane->width) - 1u));
+        const int8_t *sixteen = weights + i / LANES * 2 * LANES;
+        low += code * sixteen[i % LANES];
+        high += code * sixteen[LANES + i % LANES];
+    }
+    return (float)low + 256.0f * (float)high;
+}
+
+void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+                               const int8_t *weights, const float *step, const float *bias, size_t n_q,
+                               float *scores)
+{
+    (void)next;
+    for (size_t t = 0; t < (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK; t++)
+        for (size_t i = 0; i < n_q; i++) {
+            size_t fold = t / l->tile_tokens * n_q + i;
+            float score = bias[fold];
+            for (size_t j = 0; j < l->n_planes; j++) {
+                float sum = dot_plane(l, superblock, &l->plane[j], t, l->dim,
+                                      weights + fold * 2 * kvq_fold_dim(l->dim));
+                score = score + step[i] * (float)(1u << l->plane[j].shift) * sum;
+            }
+            scores[i * KVQ_SUPERBLOCK + t] = score;
+        }
+}
+
+void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next,
+                                    size_t n, const int8_t *weights, const float *step, const float *bias,
+                                    size_t n_q, float *acc)
+{
+    (void)next;
+    if (n == 0)
+        return;
+    for (size_t c = 0; c < l->dim; c++)
+        for (size_t i = 0; i < n_q; i++) {
+            size_t fold = c / l->group * n_q + i;
+            for (size_t j = 0; j < l->n_planes; j++) {
+                float sum = dot_plane(l, superblock, &l->plane[j], c, n, weights + fold * 2 * KVQ_SUPERBLOCK);
+                float x = step[fold] * (float)(1u << l->plane[j].shift) * sum;
+                acc[i * l->dim + c] += j == 0 ? x + bias[fold] : x;
+            }
+        }
+}

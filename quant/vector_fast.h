@@ -1,0 +1,397 @@
+/*
+ * Fast precision (portable_fast.c) in vectors; for inclusion by a kernels_ISA.c after its vocabulary.
+ *
+ * A dword of a plane of `width` bits holds 32 / width values of one reduction, four to each place within its bytes
+ * (layout.h). Four values in one place are a quad: what one lane of a dot-product instruction takes. The loops go by
+ * spans of 16 values (32 for one bit), because 16 weights lie together:
+ *
+ *   width          1            2            4            8
+ *   rows per span  1 of 8 quads 1 of 4       2 of 2       4 of 1       a row: dwords side by side, one per lane
+ *
+ * One query ("alone"): quads are masked but not shifted into place; each of the four quads has sums of its own, which
+ * are shifted once at the end. That saves an instruction per quad. Several queries ("shared"): quads are shifted into
+ * place once for all of them, and a query needs only one pair of sums.
+ *
+ * Where v_dot takes codes below 16 only (V_NIBBLES), what lies above is shifted down by 4 first, and bytes go in two
+ * halves.
+ */
+
+/* ---- Folding ---- */
+
+static void v_prefetch_range(const uint8_t *from, size_t n_bytes)
+{
+    for (size_t i = 0; i < n_bytes; i += 64)
+        v_prefetch(from + i);
+}
+
+/* Factor that makes weights of numbers up to max, or 0 for weights of 0; *step is what a weight of 1 stands for. */
+V_INLINE float weights_per_unit(float max, float *step)
+{
+    bool usable = max >= KVQ_FOLD_MIN && max <= KVQ_FOLD_MAX;
+    *step = usable ? max * (1.0f / (float)KVQ_WEIGHT_MAX) : max > KVQ_FOLD_MAX ? INFINITY : 0.0f;
+    return usable ? (float)KVQ_WEIGHT_MAX / max : 0.0f;
+}
+
+/* Weights of x[0 .. n), n a multiple of 32. */
+V_INLINE void store_weights(const float *x, size_t n, float per_unit, int8_t *weights)
+{
+    if (per_unit == 0.0f) { /* x may hold Inf */
+        memset(weights, 0, 2 * n);
+        return;
+    }
+    const v_f factor = v_set1(per_unit);
+    for (size_t i = 0; i < n; i += 32)
+        v_store_weights(weights + 2 * i, v_mul(v_load(x + i), factor), v_mul(v_load(x + i + 16), factor));
+}
+
+/* Fold n_q queries, a constant, into the tiles of n tokens; the call has all_q. */
+V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *superblock, const uint8_t *next,
+                           size_t n, const float *q, size_t all_q, int8_t *weights, float *step, float *bias)
+{
+    enum { TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
+    _Alignas(KVQ_ALIGNMENT) float x[V_QUERIES][TILES * KVQ_DIM_MAX];
+    size_t fold_dim = kvq_fold_dim(l->dim), n_tiles = (n + l->tile_tokens - 1) / l->tile_tokens;
+    v_f largest[V_QUERIES];
+    for (size_t i = 0; i < n_q; i++)
+        largest[i] = v_set1(0.0f);
+    for (size_t tile = 0; tile < n_tiles; tile++) {
+        const uint8_t *at = superblock + tile * l->tile_bytes + l->meta_offset;
+        const uint16_t *scales = (const uint16_t *)(const void *)at, *mins = scales + l->n_meta;
+        v_f sum[V_QUERIES];
+        for (size_t i = 0; i < n_q; i++) {
+            sum[i] = v_set1(0.0f);
+            v_store(x[i] + tile * fold_dim + fold_dim - 16, v_set1(0.0f));
+        }
+        if (next != NULL)
+            v_prefetch_range(next + (at - superblock), 4 * l->n_meta);
+        for (size_t c = 0; c < l->dim_padded; c += 16) {
+            v_f scale = v_load_half(scales + c), min = v_load_half(mins + c);
+#pragma GCC unroll 4
+            for (size_t i = 0; i < n_q; i++) {
+                const float *from = q + i * l->dim + c;
+                v_f query = c + 16 <= l->dim ? v_load(from) : v_load_part(from, l->dim - c);
+                v_f folded = v_mul(query, scale);
+                sum[i] = v_add(sum[i], v_mul(query, min));
+                largest[i] = v_max(largest[i], v_abs(folded));
+                v_store(x[i] + tile * fold_dim + c, folded);
+            }
+        }
+        for (size_t i = 0; i < n_q; i++)
+            bias[tile * all_q + i] = v_sum(sum[i]);
+    }
+    for (size_t i = 0; i < n_q; i++) {
+        float per_unit = weights_per_unit(v_largest(largest[i]), &step[i]);
+        for (size_t tile = 0; tile < n_tiles; tile++)
+            store_weights(x[i] + tile * fold_dim, fold_dim, per_unit,
+                          weights + (tile * all_q + i) * 2 * fold_dim);
+    }
+}
+
+static void fold_keys_v(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+                        const float *q, size_t n_q, int8_t *weights, float *step, float *bias)
+{
+    for (size_t i = 0, k; i < n_q; i += k) {
+        k = v_queries_of(n_q - i);
+        const uint8_t *ahead = i == 0 ? next : NULL;
+        const float *from = q + i * l->dim;
+        int8_t *to = weights + i * 2 * kvq_fold_dim(l->dim);
+        if (k == 4)
+            fold_keys_of(4, l, superblock, ahead, n, from, n_q, to, step + i, bias + i);
+        else if (k == 2)
+            fold_keys_of(2, l, superblock, ahead, n, from, n_q, to, step + i, bias + i);
+        else
+            fold_keys_of(1, l, superblock, ahead, n, from, n_q, to, step + i, bias + i);
+    }
+}
+
+/* Fold n_q rows of p, a constant, into one group of values; the first steps and biases of the group are given. */
+V_INLINE void fold_values_of(size_t n_q, const uint16_t *scales, const uint16_t *mins, size_t n,
+                             const float *p, int8_t *weights, float *step, float *bias)
+{
+    _Alignas(KVQ_ALIGNMENT) float x[V_QUERIES][KVQ_SUPERBLOCK];
+    size_t n_padded = (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK;
+    v_f largest[V_QUERIES], sum[V_QUERIES];
+    for (size_t i = 0; i < n_q; i++)
+        largest[i] = sum[i] = v_set1(0.0f);
+    for (size_t t = 0; t < n_padded; t += 16) {
+        v_f scale = v_load_half(scales + t), min = v_load_half(mins + t);
+#pragma GCC unroll 4
+        for (size_t i = 0; i < n_q; i++) {
+            const float *from = p + i * KVQ_SUPERBLOCK + t;
+            v_f weight = t + 16 <= n ? v_load(from) : v_load_part(from, t < n ? n - t : 0);
+            v_f folded = v_mul(weight, scale);
+            sum[i] = v_add(sum[i], v_mul(weight, min));
+            largest[i] = v_max(largest[i], folded);
+            v_store(x[i] + t, folded);
+        }
+    }
+    for (size_t i = 0; i < n_q; i++) {
+        float per_unit = weights_per_unit(v_largest(largest[i]), &step[i]);
+        store_weights(x[i], n_padded, per_unit, weights + i * 2 * KVQ_SUPERBLOCK);
+        bias[i] = v_sum(sum[i]);
+    }
+}
+
+static void fold_values_v(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+                          const float *p, size_t n_q, int8_t *weights, float *step, float *bias)
+{
+    const uint16_t *scales = (const uint16_t *)(const void *)(superblock + l->meta_offset);
+    const uint16_t *mins = scales + l->n_meta;
+    for (size_t c = 0; c < l->dim; c += l->group, scales += KVQ_SUPERBLOCK, mins += KVQ_SUPERBLOCK) {
+        if (next != NULL) {
+            v_prefetch_range(next + ((const uint8_t *)scales - superblock), 2 * KVQ_SUPERBLOCK);
+            v_prefetch_range(next + ((const uint8_t *)mins - superblock), 2 * KVQ_SUPERBLOCK);
+        }
+        for (size_t i = 0, k; i < n_q; i += k, weights += k * 2 * KVQ_SUPERBLOCK, step += k, bias += k) {
+            k = v_queries_of(n_q - i);
+            const float *from = p + i * KVQ_SUPERBLOCK;
+            if (k == 4)
+                fold_values_of(4, scales, mins, n, from, weights, step, bias);
+            else if (k == 2)
+                fold_values_of(2, scales, mins, n, from, weights, step, bias);
+            else
+                fold_values_of(1, scales, mins, n, from, weights, step, bias);
+        }
+    }
+}
+
+/* ---- Dot products. `width`, `n_q`, `n_regs` are constants wherever these are inlined. ---- */
+
+V_INLINE uint32_t span_rows(uint32_t width)
+{
+    return width < 4 ? 1 : width / 2;
+}
+
+V_INLINE uint32_t span_quads(uint32_t width)
+{
+    return width == 1 ? 8 : 4;
+}
+
+V_INLINE size_t n_spans(uint32_t width, size_t n)
+{
+    size_t span = 4 * span_quads(width);
+    return (n + span - 1) / span;
+}
+
+/* Bits by which a quad of one query's codes stands too high. */
+V_INLINE uint32_t quad_up(uint32_t width, uint32_t quad, bool shared)
+{
+    if (shared || width == 8)
+        return 0;
+    if (V_NIBBLES)
+        return width == 4 ? 0 : width == 2 ? 2 * (quad % 2) : quad % 4;
+    return width == 4 ? 4 * (quad % 2) : width == 2 ? 2 * quad : quad % 4;
+}
+
+/* The codes of a quad of the span that starts at `row`. */
+V_INLINE v_d quad_codes(uint32_t width, const uint8_t *row, size_t row_stride, uint32_t quad, uint32_t half,
+                        bool shared)
+{
+    uint32_t up = quad_up(width, quad, shared);
+    if (width == 8)
+        return V_NIBBLES ? v_d_and(v_d_shift_bytes(v_d_load(row + quad * row_stride), 4 * half), 15)
+                         : v_d_load(row + quad * row_stride);
+    uint32_t place = width == 4 ? 4 * (quad % 2) : width * quad; /* of the quad, in bits */
+    uint32_t down = place - up;
+    return v_d_and(v_d_shift_bytes(v_d_load(row + (width == 4 ? quad / 2 * row_stride : 0)), down),
+                   ((1u << width) - 1u) << up);
+}
+
+/*
+ * low[i * n_regs + r] = sum over values of code * low byte of the weight of query i, for the lanes of register r, and
+ * high likewise. Registers lie reg_stride bytes apart, rows row_stride, queries' weights weights_stride.
+ */
+V_INLINE void dot_strip(uint32_t width, uint32_t n_q, uint32_t n_regs, const uint8_t *codes,
+                        size_t row_stride, size_t reg_stride, const int8_t *weights, size_t weights_stride,
+                        size_t spans, v_d *low, v_d *high)
+{
+    const bool shared = n_q > 1;
+    const uint32_t n_places = shared ? 1 : 4, n_halves = width == 8 && V_NIBBLES ? 2 : 1;
+    const size_t max_spans = v_max_spans(width, shared);
+    for (uint32_t i = 0; i < n_q * n_regs; i++)
+        low[i] = high[i] = v_d_zero();
+    for (size_t first = 0; first < spans; first += max_spans) {
+        size_t last = spans - first < max_spans ? spans : first + max_spans;
+        for (uint32_t half = 0; half < n_halves; half++) {
+            v_acc sum_low[V_QUERIES * V_STRIP], sum_high[V_QUERIES * V_STRIP];
+#pragma GCC unroll 8
+            for (uint32_t i = 0; i < n_q * n_regs * n_places; i++)
+                sum_low[i] = sum_high[i] = v_d_zero();
+#pragma GCC unroll 4
+            for (size_t s = first; s < last; s++) {
+                const uint8_t *row = codes + s * span_rows(width) * row_stride;
+#pragma GCC unroll 8
+                for (uint32_t quad = 0; quad < span_quads(width); quad++) {
+                    v_d code[V_STRIP];
+#pragma GCC unroll 2
+                    for (uint32_t r = 0; r < n_regs; r++)
+                        code[r] = quad_codes(width, row + r * reg_stride, row_stride, quad, half, shared);
+#pragma GCC unroll 4
+                    for (uint32_t i = 0; i < n_q; i++) {
+                        const int8_t *w = weights + i * weights_stride + 8 * span_quads(width) * s +
+                                          quad / 4 * 32 + quad % 4 * 4;
+                        v_d w_low = v_d_four_weights(w), w_high = v_d_four_weights(w + 16);
+#pragma GCC unroll 2
+                        for (uint32_t r = 0; r < n_regs; r++) {
+                            uint32_t at = (i * n_regs + r) * n_places + quad % n_places;
+                            sum_low[at] = v_dot(sum_low[at], code[r], w_low);
+                            sum_high[at] = v_dot(sum_high[at], code[r], w_high);
+                        }
+                    }
+                }
+            }
+#pragma GCC unroll 8
+            for (uint32_t i = 0; i < n_q * n_regs * n_places; i++) {
+                uint32_t up = quad_up(width, i % n_places, shared), at = i / n_places;
+                v_d l = v_d_shift_left(v_d_shift_right(v_widen(sum_low[i]), up), 4 * half);
+                v_d h = v_d_shift_left(v_d_shift_right(v_widen(sum_high[i]), up), 4 * half);
+                low[at] = v_d_add(low[at], l);
+                high[at] = v_d_add(high[at], h);
+            }
+        }
+    }
+}
+
+V_INLINE v_df scaled_sum(v_d low, v_d high, float step)
+{
+    v_df sum = v_df_add(v_df_of(low), v_df_mul(v_df_set1(256.0f), v_df_of(high)));
+    return v_df_mul(v_df_set1(step), sum);
+}
+
+/* One plane of a superblock against n_q of a call's rows. */
+typedef struct fold_call {
+    const kvq_layout *l;
+    const kvq_plane *plane;
+    const uint8_t *superblock, *next;
+    size_t n;
+    const int8_t *weights;
+    const float *step, *bias;
+    size_t rows; /* of the call: the weights, steps and biases of a tile or group */
+    float *out;  /* of the first row */
+} fold_call;
+
+V_INLINE void score_plane(uint32_t width, uint32_t n_q, const fold_call *call)
+{
+    const kvq_layout *l = call->l;
+    const size_t row_bytes = 4 * KVQ_BLOCK, weights_stride = 2 * kvq_fold_dim(l->dim);
+    const size_t spans = n_spans(width, l->dim_padded);
+    const float factor = (float)(1u << call->plane->shift);
+    const bool first_plane = call->plane->shift == 0;
+    for (size_t t = 0; t < call->n; t += KVQ_BLOCK) {
+        size_t tile = t / l->tile_tokens;
+        size_t offset =
+            tile * l->tile_bytes + t % l->tile_tokens / KVQ_BLOCK * l->block_bytes + call->plane->offset;
+        const uint8_t *codes = call->superblock + offset;
+        const int8_t *weights = call->weights + tile * call->rows * weights_stride;
+        if (call->next != NULL)
+            v_prefetch_range(call->next + offset, spans * span_rows(width) * row_bytes);
+        for (size_t lane = 0; lane < KVQ_BLOCK; lane += V_STRIP * V_DWORDS) {
+            v_d low[V_QUERIES * V_STRIP], high[V_QUERIES * V_STRIP];
+            dot_strip(width, n_q, V_STRIP, codes + 4 * lane, row_bytes, 4 * V_DWORDS, weights, weights_stride,
+                      spans, low, high);
+#pragma GCC unroll 4
+            for (uint32_t i = 0; i < n_q; i++) {
+                float step = call->step[i] * factor, bias = call->bias[tile * call->rows + i];
+                float *out = call->out + i * KVQ_SUPERBLOCK + t + lane;
+#pragma GCC unroll 2
+                for (uint32_t r = 0; r < V_STRIP; r++) {
+                    v_df before = first_plane ? v_df_set1(bias) : v_df_load(out + r * V_DWORDS);
+                    v_df sum = scaled_sum(low[i * V_STRIP + r], high[i * V_STRIP + r], step);
+                    v_df_store(out + r * V_DWORDS, v_df_add(before, sum));
+                }
+            }
+        }
+    }
+}
+
+/* n_regs registers, the first at channel c and lane `lane` of its sixteen, the others reg_stride further on. */
+V_INLINE void accumulate_strip(uint32_t width, uint32_t n_q, uint32_t n_regs, size_t reg_stride,
+                               const fold_call *call, size_t c, size_t lane)
+{
+    const kvq_layout *l = call->l;
+    size_t group = c / l->group, weights_stride = 2 * KVQ_SUPERBLOCK;
+    const uint8_t *codes = call->superblock + call->plane->offset + c * 16 * width + 4 * lane;
+    v_d low[V_QUERIES * V_STRIP], high[V_QUERIES * V_STRIP];
+    dot_strip(width, n_q, n_regs, codes, 64, reg_stride, call->weights + group * call->rows * weights_stride,
+              weights_stride, n_spans(width, call->n), low, high);
+#pragma GCC unroll 4
+    for (uint32_t i = 0; i < n_q; i++) {
+        float step = call->step[group * call->rows + i] * (float)(1u << call->plane->shift);
+        v_df bias = v_df_set1(call->bias[group * call->rows + i]);
+#pragma GCC unroll 2
+        for (uint32_t r = 0; r < n_regs; r++) {
+            size_t channel = c + lane + r * V_DWORDS;
+            v_df x = scaled_sum(low[i * n_regs + r], high[i * n_regs + r], step);
+            if (call->plane->shift == 0)
+                x = v_df_add(x, bias);
+            float *out = call->out + i * l->dim + channel;
+            if (channel + V_DWORDS <= l->dim) {
+                v_df_store(out, v_df_add(v_df_load(out), x));
+                continue;
+            }
+            float lanes[V_DWORDS];
+            v_df_store(lanes, x);
+            for (size_t j = 0; channel + j < l->dim; j++)
+                out[j] += lanes[j];
+        }
+    }
+}
+
+V_INLINE void accumulate_plane(uint32_t width, uint32_t n_q, const fold_call *call)
+{
+    const kvq_layout *l = call->l;
+    const size_t row_bytes = 256 * width; /* of the codes of sixteen channels */
+    for (size_t c = 0; c < l->dim_padded;) {
+        size_t n_rows =
+            V_STRIP * V_DWORDS > 16 && c + 16 < l->dim_padded && c / l->group == (c + 16) / l->group ? 2 : 1;
+        if (call->next != NULL)
+            v_prefetch_range(call->next + call->plane->offset + c * 16 * width, n_rows * row_bytes);
+        if (n_rows == 2)
+            accumulate_strip(width, n_q, V_STRIP, row_bytes, call, c, 0);
+        else if (V_STRIP * V_DWORDS > 16)
+            accumulate_strip(width, n_q, 1, 0, call, c, 0);
+        else
+            for (size_t lane = 0; lane < 16; lane += V_STRIP * V_DWORDS)
+                accumulate_strip(width, n_q, V_STRIP, 4 * V_DWORDS, call, c, lane);
+        c += 16 * n_rows;
+    }
+}
+
+V_TABLE(score_plane, fold_call)
+V_TABLE(accumulate_plane, fold_call)
+
+/* Run a table over all rows, four, two or one at a time, and over all planes. */
+V_INLINE void run_folded(void (*const table[4][3])(const fold_call *), fold_call *call, size_t weights_stride,
+                         size_t out_stride)
+{
+    for (size_t left = call->rows; left > 0;) {
+        size_t n_q = v_queries_of(left);
+        for (size_t i = 0; i < call->l->n_planes; i++) {
+            call->plane = &call->l->plane[i];
+            table[v_width_index(call->plane->width)][v_queries_index(n_q)](call);
+        }
+        call->weights += n_q * weights_stride;
+        call->step += n_q;
+        call->bias += n_q;
+        call->out += n_q * out_stride;
+        call->next = NULL; /* it is under way */
+        left -= n_q;
+    }
+}
+
+static void score_folded_v(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+                           const int8_t *weights, const float *step, const float *bias, size_t n_q,
+                           float *scores)
+{
+    fold_call call = {l, NULL, superblock, next, n, weights, step, bias, n_q, scores};
+    run_folded(score_plane_table, &call, 2 * kvq_fold_dim(l->dim), KVQ_SUPERBLOCK);
+}
+
+static void accumulate_folded_v(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+                                const int8_t *weights, const float *step, const float *bias, size_t n_q,
+                                float *acc)
+{
+    fold_call call = {l, NULL, superblock, next, n, weights, step, bias, n_q, acc};
+    if (n > 0)
+        run_folded(accumulate_plane_table, &call, 2 * KVQ_SUPERBLOCK, l->dim);
+}

@@ -1,0 +1,152 @@
+/*
+ * The affine codec's kernels: encoding and decoding bit for bit, exact scores and sums against formulas in double.
+ */
+#include "tests/kernel_checks.h"
+
+/* Compare encodings over garbage: the bits of other tokens must stay. The portable encoder is tested against
+ * formulas in test_codec.c. */
+static void check_encode(const kvq_kernels *k, bool per_channel)
+{
+    for (size_t i = 0; i < N_LAYOUTS; i++) {
+        kvq_layout l = layout_number(i);
+        if (l.per_channel != per_channel)
+            continue;
+        size_t runs = T / l.tokens_per_run, t0 = rng_below(&r, runs + 1), n = rng_below(&r, runs + 1 - t0);
+        t0 *= l.tokens_per_run;
+        n *= l.tokens_per_run;
+        rows_shape s = {.n = n, .dim = l.dim, .stride = l.dim + (rng_u64(&r) & 1 ? 0 : rng_below(&r, 20))};
+        fill_kind kind = random_fill();
+        const float *x = floats_in(&in_a, kind, extent(s), 1);
+        uint8_t *out = superblock_in(&out_a, &l), *spec = superblock_in(&out_b, &l);
+        for (size_t b = 0; b < l.bytes; b++)
+            out[b] = spec[b] = (uint8_t)rng_u64(&r);
+        (per_channel ? k->encode_affine_channel : k->encode_affine_token)(&l, out, t0, n, x, s.stride);
+        (per_channel ? kvq_encode_affine_channel_portable : kvq_encode_affine_token_portable)(&l, spec, t0, n,
+                                                                                              x, s.stride);
+        check_canaries(&out_a, "encode_affine");
+        cr_assert(same_bits("encode_affine", out, spec, l.bytes),
+                  "layout %zu, tokens [%zu, +%zu), D = %zu, %s", i, t0, n, l.dim, fill_names[kind]);
+    }
+}
+
+void check_encode_affine_channel(const kvq_kernels *k)
+{
+    check_encode(k, true);
+}
+
+void check_encode_affine_token(const kvq_kernels *k)
+{
+    check_encode(k, false);
+}
+
+static void random_range(size_t *t0, size_t *n)
+{
+    *t0 = rng_u64(&r) & 1 ? 0 : rng_below(&r, T);
+    *n = rng_u64(&r) & 1 ? T - *t0 : rng_below(&r, T - *t0 + 1);
+}
+
+void check_decode_affine(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < N_LAYOUTS; i++) {
+        kvq_layout l = layout_number(i);
+        size_t t0, n, stride = l.dim + (rng_u64(&r) & 1 ? 0 : rng_below(&r, 20));
+        random_range(&t0, &n);
+        const uint8_t *sb = encoded_in(&in_a, &l);
+        rows_shape s = {.n = n, .dim = l.dim, .stride = stride};
+        uint8_t *out = place(&out_a, random_placing(&r), extent(s), sizeof(float));
+        k->decode_affine(&l, sb, t0, n, (float *)(void *)out, stride);
+        check_canaries(&out_a, "decode_affine");
+        for (size_t e = 0; e < extent(s); e++) {
+            float got;
+            memcpy(&got, out + e * sizeof got, sizeof got);
+            float wanted = e % stride < l.dim ? (float)value_at(&l, sb, t0 + e / stride, e % stride) : got;
+            cr_assert(got == wanted, "layout %zu, token %zu + %zu, channel %zu: %a, not %a", i, t0,
+                      e / stride, e % stride, (double)got, (double)wanted);
+            static const uint8_t gap[sizeof got] = {CANARY, CANARY, CANARY, CANARY};
+            cr_assert(e % stride < l.dim || memcmp(&got, gap, sizeof gap) == 0,
+                      "layout %zu: wrote between rows", i);
+        }
+    }
+}
+
+/* Tokens of a superblock that take part: often all. */
+static size_t random_count(void)
+{
+    return rng_u64(&r) & 1 ? T : rng_below(&r, T + 1);
+}
+
+static void check_score(const kvq_layout *l, const uint8_t *sb, size_t j, const float *q, float got)
+{
+    double wanted = 0, magnitude = 0;
+    for (size_t c = 0; c < l->dim; c++) {
+        wanted += (double)q[c] * value_at(l, sb, j, c);
+        magnitude += fabs((double)q[c]) * largest_value(l, sb, j, c);
+    }
+    double bound = (double)(l->dim + 8) * 0x1p-23 * magnitude;
+    cr_assert(fabs((double)got - wanted) <= bound,
+              "%u bits, per %s, G = %zu, D = %zu: score of token %zu: %.9g, not %.9g within %g",
+              (unsigned)l->bits, l->per_channel ? "channel" : "token", l->group, l->dim, j, (double)got,
+              wanted, bound);
+}
+
+void check_score_affine(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < N_LAYOUTS; i++) {
+        kvq_layout l = layout_number(i);
+        if (l.role != KVQ_KEYS)
+            continue;
+        size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_Q);
+        const uint8_t *sb = encoded_in(&in_a, &l);
+        const float *q = floats_in(&in_b, rng_u64(&r) & 1 ? FILL_NORMAL : FILL_OUTLIER, n_q, l.dim);
+        float *scores = place(&out_a, random_placing(&r), (n_q - 1) * T + n, sizeof *scores);
+        k->score_affine(&l, sb, n, q, n_q, scores);
+        check_canaries(&out_a, "score_affine");
+        for (size_t row = 0; row < n_q; row++) {
+            for (size_t j = 0; j < n; j++)
+                check_score(&l, sb, j, q + row * l.dim, scores[row * T + j]);
+            for (size_t j = n; j < T && row + 1 < n_q; j++) /* rows are 128 apart, of which n are written */
+                cr_assert(kvq_bits_of_f32(scores[row * T + j]) == 0x01010101u * CANARY,
+                          "layout %zu: wrote past row %zu", i, row);
+        }
+    }
+}
+
+static void check_output(const kvq_layout *l, const uint8_t *sb, size_t n, size_t c, const float *p,
+                         float before, float got)
+{
+    double added = 0, magnitude = 0;
+    for (size_t j = 0; j < n; j++) {
+        double levels = ldexp(1, (int)l->bits) - 1, scale = (double)kvq_scale_at(l, sb, j, c);
+        added += (double)p[j] * value_at(l, sb, j, c);
+        magnitude += fabs((double)p[j]) * (fabs((double)kvq_min_at(l, sb, j, c)) + levels * scale);
+    }
+    /* The contract bounds what is added; adding it to acc rounds once more, by half an ulp. */
+    double bound = (double)(n + 8) * 0x1p-23 * magnitude + 0x1p-24 * fabs((double)got);
+    cr_assert(fabs((double)got - ((double)before + added)) <= bound,
+              "%u bits, per %s, G = %zu, D = %zu: %zu tokens, channel %zu: %.9g, not %.9g within %g",
+              (unsigned)l->bits, l->per_channel ? "channel" : "token", l->group, l->dim, n, c, (double)got,
+              (double)before + added, bound);
+}
+
+void check_accumulate_affine(const kvq_kernels *k)
+{
+    static float before[MAX_Q * MAX_DIM];
+    for (size_t i = 0; i < N_LAYOUTS; i++) {
+        kvq_layout l = layout_number(i);
+        if (l.role != KVQ_VALUES)
+            continue;
+        size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_Q);
+        const uint8_t *sb = encoded_in(&in_a, &l);
+        float *p = floats_in(&in_b, FILL_NORMAL, (n_q - 1) * T + n, 1);
+        if (rng_u64(&r) & 1) /* as attention has them: not negative, most of them small or 0 */
+            for (size_t j = 0; j < (n_q - 1) * T + n; j++)
+                p[j] = p[j] > 0 ? expf(-5 * p[j]) : 0;
+        float *acc = floats_in(&out_a, rng_u64(&r) & 1 ? FILL_ZERO : FILL_NORMAL, n_q, l.dim);
+        memcpy(before, acc, n_q * l.dim * sizeof *acc);
+        k->accumulate_affine(&l, sb, n, p, n_q, acc);
+        check_canaries(&out_a, "accumulate_affine");
+        for (size_t row = 0; row < n_q; row++)
+            for (size_t c = 0; c < l.dim; c++)
+                check_output(&l, sb, n, c, p + row * T, before[row * l.dim + c], acc[row * l.dim + c]);
+    }
+}

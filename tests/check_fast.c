@@ -1,0 +1,300 @@
+/*
+ * Fast precision: folding and whole-number sums, bit for bit against the portable kernels, and those against what
+ * kernels.h promises, in double.
+ */
+#include "tests/kernel_checks.h"
+
+enum { MAX_ROWS = KVQ_ROWS_MAX, MAX_FOLD = 224 };
+
+/* Layouts that fold, of one role: every width and dimension; groups by chance. */
+static bool folding_layout(size_t i, kvq_role role, kvq_layout *l)
+{
+    do
+        *l = layout_number(i);
+    while (l->half_arith || l->group < 32); /* both are chosen by chance */
+    return l->role == role && kvq_layout_folds(l);
+}
+
+static fill_kind query_fill(void)
+{
+    static const fill_kind kinds[] = {FILL_NORMAL, FILL_OUTLIER, FILL_HEAVY,
+                                      FILL_ZERO,   FILL_TINY,    FILL_OFFSETS};
+    return kinds[rng_below(&r, sizeof kinds / sizeof kinds[0])];
+}
+
+static size_t random_count(void)
+{
+    return rng_u64(&r) & 1 ? T : rng_below(&r, T + 1);
+}
+
+static size_t whole_blocks(size_t n)
+{
+    return (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK;
+}
+
+static size_t tiles_of(const kvq_layout *l, size_t n)
+{
+    return (n + l->tile_tokens - 1) / l->tile_tokens;
+}
+
+/* Rows of probabilities, T apart, n of each. */
+static float *probabilities_in(guarded *g, size_t n_q, size_t n)
+{
+    size_t n_floats = n == 0 ? 0 : (n_q - 1) * T + n;
+    float *p = floats_in(g, FILL_NORMAL, n_floats, 1), sharpness = ldexpf(1, (int)rng_below(&r, 12) - 4);
+    for (size_t i = 0; i < n_floats; i++)
+        p[i] = rng_below(&r, 10) == 0 ? 0.0f : expf(-sharpness * fabsf(p[i]));
+    return p;
+}
+
+static int weight_at(const int8_t *weights, size_t i)
+{
+    const int8_t *sixteen = weights + i / 16 * 32;
+    return sixteen[i % 16] + 256 * sixteen[16 + i % 16];
+}
+
+/* Weights of x[0 .. n), zeros up to n_padded, for a largest magnitude: |step * w - x| <= step / 2, with the roundings
+ * of x * (1 / step) and of step, 2^-22 of 32512 steps together. */
+static void check_weights(const int8_t *weights, const double *x, size_t n, size_t n_padded, double max,
+                          float step)
+{
+    if (max > (double)KVQ_FOLD_MAX) {
+        cr_assert(isinf(step), "a step of %g for %g", (double)step, max);
+        for (size_t i = 0; i < n_padded; i++)
+            cr_assert(weight_at(weights, i) == 0);
+        return;
+    }
+    cr_assert(fabs((double)step - max / KVQ_WEIGHT_MAX) <= 0x1p-22 * (double)step + 0x1p-114,
+              "step %g for %g", (double)step, max);
+    for (size_t i = 0; i < n_padded; i++) {
+        double wanted = i < n ? x[i] : 0, off = fabs((double)step * weight_at(weights, i) - wanted);
+        cr_assert(off <= 0.51 * (double)step + (double)KVQ_FOLD_MIN, "weight %zu is %d * %g, not %g", i,
+                  weight_at(weights, i), (double)step, wanted);
+        cr_assert(abs(weight_at(weights, i)) <= KVQ_WEIGHT_MAX);
+    }
+}
+
+static int8_t *weights_spec;
+static float steps_spec[KVQ_GROUPS_MAX * MAX_ROWS], biases_spec[KVQ_GROUPS_MAX * MAX_ROWS];
+static float steps[KVQ_GROUPS_MAX * MAX_ROWS], biases[KVQ_GROUPS_MAX * MAX_ROWS];
+
+/* ---- Keys ---- */
+
+static void check_key_weights(const kvq_layout *l, const uint8_t *sb, size_t n, const float *q, size_t n_q)
+{
+    static double x[4][MAX_FOLD];
+    size_t n_tiles = tiles_of(l, n), fold_dim = kvq_fold_dim(l->dim);
+    for (size_t i = 0; i < n_q; i++) {
+        double max = 0;
+        for (size_t tile = 0; tile < n_tiles; tile++) {
+            double bias = 0, magnitude = 0;
+            for (size_t c = 0; c < l->dim; c++) {
+                double query = (double)q[i * l->dim + c];
+                double min = query * (double)kvq_min_at(l, sb, tile * l->tile_tokens, c);
+                x[tile][c] = query * (double)kvq_scale_at(l, sb, tile * l->tile_tokens, c);
+                max = fmax(max, fabs(x[tile][c]));
+                bias += min;
+                magnitude += fabs(min);
+            }
+            cr_assert(magnitude > 1e37 || fabs((double)biases_spec[tile * n_q + i] - bias) <=
+                                              (double)(l->dim + 8) * 0x1p-24 * magnitude + 0x1p-126);
+        }
+        for (size_t tile = 0; tile < n_tiles; tile++)
+            check_weights(weights_spec + (tile * n_q + i) * 2 * fold_dim, x[tile], l->dim, fold_dim, max,
+                          steps_spec[i]);
+    }
+}
+
+/* Fold n_q queries with the portable kernel, into the _spec arrays. Returns the bytes of weights. */
+static size_t fold_keys_spec(const kvq_layout *l, const uint8_t *sb, size_t n, const float *q, size_t n_q)
+{
+    static int8_t weights[4 * MAX_ROWS * 2 * MAX_FOLD];
+    weights_spec = weights;
+    kvq_fold_keys_portable(l, sb, NULL, n, q, n_q, weights, steps_spec, biases_spec);
+    return tiles_of(l, n) * n_q * 2 * kvq_fold_dim(l->dim);
+}
+
+void check_fold_keys(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < 4 * N_LAYOUTS; i++) {
+        kvq_layout l;
+        if (!folding_layout(i % N_LAYOUTS, KVQ_KEYS, &l))
+            continue;
+        const uint8_t *sb = encoded_in(&in_a, &l);
+        size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_ROWS);
+        float *q = floats_in(&in_b, query_fill(), n_q, l.dim);
+        if (rng_below(&r, 16) == 0)
+            q[rng_below(&r, n_q * l.dim)] = 3e38f;
+        size_t n_bytes = fold_keys_spec(&l, sb, n, q, n_q), n_biases = tiles_of(&l, n) * n_q;
+        int8_t *weights = place(&out_a, random_placing(&r), n_bytes, 1);
+        k->fold_keys(&l, sb, rng_u64(&r) & 1 ? sb : NULL, n, q, n_q, weights, steps, biases);
+        check_canaries(&out_a, "fold_keys");
+        check_key_weights(&l, sb, n, q, n_q);
+        cr_assert(same_bits("weights", weights, weights_spec, n_bytes), "layout %zu", i);
+        cr_assert(n == 0 || same_bits("steps", steps, steps_spec, n_q * sizeof *steps), "layout %zu", i);
+        cr_assert(same_bits("biases", biases, biases_spec, n_biases * sizeof *biases), "layout %zu", i);
+    }
+}
+
+/* Weights of any value, for the sums: the largest ones make them overflow if anything does. */
+static void random_weights(int8_t *weights, size_t n_bytes)
+{
+    int kind = (int)rng_below(&r, 3);
+    for (size_t i = 0; i < n_bytes; i++) {
+        bool high = i / 16 % 2;
+        int8_t extreme = high ? (rng_u64(&r) & 1 ? 127 : -127) : (rng_u64(&r) & 1 ? 127 : -128);
+        weights[i] = kind == 0 ? extreme : kind == 1 ? (int8_t)(high ? 127 : -128) : (int8_t)rng_u64(&r);
+    }
+}
+
+/* float(low) + 256 float(high) of a plane: value i is channel i of token `fixed`, or the reverse for values. */
+static float plane_sum(const kvq_layout *l, const uint8_t *sb, const kvq_plane *plane, size_t fixed, size_t n,
+                       const int8_t *weights)
+{
+    int64_t low = 0, high = 0;
+    for (size_t i = 0; i < n; i++) {
+        size_t t = l->role == KVQ_KEYS ? fixed : i, c = l->role == KVQ_KEYS ? i : fixed;
+        int64_t code = kvq_code_get(l, sb, t, c) >> plane->shift & ((1u << plane->width) - 1u);
+        low += code * weights[i / 16 * 32 + i % 16];
+        high += code * weights[i / 16 * 32 + 16 + i % 16];
+    }
+    return single((double)(float)low + (double)single(256 * (double)(float)high));
+}
+
+void check_score_folded(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < 2 * N_LAYOUTS; i++) {
+        kvq_layout l;
+        if (!folding_layout(i % N_LAYOUTS, KVQ_KEYS, &l))
+            continue;
+        const uint8_t *sb = encoded_in(&in_a, &l);
+        size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_ROWS);
+        const float *q = floats_in(&in_b, FILL_NORMAL, n_q, l.dim);
+        size_t n_bytes = fold_keys_spec(&l, sb, n, q, n_q);
+        if (rng_u64(&r) & 1)
+            random_weights(weights_spec, n_bytes);
+        int8_t *weights = place(&in_b, random_placing(&r), n_bytes, 1);
+        memcpy(weights, weights_spec, n_bytes);
+        size_t n_floats = n == 0 ? 0 : (n_q - 1) * T + whole_blocks(n);
+        float *scores = place(&out_a, random_placing(&r), n_floats, sizeof *scores);
+        k->score_folded(&l, sb, rng_u64(&r) & 1 ? sb : NULL, n, weights, steps_spec, biases_spec, n_q,
+                        scores);
+        check_canaries(&out_a, "score_folded");
+        for (size_t row = 0; row < n_q; row++)
+            for (size_t t = 0; t < T && row * T + t < n_floats; t++) {
+                if (t >= whole_blocks(n)) {
+                    cr_assert(kvq_bits_of_f32(scores[row * T + t]) == 0x01010101u * CANARY,
+                              "wrote past row %zu", row);
+                    continue;
+                }
+                size_t tile = t / l.tile_tokens, fold_dim = kvq_fold_dim(l.dim);
+                float wanted = biases_spec[tile * n_q + row];
+                for (size_t j = 0; j < l.n_planes; j++) {
+                    float sum =
+                        plane_sum(&l, sb, &l.plane[j], t, l.dim, weights + (tile * n_q + row) * 2 * fold_dim);
+                    float x =
+                        single((double)steps_spec[row] * (double)(1u << l.plane[j].shift) * (double)sum);
+                    wanted = single((double)wanted + (double)x);
+                }
+                cr_assert(memcmp(&scores[row * T + t], &wanted, sizeof wanted) == 0,
+                          "layout %zu, %u bits, D = %zu, query %zu of %zu, token %zu: %a, not %a", i,
+                          (unsigned)l.bits, l.dim, row, n_q, t, (double)scores[row * T + t], (double)wanted);
+            }
+    }
+}
+
+/* ---- Values ---- */
+
+static size_t fold_values_spec(const kvq_layout *l, const uint8_t *sb, size_t n, const float *p, size_t n_q)
+{
+    static int8_t weights[KVQ_GROUPS_MAX * MAX_ROWS * 2 * T];
+    size_t n_groups = (l->dim + l->group - 1) / l->group, n_bytes = n_groups * n_q * 2 * T;
+    weights_spec = weights;
+    memset(weights, CANARY, n_bytes);
+    kvq_fold_values_portable(l, sb, NULL, n, p, n_q, weights, steps_spec, biases_spec);
+    return n_bytes;
+}
+
+static void check_value_weights(const kvq_layout *l, const uint8_t *sb, size_t n, const float *p, size_t n_q)
+{
+    static double x[T];
+    size_t n_padded = whole_blocks(n);
+    for (size_t u = 0; u * l->group < l->dim; u++)
+        for (size_t i = 0; i < n_q; i++) {
+            double max = 0, bias = 0, magnitude = 0;
+            for (size_t t = 0; t < n; t++) {
+                double weight = (double)p[i * T + t],
+                       min = weight * (double)kvq_min_at(l, sb, t, u * l->group);
+                x[t] = weight * (double)kvq_scale_at(l, sb, t, u * l->group);
+                max = fmax(max, x[t]);
+                bias += min;
+                magnitude += fabs(min);
+            }
+            size_t at = u * n_q + i;
+            check_weights(weights_spec + at * 2 * T, x, n, n_padded, max, steps_spec[at]);
+            cr_assert(fabs((double)biases_spec[at] - bias) <=
+                      (double)(T + 8) * 0x1p-24 * magnitude + 0x1p-126);
+            for (size_t j = 2 * n_padded; j < 2 * T; j++)
+                cr_assert((uint8_t)weights_spec[at * 2 * T + j] == CANARY, "wrote past the last block");
+        }
+}
+
+void check_fold_values(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < 4 * N_LAYOUTS; i++) {
+        kvq_layout l;
+        if (!folding_layout(i % N_LAYOUTS, KVQ_VALUES, &l))
+            continue;
+        const uint8_t *sb = encoded_in(&in_a, &l);
+        size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_ROWS);
+        const float *p = probabilities_in(&in_b, n_q, n);
+        size_t n_bytes = fold_values_spec(&l, sb, n, p, n_q), n_folds = n_bytes / (2 * T);
+        int8_t *weights = place(&out_a, random_placing(&r), n_bytes, 1);
+        k->fold_values(&l, sb, rng_u64(&r) & 1 ? sb : NULL, n, p, n_q, weights, steps, biases);
+        check_canaries(&out_a, "fold_values");
+        check_value_weights(&l, sb, n, p, n_q);
+        cr_assert(same_bits("weights", weights, weights_spec, n_bytes), "layout %zu, %zu tokens", i, n);
+        cr_assert(same_bits("steps", steps, steps_spec, n_folds * sizeof *steps), "layout %zu", i);
+        cr_assert(same_bits("biases", biases, biases_spec, n_folds * sizeof *biases), "layout %zu", i);
+    }
+}
+
+void check_accumulate_folded(const kvq_kernels *k)
+{
+    static float before[MAX_ROWS * MAX_DIM];
+    for (size_t i = 0; i < 2 * N_LAYOUTS; i++) {
+        kvq_layout l;
+        if (!folding_layout(i % N_LAYOUTS, KVQ_VALUES, &l))
+            continue;
+        const uint8_t *sb = encoded_in(&in_a, &l);
+        size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_ROWS);
+        const float *p = probabilities_in(&in_b, n_q, n);
+        size_t n_bytes = fold_values_spec(&l, sb, n, p, n_q), n_padded = whole_blocks(n);
+        bool extreme = n == n_padded && (rng_u64(&r) & 1); /* weights past n must stay 0 */
+        if (extreme)
+            random_weights(weights_spec, n_bytes);
+        int8_t *weights = place(&in_b, random_placing(&r), n_bytes, 1);
+        memcpy(weights, weights_spec, n_bytes);
+        float *acc = floats_in(&out_a, rng_u64(&r) & 1 ? FILL_ZERO : FILL_NORMAL, n_q, l.dim);
+        memcpy(before, acc, n_q * l.dim * sizeof *acc);
+        k->accumulate_folded(&l, sb, rng_u64(&r) & 1 ? sb : NULL, n, weights, steps_spec, biases_spec, n_q,
+                             acc);
+        check_canaries(&out_a, "accumulate_folded");
+        for (size_t row = 0; row < n_q; row++)
+            for (size_t c = 0; c < l.dim; c++) {
+                size_t at = c / l.group * n_q + row;
+                float wanted = before[row * l.dim + c];
+                for (size_t j = 0; j < l.n_planes && n > 0; j++) {
+                    float sum = plane_sum(&l, sb, &l.plane[j], c, n, weights + at * 2 * T);
+                    float x = single((double)steps_spec[at] * (double)(1u << l.plane[j].shift) * (double)sum);
+                    x = j == 0 ? single((double)x + (double)biases_spec[at]) : x;
+                    wanted = single((double)wanted + (double)x);
+                }
+                cr_assert(memcmp(&acc[row * l.dim + c], &wanted, sizeof wanted) == 0,
+                          "layout %zu, %u bits, G = %zu, D = %zu, row %zu of %zu, %zu tokens, channel %zu: "
+                          "%a, not %a",
+                          i, (unsigned)l.bits, l.group, l.dim, row, n_q, n, c, (double)acc[row * l.dim + c],
+                          (double)wanted);
+            }
+    }
+}

@@ -1,0 +1,267 @@
+/*
+ * Kernels on plain rows and scores, against formulas in double.
+ */
+#include "tests/kernel_checks.h"
+
+void check_all_finite_f32(const kvq_kernels *k)
+{
+    static const uint32_t others[] = {0x7f800000, 0xff800000, 0x7fc00000, 0x7f800001, 0xffffffff},
+                          largest[] = {0x7f7fffff, 0xff7fffff, 0x00000001, 0x80000000, 0x007fffff};
+    for (size_t i = 0; i < N_LENGTHS; i++) {
+        size_t n = length_of(i);
+        float *x = floats_in(&in_a, random_fill(), n, 1);
+        for (size_t j = 0; j < 5 && n > 0; j++)
+            x[rng_below(&r, n)] = kvq_f32_of_bits(largest[j]);
+        cr_assert(k->all_finite_f32(x, n), "n = %zu: all are finite", n);
+        for (size_t j = 0; j < n; j += 1 + n / 64)
+            for (size_t o = 0; o < 5; o++) {
+                float kept = x[j];
+                x[j] = kvq_f32_of_bits(others[o]);
+                cr_assert(!k->all_finite_f32(x, n), "n = %zu: x[%zu] = %08x is not finite", n, j, others[o]);
+                x[j] = kept;
+            }
+    }
+}
+
+/* Is `half` the saturated nearest half of x? By distance to its neighbours, ties to even. */
+static bool is_nearest(float x, uint16_t half)
+{
+    unsigned magnitude = half & 0x7fffu;
+    double wanted = fabs((double)x), got = fabs((double)kvq_f32_from_f16(half));
+    if (magnitude > 0x7bff || !signbit(x) != !(half & 0x8000))
+        return false;
+    double up = magnitude == 0x7bff ? INFINITY : (double)kvq_f32_from_f16((uint16_t)(magnitude + 1)) - wanted;
+    double down = magnitude == 0 ? INFINITY : wanted - (double)kvq_f32_from_f16((uint16_t)(magnitude - 1));
+    double distance = fabs(wanted - got);
+    bool even = magnitude % 2 == 0;
+    return (distance < up || (distance == up && even)) && (distance < down || (distance == down && even));
+}
+
+void check_convert_f32_f16(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < 4 * N_LENGTHS; i++) {
+        size_t n = length_of(i / 4);
+        fill_kind kind = random_fill();
+        const float *x = floats_in(&in_a, kind, n, 1);
+        uint16_t *out = place(&out_a, random_placing(&r), n, sizeof *out),
+                 *spec = place(&out_b, random_placing(&r), n, sizeof *spec);
+        k->convert_f32_f16(x, n, out);
+        kvq_kernels_portable.convert_f32_f16(x, n, spec);
+        check_canaries(&out_a, "convert_f32_f16");
+        cr_assert(same_bits("convert_f32_f16", out, spec, n * sizeof *out), "n = %zu, %s", n,
+                  fill_names[kind]);
+        for (size_t j = 0; j < n; j++)
+            cr_assert(is_nearest(x[j], out[j]), "n = %zu, %s: %a to %04x", n, fill_names[kind], (double)x[j],
+                      out[j]);
+    }
+}
+
+void check_convert_f16_f32(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < N_LENGTHS; i++) {
+        size_t n = length_of(i);
+        uint16_t *x = place(&in_a, random_placing(&r), n, sizeof *x);
+        float *out = place(&out_a, random_placing(&r), n, sizeof *out);
+        for (size_t j = 0; j < n; j++)
+            do
+                x[j] = (uint16_t)rng_u64(&r);
+            while ((x[j] & 0x7c00) == 0x7c00);
+        k->convert_f16_f32(x, n, out);
+        check_canaries(&out_a, "convert_f16_f32");
+        for (size_t j = 0; j < n; j++) {
+            int exponent = x[j] >> 10 & 31, fraction = x[j] & 1023;
+            double wanted = exponent == 0 ? ldexp(fraction, -24) : ldexp(1024 + fraction, exponent - 25);
+            cr_assert(fabs((double)out[j]) == wanted && !signbit(out[j]) == !(x[j] & 0x8000),
+                      "n = %zu: %04x to %a", n, x[j], (double)out[j]);
+        }
+    }
+}
+
+static float dot_by_contract(const float *q, const float *row, size_t dim)
+{
+    float lane[LANES] = {0};
+    for (size_t c = 0; c < dim; c++)
+        lane[c % LANES] = single((double)lane[c % LANES] + (double)single((double)q[c] * (double)row[c]));
+    return sum_lanes_by_contract(lane);
+}
+
+/* Shapes: all short dimensions, then larger ones; a few rows with a stride. */
+enum { N_SHAPES = MAX_SHORT + 40 };
+
+static rows_shape shape_of(size_t i)
+{
+    rows_shape s = {.dim = i < MAX_SHORT ? i + 1 : 1 + rng_below(&r, KVQ_DIM_MAX)};
+    s.n = rng_below(&r, 6) == 0 ? 0 : rng_below(&r, 24);
+    s.stride = rng_u64(&r) & 1 ? s.dim : s.dim + rng_below(&r, 20);
+    return s;
+}
+
+/* Rows in float or half, and the same values as float. */
+static const void *rows_in(guarded *g, rows_shape s, bool half, float *values)
+{
+    fill_kind kind = (fill_kind)rng_below(&r, FILL_HUGE); /* sums of the huge ones may overflow */
+    size_t n = extent(s);
+    const uint16_t *halves = half ? halves_in(g, kind, n, 1) : NULL;
+    const float *floats = half ? NULL : floats_in(g, kind, n, 1);
+    for (size_t i = 0; i < n; i++)
+        values[i] = half ? kvq_f32_from_f16(halves[i]) : floats[i];
+    return half ? (const void *)halves : floats;
+}
+
+static float row_values[24 * (KVQ_DIM_MAX + 20)];
+
+static void check_dot(const kvq_kernels *k, bool half)
+{
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        rows_shape s = shape_of(i);
+        const void *rows = rows_in(&in_a, s, half, row_values);
+        const float *q = floats_in(&in_b, FILL_NORMAL, 1, s.dim);
+        float *scores = place(&out_a, random_placing(&r), s.n, sizeof *scores);
+        if (half)
+            k->dot_f16(rows, s.stride, s.n, q, s.dim, scores);
+        else
+            k->dot_f32(rows, s.stride, s.n, q, s.dim, scores);
+        check_canaries(&out_a, "dot");
+        for (size_t j = 0; j < s.n; j++) {
+            float wanted = dot_by_contract(q, row_values + j * s.stride, s.dim);
+            cr_assert(memcmp(&scores[j], &wanted, sizeof wanted) == 0,
+                      "dot, row %zu of %zu, D = %zu, stride %zu: %a, not %a", j, s.n, s.dim, s.stride,
+                      (double)scores[j], (double)wanted);
+        }
+    }
+}
+
+void check_dot_f32(const kvq_kernels *k)
+{
+    check_dot(k, false);
+}
+
+void check_dot_f16(const kvq_kernels *k)
+{
+    check_dot(k, true);
+}
+
+static void check_accumulate(const kvq_kernels *k, bool half)
+{
+    static float wanted[KVQ_DIM_MAX];
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        rows_shape s = shape_of(i);
+        const void *rows = rows_in(&in_a, s, half, row_values);
+        const float *p = floats_in(&in_b, FILL_NORMAL, s.n, 1);
+        float *acc = floats_in(&out_a, FILL_OFFSETS, 1, s.dim);
+        for (size_t c = 0; c < s.dim; c++) {
+            wanted[c] = acc[c];
+            for (size_t j = 0; j < s.n; j++) {
+                float product = single((double)p[j] * (double)row_values[j * s.stride + c]);
+                wanted[c] = single((double)wanted[c] + (double)product);
+            }
+        }
+        if (half)
+            k->accumulate_f16(rows, s.stride, s.n, p, s.dim, acc);
+        else
+            k->accumulate_f32(rows, s.stride, s.n, p, s.dim, acc);
+        check_canaries(&out_a, "accumulate");
+        cr_assert(same_bits("accumulate", acc, wanted, s.dim * sizeof *acc), "%zu rows, D = %zu, stride %zu",
+                  s.n, s.dim, s.stride);
+    }
+}
+
+void check_accumulate_f32(const kvq_kernels *k)
+{
+    check_accumulate(k, false);
+}
+
+void check_accumulate_f16(const kvq_kernels *k)
+{
+    check_accumulate(k, true);
+}
+
+void check_max_f32(const kvq_kernels *k)
+{
+    for (size_t i = 1; i < 4 * N_LENGTHS; i++) {
+        size_t n = length_of(i / 4);
+        if (n == 0)
+            continue;
+        float *x = floats_in(&in_a, random_fill(), n, 1);
+        double wanted = -INFINITY;
+        for (size_t j = 0; j < n; j++) {
+            if (rng_below(&r, 3) == 0 || i % 7 == 0)
+                x[j] = -INFINITY;
+            wanted = fmax(wanted, (double)x[j]);
+        }
+        float got = k->max_f32(x, n), spec = kvq_kernels_portable.max_f32(x, n);
+        cr_assert((double)got == wanted, "n = %zu: %a, not %a", n, (double)got, wanted);
+        cr_assert(memcmp(&got, &spec, sizeof got) == 0, "n = %zu: %a, not %a", n, (double)got, (double)spec);
+    }
+}
+
+/* x holds what was, y what the kernel made of it. The contract counts from the float x - max. */
+static void check_powers(const float *x, const float *y, size_t n, float max)
+{
+    for (size_t i = 0; i < n; i++) {
+        float d = x[i] - max;
+        double wanted = exp2((double)d);
+        if (d <= -125.5f) {
+            cr_assert(y[i] == 0.0f && !signbit(y[i]), "2^%a is %a, not 0", (double)d, (double)y[i]);
+            continue;
+        }
+        int exponent;
+        (void)frexp(wanted, &exponent); /* wanted < 2^exponent, so that an ulp is 2^(exponent - 24) */
+        double ulp = ldexp(1, exponent - 24);
+        cr_assert(fabs((double)y[i] - wanted) <= 2 * ulp, "2^%a is %a, %g ulp off", (double)d, (double)y[i],
+                  ((double)y[i] - wanted) / ulp);
+        cr_assert(d != 0.0f || y[i] == 1.0f, "2^0 is %a", (double)y[i]);
+    }
+}
+
+static void check_powers_and_sum(const kvq_kernels *k, const float *x, size_t n, float max)
+{
+    float *y = place(&out_a, random_placing(&r), n, sizeof *y), lane[LANES] = {0};
+    float *spec = place(&out_b, random_placing(&r), n, sizeof *spec);
+    if (n > 0) {
+        memcpy(y, x, n * sizeof *y);
+        memcpy(spec, x, n * sizeof *spec);
+    }
+    float sum = k->exp2_sum_f32(y, n, max);
+    (void)kvq_kernels_portable.exp2_sum_f32(spec, n, max);
+    check_canaries(&out_a, "exp2_sum_f32");
+    cr_assert(same_bits("exp2_sum_f32", y, spec, n * sizeof *y), "n = %zu", n);
+    check_powers(x, y, n, max);
+    for (size_t i = 0; i < n; i++)
+        lane[i % LANES] = single((double)lane[i % LANES] + (double)y[i]);
+    float wanted = sum_lanes_by_contract(lane);
+    cr_assert(memcmp(&sum, &wanted, sizeof sum) == 0, "n = %zu: the sum is %a, not %a", n, (double)sum,
+              (double)wanted);
+}
+
+void check_exp2_sum_f32(const kvq_kernels *k)
+{
+    static float x[MAX_LONG];
+    for (size_t i = 0; i < 4 * N_LENGTHS; i++) {
+        size_t n = length_of(i / 4);
+        float max = 3 * rng_normal(&r), spread = i % 4 == 0 ? 140.0f : i % 4 == 1 ? 1e-3f : 10.0f;
+        for (size_t j = 0; j < n; j++)
+            x[j] = rng_below(&r, 8) == 0   ? -INFINITY
+                   : rng_below(&r, 8) == 0 ? max
+                                           : max - spread * rng_uniform(&r);
+        check_powers_and_sum(k, x, n, max);
+    }
+    /* Densely from 0 to below -126, where the results end; then tiny and huge arguments. */
+    size_t n = 0;
+    for (float d = 0; d > -127.5f; d -= 0.00031f) {
+        x[n++] = d;
+        if (n == MAX_LONG) {
+            check_powers_and_sum(k, x, n, 0);
+            n = 0;
+        }
+    }
+    check_powers_and_sum(k, x, n, 0);
+    n = 0;
+    for (int exponent = -149; exponent < 128; exponent++)
+        x[n++] = -ldexpf(1, exponent);
+    const float ends[] = {-125.0f, -125.49999f, -125.5f,        -125.50001f, -126.0f,
+                          -127.0f, -0.0f,       -3.4028235e38f, -INFINITY};
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)
+        x[n++] = ends[i];
+    check_powers_and_sum(k, x, n, 0);
+}
