@@ -10,14 +10,21 @@
  * tokens may be packed, in the window, or partly both; that changes where a row comes from but not the order
  * of the sums. This is why a cache that still holds everything in a float32 window gives the bits of the fp32
  * scheme.
+ *
+ * Every SPAN chunks the sums start afresh, and spans are added up in their order. So a span can be computed by any
+ * thread at any time without changing a bit of the result: a single thread goes from span to span and adds as it goes;
+ * where there are fewer tiles than threads to feed, spans are dealt out and their sums kept until all are there.
  */
 #include "lib/internal.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 enum {
     TILE = KVQ_ROWS_MAX,
+    SPAN = 8 * KVQ_SUPERBLOCK,       /* tokens: long enough that starting afresh costs nothing */
     MIN_PARALLEL_ELEMENTS = 1 << 16, /* keys to visit, below which threads cost more than they save */
+    UNITS_PER_THREAD = 4,            /* pieces of work that balance the threads */
 };
 
 typedef struct attend_call {
@@ -25,11 +32,19 @@ typedef struct attend_call {
     const kvq_layer_plan *plan;
     const size_t *sequences;
     size_t layer, n_q, heads_per_kv;
+    size_t n_tiles; /* of a task */
     const float *q;
     float scale, log2_scale; /* scores carry log2(e), so that weights are powers of 2 */
     bool fast;
     float *out, *probabilities, *bound;
 } attend_call;
+
+/* What a run of tokens adds up to, per row of a tile. The arrays lie in one piece of memory (sums_in). */
+typedef struct sums {
+    float *max, *sum;  /* of scores, and of 2^(score - max) */
+    float *overflowed; /* 1 if a score left the range of float: the row's answer is NaN */
+    float *acc;        /* [n_rows][D], values times 2^(score - max) */
+} sums;
 
 /* Rows of one KV head of one sequence, in flight. */
 typedef struct tile {
@@ -38,12 +53,62 @@ typedef struct tile {
     size_t kv_head, n_rows;
     size_t row_index[TILE];      /* ((sequence * n_q + query) * H + head): where its q, out, bound are */
     size_t n_visible[TILE];      /* tokens it may see */
+    size_t n_tokens;             /* the most that any row may see */
     float q[TILE * KVQ_DIM_MAX]; /* scaled; [n_rows][D] */
-    float acc[TILE * KVQ_DIM_MAX];
-    float max[TILE], sum[TILE];
-    bool overflowed[TILE]; /* a score left the range of float: the row's answer is NaN */
+    sums now;                    /* of the span in flight */
     float scores[TILE * KVQ_SUPERBLOCK];
 } tile;
+
+/* ---- Sums ---- */
+
+static size_t sums_floats(size_t n_rows, size_t dim)
+{
+    return n_rows * (3 + dim);
+}
+
+static sums sums_in(float *memory, size_t n_rows)
+{
+    return (sums){memory, memory + n_rows, memory + 2 * n_rows, memory + 3 * n_rows};
+}
+
+static sums sums_start(float *memory, size_t n_rows, size_t dim)
+{
+    sums s = sums_in(memory, n_rows);
+    memset(memory, 0, sums_floats(n_rows, dim) * sizeof *memory);
+    for (size_t row = 0; row < n_rows; row++)
+        s.max[row] = -INFINITY;
+    return s;
+}
+
+/* Make one row's sums relative to a maximum that is not below its own. */
+static void sums_raise(const kvq_kernels *kernels, const sums *s, size_t row, size_t dim, float max)
+{
+    if (!(max > s->max[row]))
+        return;
+    float factor = s->max[row], *acc = s->acc + row * dim;
+    (void)kernels->exp2_sum_f32(&factor, 1, max);
+    for (size_t c = 0; c < dim; c++)
+        acc[c] = factor > 0 ? acc[c] * factor : 0.0f; /* not Inf * 0 */
+    s->sum[row] *= factor;
+    s->max[row] = max;
+}
+
+/* Add the sums of a span to those of the spans before it. Both end up relative to the same maximum. */
+static void sums_add(const kvq_kernels *kernels, const sums *total, const sums *span, size_t n_rows,
+                     size_t dim)
+{
+    for (size_t row = 0; row < n_rows; row++) {
+        float max = total->max[row] > span->max[row] ? total->max[row] : span->max[row];
+        if (!(span->sum[row] > 0.0f))
+            continue; /* it may see none of these tokens */
+        sums_raise(kernels, total, row, dim, max);
+        sums_raise(kernels, span, row, dim, max);
+        for (size_t c = 0; c < dim; c++)
+            total->acc[row * dim + c] += span->acc[row * dim + c];
+        total->sum[row] += span->sum[row];
+        total->overflowed[row] += span->overflowed[row];
+    }
+}
 
 /* ---- Plain rows, of the window or the sinks ---- */
 
@@ -67,7 +132,7 @@ static void accumulate_rows(tile *t, const uint8_t *rows, size_t n, const float 
     size_t dim = t->call->cache->config.head_dim;
     bool half = t->call->plan->scheme.residual_dtype == KVQ_F16;
     for (size_t i = 0; i < t->n_rows; i++, p += KVQ_SUPERBLOCK) {
-        float *acc = t->acc + i * dim;
+        float *acc = t->now.acc + i * dim;
         if (half)
             kernels->accumulate_f16((const uint16_t *)(const void *)rows, dim, n, p, dim, acc);
         else
@@ -134,7 +199,7 @@ static void accumulate_chunk(tile *t, const chunk *c)
     size_t packed = n_packed_in(t, c, KVQ_VALUES), n;
     if (packed > 0) {
         kvq_tokens tokens = packed_tokens(t, c, KVQ_VALUES, packed);
-        layout->codec->accumulate(t->call->cache->kernels, layout, &tokens, t->scores, t->n_rows, t->acc);
+        layout->codec->accumulate(t->call->cache->kernels, layout, &tokens, t->scores, t->n_rows, t->now.acc);
     }
     for (size_t i = packed; i < c->n; i += n) {
         const uint8_t *rows = plain_rows(t, c, KVQ_VALUES, i, &n);
@@ -154,22 +219,14 @@ static void weigh_row(tile *t, size_t row, size_t token, size_t n)
     if (visible == 0)
         return;
     if (!kernels->all_finite_f32(scores, visible)) { /* kernels differ in what they make of Inf and NaN */
-        t->overflowed[row] = true;
+        t->now.overflowed[row] = 1.0f;
         memset(scores, 0, visible * sizeof *scores);
     }
     if (t->call->probabilities != NULL) /* the scores, for now: finish_row has the final maximum */
         memcpy(t->call->probabilities + t->row_index[row] * t->layer->n_tokens + token, scores,
                visible * sizeof *scores);
-    float max = kernels->max_f32(scores, visible);
-    if (max > t->max[row]) {
-        float factor = t->max[row];
-        (void)kernels->exp2_sum_f32(&factor, 1, max);
-        for (size_t c = 0; c < dim; c++)
-            t->acc[row * dim + c] = factor > 0 ? t->acc[row * dim + c] * factor : 0.0f; /* not Inf * 0 */
-        t->sum[row] *= factor;
-        t->max[row] = max;
-    }
-    t->sum[row] += kernels->exp2_sum_f32(scores, visible, t->max[row]);
+    sums_raise(kernels, &t->now, row, dim, kernels->max_f32(scores, visible));
+    t->now.sum[row] += kernels->exp2_sum_f32(scores, visible, t->now.max[row]);
 }
 
 static void process_chunk(tile *t, const chunk *c)
@@ -181,81 +238,139 @@ static void process_chunk(tile *t, const chunk *c)
     accumulate_chunk(t, c);
 }
 
-/* ---- Rows: start and finish ---- */
+/* ---- Tiles: start, spans, finish ---- */
 
-static void start_row(tile *t, size_t row, size_t sequence, size_t query, size_t head)
+/* Tile i of a task: of the s-th sequence of the call and a KV head. Its sums are still nowhere. */
+static void start_tile(tile *t, const attend_call *call, size_t s, size_t kv_head, size_t i)
 {
-    const attend_call *call = t->call;
     const kvq_config *config = &call->cache->config;
-    size_t dim = config->head_dim;
-    t->row_index[row] = (sequence * call->n_q + query) * config->n_heads + head;
-    t->n_visible[row] = t->layer->n_tokens - call->n_q + query + 1;
-    t->max[row] = -INFINITY;
-    t->sum[row] = 0.0f;
-    t->overflowed[row] = false;
-    for (size_t c = 0; c < dim; c++) {
-        t->q[row * dim + c] = call->q[t->row_index[row] * dim + c] * call->log2_scale;
-        t->acc[row * dim + c] = 0.0f;
+    size_t dim = config->head_dim, sequence = call->sequences == NULL ? s : call->sequences[s];
+    size_t first = i * TILE, heads_per_kv = call->heads_per_kv;
+    t->call = call;
+    t->layer = kvq_layer_of(call->cache, call->layer, sequence);
+    t->kv_head = kv_head;
+    t->n_rows = kvq_min_size(TILE, call->n_q * heads_per_kv - first);
+    t->n_tokens = 0;
+    for (size_t row = 0; row < t->n_rows; row++) {
+        size_t query = (first + row) / heads_per_kv,
+               head = kv_head * heads_per_kv + (first + row) % heads_per_kv;
+        t->row_index[row] = (s * call->n_q + query) * config->n_heads + head;
+        t->n_visible[row] = t->layer->n_tokens - call->n_q + query + 1;
+        t->n_tokens = kvq_max_size(t->n_tokens, t->n_visible[row]);
+        for (size_t c = 0; c < dim; c++)
+            t->q[row * dim + c] = call->q[t->row_index[row] * dim + c] * call->log2_scale;
     }
+}
+
+/* Indices [span * SPAN, (span + 1) * SPAN), and the sinks with span 0; its sums go to memory. */
+static void run_span(tile *t, size_t span, float *memory)
+{
+    size_t sinks = kvq_min_size(t->call->plan->scheme.sinks, t->n_tokens), n = t->n_tokens - sinks;
+    t->now = sums_start(memory, t->n_rows, t->call->cache->config.head_dim);
+    for (size_t i = 0; span == 0 && i < sinks; i += KVQ_SUPERBLOCK)
+        process_chunk(t, &(chunk){.sinks = true, .begin = i, .n = kvq_min_size(sinks - i, KVQ_SUPERBLOCK)});
+    for (size_t i = span * SPAN; i < kvq_min_size(n, (span + 1) * SPAN); i += KVQ_SUPERBLOCK)
+        process_chunk(t, &(chunk){.begin = i, .n = kvq_min_size(n - i, KVQ_SUPERBLOCK)});
 }
 
 /* The scores of a row, in its place of the caller's array, become probabilities. */
-static void finish_probabilities(const tile *t, size_t row)
+static void finish_probabilities(const tile *t, size_t row, const sums *total)
 {
     size_t n_tokens = t->layer->n_tokens, visible = t->n_visible[row];
     float *p = t->call->probabilities + t->row_index[row] * n_tokens;
-    (void)t->call->cache->kernels->exp2_sum_f32(p, visible, t->max[row]);
+    (void)t->call->cache->kernels->exp2_sum_f32(p, visible, total->max[row]);
     for (size_t i = 0; i < visible; i++)
-        p[i] = t->overflowed[row] ? NAN : p[i] / t->sum[row];
+        p[i] = total->overflowed[row] > 0 ? NAN : p[i] / total->sum[row];
     memset(p + visible, 0, (n_tokens - visible) * sizeof *p);
 }
 
-static void finish_row(tile *t, size_t row)
+static void finish_tile(const tile *t, const sums *total)
 {
     const attend_call *call = t->call;
-    size_t dim = call->cache->config.head_dim, index = t->row_index[row];
-    for (size_t c = 0; c < dim; c++)
-        call->out[index * dim + c] = t->overflowed[row] ? NAN : t->acc[row * dim + c] / t->sum[row];
-    if (call->probabilities != NULL)
-        finish_probabilities(t, row);
-    if (call->bound != NULL)
-        call->bound[index] =
-            kvq_attend_bound(call->cache, call->plan, t->layer, t->kv_head, call->q + index * dim,
-                             call->scale, t->n_visible[row], call->out + index * dim);
-}
-
-static void run_tile(tile *t)
-{
-    size_t n_tokens = 0, sinks = t->call->plan->scheme.sinks;
-    for (size_t row = 0; row < t->n_rows; row++)
-        n_tokens = kvq_max_size(n_tokens, t->n_visible[row]);
-    sinks = kvq_min_size(sinks, n_tokens);
-    for (size_t i = 0; i < sinks; i += KVQ_SUPERBLOCK)
-        process_chunk(t, &(chunk){.sinks = true, .begin = i, .n = kvq_min_size(sinks - i, KVQ_SUPERBLOCK)});
-    for (size_t i = 0; i < n_tokens - sinks; i += KVQ_SUPERBLOCK)
-        process_chunk(t, &(chunk){.begin = i, .n = kvq_min_size(n_tokens - sinks - i, KVQ_SUPERBLOCK)});
-    for (size_t row = 0; row < t->n_rows; row++)
-        finish_row(t, row);
-}
-
-/* All rows of one KV head of the s-th sequence of the call. */
-static void run_task(const attend_call *call, size_t s, size_t kv_head)
-{
-    size_t sequence = call->sequences == NULL ? s : call->sequences[s];
-    size_t n_rows = call->n_q * call->heads_per_kv;
-    tile t; /* its arrays are large and filled as far as they are used */
-    t.call = call;
-    t.layer = kvq_layer_of(call->cache, call->layer, sequence);
-    t.kv_head = kv_head;
-    for (size_t begin = 0; begin < n_rows; begin += TILE) {
-        t.n_rows = kvq_min_size(TILE, n_rows - begin);
-        for (size_t i = 0; i < t.n_rows; i++) {
-            size_t row = begin + i;
-            start_row(&t, i, s, row / call->heads_per_kv,
-                      kv_head * call->heads_per_kv + row % call->heads_per_kv);
-        }
-        run_tile(&t);
+    size_t dim = call->cache->config.head_dim;
+    for (size_t row = 0; row < t->n_rows; row++) {
+        size_t index = t->row_index[row];
+        for (size_t c = 0; c < dim; c++)
+            call->out[index * dim + c] =
+                total->overflowed[row] > 0 ? NAN : total->acc[row * dim + c] / total->sum[row];
+        if (call->probabilities != NULL)
+            finish_probabilities(t, row, total);
+        if (call->bound != NULL)
+            call->bound[index] =
+                kvq_attend_bound(call->cache, call->plan, t->layer, t->kv_head, call->q + index * dim,
+                                 call->scale, t->n_visible[row], call->out + index * dim);
     }
+}
+
+/* ---- Units of work: a tile, or a span of one ---- */
+
+static void start_tile_number(tile *t, const attend_call *call, size_t number)
+{
+    size_t task = number / call->n_tiles, n_kv_heads = call->cache->config.n_kv_heads;
+    start_tile(t, call, task / n_kv_heads, task % n_kv_heads, number % call->n_tiles);
+}
+
+/* One tile from span to span. */
+static void run_tile(const attend_call *call, size_t number)
+{
+    float now[TILE * (3 + KVQ_DIM_MAX)], all[TILE * (3 + KVQ_DIM_MAX)];
+    size_t dim = call->cache->config.head_dim;
+    tile t; /* its arrays are large and filled as far as they are used */
+    start_tile_number(&t, call, number);
+    sums total = sums_start(all, t.n_rows, dim);
+    for (size_t span = 0; span == 0 || span * SPAN < t.n_tokens; span++) {
+        run_span(&t, span, now);
+        sums_add(call->cache->kernels, &total, &t.now, t.n_rows, dim);
+    }
+    finish_tile(&t, &total);
+}
+
+/* Spans [0, n_spans) of tile number unit / n_spans, each into its own place. */
+static void run_unit(const attend_call *call, size_t unit, size_t n_spans, float *memory, size_t stride)
+{
+    tile t;
+    start_tile_number(&t, call, unit / n_spans);
+    run_span(&t, unit % n_spans, memory + unit * stride);
+}
+
+static void add_spans(const attend_call *call, size_t number, size_t n_spans, float *memory, size_t stride)
+{
+    tile t;
+    start_tile_number(&t, call, number);
+    float *at = memory + number * n_spans * stride;
+    sums total = sums_in(at, t.n_rows);
+    for (size_t span = 1; span < n_spans; span++) {
+        sums part = sums_in(at + span * stride, t.n_rows);
+        sums_add(call->cache->kernels, &total, &part, t.n_rows, call->cache->config.head_dim);
+    }
+    finish_tile(&t, &total);
+}
+
+/* All tiles on several threads. Pragmas are chosen by branches, not by an if clause: with libomp, num_threads(1) would
+ * stay for someone else's region. */
+static void run_parallel(const attend_call *call, size_t n_numbers, size_t n_spans, int n_threads)
+{
+    size_t n_units = n_numbers * n_spans;
+    size_t stride =
+        sums_floats(kvq_min_size(TILE, call->n_q * call->heads_per_kv), call->cache->config.head_dim);
+    bool split = n_spans > 1 && n_numbers < (size_t)n_threads * UNITS_PER_THREAD;
+    float *memory = split ? malloc(n_units * stride * sizeof *memory) : NULL;
+    if (memory == NULL) { /* nothing to gain, or no memory: the result is the same */
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads)
+        for (size_t i = 0; i < n_numbers; i++)
+            run_tile(call, i);
+        return;
+    }
+#pragma omp parallel num_threads(n_threads)
+    {
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < n_units; i++)
+            run_unit(call, i, n_spans, memory, stride);
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < n_numbers; i++)
+            add_spans(call, i, n_spans, memory, stride);
+    }
+    free(memory);
 }
 
 /* ---- The public call ---- */
@@ -280,6 +395,15 @@ static kvq_status check_sequences(const kvq_cache *cache, size_t layer, const si
             return KVQ_ERR_ARG;
     }
     return KVQ_OK;
+}
+
+static size_t longest(const kvq_cache *cache, size_t layer, const size_t *sequences, size_t n_sequences)
+{
+    size_t n_tokens = 0;
+    for (size_t s = 0; s < n_sequences; s++)
+        n_tokens =
+            kvq_max_size(n_tokens, kvq_cache_n_tokens(cache, layer, sequences == NULL ? s : sequences[s]));
+    return n_tokens;
 }
 
 /* Elements of K that the call visits. */
@@ -323,18 +447,15 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
         .probabilities = options->probabilities,
         .bound = options->bound,
     };
-    size_t n_tasks = n_sequences * config->n_kv_heads;
-    int n_threads = kvq_n_threads(options->n_threads, n_tasks);
-    if (work_size(cache, layer, sequences, n_sequences, n_q) < MIN_PARALLEL_ELEMENTS)
-        n_threads = 1;
-    if (n_threads ==
-        1) { /* not an if clause: with libomp, num_threads(1) would stay for someone else's region */
-        for (size_t i = 0; i < n_tasks; i++)
-            run_task(&call, i / config->n_kv_heads, i % config->n_kv_heads);
+    call.n_tiles = (n_q * call.heads_per_kv + TILE - 1) / TILE;
+    size_t n_numbers = n_sequences * config->n_kv_heads * call.n_tiles;
+    size_t n_spans = (longest(cache, layer, sequences, n_sequences) + SPAN - 1) / SPAN;
+    int n_threads = kvq_n_threads(options->n_threads, n_numbers * n_spans);
+    if (n_threads > 1 && work_size(cache, layer, sequences, n_sequences, n_q) >= MIN_PARALLEL_ELEMENTS) {
+        run_parallel(&call, n_numbers, n_spans, n_threads);
         return KVQ_OK;
     }
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads)
-    for (size_t i = 0; i < n_tasks; i++)
-        run_task(&call, i / config->n_kv_heads, i % config->n_kv_heads);
+    for (size_t i = 0; i < n_numbers; i++)
+        run_tile(&call, i);
     return KVQ_OK;
 }

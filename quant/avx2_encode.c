@@ -5,6 +5,7 @@
 
 #include "quant/codec.h"
 #include "quant/kernels_x86.h"
+#include "quant/vector.h"
 
 #define MM(name)     _mm256_##name
 #define KERNEL(name) kvq_##name##_avx2
@@ -52,6 +53,16 @@ static inline floats load_halves(const uint8_t *at)
 static inline floats broadcast_half(const uint8_t *at)
 {
     return _mm256_cvtph_ps(_mm_set1_epi16((int16_t)kvq_load_u16(at)));
+}
+
+static inline halves round_down(floats x)
+{
+    return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+}
+
+static inline halves round_up(floats x)
+{
+    return _mm256_cvtps_ph(x, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
 }
 
 /* Vector v of the 16 bytes' numbers. */

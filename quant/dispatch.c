@@ -3,10 +3,13 @@
  *
  * To add an instruction set: a file that exports its table, a row in `sources` with a test of the processor
  * and the operating system. Rows go from the plainest up; a table's empty slots are filled from the row
- * before it.
+ * before it that runs here.
  */
 #ifdef KVQ_HAVE_X86
 #include <cpuid.h>
+#endif
+#if defined(KVQ_HAVE_NEON) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 #include <stdlib.h>
 #include <string.h>
@@ -28,11 +31,30 @@ static bool has_avx2(void)
            __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
 }
 
+/* The VEX forms of the dot products need no more of the operating system than AVX2 does. */
+static bool has_avxvnni(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return has_avx2() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && eax >= 1 &&
+           __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 4) != 0;
+}
+
 static bool has_avx512(void)
 {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+#ifdef KVQ_HAVE_NEON
+static bool has_dot_product(void)
+{
+#ifdef __linux__
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+    return false; /* nobody has tried yet */
+#endif
 }
 #endif
 
@@ -42,8 +64,11 @@ static const struct {
 } sources[] = {
     {&kvq_kernels_portable, always},
 #ifdef KVQ_HAVE_X86
-    {&kvq_kernels_avx2, has_avx2},
+    {&kvq_kernels_avx2, has_avx2},        {&kvq_kernels_avxvnni, has_avxvnni},
     {&kvq_kernels_avx512, has_avx512},
+#endif
+#ifdef KVQ_HAVE_NEON
+    {&kvq_kernels_neon, has_dot_product},
 #endif
 };
 

@@ -105,8 +105,8 @@ typedef struct kvq_kernels {
                          float *scores);
 
     /* EXACT. Fold n_q rows of n weights p, 0 <= p <= 1, rows KVQ_SUPERBLOCK apart, into tokens [0, n) of
-     * values. Group u, row i: 128 weights from (u * n_q + i) * 256 on, zero from n on up to a whole block and
-     * not written beyond; step and bias = sum_t p_t min_t at u * n_q + i. */
+     * values. Group u, row i: 128 weights from (u * n_q + i) * 256 on, zero from n on; step and bias = sum_t p_t
+     * min_t at u * n_q + i. */
     void (*fold_values)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                         const float *p, size_t n_q, int8_t *weights, float *step, float *bias);
 
@@ -168,7 +168,8 @@ const kvq_kernels *kvq_kernels_for_isa(const char *isa);
 const kvq_kernels *kvq_kernels_at(size_t i);
 
 extern const kvq_kernels kvq_kernels_portable;
-extern const kvq_kernels kvq_kernels_avx2, kvq_kernels_avx512; /* built on x86-64 only */
+extern const kvq_kernels kvq_kernels_avx2, kvq_kernels_avxvnni, kvq_kernels_avx512; /* on x86-64 only */
+extern const kvq_kernels kvq_kernels_neon;                                          /* on AArch64 only */
 
 /* Parts of the portable table that live in portable_affine.c. */
 void kvq_encode_affine_channel_portable(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,

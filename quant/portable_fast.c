@@ -3,7 +3,7 @@
  * other instruction set gives the same bits.
  *
  * Keys per channel: score_t = sum_c (q_c s_c) code_tc + sum_c q_c min_c. The factors x_c = q_c s_c are the same
- * for all tokens of a tile, so they are rounded once, to w_c = rne(x_c * 32512 / max|x|), and the sum over c runs
+ * for all tokens of a tile, so they are rounded once, to w_c = rne((q_c * 32512 / max|x|) s_c), and the sum over c runs
  * in whole numbers: score_t = step * sum_c w_c code_tc + bias, step = max|x| / 32512, max over the superblock. Values per token are the same
  * with the roles of channels and tokens exchanged: x_t = p_t s_t within a group of channels. 16-bit weights
  * are carried as two signed bytes because dot-product instructions take bytes: sums of lows and of highs stay
@@ -32,14 +32,6 @@ static float sum_lanes(float lane[LANES])
 
 /* ---- Folding ---- */
 
-static void store_weight(int8_t *weights, size_t i, int32_t w)
-{
-    int32_t high = (w + 128) >> 8; /* to nearest, so that the rest is a signed byte */
-    int8_t *sixteen = weights + i / LANES * 2 * LANES;
-    sixteen[i % LANES] = (int8_t)(w - high * 256);
-    sixteen[LANES + i % LANES] = (int8_t)high;
-}
-
 /* Factor that makes weights of numbers up to max, or 0 for weights of 0; *step is what a weight of 1 stands for. */
 static float weights_per_unit(float max, float *step)
 {
@@ -48,51 +40,48 @@ static float weights_per_unit(float max, float *step)
     return usable ? (float)KVQ_WEIGHT_MAX / max : 0.0f;
 }
 
-/* Weights of x[0 .. n), and zeros up to n_padded. */
-static void store_weights(const float *x, size_t n, size_t n_padded, float per_unit, int8_t *weights)
+/* Weight i becomes x, rounded. */
+static void store_weight(int8_t *weights, size_t i, float x)
 {
     const float round_magic = 0x1.8p23f; /* adding and subtracting it rounds to the nearest integer */
-    for (size_t i = 0; i < n_padded; i++) {
-        float w = per_unit > 0.0f && i < n ? (x[i] * per_unit + round_magic) - round_magic : 0.0f;
-        store_weight(weights, i, (int32_t)w);
-    }
+    int32_t w = (int32_t)((x + round_magic) - round_magic);
+    int32_t high = (w + 128) >> 8; /* to nearest, so that the rest is a signed byte */
+    int8_t *sixteen = weights + i / LANES * 2 * LANES;
+    sixteen[i % LANES] = (int8_t)(w - high * 256);
+    sixteen[LANES + i % LANES] = (int8_t)high;
 }
 
-static float largest_magnitude(const float *x, size_t n, float max)
+static float largest_folded(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q)
 {
-    for (size_t i = 0; i < n; i++) {
-        float magnitude = x[i] < 0.0f ? -x[i] : x[i];
-        max = magnitude > max ? magnitude : max;
-    }
+    float max = 0.0f;
+    for (size_t t = 0; t < n; t += l->tile_tokens)
+        for (size_t c = 0; c < l->dim; c++) {
+            float x = q[c] * kvq_scale_at(l, superblock, t, c), magnitude = x < 0.0f ? -x : x;
+            max = magnitude > max ? magnitude : max;
+        }
     return max;
-}
-
-/* x = query times scale of one tile; returns the sum of query times minimum. */
-static float fold_tile(const kvq_layout *l, const uint8_t *superblock, size_t t, const float *q, float *x)
-{
-    float lane[LANES] = {0};
-    for (size_t c = 0; c < l->dim; c++) {
-        x[c] = q[c] * kvq_scale_at(l, superblock, t, c);
-        lane[c % LANES] += q[c] * kvq_min_at(l, superblock, t, c);
-    }
-    return sum_lanes(lane);
 }
 
 void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                             const float *q, size_t n_q, int8_t *weights, float *step, float *bias)
 {
     (void)next;
-    size_t n_tiles = (n + l->tile_tokens - 1) / l->tile_tokens, fold_dim = kvq_fold_dim(l->dim);
-    for (size_t i = 0; i < n_q; i++, q += l->dim) {
-        float x[KVQ_DIM_MAX], max = 0.0f;
-        for (size_t tile = 0; tile < n_tiles; tile++) {
-            bias[tile * n_q + i] = fold_tile(l, superblock, tile * l->tile_tokens, q, x);
-            max = largest_magnitude(x, l->dim, max);
-        }
-        float per_unit = weights_per_unit(max, &step[i]);
-        for (size_t tile = 0; tile < n_tiles; tile++) {
-            (void)fold_tile(l, superblock, tile * l->tile_tokens, q, x);
-            store_weights(x, l->dim, fold_dim, per_unit, weights + (tile * n_q + i) * 2 * fold_dim);
+    size_t fold_dim = kvq_fold_dim(l->dim);
+    for (size_t i = 0; i < n_q && n > 0; i++, q += l->dim) {
+        float per_unit = weights_per_unit(largest_folded(l, superblock, n, q), &step[i]);
+        for (size_t t = 0; t < n; t += l->tile_tokens) {
+            size_t fold = t / l->tile_tokens * n_q + i;
+            float lane[LANES] = {0};
+            for (size_t c = 0; c < fold_dim; c++) {
+                if (c >= l->dim) {
+                    store_weight(weights + fold * 2 * fold_dim, c, 0.0f);
+                    continue;
+                }
+                store_weight(weights + fold * 2 * fold_dim, c,
+                             q[c] * per_unit * kvq_scale_at(l, superblock, t, c));
+                lane[c % LANES] += q[c] * kvq_min_at(l, superblock, t, c);
+            }
+            bias[fold] = sum_lanes(lane);
         }
     }
 }
@@ -101,17 +90,18 @@ void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, co
                               const float *p, size_t n_q, int8_t *weights, float *step, float *bias)
 {
     (void)next;
-    size_t n_padded = (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK;
     for (size_t c = 0; c < l->dim; c += l->group)
         for (size_t i = 0; i < n_q; i++, weights += 2 * KVQ_SUPERBLOCK) {
-            float x[KVQ_SUPERBLOCK], lane[LANES] = {0};
+            float x[KVQ_SUPERBLOCK] = {0}, lane[LANES] = {0}, max = 0.0f;
             for (size_t t = 0; t < n; t++) {
                 float weight = p[i * KVQ_SUPERBLOCK + t];
                 x[t] = weight * kvq_scale_at(l, superblock, t, c);
+                max = x[t] > max ? x[t] : max;
                 lane[t % LANES] += weight * kvq_min_at(l, superblock, t, c);
             }
-            float per_unit = weights_per_unit(largest_magnitude(x, n, 0.0f), step++);
-            store_weights(x, n, n_padded, per_unit, weights);
+            float per_unit = weights_per_unit(max, step++);
+            for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
+                store_weight(weights, t, x[t] * per_unit);
             *bias++ = sum_lanes(lane);
         }
 }

@@ -6,15 +6,8 @@
 #ifndef KVQ_QUANT_VECTOR_AVX2_H
 #define KVQ_QUANT_VECTOR_AVX2_H
 
+#include "quant/vector.h"
 #include <immintrin.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-
-#include "quant/layout.h"
-
-#define V_INLINE static inline __attribute__((always_inline))
 
 /* ---- v_f: sixteen floats ---- */
 
@@ -193,6 +186,25 @@ V_INLINE void v_store_weights(int8_t *p, v_f x, v_f y)
     _mm256_storeu_si256((__m256i *)(void *)(p + 32), _mm256_permute2x128_si256(low, high, 0x31));
 }
 
+/* ---- v_h: sixteen halves ---- */
+
+typedef __m256i v_h;
+
+V_INLINE v_h v_h_load(const uint16_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
+V_INLINE v_h v_h_max(v_h x, v_h y)
+{
+    return _mm256_max_epu16(x, y);
+}
+
+V_INLINE v_f v_h_to_f(v_h x)
+{
+    return (v_f){_mm256_cvtph_ps(_mm256_castsi256_si128(x)), _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1))};
+}
+
 /* ---- v_d: a register of dwords ---- */
 
 typedef __m256i v_d;
@@ -242,7 +254,7 @@ V_INLINE v_d v_d_shift_left(v_d a, uint32_t n)
 
 #ifdef KVQ_AVX_VNNI
 
-enum { V_DWORDS = 8, V_STRIP = 1, V_NIBBLES = 0 };
+enum { V_DWORDS = 8, V_STRIP = 1, V_PLACES = 2, V_NIBBLES = 0 };
 
 V_INLINE size_t v_max_spans(uint32_t width, bool shared)
 {
@@ -266,10 +278,10 @@ V_INLINE v_d v_widen(v_acc sum)
 
 #else
 
-enum { V_DWORDS = 8, V_STRIP = 1, V_NIBBLES = 1 };
+enum { V_DWORDS = 8, V_STRIP = 1, V_PLACES = 4, V_NIBBLES = 1 };
 
-/* A sum of 16 bits takes 32767 / (2 * 128 * largest code) quads. Alone it sees one quad of a span (two at one bit),
- * codes up to 8, 12, 15 by width as they stand; shared it sees all of them, codes up to 1, 3, 15. */
+/* A sum of 16 bits takes 32767 / (2 * 128 * largest code) quads. Alone it sees one quad of a span (two of one bit), codes up
+ * to 8, 12, 15 by width as they stand; shared it sees four (eight of one bit), codes up to 1, 3, 15. */
 V_INLINE size_t v_max_spans(uint32_t width, bool shared)
 {
     if (shared)

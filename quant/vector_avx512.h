@@ -5,15 +5,8 @@
 #ifndef KVQ_QUANT_VECTOR_AVX512_H
 #define KVQ_QUANT_VECTOR_AVX512_H
 
+#include "quant/vector.h"
 #include <immintrin.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-
-#include "quant/layout.h"
-
-#define V_INLINE static inline __attribute__((always_inline))
 
 /* ---- v_f: sixteen floats ---- */
 
@@ -62,7 +55,7 @@ V_INLINE v_f v_load_half_part(const uint16_t *p, size_t n)
 V_INLINE void v_store_half(uint16_t *p, v_f x)
 {
     _mm256_storeu_si256((__m256i *)(void *)p,
-                        _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+                        _mm512_maskz_cvtps_ph(0xffff, x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
 V_INLINE v_f v_add(v_f a, v_f b)
@@ -157,6 +150,25 @@ V_INLINE void v_store_weights(int8_t *p, v_f x, v_f y)
     _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, _mm512_shuffle_epi8(w, split)));
 }
 
+/* ---- v_h: sixteen halves ---- */
+
+typedef __m256i v_h;
+
+V_INLINE v_h v_h_load(const uint16_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
+V_INLINE v_h v_h_max(v_h x, v_h y)
+{
+    return _mm256_max_epu16(x, y);
+}
+
+V_INLINE v_f v_h_to_f(v_h x)
+{
+    return _mm512_cvtph_ps(x);
+}
+
 /* ---- v_d: a register of dwords, for dot products of unsigned codes with signed weights ---- */
 
 typedef __m512i v_d;
@@ -165,6 +177,7 @@ typedef __m512i v_acc;
 enum {
     V_DWORDS = 16, /* in a v_d */
     V_STRIP = 2,   /* v_d that share one broadcast of weights: as many as leave registers for their sums */
+    V_PLACES = 2,  /* sums that four quads go to in turn: 2, or 4 where sums fill early */
     V_NIBBLES = 0, /* 1 if v_dot takes codes below 16 only */
 };
 

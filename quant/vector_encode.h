@@ -2,14 +2,16 @@
  * Encoding and decoding of the affine codec in vectors, EXACT: the bits of portable_affine.c. For inclusion by
  * avx2_encode.c and avx512_encode.c, after the vocabulary of their instruction set:
  *
- *   LANES            floats in a vector, 8 or 16
- *   floats, ints     vectors of LANES 32-bit numbers; halves: LANES halves
- *   MM(name)         the intrinsic of that name
- *   KERNEL(name)     kvq_name_ISA
- *   or_ints, and_ints, and_not_ints (~a & b), load_ints, store_ints, store_halves, widen_bytes, any_reaches
- *   extreme, blend_pairs, lane_extremes, sort_quads: explained there
+ *   LANES                     floats in a vector, 8 or 16
+ *   floats, ints, halves      vectors of LANES numbers
+ *   MM(name), KERNEL(name)    the intrinsic of that name; kvq_name_ISA
+ *   or_ints, and_ints, and_not_ints (~a & b), load_ints, store_ints, store_halves
+ *   load_halves, broadcast_half, widen_bytes: LANES halves, one half, eight or sixteen of 16 bytes to LANES numbers
+ *   round_down, round_up      to halves; what is out of their range becomes 65504 or infinite
+ *   any_reaches, extreme, blend_pairs, lane_extremes, sort_quads: explained there
  *
- * For KIVI's two layouts in the default arithmetic, D a multiple of 16; all else goes to the portable kernels.
+ * Only keys per channel and values per token in the default arithmetic, with D a multiple of 16, are encoded and
+ * decoded here; the rest goes to the portable kernels.
  *
  * Codes are made in units of 16 x 16 values: along the reduction 16 channels (keys) or 16 tokens (values), which share
  * dwords; across it 16 dwords side by side. A quad is four bytes of a dword, one code in each: channels (tokens) 4k ..
@@ -24,25 +26,22 @@
  * min <= M scale up to three roundings, which cannot reach M + 1/2. Groups that saturate go to the portable kernel.
  */
 
-#define V_INLINE static inline __attribute__((always_inline))
-
 enum { UNIT = 16, VECTORS = UNIT / LANES /* per unit and row */ };
 
 /* ---- From values to codes ---- */
 
-/* kvq_affine_params for UNIT groups: their extremes become their minimums and the inverses of their scales, as floats.
- * `worst` grows to 65504 or more where one saturates. */
-V_INLINE void make_coders(uint32_t bits, float lo_min[UNIT], float hi_inverse[UNIT], uint8_t *scales,
+/* kvq_affine_params for n groups, n a multiple of LANES: their extremes become their minimums and the inverses of their
+ * scales, as floats. `worst` grows to 65504 or more where one saturates. */
+V_INLINE void make_coders(uint32_t bits, size_t n, float *lo_min, float *hi_inverse, uint8_t *scales,
                           uint8_t *mins, floats *worst)
 {
     const floats zero = MM(set1_ps)(0.0f), levels = MM(set1_ps)((float)((1u << bits) - 1u));
-    for (size_t i = 0; i < UNIT; i += LANES) {
+    for (size_t i = 0; i < n; i += LANES) {
         floats lo = MM(add_ps)(MM(loadu_ps)(lo_min + i), zero); /* makes -0 into 0 */
         floats hi = MM(add_ps)(MM(loadu_ps)(hi_inverse + i), zero);
-        halves min_half = MM(cvtps_ph)(lo, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-        floats min = MM(cvtph_ps)(min_half), range = MM(sub_ps)(hi, min);
-        halves scale_half =
-            MM(cvtps_ph)(MM(div_ps)(range, levels), _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
+        halves min_half = round_down(lo);
+        floats min = MM(cvtph_ps)(min_half), step = MM(div_ps)(MM(sub_ps)(hi, min), levels);
+        halves scale_half = round_up(step);
         floats scale = MM(cvtph_ps)(scale_half);
         /* Where scale is 0 so is every x - min, and the inverse of the smallest half does as well as 0. */
         floats inverse = MM(div_ps)(MM(set1_ps)(1.0f), MM(max_ps)(scale, MM(set1_ps)(0x1p-24f)));
@@ -54,13 +53,19 @@ V_INLINE void make_coders(uint32_t bits, float lo_min[UNIT], float hi_inverse[UN
     }
 }
 
+V_INLINE bool saturated(floats worst)
+{
+    return any_reaches(worst, MM(set1_ps)(KVQ_F16_MAX));
+}
+
 V_INLINE ints codes_of(const float *x, floats min, floats inverse)
 {
     floats t = MM(mul_ps)(MM(sub_ps)(MM(loadu_ps)(x), min), inverse);
     return MM(cvtps_epi32)(t); /* to nearest, ties to even */
 }
 
-/* Ask for the rows that this call, or the caller's next, comes to next. Addresses past the end do no harm. */
+/* Ask for the rows that this call, or the caller's next, comes to; addresses past the end do no harm. Into the second
+ * level of cache: asking for the first halves the speed where the rows lie in DRAM (Zen 4). */
 V_INLINE void prefetch_ahead(const float *x, size_t distance)
 {
     _mm_prefetch((const char *)((uintptr_t)x + distance * sizeof *x), _MM_HINT_T1);
@@ -83,29 +88,21 @@ V_INLINE ints unit_row(const ints quad[4], uint32_t width, size_t r, bool odd)
     return odd ? MM(slli_epi32)(row, 4) : row;
 }
 
-/* Store a unit in one plane, `width` a constant. The bits of other units stay, and of other tokens: `only` has ones in
- * the bytes to be stored, NULL stands for all. */
-V_INLINE void store_rows(uint8_t *at, size_t row_bytes, uint32_t width, bool odd, const ints quad[4],
-                         const ints *only)
+/* Store a unit in one plane, `width` a constant. One bit leaves the row's other half, which is another unit's. */
+V_INLINE void store_rows(uint8_t *at, size_t row_bytes, uint32_t width, bool odd, const ints quad[4])
 {
-    ints field[4];
-    for (size_t k = 0; k < 4; k++) {
-        field[k] = MM(set1_epi32)((int)(((1u << width) - 1u) * 0x01010101u));
-        field[k] = only != NULL ? and_ints(field[k], only[k]) : field[k];
+    if (width == 1) {
+        ints other = MM(set1_epi32)(odd ? 0x0f0f0f0f : (int)0xf0f0f0f0u);
+        store_ints(at, or_ints(and_ints(other, load_ints(at)), unit_row(quad, 1, 0, odd)));
+        return;
     }
-    for (size_t r = 0; r < (width + 1) / 2; r++, at += row_bytes) {
-        ints row = unit_row(quad, width, r, odd);
-        if (width == 1 || only != NULL) {
-            ints mine = unit_row(field, width, r, odd);
-            row = or_ints(and_ints(mine, row), and_not_ints(mine, load_ints(at)));
-        }
-        store_ints(at, row);
-    }
+    for (size_t r = 0; r < width / 2; r++)
+        store_ints(at + r * row_bytes, unit_row(quad, width, r, odd));
 }
 
 /* Store LANES dwords of a unit in every plane; `codes` is where unit 0 would start in a plane at offset 0. */
 V_INLINE void store_unit(const kvq_layout *l, uint8_t *codes, size_t row_bytes, size_t unit,
-                         const ints quad[4], const ints *only)
+                         const ints quad[4])
 {
     for (size_t i = 0; i < l->n_planes; i++) {
         const kvq_plane *plane = &l->plane[i];
@@ -121,16 +118,16 @@ V_INLINE void store_unit(const kvq_layout *l, uint8_t *codes, size_t row_bytes, 
         }
         switch (plane->width) {
         case 1:
-            store_rows(at, row_bytes, 1, odd, part, only);
+            store_rows(at, row_bytes, 1, odd, part);
             break;
         case 2:
-            store_rows(at, row_bytes, 2, odd, part, only);
+            store_rows(at, row_bytes, 2, odd, part);
             break;
         case 4:
-            store_rows(at, row_bytes, 4, odd, part, only);
+            store_rows(at, row_bytes, 4, odd, part);
             break;
         default:
-            store_rows(at, row_bytes, 8, odd, part, only);
+            store_rows(at, row_bytes, 8, odd, part);
             break;
         }
     }
@@ -190,21 +187,22 @@ V_INLINE void channel_extremes(const float *x, size_t n, size_t stride, float lo
 /* Encode a group of tokens; false, and nothing certain stored, if any channel saturates. */
 static bool encode_keys(const kvq_layout *l, uint8_t *superblock, size_t t0, const float *x, size_t stride)
 {
-    float min[KVQ_DIM_MAX], inverse[KVQ_DIM_MAX];
+    _Alignas(64) float min[KVQ_DIM_MAX], inverse[KVQ_DIM_MAX];
     for (size_t c = 0; c < l->dim; c += UNIT)
         channel_extremes(x + c, l->group, stride, min + c, inverse + c);
     uint8_t *scales = superblock + kvq_scale_offset(l, t0, 0);
     floats worst = MM(set1_ps)(0.0f);
     for (size_t c = 0; c < l->dim; c += UNIT)
-        make_coders(l->bits, min + c, inverse + c, scales + 2 * c, scales + l->min_offset + 2 * c, &worst);
-    if (any_reaches(worst, MM(set1_ps)(KVQ_F16_MAX)))
+        make_coders(l->bits, UNIT, min + c, inverse + c, scales + 2 * c, scales + l->min_offset + 2 * c,
+                    &worst);
+    if (saturated(worst))
         return false;
     for (size_t i = 0; i < l->group; i += LANES) {
         uint8_t *codes = superblock + keys_block_offset(l, t0 + i) + 4 * ((t0 + i) % KVQ_BLOCK);
         for (size_t c = 0; c < l->dim; c += UNIT) {
             ints quad[4];
             keys_quads(x + i * stride + c, stride, l->group * stride, min + c, inverse + c, quad);
-            store_unit(l, codes, KEYS_ROW, c / UNIT, quad, NULL);
+            store_unit(l, codes, KEYS_ROW, c / UNIT, quad);
         }
     }
     return true;
@@ -221,9 +219,12 @@ void KERNEL(encode_affine_channel)(const kvq_layout *l, uint8_t *superblock, siz
 
 /* ---- Values: groups run along channels ---- */
 
-enum { VALUES_ROW = 4 * UNIT };
+enum {
+    VALUES_ROW = 4 * UNIT,
+    VALUES_AHEAD = 3 * UNIT, /* tokens; fetching the next 16 only is too late */
+};
 
-/* lane[x] holds, in its lane j of 128 bits, numbers of token 4j + x. The extreme of each token's, in order of tokens. */
+/* lane[x] holds, in its lane j of 128 bits, numbers of token 4j + x. Gives each token's extreme, in order of tokens. */
 V_INLINE floats token_extremes(const floats lane[4], bool largest)
 {
     floats pair[2];
@@ -239,19 +240,19 @@ V_INLINE floats token_extremes(const floats lane[4], bool largest)
 V_INLINE void group_extremes(const float *x, size_t n, size_t stride, float lo[LANES], float hi[LANES])
 {
     floats low_lane[4], high_lane[4];
-#pragma GCC unroll 4
+    V_UNROLL(4)
     for (size_t i = 0; i < 4; i++, x += stride) {
         floats low[LANES / 4], high[LANES / 4];
-#pragma GCC unroll 4
+        V_UNROLL(4)
         for (size_t j = 0; j < LANES / 4; j++)
             low[j] = high[j] = MM(loadu_ps)(x + 4 * j * stride);
         for (size_t c = LANES; c < n; c += LANES)
-#pragma GCC unroll 4
-            for (size_t j = 0; j < LANES / 4; j++) {
-                floats value = MM(loadu_ps)(x + 4 * j * stride + c);
-                low[j] = MM(min_ps)(low[j], value);
-                high[j] = MM(max_ps)(high[j], value);
-            }
+            V_UNROLL(4)
+        for (size_t j = 0; j < LANES / 4; j++) {
+            floats value = MM(loadu_ps)(x + 4 * j * stride + c);
+            low[j] = MM(min_ps)(low[j], value);
+            high[j] = MM(max_ps)(high[j], value);
+        }
         low_lane[i] = lane_extremes(low, false);
         high_lane[i] = lane_extremes(high, true);
     }
@@ -263,10 +264,10 @@ V_INLINE void group_extremes(const float *x, size_t n, size_t stride, float lo[L
 V_INLINE void values_quads(const float *x, size_t stride, size_t ahead, const float min[UNIT],
                            const float inverse[UNIT], ints quad[4])
 {
-#pragma GCC unroll 4
+    V_UNROLL(4)
     for (size_t k = 0; k < 4; k++) {
         ints code[4];
-#pragma GCC unroll 4
+        V_UNROLL(4)
         for (size_t j = 0; j < 4; j++) {
             const float *at = x + (4 * k + j) * stride;
             if (ahead != 0)
@@ -278,53 +279,79 @@ V_INLINE void values_quads(const float *x, size_t stride, size_t ahead, const fl
     }
 }
 
-/* Encode 16 tokens from t, a multiple of 16; store all of them or, if `only` < 16, that one. False, and nothing certain
- * stored, if any group saturates. */
-V_INLINE bool encode_values(const kvq_layout *l, uint8_t *superblock, size_t t, size_t only, const float *x,
-                            size_t stride)
+/* Encode 16 tokens from t on, a multiple of 16; false, and nothing certain stored, if any group saturates. */
+static bool encode_16_tokens(const kvq_layout *l, uint8_t *superblock, size_t t, const float *x,
+                             size_t stride)
 {
-    float min[KVQ_DIM_MAX], inverse[KVQ_DIM_MAX]; /* [group][token] */
-    size_t n_groups = 0;
-    for (size_t c = 0; c < l->dim; c += l->group, n_groups++) {
+    _Alignas(64) float min[KVQ_DIM_MAX], inverse[KVQ_DIM_MAX]; /* [group][token] */
+    size_t n_coders = 0;
+    for (size_t c = 0; c < l->dim; c += l->group, n_coders += UNIT) {
         size_t n = l->group < l->dim - c ? l->group : l->dim - c;
-        for (size_t i = 0; i < UNIT; i += LANES)
-            group_extremes(x + i * stride + c, n, stride, min + n_groups * UNIT + i,
-                           inverse + n_groups * UNIT + i);
+        for (size_t i = n_coders; i < n_coders + UNIT; i += LANES)
+            group_extremes(x + (i - n_coders) * stride + c, n, stride, min + i, inverse + i);
     }
     uint8_t *scales = superblock + l->meta_offset + 2 * t;
     floats worst = MM(set1_ps)(0.0f);
-    for (size_t i = 0; i < n_groups; i++, scales += 2 * l->tile_tokens) {
-        uint8_t scale_half[2 * UNIT], min_half[2 * UNIT];
-        size_t from = only < UNIT ? 2 * only : 0, size = only < UNIT ? 2 : 2 * UNIT;
-        make_coders(l->bits, min + i * UNIT, inverse + i * UNIT, scale_half, min_half, &worst);
-        memcpy(scales + from, scale_half + from, size);
-        memcpy(scales + l->min_offset + from, min_half + from, size);
-    }
-    if (any_reaches(worst, MM(set1_ps)(KVQ_F16_MAX)))
+    for (size_t i = 0; i < n_coders; i += UNIT, scales += 2 * l->tile_tokens)
+        make_coders(l->bits, UNIT, min + i, inverse + i, scales, scales + l->min_offset, &worst);
+    if (saturated(worst))
         return false;
-    ints bytes[4];
-    for (size_t k = 0; k < 4; k++)
-        bytes[k] = MM(set1_epi32)(k == only / 4 ? (int)(0xffu << only % 4 * 8) : 0);
     for (size_t c = 0; c < l->dim; c += LANES) {
-        size_t of_group = c / l->group * UNIT, unit = c / UNIT * (KVQ_SUPERBLOCK / UNIT) + t / UNIT;
+        size_t coders = c / l->group * UNIT, ahead = c % UNIT == 0 ? VALUES_AHEAD * stride : 0;
         ints quad[4];
-        values_quads(x + c, stride, c % UNIT == 0 ? UNIT * stride : 0, min + of_group, inverse + of_group,
-                     quad);
-        store_unit(l, superblock + 4 * (c % UNIT), VALUES_ROW, unit, quad, only < UNIT ? bytes : NULL);
+        values_quads(x + c, stride, ahead, min + coders, inverse + coders, quad);
+        size_t unit = c / UNIT * (KVQ_SUPERBLOCK / UNIT) + t / UNIT;
+        store_unit(l, superblock + 4 * (c % UNIT), VALUES_ROW, unit, quad);
     }
     return true;
 }
 
-static bool encode_16_tokens(const kvq_layout *l, uint8_t *superblock, size_t t, const float *x,
-                             size_t stride)
+/* The extreme of n channels of a token, in every lane. */
+V_INLINE floats row_extreme(const float *x, size_t n, bool largest)
 {
-    return encode_values(l, superblock, t, UNIT, x, stride);
+    floats most = MM(loadu_ps)(x);
+    for (size_t c = LANES; c < n; c += LANES)
+        most = extreme(most, MM(loadu_ps)(x + c), largest);
+    const floats same[4] = {most, most, most, most};
+    floats lane = lane_extremes(same, largest);
+    const floats lanes[4] = {lane, lane, lane, lane};
+    return token_extremes(lanes, largest);
 }
 
-/* As sixteen times the same token, of which fifteen are dropped. */
+/* Replace the codes of channels c .. c + LANES - 1 of one token, whose channel 0 has its bits at `at` and `shift`. */
+V_INLINE void store_token(const kvq_plane *plane, uint8_t *at, size_t c, uint32_t shift, ints codes)
+{
+    const ints mask = MM(set1_epi32)((int)((1u << plane->width) - 1u));
+    const __m128i up = _mm_cvtsi32_si128((int)shift), down = _mm_cvtsi32_si128((int)plane->shift);
+    at += c / UNIT * 4 * plane->width * VALUES_ROW + 4 * (c % UNIT);
+    ints part = and_ints(MM(srl_epi32)(codes, down), mask);
+    store_ints(at, or_ints(and_not_ints(MM(sll_epi32)(mask, up), load_ints(at)), MM(sll_epi32)(part, up)));
+}
+
+/* Encode one token, as decoding appends them; false, and nothing certain stored, if any group saturates. */
 static bool encode_1_token(const kvq_layout *l, uint8_t *superblock, size_t t, const float *x)
 {
-    return encode_values(l, superblock, t / UNIT * UNIT, t % UNIT, x, 0);
+    uint8_t *at[KVQ_MAX_PLANES], *scales = superblock + l->meta_offset + 2 * t;
+    uint32_t shift[KVQ_MAX_PLANES];
+    for (size_t i = 0; i < l->n_planes; i++)
+        at[i] = superblock + kvq_code_offset(l, &l->plane[i], t, 0, &shift[i]);
+    floats worst = MM(set1_ps)(0.0f);
+    for (size_t c = 0, end; c < l->dim; scales += 2 * l->tile_tokens) {
+        float min[LANES], inverse[LANES];
+        uint8_t scale_half[2 * LANES], min_half[2 * LANES];
+        end = c + l->group < l->dim ? c + l->group : l->dim;
+        MM(storeu_ps)(min, row_extreme(x + c, end - c, false));
+        MM(storeu_ps)(inverse, row_extreme(x + c, end - c, true));
+        make_coders(l->bits, LANES, min, inverse, scale_half, min_half, &worst);
+        memcpy(scales, scale_half, 2);
+        memcpy(scales + l->min_offset, min_half, 2);
+        for (; c < end; c += LANES) {
+            ints codes = codes_of(x + c, MM(loadu_ps)(min), MM(loadu_ps)(inverse));
+            for (size_t i = 0; i < l->n_planes; i++)
+                store_token(&l->plane[i], at[i], c, shift[i], codes);
+        }
+    }
+    return !saturated(worst);
 }
 
 void KERNEL(encode_affine_token)(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
@@ -362,30 +389,30 @@ V_INLINE __m128i keys_part(const uint8_t *at, int width, bool odd)
     return _mm_and_si128(_mm_srlv_epi32(dwords, shift), _mm_set1_epi8((char)((1 << width) - 1)));
 }
 
-/* Decode n tokens from t on, of one group and one block. */
+/* Decode n tokens from t on, of one group and one block, row by row. */
 V_INLINE void decode_keys(const kvq_layout *l, const uint8_t *superblock, size_t t, size_t n, float *out,
                           size_t stride, uint32_t low, uint32_t high)
 {
+    _Alignas(64) float scale[KVQ_DIM_MAX], min[KVQ_DIM_MAX];
     const uint8_t *scales = superblock + kvq_scale_offset(l, t, 0);
-    const uint8_t *codes = superblock + keys_block_offset(l, t) + 4 * (t % KVQ_BLOCK);
-    for (size_t c = 0; c < l->dim; c += UNIT) {
-        const uint8_t *low_at = codes + c / UNIT * low / 2 * KEYS_ROW;
-        const uint8_t *high_at = codes + l->plane[1].offset + c / UNIT * high / 2 * KEYS_ROW;
-        bool odd = c / UNIT % 2 != 0;
-        floats scale[VECTORS], min[VECTORS];
-        for (size_t v = 0; v < VECTORS; v++) {
-            scale[v] = load_halves(scales + 2 * (c + v * LANES));
-            min[v] = load_halves(scales + l->min_offset + 2 * (c + v * LANES));
-        }
-        for (size_t i = 0; i < n; i++) {
-            __m128i bytes = keys_part(low_at + 4 * i, (int)low, odd);
-            if (high != 0)
-                bytes =
-                    _mm_or_si128(bytes, _mm_slli_epi32(keys_part(high_at + 4 * i, (int)high, odd), (int)low));
-            for (size_t v = 0; v < VECTORS; v++)
-                store_decoded(out + i * stride + c + v * LANES, widen_bytes(bytes, v), scale[v], min[v]);
-        }
+    for (size_t c = 0; c < l->dim; c += LANES) {
+        MM(storeu_ps)(scale + c, load_halves(scales + 2 * c));
+        MM(storeu_ps)(min + c, load_halves(scales + l->min_offset + 2 * c));
     }
+    const uint8_t *codes = superblock + keys_block_offset(l, t) + 4 * (t % KVQ_BLOCK);
+    for (size_t i = 0; i < n; i++, codes += 4, out += stride)
+        for (size_t c = 0; c < l->dim; c += UNIT) {
+            size_t unit = c / UNIT;
+            bool odd = unit % 2 != 0;
+            __m128i bytes = keys_part(codes + unit * low / 2 * KEYS_ROW, (int)low, odd);
+            if (high != 0) {
+                const uint8_t *at = codes + l->plane[1].offset + unit * high / 2 * KEYS_ROW;
+                bytes = _mm_or_si128(bytes, _mm_slli_epi32(keys_part(at, (int)high, odd), (int)low));
+            }
+            for (size_t v = 0; v < UNIT; v += LANES)
+                store_decoded(out + c + v, widen_bytes(bytes, v / LANES), MM(loadu_ps)(scale + c + v),
+                              MM(loadu_ps)(min + c + v));
+        }
 }
 
 /* One plane's part of the codes of token t; `at` is the first row of 16 channels in that plane. */

@@ -29,13 +29,13 @@ V_INLINE void exact_plane(uint32_t width, uint32_t n_q, uint32_t n_v, const exac
     for (size_t row = 0; row < call->n_rows; row++) {
         const uint8_t *dwords = call->codes + row * 64 * n_v;
         const float *folded = call->folded + row * n;
-#pragma GCC unroll 32
+        V_UNROLL(32)
         for (uint32_t v = 0; v < n; v++) {
             const uint32_t shift = v % 4 * 8 + v / 4 * width;
             v_f code[2];
             for (uint32_t j = 0; j < n_v; j++)
                 code[j] = v_codes(dwords + 64 * j, shift, (1u << width) - 1u, call->up);
-#pragma GCC unroll 4
+            V_UNROLL(4)
             for (uint32_t i = 0; i < n_q; i++) {
                 v_f factor = v_set1(folded[i * call->stride + v]);
                 for (uint32_t j = 0; j < n_v; j++) {

@@ -32,125 +32,140 @@ V_INLINE float weights_per_unit(float max, float *step)
     return usable ? (float)KVQ_WEIGHT_MAX / max : 0.0f;
 }
 
-/* Weights of x[0 .. n), n a multiple of 32. */
-V_INLINE void store_weights(const float *x, size_t n, float per_unit, int8_t *weights)
+/* A query's sixteen elements from c on; 0 past D. */
+V_INLINE v_f query_load(const float *q, size_t c, size_t dim)
 {
-    if (per_unit == 0.0f) { /* x may hold Inf */
-        memset(weights, 0, 2 * n);
-        return;
-    }
-    const v_f factor = v_set1(per_unit);
-    for (size_t i = 0; i < n; i += 32)
-        v_store_weights(weights + 2 * i, v_mul(v_load(x + i), factor), v_mul(v_load(x + i + 16), factor));
+    return c + 16 <= dim ? v_load(q + c) : v_load_part(q + c, c < dim ? dim - c : 0);
 }
 
-/* Fold n_q queries, a constant, into the tiles of n tokens; the call has all_q. */
-V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *superblock, const uint8_t *next,
-                           size_t n, const float *q, size_t all_q, int8_t *weights, float *step, float *bias)
+/* Scales of one tile of keys; the minimums follow n_meta further on. */
+V_INLINE const uint16_t *tile_scales(const kvq_layout *l, const uint8_t *superblock, size_t tile)
 {
-    enum { TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
-    _Alignas(KVQ_ALIGNMENT) float x[V_QUERIES][TILES * KVQ_DIM_MAX];
-    size_t fold_dim = kvq_fold_dim(l->dim), n_tiles = (n + l->tile_tokens - 1) / l->tile_tokens;
-    v_f largest[V_QUERIES];
-    for (size_t i = 0; i < n_q; i++)
-        largest[i] = v_set1(0.0f);
-    for (size_t tile = 0; tile < n_tiles; tile++) {
-        const uint8_t *at = superblock + tile * l->tile_bytes + l->meta_offset;
-        const uint16_t *scales = (const uint16_t *)(const void *)at, *mins = scales + l->n_meta;
-        v_f sum[V_QUERIES];
-        for (size_t i = 0; i < n_q; i++) {
-            sum[i] = v_set1(0.0f);
-            v_store(x[i] + tile * fold_dim + fold_dim - 16, v_set1(0.0f));
+    return (const uint16_t *)(const void *)(superblock + tile * l->tile_bytes + l->meta_offset);
+}
+
+/* max over channels and tiles of |q * scale|: rounding keeps order, so the largest scale of each channel is enough, and
+ * scales, being halves that are not negative, compare as whole numbers. */
+V_INLINE float largest_folded(const kvq_layout *l, const uint8_t *superblock, size_t n_tiles, const float *q)
+{
+    v_f largest = v_set1(0.0f);
+    for (size_t c = 0; c < l->dim_padded; c += 16) {
+        v_h scale = v_h_load(tile_scales(l, superblock, 0) + c);
+        for (size_t tile = 1; tile < n_tiles; tile++)
+            scale = v_h_max(scale, v_h_load(tile_scales(l, superblock, tile) + c));
+        largest = v_max(largest, v_abs(v_mul(query_load(q, c, l->dim), v_h_to_f(scale))));
+    }
+    return v_largest(largest);
+}
+
+/* Fold n_q queries, a constant, into n_tiles tiles; the call has all_q. */
+V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *superblock, const uint8_t *next,
+                           size_t n_tiles, const float *q, size_t all_q, int8_t *weights, float *step,
+                           float *bias)
+{
+    _Alignas(KVQ_ALIGNMENT) float scaled[V_QUERIES * KVQ_DIM_MAX], plain[V_QUERIES * KVQ_DIM_MAX];
+    const size_t fold_dim = kvq_fold_dim(l->dim);
+    for (size_t i = 0; i < n_q; i++) {
+        v_f per_unit =
+            v_set1(weights_per_unit(largest_folded(l, superblock, n_tiles, q + i * l->dim), &step[i]));
+        for (size_t c = 0; c < fold_dim; c += 16) {
+            v_f query = query_load(q + i * l->dim, c, l->dim);
+            v_store(plain + i * KVQ_DIM_MAX + c, query);
+            v_store(scaled + i * KVQ_DIM_MAX + c, v_mul(query, per_unit));
         }
+    }
+    for (size_t tile = 0; tile < n_tiles; tile++) {
+        const uint16_t *scales = tile_scales(l, superblock, tile), *mins = scales + l->n_meta;
+        int8_t *to = weights + tile * all_q * 2 * fold_dim;
+        v_f sum[V_QUERIES];
+        for (size_t i = 0; i < n_q; i++)
+            sum[i] = v_set1(0.0f);
         if (next != NULL)
-            v_prefetch_range(next + (at - superblock), 4 * l->n_meta);
-        for (size_t c = 0; c < l->dim_padded; c += 16) {
-            v_f scale = v_load_half(scales + c), min = v_load_half(mins + c);
-#pragma GCC unroll 4
+            v_prefetch_range(next + ((const uint8_t *)scales - superblock), 4 * l->n_meta);
+        for (size_t c = 0; c < fold_dim; c += 32) {
+            bool second = c + 16 < l->dim_padded; /* the tile has no scales beyond */
+            v_f scale_a = v_load_half(scales + c), min_a = v_load_half(mins + c);
+            v_f scale_b = second ? v_load_half(scales + c + 16) : v_set1(0.0f);
+            v_f min_b = second ? v_load_half(mins + c + 16) : v_set1(0.0f);
+            V_UNROLL(4)
             for (size_t i = 0; i < n_q; i++) {
-                const float *from = q + i * l->dim + c;
-                v_f query = c + 16 <= l->dim ? v_load(from) : v_load_part(from, l->dim - c);
-                v_f folded = v_mul(query, scale);
-                sum[i] = v_add(sum[i], v_mul(query, min));
-                largest[i] = v_max(largest[i], v_abs(folded));
-                v_store(x[i] + tile * fold_dim + c, folded);
+                const float *x = scaled + i * KVQ_DIM_MAX + c, *y = plain + i * KVQ_DIM_MAX + c;
+                v_store_weights(to + i * 2 * fold_dim + 2 * c, v_mul(v_load(x), scale_a),
+                                v_mul(v_load(x + 16), scale_b));
+                sum[i] = v_add(sum[i], v_mul(v_load(y), min_a));
+                sum[i] = v_add(sum[i], v_mul(v_load(y + 16), min_b));
             }
         }
         for (size_t i = 0; i < n_q; i++)
             bias[tile * all_q + i] = v_sum(sum[i]);
-    }
-    for (size_t i = 0; i < n_q; i++) {
-        float per_unit = weights_per_unit(v_largest(largest[i]), &step[i]);
-        for (size_t tile = 0; tile < n_tiles; tile++)
-            store_weights(x[i] + tile * fold_dim, fold_dim, per_unit,
-                          weights + (tile * all_q + i) * 2 * fold_dim);
     }
 }
 
 static void fold_keys_v(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                         const float *q, size_t n_q, int8_t *weights, float *step, float *bias)
 {
-    for (size_t i = 0, k; i < n_q; i += k) {
+    size_t n_tiles = 0;
+    for (size_t t = 0; t < n; t += l->tile_tokens)
+        n_tiles++;
+    for (size_t i = 0, k; i < n_q && n > 0; i += k) {
         k = v_queries_of(n_q - i);
         const uint8_t *ahead = i == 0 ? next : NULL;
         const float *from = q + i * l->dim;
         int8_t *to = weights + i * 2 * kvq_fold_dim(l->dim);
         if (k == 4)
-            fold_keys_of(4, l, superblock, ahead, n, from, n_q, to, step + i, bias + i);
+            fold_keys_of(4, l, superblock, ahead, n_tiles, from, n_q, to, step + i, bias + i);
         else if (k == 2)
-            fold_keys_of(2, l, superblock, ahead, n, from, n_q, to, step + i, bias + i);
+            fold_keys_of(2, l, superblock, ahead, n_tiles, from, n_q, to, step + i, bias + i);
         else
-            fold_keys_of(1, l, superblock, ahead, n, from, n_q, to, step + i, bias + i);
+            fold_keys_of(1, l, superblock, ahead, n_tiles, from, n_q, to, step + i, bias + i);
     }
 }
 
-/* Fold n_q rows of p, a constant, into one group of values; the first steps and biases of the group are given. */
-V_INLINE void fold_values_of(size_t n_q, const uint16_t *scales, const uint16_t *mins, size_t n,
-                             const float *p, int8_t *weights, float *step, float *bias)
+/* One row of p against the scales and minimums of one group: products with the scales, their largest, the bias. */
+V_INLINE float weigh_group(const uint16_t *scales, const uint16_t *mins, size_t n, const float *p, float *x,
+                           float *bias)
 {
-    _Alignas(KVQ_ALIGNMENT) float x[V_QUERIES][KVQ_SUPERBLOCK];
-    size_t n_padded = (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK;
-    v_f largest[V_QUERIES], sum[V_QUERIES];
-    for (size_t i = 0; i < n_q; i++)
-        largest[i] = sum[i] = v_set1(0.0f);
-    for (size_t t = 0; t < n_padded; t += 16) {
-        v_f scale = v_load_half(scales + t), min = v_load_half(mins + t);
-#pragma GCC unroll 4
-        for (size_t i = 0; i < n_q; i++) {
-            const float *from = p + i * KVQ_SUPERBLOCK + t;
-            v_f weight = t + 16 <= n ? v_load(from) : v_load_part(from, t < n ? n - t : 0);
-            v_f folded = v_mul(weight, scale);
-            sum[i] = v_add(sum[i], v_mul(weight, min));
-            largest[i] = v_max(largest[i], folded);
-            v_store(x[i] + t, folded);
-        }
+    v_f largest = v_set1(0.0f), sum = v_set1(0.0f);
+    V_UNROLL(8)
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
+        v_f weight = query_load(p, t, n), product = v_mul(weight, v_load_half(scales + t));
+        sum = v_add(sum, v_mul(weight, v_load_half(mins + t)));
+        largest = v_max(largest, product);
+        v_store(x + t, product);
     }
-    for (size_t i = 0; i < n_q; i++) {
-        float per_unit = weights_per_unit(v_largest(largest[i]), &step[i]);
-        store_weights(x[i], n_padded, per_unit, weights + i * 2 * KVQ_SUPERBLOCK);
-        bias[i] = v_sum(sum[i]);
-    }
+    *bias = v_sum(sum);
+    return v_largest(largest);
 }
 
+/* In batches, so that the way from products over their largest to the factor is waited for once. */
 static void fold_values_v(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                           const float *p, size_t n_q, int8_t *weights, float *step, float *bias)
 {
+    enum { BATCH = 8 };
+    _Alignas(KVQ_ALIGNMENT) float x[BATCH][KVQ_SUPERBLOCK];
+    float per_unit[BATCH];
     const uint16_t *scales = (const uint16_t *)(const void *)(superblock + l->meta_offset);
-    const uint16_t *mins = scales + l->n_meta;
-    for (size_t c = 0; c < l->dim; c += l->group, scales += KVQ_SUPERBLOCK, mins += KVQ_SUPERBLOCK) {
-        if (next != NULL) {
-            v_prefetch_range(next + ((const uint8_t *)scales - superblock), 2 * KVQ_SUPERBLOCK);
-            v_prefetch_range(next + ((const uint8_t *)mins - superblock), 2 * KVQ_SUPERBLOCK);
+    if (next != NULL)
+        v_prefetch_range(next + l->meta_offset, 4 * l->n_meta);
+    size_t n_folds = l->n_meta / KVQ_SUPERBLOCK * n_q, row = 0;
+    for (size_t done = 0, batch; done < n_folds; done += batch) {
+        batch = n_folds - done < BATCH ? n_folds - done : BATCH;
+        for (size_t i = 0; i < batch; i++) {
+            float largest = n == KVQ_SUPERBLOCK
+                                ? weigh_group(scales, scales + l->n_meta, KVQ_SUPERBLOCK,
+                                              p + row * KVQ_SUPERBLOCK, x[i], &bias[done + i])
+                                : weigh_group(scales, scales + l->n_meta, n, p + row * KVQ_SUPERBLOCK, x[i],
+                                              &bias[done + i]);
+            per_unit[i] = weights_per_unit(largest, &step[done + i]);
+            row = row + 1 == n_q ? 0 : row + 1;
+            scales += row == 0 ? KVQ_SUPERBLOCK : 0;
         }
-        for (size_t i = 0, k; i < n_q; i += k, weights += k * 2 * KVQ_SUPERBLOCK, step += k, bias += k) {
-            k = v_queries_of(n_q - i);
-            const float *from = p + i * KVQ_SUPERBLOCK;
-            if (k == 4)
-                fold_values_of(4, scales, mins, n, from, weights, step, bias);
-            else if (k == 2)
-                fold_values_of(2, scales, mins, n, from, weights, step, bias);
-            else
-                fold_values_of(1, scales, mins, n, from, weights, step, bias);
+        for (size_t i = 0; i < batch; i++, weights += 2 * KVQ_SUPERBLOCK) {
+            v_f factor = v_set1(per_unit[i]);
+            V_UNROLL(4)
+            for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 32)
+                v_store_weights(weights + 2 * t, v_mul(v_load(x[i] + t), factor),
+                                v_mul(v_load(x[i] + t + 16), factor));
         }
     }
 }
@@ -173,14 +188,18 @@ V_INLINE size_t n_spans(uint32_t width, size_t n)
     return (n + span - 1) / span;
 }
 
-/* Bits by which a quad of one query's codes stands too high. */
+/* Alone, the sums that the quads of a span go to in turn. */
+V_INLINE uint32_t n_places(uint32_t width, bool shared)
+{
+    return shared ? 1 : width == 1 ? 4 : V_PLACES;
+}
+
+/* Bits by which the codes of a quad stand too high, the same for all that go to one place. */
 V_INLINE uint32_t quad_up(uint32_t width, uint32_t quad, bool shared)
 {
-    if (shared || width == 8)
+    if (shared || width == 8 || (width == 4 && V_NIBBLES))
         return 0;
-    if (V_NIBBLES)
-        return width == 4 ? 0 : width == 2 ? 2 * (quad % 2) : quad % 4;
-    return width == 4 ? 4 * (quad % 2) : width == 2 ? 2 * quad : quad % 4;
+    return width == 1 ? quad % 4 : width * (quad % 2);
 }
 
 /* The codes of a quad of the span that starts at `row`. */
@@ -206,7 +225,7 @@ V_INLINE void dot_strip(uint32_t width, uint32_t n_q, uint32_t n_regs, const uin
                         size_t spans, v_d *low, v_d *high)
 {
     const bool shared = n_q > 1;
-    const uint32_t n_places = shared ? 1 : 4, n_halves = width == 8 && V_NIBBLES ? 2 : 1;
+    const uint32_t places = n_places(width, shared), n_halves = width == 8 && V_NIBBLES ? 2 : 1;
     const size_t max_spans = v_max_spans(width, shared);
     for (uint32_t i = 0; i < n_q * n_regs; i++)
         low[i] = high[i] = v_d_zero();
@@ -214,35 +233,35 @@ V_INLINE void dot_strip(uint32_t width, uint32_t n_q, uint32_t n_regs, const uin
         size_t last = spans - first < max_spans ? spans : first + max_spans;
         for (uint32_t half = 0; half < n_halves; half++) {
             v_acc sum_low[V_QUERIES * V_STRIP], sum_high[V_QUERIES * V_STRIP];
-#pragma GCC unroll 8
-            for (uint32_t i = 0; i < n_q * n_regs * n_places; i++)
+            V_UNROLL(8)
+            for (uint32_t i = 0; i < n_q * n_regs * places; i++)
                 sum_low[i] = sum_high[i] = v_d_zero();
-#pragma GCC unroll 4
+            V_UNROLL(4)
             for (size_t s = first; s < last; s++) {
                 const uint8_t *row = codes + s * span_rows(width) * row_stride;
-#pragma GCC unroll 8
+                V_UNROLL(8)
                 for (uint32_t quad = 0; quad < span_quads(width); quad++) {
                     v_d code[V_STRIP];
-#pragma GCC unroll 2
+                    V_UNROLL(2)
                     for (uint32_t r = 0; r < n_regs; r++)
                         code[r] = quad_codes(width, row + r * reg_stride, row_stride, quad, half, shared);
-#pragma GCC unroll 4
+                    V_UNROLL(4)
                     for (uint32_t i = 0; i < n_q; i++) {
                         const int8_t *w = weights + i * weights_stride + 8 * span_quads(width) * s +
                                           quad / 4 * 32 + quad % 4 * 4;
                         v_d w_low = v_d_four_weights(w), w_high = v_d_four_weights(w + 16);
-#pragma GCC unroll 2
+                        V_UNROLL(2)
                         for (uint32_t r = 0; r < n_regs; r++) {
-                            uint32_t at = (i * n_regs + r) * n_places + quad % n_places;
+                            uint32_t at = (i * n_regs + r) * places + quad % places;
                             sum_low[at] = v_dot(sum_low[at], code[r], w_low);
                             sum_high[at] = v_dot(sum_high[at], code[r], w_high);
                         }
                     }
                 }
             }
-#pragma GCC unroll 8
-            for (uint32_t i = 0; i < n_q * n_regs * n_places; i++) {
-                uint32_t up = quad_up(width, i % n_places, shared), at = i / n_places;
+            V_UNROLL(8)
+            for (uint32_t i = 0; i < n_q * n_regs * places; i++) {
+                uint32_t up = quad_up(width, i % places, shared), at = i / places;
                 v_d l = v_d_shift_left(v_d_shift_right(v_widen(sum_low[i]), up), 4 * half);
                 v_d h = v_d_shift_left(v_d_shift_right(v_widen(sum_high[i]), up), 4 * half);
                 low[at] = v_d_add(low[at], l);
@@ -289,11 +308,11 @@ V_INLINE void score_plane(uint32_t width, uint32_t n_q, const fold_call *call)
             v_d low[V_QUERIES * V_STRIP], high[V_QUERIES * V_STRIP];
             dot_strip(width, n_q, V_STRIP, codes + 4 * lane, row_bytes, 4 * V_DWORDS, weights, weights_stride,
                       spans, low, high);
-#pragma GCC unroll 4
+            V_UNROLL(4)
             for (uint32_t i = 0; i < n_q; i++) {
                 float step = call->step[i] * factor, bias = call->bias[tile * call->rows + i];
                 float *out = call->out + i * KVQ_SUPERBLOCK + t + lane;
-#pragma GCC unroll 2
+                V_UNROLL(2)
                 for (uint32_t r = 0; r < V_STRIP; r++) {
                     v_df before = first_plane ? v_df_set1(bias) : v_df_load(out + r * V_DWORDS);
                     v_df sum = scaled_sum(low[i * V_STRIP + r], high[i * V_STRIP + r], step);
@@ -314,11 +333,11 @@ V_INLINE void accumulate_strip(uint32_t width, uint32_t n_q, uint32_t n_regs, si
     v_d low[V_QUERIES * V_STRIP], high[V_QUERIES * V_STRIP];
     dot_strip(width, n_q, n_regs, codes, 64, reg_stride, call->weights + group * call->rows * weights_stride,
               weights_stride, n_spans(width, call->n), low, high);
-#pragma GCC unroll 4
+    V_UNROLL(4)
     for (uint32_t i = 0; i < n_q; i++) {
         float step = call->step[group * call->rows + i] * (float)(1u << call->plane->shift);
         v_df bias = v_df_set1(call->bias[group * call->rows + i]);
-#pragma GCC unroll 2
+        V_UNROLL(2)
         for (uint32_t r = 0; r < n_regs; r++) {
             size_t channel = c + lane + r * V_DWORDS;
             v_df x = scaled_sum(low[i * n_regs + r], high[i * n_regs + r], step);

@@ -68,7 +68,7 @@ V_INLINE void dot_lanes(const void *rows, bool half, size_t stride, size_t n_row
         sum[j] = v_set1(0.0f);
     for (; c + 16 <= dim; c += 16) {
         v_f query = v_load(q + c);
-#pragma GCC unroll 4
+        V_UNROLL(4)
         for (size_t j = 0; j < n_rows; j++)
             sum[j] = v_add(sum[j], v_mul(query, row_load(rows, half, j * stride + c)));
     }
@@ -114,7 +114,7 @@ V_INLINE void accumulate_columns(const void *rows, bool half, size_t stride, siz
         sum[j] = v_load(acc + c + 16 * j);
     for (size_t i = 0; i < n; i++) {
         v_f weight = v_set1(p[i]);
-#pragma GCC unroll 4
+        V_UNROLL(4)
         for (size_t j = 0; j < n_v; j++)
             sum[j] = v_add(sum[j], v_mul(weight, row_load(rows, half, i * stride + c + 16 * j)));
     }
@@ -171,7 +171,7 @@ V_INLINE v_f exp2_of_nonpositive(v_f x)
     v_f r = v_sub(clamped, n);
     static const float coefficient[] = KVQ_EXP2_COEFFICIENTS;
     v_f p = v_set1(coefficient[0]);
-#pragma GCC unroll 8
+    V_UNROLL(8)
     for (size_t i = 1; i < sizeof coefficient / sizeof coefficient[0]; i++)
         p = v_add(v_mul(p, r), v_set1(coefficient[i]));
     return v_mul(p, v_power_of_2(n, 126));

@@ -5,10 +5,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static void guarded_make(guarded *g, size_t capacity)
+static void guarded_make(guarded *g, size_t capacity, bool readable_ends)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), n = (capacity + page - 1) / page * page;
-    uint8_t *map = mmap(NULL, n + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int ends = readable_ends ? PROT_READ : PROT_NONE;
+    uint8_t *map = mmap(NULL, n + 2 * page, ends, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     cr_assert(map != MAP_FAILED && mprotect(map + page, n, PROT_READ | PROT_WRITE) == 0, "no memory");
     *g = (guarded){.begin = map + page, .end = map + page + n};
 }
@@ -40,12 +41,12 @@ void check_canaries(const guarded *g, const char *what)
 guarded in_a, in_b, out_a, out_b;
 rng r;
 
-void kernel_buffers_make(void)
+void kernel_buffers_make(bool readable_ends)
 {
-    guarded_make(&in_a, sizeof(float) * (T * (MAX_DIM + 40)));
-    guarded_make(&in_b, sizeof(float) * (MAX_LONG + 64));
-    guarded_make(&out_a, sizeof(float) * (T * (MAX_DIM + 40)));
-    guarded_make(&out_b, sizeof(float) * (T * (MAX_DIM + 40)));
+    guarded_make(&in_a, sizeof(float) * (T * (MAX_DIM + 40)), readable_ends);
+    guarded_make(&in_b, sizeof(float) * (MAX_LONG + 64), readable_ends);
+    guarded_make(&out_a, sizeof(float) * (T * (MAX_DIM + 40)), readable_ends);
+    guarded_make(&out_b, sizeof(float) * (T * (MAX_DIM + 40)), readable_ends);
 }
 
 float *floats_in(guarded *g, fill_kind kind, size_t n, size_t dim)

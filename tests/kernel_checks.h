@@ -36,7 +36,9 @@ typedef struct placing {
 extern guarded in_a, in_b, out_a, out_b;
 extern rng r;
 
-void kernel_buffers_make(void);
+/* The pages around the buffers cannot be touched; or, for emulators that read what a masked load should not, can be
+ * read. */
+void kernel_buffers_make(bool readable_ends);
 placing random_placing(rng *generator);
 
 /* Place n elements; everything mapped becomes canaries. */

@@ -17,9 +17,39 @@ static const struct {
     KVQ_KERNEL_LIST(CHECK)
 #undef CHECK
 };
-static const char *const isas[] = {"portable", "avx2", "avxvnni", "avx512", "neon"};
+static const char *const isas[] = {"portable", "avx2", "avxvnni", "avx512", "neon", "avxvnni by avx512"};
 
 enum { N_CHECKS = sizeof checks / sizeof checks[0], N_ISAS = sizeof isas / sizeof isas[0] };
+
+#ifdef KVQ_AVXVNNI_BY_AVX512
+extern const kvq_kernels kvq_kernels_avxvnni_by_avx512;
+
+/* The AVX-VNNI kernels, built for the same instruction of AVX-512 and filled up from AVX2. */
+static const kvq_kernels *avxvnni_by_avx512(void)
+{
+    static kvq_kernels table;
+    if (kvq_kernels_for_isa("avx512") == NULL)
+        return NULL;
+    table = *kvq_kernels_for_isa("avx2");
+#define TAKE(slot)                                                                                           \
+    if (kvq_kernels_avxvnni_by_avx512.slot != NULL)                                                          \
+        table.slot = kvq_kernels_avxvnni_by_avx512.slot;
+    KVQ_KERNEL_LIST(TAKE)
+#undef TAKE
+    table.isa = isas[N_ISAS - 1];
+    return &table;
+}
+#else
+static const kvq_kernels *avxvnni_by_avx512(void)
+{
+    return NULL;
+}
+#endif
+
+static const kvq_kernels *kernels_of(size_t isa)
+{
+    return isa == N_ISAS - 1 ? avxvnni_by_avx512() : kvq_kernels_for_isa(isas[isa]);
+}
 
 typedef struct kernel_case {
     size_t isa, kernel;
@@ -30,17 +60,17 @@ ParameterizedTestParameters(kernels, keep_their_contract)
     static kernel_case cases[N_ISAS * N_CHECKS];
     size_t n = 0;
     for (size_t isa = 0; isa < N_ISAS; isa++)
-        for (size_t kernel = 0; kernel < N_CHECKS && kvq_kernels_for_isa(isas[isa]) != NULL; kernel++)
+        for (size_t kernel = 0; kernel < N_CHECKS && kernels_of(isa) != NULL; kernel++)
             cases[n++] = (kernel_case){isa, kernel};
     return cr_make_param_array(kernel_case, cases, n);
 }
 
 ParameterizedTest(kernel_case *test, kernels, keep_their_contract)
 {
-    const kvq_kernels *k = kvq_kernels_for_isa(isas[test->isa]);
+    const kvq_kernels *k = kernels_of(test->isa);
     cr_assert(k != NULL && strcmp(k->isa, isas[test->isa]) == 0);
     r = rng_make(1000 + test->kernel);
-    kernel_buffers_make();
+    kernel_buffers_make(false);
     checks[test->kernel].check(k);
 }
 
@@ -49,7 +79,7 @@ Test(kernels, tables_are_complete_and_named)
     cr_assert(kvq_kernels_for_isa("portable") != NULL && kvq_kernels_for_isa("") == NULL &&
               kvq_kernels_for_isa("sse9") == NULL);
     for (size_t isa = 0; isa < N_ISAS; isa++) {
-        const kvq_kernels *k = kvq_kernels_for_isa(isas[isa]);
+        const kvq_kernels *k = kernels_of(isa);
         if (k == NULL)
             continue;
 #define IS_THERE(slot) cr_assert(k->slot != NULL, "%s lacks " #slot, isas[isa]);

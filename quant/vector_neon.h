@@ -1,0 +1,302 @@
+/*
+ * The vocabulary of vector_*.h in NEON of AArch64 (little-endian) with the dot-product extension. What each word must
+ * do: vector_rows.h and its neighbours. Sixteen floats are four registers; v_d is one. SDOT takes signed bytes on both
+ * sides, so codes must stay below 128, as V_NIBBLES sees to; its sums have 32 bits.
+ */
+#ifndef KVQ_QUANT_VECTOR_NEON_H
+#define KVQ_QUANT_VECTOR_NEON_H
+
+#include "quant/vector.h"
+#include <arm_neon.h>
+
+/* ---- v_f: sixteen floats ---- */
+
+typedef struct v_f {
+    float32x4_t r[4];
+} v_f;
+
+V_INLINE v_f v_set1(float x)
+{
+    float32x4_t four = vdupq_n_f32(x);
+    return (v_f){{four, four, four, four}};
+}
+
+V_INLINE v_f v_load(const float *p)
+{
+    return (v_f){{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
+}
+
+V_INLINE void v_store(float *p, v_f x)
+{
+    vst1q_f32(p, x.r[0]);
+    vst1q_f32(p + 4, x.r[1]);
+    vst1q_f32(p + 8, x.r[2]);
+    vst1q_f32(p + 12, x.r[3]);
+}
+
+V_INLINE v_f v_load_part(const float *p, size_t n)
+{
+    float sixteen[16] = {0};
+    memcpy(sixteen, p, n * sizeof *p);
+    return v_load(sixteen);
+}
+
+V_INLINE void v_store_part(float *p, v_f x, size_t n)
+{
+    float sixteen[16];
+    v_store(sixteen, x);
+    memcpy(p, sixteen, n * sizeof *p);
+}
+
+/* v_h: sixteen halves */
+typedef struct v_h {
+    uint16x8_t a, b;
+} v_h;
+
+V_INLINE v_h v_h_load(const uint16_t *p)
+{
+    return (v_h){vld1q_u16(p), vld1q_u16(p + 8)};
+}
+
+V_INLINE v_h v_h_max(v_h x, v_h y)
+{
+    return (v_h){vmaxq_u16(x.a, y.a), vmaxq_u16(x.b, y.b)};
+}
+
+V_INLINE v_f v_h_to_f(v_h x)
+{
+    return (v_f){{vcvt_f32_f16(vreinterpret_f16_u16(vget_low_u16(x.a))),
+                  vcvt_f32_f16(vreinterpret_f16_u16(vget_high_u16(x.a))),
+                  vcvt_f32_f16(vreinterpret_f16_u16(vget_low_u16(x.b))),
+                  vcvt_f32_f16(vreinterpret_f16_u16(vget_high_u16(x.b)))}};
+}
+
+V_INLINE v_f v_load_half(const uint16_t *p)
+{
+    return v_h_to_f(v_h_load(p));
+}
+
+V_INLINE v_f v_load_half_part(const uint16_t *p, size_t n)
+{
+    uint16_t sixteen[16] = {0};
+    memcpy(sixteen, p, n * sizeof *p);
+    return v_load_half(sixteen);
+}
+
+V_INLINE void v_store_half(uint16_t *p, v_f x)
+{
+    for (size_t i = 0; i < 4; i++)
+        vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.r[i])));
+}
+
+/* Words that work on each of the four registers alone. Never fused: vmulq and vaddq, not vmlaq. */
+#define V_EACH(expression)                                                                                   \
+    v_f result;                                                                                              \
+    for (size_t i = 0; i < 4; i++)                                                                           \
+        result.r[i] = (expression);                                                                          \
+    return result
+
+V_INLINE v_f v_add(v_f x, v_f y)
+{
+    V_EACH(vaddq_f32(x.r[i], y.r[i]));
+}
+
+V_INLINE v_f v_sub(v_f x, v_f y)
+{
+    V_EACH(vsubq_f32(x.r[i], y.r[i]));
+}
+
+V_INLINE v_f v_mul(v_f x, v_f y)
+{
+    V_EACH(vmulq_f32(x.r[i], y.r[i]));
+}
+
+V_INLINE v_f v_fma(v_f x, v_f y, v_f z)
+{
+    V_EACH(vfmaq_f32(z.r[i], x.r[i], y.r[i]));
+}
+
+V_INLINE v_f v_min(v_f x, v_f y)
+{
+    V_EACH(vminq_f32(x.r[i], y.r[i]));
+}
+
+V_INLINE v_f v_max(v_f x, v_f y)
+{
+    V_EACH(vmaxq_f32(x.r[i], y.r[i]));
+}
+
+V_INLINE v_f v_abs(v_f x)
+{
+    V_EACH(vabsq_f32(x.r[i]));
+}
+
+V_INLINE v_f v_power_of_2(v_f whole, int offset)
+{
+    const int32x4_t bias = vdupq_n_s32(offset);
+    V_EACH(vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(whole.r[i]), bias), 23)));
+}
+
+/* Lanes j + j + 8, then + 4, then + 2. */
+V_INLINE float32x2_t v_two_lanes(v_f x)
+{
+    float32x4_t four = vaddq_f32(vaddq_f32(x.r[0], x.r[2]), vaddq_f32(x.r[1], x.r[3]));
+    return vadd_f32(vget_low_f32(four), vget_high_f32(four));
+}
+
+V_INLINE float v_sum(v_f x)
+{
+    return vpadds_f32(v_two_lanes(x));
+}
+
+V_INLINE void v_store_sums(float *p, v_f w, v_f x, v_f y, v_f z)
+{
+    vst1_f32(p, vpadd_f32(v_two_lanes(w), v_two_lanes(x)));
+    vst1_f32(p + 2, vpadd_f32(v_two_lanes(y), v_two_lanes(z)));
+}
+
+V_INLINE float v_largest(v_f x)
+{
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.r[0], x.r[1]), vmaxq_f32(x.r[2], x.r[3])));
+}
+
+V_INLINE bool v_all_finite(v_f x)
+{
+    uint32x4_t largest = vdupq_n_u32(0);
+    for (size_t i = 0; i < 4; i++)
+        largest = vmaxq_u32(largest, vreinterpretq_u32_f32(vabsq_f32(x.r[i])));
+    return vmaxvq_u32(largest) < 0x7f800000u;
+}
+
+V_INLINE v_f v_codes(const uint8_t *dwords, uint32_t shift, uint32_t mask, uint32_t up)
+{
+    v_f result;
+    for (size_t i = 0; i < 4; i++) {
+        uint32x4_t x = vreinterpretq_u32_u8(vld1q_u8(dwords + 16 * i)) >> vdupq_n_u32(shift);
+        result.r[i] = vcvtq_f32_u32((x & vdupq_n_u32(mask)) << vdupq_n_u32(up));
+    }
+    return result;
+}
+
+/* Sixteen weights, rounded to nearest even: their low bytes at p, their high bytes behind. */
+V_INLINE void v_store_sixteen_weights(int8_t *p, v_f x)
+{
+    for (size_t i = 0; i < 2; i++) {
+        int16x4_t a = vmovn_s32(vcvtnq_s32_f32(x.r[2 * i])), b = vmovn_s32(vcvtnq_s32_f32(x.r[2 * i + 1]));
+        int16x8_t w = vcombine_s16(a, b);
+        vst1_s8(p + 8 * i, vmovn_s16(w));
+        vst1_s8(p + 16 + 8 * i, vrshrn_n_s16(w, 8)); /* adds 128 first */
+    }
+}
+
+V_INLINE void v_store_weights(int8_t *p, v_f x, v_f y)
+{
+    v_store_sixteen_weights(p, x);
+    v_store_sixteen_weights(p + 32, y);
+}
+
+/* ---- v_d: a register of dwords, for dot products of codes with signed weights ---- */
+
+typedef int32x4_t v_d;
+typedef int32x4_t v_acc;
+
+enum { V_DWORDS = 4, V_STRIP = 2, V_PLACES = 2, V_NIBBLES = 1 };
+
+V_INLINE size_t v_max_spans(uint32_t width, bool shared)
+{
+    (void)width, (void)shared;
+    return KVQ_DIM_MAX;
+}
+
+V_INLINE v_d v_d_zero(void)
+{
+    return vdupq_n_s32(0);
+}
+
+V_INLINE v_d v_d_load(const uint8_t *p)
+{
+    return vreinterpretq_s32_u8(vld1q_u8(p));
+}
+
+V_INLINE v_d v_d_shift_bytes(v_d x, uint32_t n)
+{
+    return vreinterpretq_s32_u8(vreinterpretq_u8_s32(x) >> vdupq_n_u8((uint8_t)n));
+}
+
+V_INLINE v_d v_d_and(v_d x, uint32_t byte_mask)
+{
+    return vreinterpretq_s32_u8(vandq_u8(vreinterpretq_u8_s32(x), vdupq_n_u8((uint8_t)byte_mask)));
+}
+
+V_INLINE v_d v_d_four_weights(const int8_t *p)
+{
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return vdupq_n_s32(four);
+}
+
+V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d weights)
+{
+    return vdotq_s32(sum, vreinterpretq_s8_s32(codes), vreinterpretq_s8_s32(weights));
+}
+
+V_INLINE v_d v_widen(v_acc sum)
+{
+    return sum;
+}
+
+V_INLINE v_d v_d_add(v_d a, v_d b)
+{
+    return vaddq_s32(a, b);
+}
+
+V_INLINE v_d v_d_shift_right(v_d a, uint32_t n)
+{
+    return a >> vdupq_n_s32((int32_t)n);
+}
+
+V_INLINE v_d v_d_shift_left(v_d a, uint32_t n)
+{
+    return vshlq_s32(a, vdupq_n_s32((int32_t)n));
+}
+
+/* ---- v_df: the V_DWORDS floats that belong to a v_d ---- */
+
+typedef float32x4_t v_df;
+
+V_INLINE v_df v_df_of(v_d x)
+{
+    return vcvtq_f32_s32(x);
+}
+
+V_INLINE v_df v_df_set1(float x)
+{
+    return vdupq_n_f32(x);
+}
+
+V_INLINE v_df v_df_load(const float *p)
+{
+    return vld1q_f32(p);
+}
+
+V_INLINE void v_df_store(float *p, v_df x)
+{
+    vst1q_f32(p, x);
+}
+
+V_INLINE v_df v_df_add(v_df a, v_df b)
+{
+    return vaddq_f32(a, b);
+}
+
+V_INLINE v_df v_df_mul(v_df a, v_df b)
+{
+    return vmulq_f32(a, b);
+}
+
+V_INLINE void v_prefetch(const uint8_t *p)
+{
+    __builtin_prefetch(p, 0, 2);
+}
+
+#endif /* KVQ_QUANT_VECTOR_NEON_H */
