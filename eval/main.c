@@ -1,6 +1,7 @@
 /* kvq-eval: what does a quantized KV cache cost on a real decode, and what does it save? */
 #define _POSIX_C_SOURCE 200809L
 
+#include "eval/bench.h"
 #include "eval/evaluate.h"
 #include "eval/generate.h"
 #include "eval/inputs.h"
@@ -250,6 +251,9 @@ int main(int argc, char **argv)
         return STATUS_BAD_INPUT;
     }
     output_file_handle_signals();
+    if (argc > 1 && strcmp(argv[1], "bench") == 0) { /* a command with options of its own */
+        return bench_main(argc - 1, argv + 1);
+    }
     if (!options_parse(&o, argc, argv, &e)) {
         return complain(&e);
     }
