@@ -39,7 +39,7 @@ typedef struct workspace {
     uint16_t *halves;                        /* likewise */
     float *q, *acc, *p, *scores;             /* [n_q][dim], [n_q][dim], [n_q][T], [n_q][T] */
     int8_t *k_weights, *v_weights, *weights; /* folded from q and p; written by folding */
-    float *k_step, *k_bias, *v_step, *v_bias, *step, *bias;
+    float *k_step, *k_bias, *v_step, *v_bias, *v_energy, *step, *bias, *energy;
     float sink; /* so that results are used */
 } workspace;
 
@@ -190,7 +190,7 @@ static const kernel_bench bench_score_folded = {run_score_folded, true, true};
 static size_t run_fold_values(const kvq_kernels *k, workspace *w, size_t i)
 {
     k->fold_values(&w->values, block(w->v, &w->values, i), next_block(w->v, &w->values, i), T, w->p, w->n_q,
-                   w->weights, w->step, w->bias);
+                   w->weights, w->step, w->bias, w->energy);
     return metadata_bytes(&w->values);
 }
 static const kernel_bench bench_fold_values = {run_fold_values, true, true};
@@ -259,6 +259,8 @@ static bool workspace_init(workspace *w, size_t dim, uint32_t bits, size_t n_q, 
         {&w->k_bias, MAX_STEPS * sizeof(float)},
         {&w->v_step, MAX_STEPS * sizeof(float)},
         {&w->v_bias, MAX_STEPS * sizeof(float)},
+        {&w->v_energy, MAX_STEPS * sizeof(float)},
+        {&w->energy, MAX_STEPS * sizeof(float)},
         {&w->step, MAX_STEPS * sizeof(float)},
         {&w->bias, MAX_STEPS * sizeof(float)},
     };
@@ -288,16 +290,16 @@ static bool workspace_init(workspace *w, size_t dim, uint32_t bits, size_t n_q, 
         k->encode_affine_token(&w->values, w->v + i * w->values.bytes, 0, T, x, dim);
     }
     k->fold_keys(&w->keys, w->k, NULL, T, w->q, n_q, w->k_weights, w->k_step, w->k_bias);
-    k->fold_values(&w->values, w->v, NULL, T, w->p, n_q, w->v_weights, w->v_step, w->v_bias);
+    k->fold_values(&w->values, w->v, NULL, T, w->p, n_q, w->v_weights, w->v_step, w->v_bias, w->v_energy);
     return true;
 }
 
 static void workspace_free(workspace *w)
 {
-    void *const arrays[] = {w->k,      w->v,         w->written,   w->rows,    w->half,
-                            w->floats, w->halves,    w->q,         w->acc,     w->p,
-                            w->scores, w->k_weights, w->v_weights, w->weights, w->k_step,
-                            w->k_bias, w->v_step,    w->v_bias,    w->step,    w->bias};
+    void *const arrays[] = {w->k,         w->v,       w->written, w->rows,   w->half,   w->floats,
+                            w->halves,    w->q,       w->acc,     w->p,      w->scores, w->k_weights,
+                            w->v_weights, w->weights, w->k_step,  w->k_bias, w->v_step, w->v_bias,
+                            w->v_energy,  w->step,    w->bias,    w->energy};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         free(arrays[i]);
     }

@@ -14,6 +14,9 @@
  * Every SPAN chunks the sums start afresh, and spans are added up in their order. So a span can be computed by any
  * thread at any time without changing a bit of the result: a single thread goes from span to span and adds as it goes;
  * where there are fewer tiles than threads to feed, spans are dealt out and their sums kept until all are there.
+ *
+ * Fast precision estimates what it is off by as it goes. At the end that is held against the output, which may have become
+ * small by cancelling, and a row that could be off by more than MAX_ERROR is computed again exactly.
  */
 #include "lib/internal.h"
 
@@ -26,6 +29,9 @@ enum {
     MIN_PARALLEL_ELEMENTS = 1 << 16, /* keys to visit, below which threads cost more than they save */
     UNITS_PER_THREAD = 4,            /* pieces of work that balance the threads */
 };
+
+/* Relative L2, estimated; a third of what is promised, because single rows may have bad luck. */
+static const float MAX_ERROR = 0x1.5p-12f;
 
 typedef struct attend_call {
     const kvq_cache *cache;
@@ -43,6 +49,7 @@ typedef struct attend_call {
 typedef struct sums {
     float *max, *sum;  /* of scores, and of 2^(score - max) */
     float *overflowed; /* 1 if a score left the range of float: the row's answer is NaN */
+    float *error;      /* squared L2 norm by which acc may be off, an estimate */
     float *acc;        /* [n_rows][D], values times 2^(score - max) */
 } sums;
 
@@ -56,6 +63,8 @@ typedef struct tile {
     size_t n_tokens;             /* the most that any row may see */
     float q[TILE * KVQ_DIM_MAX]; /* scaled; [n_rows][D] */
     sums now;                    /* of the span in flight */
+    bool fast;
+    float off[TILE]; /* of the scores of a chunk, as codecs estimate it */
     float scores[TILE * KVQ_SUPERBLOCK];
 } tile;
 
@@ -63,12 +72,12 @@ typedef struct tile {
 
 static size_t sums_floats(size_t n_rows, size_t dim)
 {
-    return n_rows * (3 + dim);
+    return n_rows * (4 + dim);
 }
 
 static sums sums_in(float *memory, size_t n_rows)
 {
-    return (sums){memory, memory + n_rows, memory + 2 * n_rows, memory + 3 * n_rows};
+    return (sums){memory, memory + n_rows, memory + 2 * n_rows, memory + 3 * n_rows, memory + 4 * n_rows};
 }
 
 static sums sums_start(float *memory, size_t n_rows, size_t dim)
@@ -90,6 +99,7 @@ static void sums_raise(const kvq_kernels *kernels, const sums *s, size_t row, si
     for (size_t c = 0; c < dim; c++)
         acc[c] = factor > 0 ? acc[c] * factor : 0.0f; /* not Inf * 0 */
     s->sum[row] *= factor;
+    s->error[row] *= factor * factor;
     s->max[row] = max;
 }
 
@@ -106,6 +116,7 @@ static void sums_add(const kvq_kernels *kernels, const sums *total, const sums *
         for (size_t c = 0; c < dim; c++)
             total->acc[row * dim + c] += span->acc[row * dim + c];
         total->sum[row] += span->sum[row];
+        total->error[row] += span->error[row];
         total->overflowed[row] += span->overflowed[row];
     }
 }
@@ -175,7 +186,7 @@ static kvq_tokens packed_tokens(const tile *t, const chunk *c, kvq_role role, si
         .superblock = kvq_superblock(t->call->plan, &t->layer->page[page], role, t->kv_head),
         .next = more ? kvq_superblock(t->call->plan, &t->layer->page[page + 1], role, t->kv_head) : NULL,
         .n = n,
-        .fast = t->call->fast,
+        .fast = t->fast,
     };
 }
 
@@ -183,9 +194,10 @@ static void score_chunk(tile *t, const chunk *c)
 {
     const kvq_layout *layout = &t->call->plan->layout[KVQ_KEYS];
     size_t packed = n_packed_in(t, c, KVQ_KEYS), n;
+    memset(t->off, 0, sizeof t->off);
     if (packed > 0) {
         kvq_tokens tokens = packed_tokens(t, c, KVQ_KEYS, packed);
-        layout->codec->score(t->call->cache->kernels, layout, &tokens, t->q, t->n_rows, t->scores);
+        layout->codec->score(t->call->cache->kernels, layout, &tokens, t->q, t->n_rows, t->scores, t->off);
     }
     for (size_t i = packed; i < c->n; i += n) {
         const uint8_t *rows = plain_rows(t, c, KVQ_KEYS, i, &n);
@@ -199,7 +211,8 @@ static void accumulate_chunk(tile *t, const chunk *c)
     size_t packed = n_packed_in(t, c, KVQ_VALUES), n;
     if (packed > 0) {
         kvq_tokens tokens = packed_tokens(t, c, KVQ_VALUES, packed);
-        layout->codec->accumulate(t->call->cache->kernels, layout, &tokens, t->scores, t->n_rows, t->now.acc);
+        layout->codec->accumulate(t->call->cache->kernels, layout, &tokens, t->scores, t->n_rows, t->off,
+                                  t->now.acc, t->now.error);
     }
     for (size_t i = packed; i < c->n; i += n) {
         const uint8_t *rows = plain_rows(t, c, KVQ_VALUES, i, &n);
@@ -249,6 +262,7 @@ static void start_tile(tile *t, const attend_call *call, size_t s, size_t kv_hea
     t->call = call;
     t->layer = kvq_layer_of(call->cache, call->layer, sequence);
     t->kv_head = kv_head;
+    t->fast = call->fast;
     t->n_rows = kvq_min_size(TILE, call->n_q * heads_per_kv - first);
     t->n_tokens = 0;
     for (size_t row = 0; row < t->n_rows; row++) {
@@ -284,22 +298,62 @@ static void finish_probabilities(const tile *t, size_t row, const sums *total)
     memset(p + visible, 0, (n_tokens - visible) * sizeof *p);
 }
 
-static void finish_tile(const tile *t, const sums *total)
+static void finish_row(const tile *t, size_t row, const sums *total)
 {
     const attend_call *call = t->call;
-    size_t dim = call->cache->config.head_dim;
-    for (size_t row = 0; row < t->n_rows; row++) {
-        size_t index = t->row_index[row];
-        for (size_t c = 0; c < dim; c++)
-            call->out[index * dim + c] =
-                total->overflowed[row] > 0 ? NAN : total->acc[row * dim + c] / total->sum[row];
-        if (call->probabilities != NULL)
-            finish_probabilities(t, row, total);
-        if (call->bound != NULL)
-            call->bound[index] =
-                kvq_attend_bound(call->cache, call->plan, t->layer, t->kv_head, call->q + index * dim,
-                                 call->scale, t->n_visible[row], call->out + index * dim);
+    size_t dim = call->cache->config.head_dim, index = t->row_index[row];
+    for (size_t c = 0; c < dim; c++)
+        call->out[index * dim + c] =
+            total->overflowed[row] > 0 ? NAN : total->acc[row * dim + c] / total->sum[row];
+    if (call->probabilities != NULL)
+        finish_probabilities(t, row, total);
+    if (call->bound != NULL)
+        call->bound[index] =
+            kvq_attend_bound(call->cache, call->plan, t->layer, t->kv_head, call->q + index * dim,
+                             call->scale, t->n_visible[row], call->out + index * dim);
+}
+
+/* Could a row's sums be off by more than MAX_ERROR? Not if they overflowed: then exact ones may do so, too. */
+static bool is_too_far_off(const sums *total, size_t row, size_t dim)
+{
+    float norm = 0.0f;
+    for (size_t c = 0; c < dim; c++)
+        norm += total->acc[row * dim + c] * total->acc[row * dim + c];
+    return total->error[row] > MAX_ERROR * MAX_ERROR * norm;
+}
+
+/* From span to span, adding as it goes. */
+static sums run_spans(tile *t, float *now, float *all)
+{
+    sums total = sums_start(all, t->n_rows, t->call->cache->config.head_dim);
+    for (size_t span = 0; span == 0 || span * SPAN < t->n_tokens; span++) {
+        run_span(t, span, now);
+        sums_add(t->call->cache->kernels, &total, &t->now, t->n_rows, t->call->cache->config.head_dim);
     }
+    return total;
+}
+
+static void finish_tile(tile *t, const sums *total)
+{
+    size_t dim = t->call->cache->config.head_dim, n_again = 0;
+    for (size_t row = 0; row < t->n_rows; row++) {
+        if (!t->fast || !is_too_far_off(total, row, dim)) {
+            finish_row(t, row, total);
+            continue;
+        }
+        t->row_index[n_again] = t->row_index[row];
+        t->n_visible[n_again] = t->n_visible[row];
+        memmove(t->q + n_again * dim, t->q + row * dim, dim * sizeof *t->q);
+        n_again++;
+    }
+    if (n_again == 0)
+        return;
+    float now[TILE * (4 + KVQ_DIM_MAX)], all[TILE * (4 + KVQ_DIM_MAX)];
+    t->n_rows = n_again;
+    t->fast = false;
+    sums exact = run_spans(t, now, all);
+    for (size_t row = 0; row < n_again; row++)
+        finish_row(t, row, &exact);
 }
 
 /* ---- Units of work: a tile, or a span of one ---- */
@@ -313,15 +367,10 @@ static void start_tile_number(tile *t, const attend_call *call, size_t number)
 /* One tile from span to span. */
 static void run_tile(const attend_call *call, size_t number)
 {
-    float now[TILE * (3 + KVQ_DIM_MAX)], all[TILE * (3 + KVQ_DIM_MAX)];
-    size_t dim = call->cache->config.head_dim;
+    float now[TILE * (4 + KVQ_DIM_MAX)], all[TILE * (4 + KVQ_DIM_MAX)];
     tile t; /* its arrays are large and filled as far as they are used */
     start_tile_number(&t, call, number);
-    sums total = sums_start(all, t.n_rows, dim);
-    for (size_t span = 0; span == 0 || span * SPAN < t.n_tokens; span++) {
-        run_span(&t, span, now);
-        sums_add(call->cache->kernels, &total, &t.now, t.n_rows, dim);
-    }
+    sums total = run_spans(&t, now, all);
     finish_tile(&t, &total);
 }
 
@@ -416,6 +465,14 @@ static size_t work_size(const kvq_cache *cache, size_t layer, const size_t *sequ
     return n_tokens * n_q * cache->config.n_heads * cache->config.head_dim;
 }
 
+/* Fast precision is for both sides: the error of scores is estimated from what the fold of values tells. */
+static bool folds(const kvq_layer_plan *plan)
+{
+    return plan->layout[KVQ_KEYS].codec == &kvq_codec_affine &&
+           plan->layout[KVQ_VALUES].codec == &kvq_codec_affine && kvq_layout_folds(&plan->layout[KVQ_KEYS]) &&
+           kvq_layout_folds(&plan->layout[KVQ_VALUES]);
+}
+
 kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *sequences, size_t n_sequences,
                             const float *q, size_t n_q, float scale, const kvq_attend_options *options,
                             float *out)
@@ -442,7 +499,8 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
         .q = q,
         .scale = scale,
         .log2_scale = scale * 0x1.715476p+0f,
-        .fast = options->precision == KVQ_PRECISION_FAST && options->bound == NULL,
+        .fast =
+            options->precision == KVQ_PRECISION_FAST && options->bound == NULL && folds(&cache->plan[layer]),
         .out = out,
         .probabilities = options->probabilities,
         .bound = options->bound,

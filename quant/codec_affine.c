@@ -81,6 +81,15 @@ static const uint32_t plane_widths[9][KVQ_MAX_PLANES] = {
     [1] = {1, 0}, [2] = {2, 0}, [3] = {2, 1}, [4] = {4, 0}, [5] = {4, 1}, [6] = {4, 2}, [8] = {8, 0},
 };
 
+/* How codes and values are assumed to spread, for estimates of error (see affine_accumulate): mean squares in units of
+ * levels^2 and (levels * scale)^2. */
+static const float MEAN_SQUARE_CODE = 0.125f, MEAN_SQUARE_VALUE = 0.125f;
+
+static float levels_of(const kvq_layout *l)
+{
+    return (float)((1u << l->bits) - 1u);
+}
+
 static size_t round_up(size_t n, size_t to)
 {
     return (n + to - 1) / to * to;
@@ -89,7 +98,7 @@ static size_t round_up(size_t n, size_t to)
 static void affine_layout(kvq_layout *l)
 {
     size_t dim_padded = round_up(l->dim, 16), code_bytes = 0;
-    float levels = (float)((1u << l->bits) - 1u);
+    float levels = levels_of(l);
     l->dim_padded = dim_padded;
     l->tile_tokens = l->role == KVQ_VALUES                    ? KVQ_SUPERBLOCK
                      : l->per_channel && l->group > KVQ_BLOCK ? l->group
@@ -114,7 +123,8 @@ static void affine_layout(kvq_layout *l)
     l->payload_per_token = l->block_bytes / KVQ_BLOCK;
     l->tokens_per_run = l->per_channel ? l->group : 1;
     l->metadata_per_run = 4 * l->n_meta / (l->tile_tokens / l->tokens_per_run);
-    l->widest_step = 0x1p-10f / (levels * sqrtf((float)l->dim / 12.0f));
+    l->score_error_per_step = levels * sqrtf((float)l->dim / 12.0f * MEAN_SQUARE_CODE);
+    l->widest_step = 0x1p-12f / l->score_error_per_step;
 }
 
 static void affine_encode(const kvq_kernels *k, const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
@@ -195,18 +205,33 @@ static bool affine_is_valid(const kvq_layout *l, const uint8_t *superblock, size
     return true;
 }
 
-/* ---- Attention. Fast precision folds first, and scores exactly those queries whose range is too wide. ---- */
+/*
+ * ---- Attention ----
+ *
+ * Fast precision folds first, and scores exactly those queries whose range is too wide. How far it is off: rounding
+ * moves a weight by r, uniform in half a step either way, r^2 = step^2 / 12, independently of the others.
+ *
+ *   scores    sum_c r_c d_tc with d = code - levels / 2: root mean square step * sqrt(D / 12 * mean d^2)
+ *   output    of a channel, sum_t r_t d_tc: squared, n / 12 * step^2 * mean d^2; and what the scores are off by
+ *             moves weights p by p * off, which moves the output by about off * sqrt(sum_t p_t^2 (v_t - mean)^2)
+ *
+ * Half-way between: d^2 has a mean of 0.06 levels^2 for normal numbers and 0.25 where all codes are at an end; values
+ * spread by (levels * scale)^2 / 16 about their mean, or by 1 / 4.
+ */
 
 static void score_fast(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                       size_t n_q, float *scores)
+                       size_t n_q, float *scores, float *off)
 {
     enum { TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
     _Alignas(KVQ_ALIGNMENT) int8_t weights[TILES * KVQ_ROWS_MAX * 2 * KVQ_DIM_MAX];
     float step[KVQ_ROWS_MAX], bias[TILES * KVQ_ROWS_MAX];
     size_t n_too_wide = 0;
     k->fold_keys(l, tokens->superblock, tokens->next, tokens->n, q, n_q, weights, step, bias);
-    for (size_t i = 0; i < n_q; i++)
-        n_too_wide += !(step[i] <= l->widest_step);
+    for (size_t i = 0; i < n_q; i++) {
+        bool fits = step[i] <= l->widest_step;
+        off[i] = fits ? step[i] * l->score_error_per_step : 0.0f;
+        n_too_wide += !fits;
+    }
     if (n_too_wide < n_q)
         k->score_folded(l, tokens->superblock, tokens->next, tokens->n, weights, step, bias, n_q, scores);
     for (size_t i = 0; i < n_q && n_too_wide > 0; i++)
@@ -215,16 +240,18 @@ static void score_fast(const kvq_kernels *k, const kvq_layout *l, const kvq_toke
 }
 
 static void affine_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                         size_t n_q, float *scores)
+                         size_t n_q, float *scores, float *off)
 {
-    if (tokens->fast && kvq_layout_folds(l))
-        score_fast(k, l, tokens, q, n_q, scores);
-    else
-        k->score_affine(l, tokens->superblock, tokens->n, q, n_q, scores);
+    if (tokens->fast && kvq_layout_folds(l)) {
+        score_fast(k, l, tokens, q, n_q, scores, off);
+        return;
+    }
+    k->score_affine(l, tokens->superblock, tokens->n, q, n_q, scores);
+    memset(off, 0, n_q * sizeof *off);
 }
 
 static void affine_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
-                              const float *p, size_t n_q, float *acc)
+                              const float *p, size_t n_q, const float *off, float *acc, float *error)
 {
     if (!tokens->fast || !kvq_layout_folds(l)) {
         k->accumulate_affine(l, tokens->superblock, tokens->n, p, n_q, acc);
@@ -232,8 +259,15 @@ static void affine_accumulate(const kvq_kernels *k, const kvq_layout *l, const k
     }
     _Alignas(KVQ_ALIGNMENT) int8_t weights[KVQ_GROUPS_MAX * KVQ_ROWS_MAX * 2 * KVQ_SUPERBLOCK];
     float step[KVQ_GROUPS_MAX * KVQ_ROWS_MAX], bias[KVQ_GROUPS_MAX * KVQ_ROWS_MAX];
-    k->fold_values(l, tokens->superblock, tokens->next, tokens->n, p, n_q, weights, step, bias);
+    float energy[KVQ_GROUPS_MAX * KVQ_ROWS_MAX];
+    k->fold_values(l, tokens->superblock, tokens->next, tokens->n, p, n_q, weights, step, bias, energy);
     k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, weights, step, bias, n_q, acc);
+    float levels = levels_of(l), per_group = levels * levels * (float)l->group;
+    float of_weights = per_group * 0.25f / 12.0f * (float)tokens->n, /* 0.25 costs nothing: it is small */
+        of_scores = per_group * MEAN_SQUARE_VALUE;
+    for (size_t c = 0, at = 0; c < l->dim; c += l->group)
+        for (size_t i = 0; i < n_q; i++, at++)
+            error[i] += step[at] * step[at] * of_weights + off[i] * off[i] * energy[at] * of_scores;
 }
 
 const kvq_codec kvq_codec_affine = {

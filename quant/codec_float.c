@@ -80,16 +80,18 @@ static bool f32_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t 
 }
 
 static void f32_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                      size_t n_q, float *scores)
+                      size_t n_q, float *scores, float *off)
 {
+    memset(off, 0, n_q * sizeof *off);
     for (size_t i = 0; i < n_q; i++)
         k->dot_f32(f32_row(l, tokens->superblock, 0), l->dim, tokens->n, q + i * l->dim, l->dim,
                    scores + i * KVQ_SUPERBLOCK);
 }
 
 static void f32_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
-                           const float *p, size_t n_q, float *acc)
+                           const float *p, size_t n_q, const float *off, float *acc, float *error)
 {
+    (void)off, (void)error;
     for (size_t i = 0; i < n_q; i++)
         k->accumulate_f32(f32_row(l, tokens->superblock, 0), l->dim, tokens->n, p + i * KVQ_SUPERBLOCK,
                           l->dim, acc + i * l->dim);
@@ -149,16 +151,18 @@ static bool f16_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t 
 }
 
 static void f16_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                      size_t n_q, float *scores)
+                      size_t n_q, float *scores, float *off)
 {
+    memset(off, 0, n_q * sizeof *off);
     for (size_t i = 0; i < n_q; i++)
         k->dot_f16(f16_row(l, tokens->superblock, 0), l->dim, tokens->n, q + i * l->dim, l->dim,
                    scores + i * KVQ_SUPERBLOCK);
 }
 
 static void f16_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
-                           const float *p, size_t n_q, float *acc)
+                           const float *p, size_t n_q, const float *off, float *acc, float *error)
 {
+    (void)off, (void)error;
     for (size_t i = 0; i < n_q; i++)
         k->accumulate_f16(f16_row(l, tokens->superblock, 0), l->dim, tokens->n, p + i * KVQ_SUPERBLOCK,
                           l->dim, acc + i * l->dim);

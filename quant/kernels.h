@@ -45,6 +45,12 @@ static inline size_t kvq_fold_dim(size_t dim)
     return (dim + 31) / 32 * 32;
 }
 
+/** Half the largest code: what codes are taken for where only their rough size matters. */
+static inline float kvq_half_levels(const kvq_layout *l)
+{
+    return 0.5f * (float)((1u << l->bits) - 1u);
+}
+
 /** Does fast precision serve this layout? */
 static inline bool kvq_layout_folds(const kvq_layout *l)
 {
@@ -93,8 +99,8 @@ typedef struct kvq_kernels {
      * is a superblock that will be read soon and may be prefetched, or NULL.
      *
      * EXACT. Fold n_q queries into the first n tokens of keys, by tiles (layout.h), the last one whole. Tile j, query i: weights
-     * from (j * n_q + i) * 2 * kvq_fold_dim(D) on, zero from D on; bias = sum_c q_c min_c, in the lane order of
-     * dot_f32, at j * n_q + i; step, for all tiles, at i. It is +Inf, and weights are 0, where |q * scale| passes 2^100. */
+     * from (j * n_q + i) * 2 * kvq_fold_dim(D) on, zero from D on; bias = sum_c q_c min_c + step *
+     * kvq_half_levels * sum_c (what rounding took from w_c), both in the lane order of dot_f32, at j * n_q + i; step, for all tiles, at i. It is +Inf, and weights are 0, where |q * scale| passes 2^100. */
     void (*fold_keys)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                       const float *q, size_t n_q, int8_t *weights, float *step, float *bias);
 
@@ -105,10 +111,10 @@ typedef struct kvq_kernels {
                          float *scores);
 
     /* EXACT. Fold n_q rows of n weights p, 0 <= p <= 1, rows KVQ_SUPERBLOCK apart, into tokens [0, n) of
-     * values. Group u, row i: 128 weights from (u * n_q + i) * 256 on, zero from n on; step and bias = sum_t p_t
-     * min_t at u * n_q + i. */
+     * values. Group u, row i: 128 weights from (u * n_q + i) * 256 on, zero from n on; step, bias = sum_t p_t min_t
+     * and energy = sum_t (p_t scale_t)^2, both in the lane order of dot_f32, at u * n_q + i. */
     void (*fold_values)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                        const float *p, size_t n_q, int8_t *weights, float *step, float *bias);
+                        const float *p, size_t n_q, int8_t *weights, float *step, float *bias, float *energy);
 
     /* EXACT. acc[i][c] = acc[i][c] + x for each plane, x = step * 2^shift * (float(low sum) + 256 float(high
      * sum)), to which the first plane adds bias first. */
@@ -189,7 +195,8 @@ void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, c
                                const int8_t *weights, const float *step, const float *bias, size_t n_q,
                                float *scores);
 void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                              const float *p, size_t n_q, int8_t *weights, float *step, float *bias);
+                              const float *p, size_t n_q, int8_t *weights, float *step, float *bias,
+                              float *energy);
 void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next,
                                     size_t n, const int8_t *weights, const float *step, const float *bias,
                                     size_t n_q, float *acc);

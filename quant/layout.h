@@ -78,11 +78,11 @@ typedef struct kvq_layout {
     size_t n_planes;
     size_t block_bytes; /* codes of one block of keys */
     size_t tile_tokens, tile_bytes;
-    size_t meta_offset; /* of the scales inside a tile */
-    size_t min_offset;  /* of the minimums, relative to the scales */
-    size_t n_meta;      /* scales in a tile */
-    float
-        widest_step; /* of a folded query: scores are then off by 2^-10 at most, as errors commonly add up */
+    size_t meta_offset;         /* of the scales inside a tile */
+    size_t min_offset;          /* of the minimums, relative to the scales */
+    size_t n_meta;              /* scales in a tile */
+    float score_error_per_step; /* of a folded query: root mean square of a score's error, per step */
+    float widest_step;          /* for which fast precision scores; they are then off by 2^-12 */
 } kvq_layout;
 
 /** Byte offset of the scale of (token t, channel c); the minimum lies min_offset further on. */

@@ -10,10 +10,11 @@
  * apart, each below 128 * 255 * 1024 < 2^31, and meet in float.
  *
  * Error. Rounding moves a weight by at most half a step (and 2^-23 of 32512 steps, from the two float
- * multiplications), so a score by at most 0.51 * step * sum_c code_tc, which is 0.51 * D * levels * step in
- * the worst case and step * levels * sqrt(D / 12) or less for errors that do not conspire. kvq_codec_affine uses
- * that estimate to decide where a query's range is too wide for this arithmetic. For values the same estimate
- * is small against the group's own share of the output, because that share holds the largest x_t itself.
+ * multiplications). What it takes from all weights together is added to the bias, as if all codes were half the
+ * largest; so only differences from that are left: a score is off by at most 0.51 * step * sum_c |code_tc - levels / 2|,
+ * which is 0.26 * D * levels * step in the worst case and a twentieth of that for errors that do not conspire. codec_affine.c estimates
+ * from this where a query's range is too wide for this arithmetic, and what the output is off by, which lib/ compares
+ * with the output itself.
  */
 #include "quant/codec.h"
 
@@ -40,15 +41,17 @@ static float weights_per_unit(float max, float *step)
     return usable ? (float)KVQ_WEIGHT_MAX / max : 0.0f;
 }
 
-/* Weight i becomes x, rounded. */
-static void store_weight(int8_t *weights, size_t i, float x)
+/* Weight i becomes x, rounded; returns what rounding took away. */
+static float store_weight(int8_t *weights, size_t i, float x)
 {
     const float round_magic = 0x1.8p23f; /* adding and subtracting it rounds to the nearest integer */
-    int32_t w = (int32_t)((x + round_magic) - round_magic);
+    float rounded = (x + round_magic) - round_magic;
+    int32_t w = (int32_t)rounded;
     int32_t high = (w + 128) >> 8; /* to nearest, so that the rest is a signed byte */
     int8_t *sixteen = weights + i / LANES * 2 * LANES;
     sixteen[i % LANES] = (int8_t)(w - high * 256);
     sixteen[LANES + i % LANES] = (int8_t)high;
+    return x - rounded;
 }
 
 static float largest_folded(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q)
@@ -71,38 +74,42 @@ void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, cons
         float per_unit = weights_per_unit(largest_folded(l, superblock, n, q), &step[i]);
         for (size_t t = 0; t < n; t += l->tile_tokens) {
             size_t fold = t / l->tile_tokens * n_q + i;
-            float lane[LANES] = {0};
+            float lane[LANES] = {0}, rest[LANES] = {0};
             for (size_t c = 0; c < fold_dim; c++) {
                 if (c >= l->dim) {
-                    store_weight(weights + fold * 2 * fold_dim, c, 0.0f);
+                    (void)store_weight(weights + fold * 2 * fold_dim, c, 0.0f);
                     continue;
                 }
-                store_weight(weights + fold * 2 * fold_dim, c,
-                             q[c] * per_unit * kvq_scale_at(l, superblock, t, c));
+                rest[c % LANES] += store_weight(weights + fold * 2 * fold_dim, c,
+                                                q[c] * per_unit * kvq_scale_at(l, superblock, t, c));
                 lane[c % LANES] += q[c] * kvq_min_at(l, superblock, t, c);
             }
-            bias[fold] = sum_lanes(lane);
+            bias[fold] = sum_lanes(lane) + step[i] * kvq_half_levels(l) * sum_lanes(rest);
         }
     }
 }
 
 void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                              const float *p, size_t n_q, int8_t *weights, float *step, float *bias)
+                              const float *p, size_t n_q, int8_t *weights, float *step, float *bias,
+                              float *energy)
 {
     (void)next;
     for (size_t c = 0; c < l->dim; c += l->group)
         for (size_t i = 0; i < n_q; i++, weights += 2 * KVQ_SUPERBLOCK) {
-            float x[KVQ_SUPERBLOCK] = {0}, lane[LANES] = {0}, max = 0.0f;
+            float x[KVQ_SUPERBLOCK] = {0}, lane[LANES] = {0}, square[LANES] = {0}, rest[LANES] = {0},
+                  max = 0.0f;
             for (size_t t = 0; t < n; t++) {
                 float weight = p[i * KVQ_SUPERBLOCK + t];
                 x[t] = weight * kvq_scale_at(l, superblock, t, c);
                 max = x[t] > max ? x[t] : max;
+                square[t % LANES] += x[t] * x[t];
                 lane[t % LANES] += weight * kvq_min_at(l, superblock, t, c);
             }
-            float per_unit = weights_per_unit(max, step++);
+            float per_unit = weights_per_unit(max, step);
             for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
-                store_weight(weights, t, x[t] * per_unit);
-            *bias++ = sum_lanes(lane);
+                rest[t % LANES] += store_weight(weights, t, x[t] * per_unit);
+            *bias++ = sum_lanes(lane) + *step++ * kvq_half_levels(l) * sum_lanes(rest);
+            *energy++ = sum_lanes(square);
         }
 }
 

@@ -93,6 +93,12 @@ V_INLINE v_f v_fma(v_f x, v_f y, v_f z)
     return (v_f){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
 
+V_INLINE v_f v_round(v_f x)
+{
+    enum { NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
+    return (v_f){_mm256_round_ps(x.a, NEAREST), _mm256_round_ps(x.b, NEAREST)};
+}
+
 V_INLINE v_f v_min(v_f x, v_f y)
 {
     return (v_f){_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
@@ -185,6 +191,8 @@ V_INLINE void v_store_weights(int8_t *p, v_f x, v_f y)
     _mm256_storeu_si256((__m256i *)(void *)p, _mm256_permute2x128_si256(low, high, 0x20));
     _mm256_storeu_si256((__m256i *)(void *)(p + 32), _mm256_permute2x128_si256(low, high, 0x31));
 }
+
+enum { V_EXACT_QUERIES = 1 }; /* four would need 32 registers */
 
 /* ---- v_h: sixteen halves ---- */
 

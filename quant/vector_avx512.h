@@ -78,6 +78,11 @@ V_INLINE v_f v_fma(v_f a, v_f b, v_f c)
     return _mm512_fmadd_ps(a, b, c);
 }
 
+V_INLINE v_f v_round(v_f x)
+{
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
 V_INLINE v_f v_min(v_f a, v_f b)
 {
     return _mm512_min_ps(a, b);
@@ -177,8 +182,9 @@ typedef __m512i v_acc;
 enum {
     V_DWORDS = 16, /* in a v_d */
     V_STRIP = 2,   /* v_d that share one broadcast of weights: as many as leave registers for their sums */
-    V_PLACES = 2,  /* sums that four quads go to in turn: 2, or 4 where sums fill early */
-    V_NIBBLES = 0, /* 1 if v_dot takes codes below 16 only */
+    V_EXACT_QUERIES = 4, /* as many as share a conversion to float; 1 or 4 */
+    V_PLACES = 2,        /* sums that four quads go to in turn: 2, or 4 where sums fill early */
+    V_NIBBLES = 0,       /* 1 if v_dot takes codes below 16 only */
 };
 
 /* Spans (vector_fast.h) whose products fit a v_acc. */

@@ -4,7 +4,7 @@
  * portable kernels.
  *
  * A code of several planes is a sum, so each plane adds its part, already shifted into place: no plane needs to know
- * of the others. Up to four queries share the conversion of a code to float.
+ * of the others. Up to four queries share the conversion of a code to float, where registers allow (V_EXACT_QUERIES).
  *
  * From the vocabulary, beyond vector_rows.h: v_codes(p, shift, mask, up), sixteen dwords from p on, shifted
  * right, masked, shifted left by up, as float.
@@ -22,7 +22,8 @@ typedef struct exact_call {
 
 V_INLINE void exact_plane(uint32_t width, uint32_t n_q, uint32_t n_v, const exact_call *call)
 {
-    const uint32_t n = 32 / width, n_chains = 4 / (n_q * n_v) > 0 ? 4 / (n_q * n_v) : 1; /* to hide latency */
+    const uint32_t n = 32 / width,
+                   n_chains = 4 / n_v; /* to hide latency; the same for any n_q, as are the results */
     v_f sum[V_QUERIES * 2 * 4];
     for (uint32_t i = 0; i < n_q * n_v * n_chains; i++)
         sum[i] = v_set1(0.0f);
@@ -86,10 +87,10 @@ static void score_affine_v(const kvq_layout *l, const uint8_t *superblock, size_
         kvq_score_affine_portable(l, superblock, n, q, n_q, scores);
         return;
     }
-    float folded[V_QUERIES * KVQ_DIM_MAX], bias[V_QUERIES];
+    float folded[V_QUERIES * KVQ_DIM_MAX], bias[V_QUERIES] = {0};
     for (size_t done = 0, rows; done < n_q;
          done += rows, q += rows * l->dim, scores += rows * KVQ_SUPERBLOCK) {
-        rows = v_queries_of(n_q - done);
+        rows = V_EXACT_QUERIES == 1 ? 1 : v_queries_of(n_q - done);
         for (size_t t = 0; t < n; t += KVQ_BLOCK) {
             for (size_t i = 0; i < rows && t % l->tile_tokens == 0; i++)
                 bias[i] = exact_fold_keys(l, superblock, t, q + i * l->dim, folded + i * KVQ_DIM_MAX);
@@ -142,9 +143,9 @@ static void accumulate_affine_v(const kvq_layout *l, const uint8_t *superblock, 
         kvq_accumulate_affine_portable(l, superblock, n, p, n_q, acc);
         return;
     }
-    float folded[V_QUERIES * KVQ_SUPERBLOCK], bias[V_QUERIES];
+    float folded[V_QUERIES * KVQ_SUPERBLOCK], bias[V_QUERIES] = {0};
     for (size_t done = 0, rows; done < n_q; done += rows, p += rows * KVQ_SUPERBLOCK, acc += rows * l->dim) {
-        rows = v_queries_of(n_q - done);
+        rows = V_EXACT_QUERIES == 1 ? 1 : v_queries_of(n_q - done);
         for (size_t c = 0; c < l->dim; c += 16) {
             for (size_t i = 0; i < rows && c % l->group == 0; i++)
                 bias[i] = exact_fold_values(l, superblock, n, c, p + i * KVQ_SUPERBLOCK,

@@ -65,6 +65,7 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
 {
     _Alignas(KVQ_ALIGNMENT) float scaled[V_QUERIES * KVQ_DIM_MAX], plain[V_QUERIES * KVQ_DIM_MAX];
     const size_t fold_dim = kvq_fold_dim(l->dim);
+    const float half_levels = kvq_half_levels(l);
     for (size_t i = 0; i < n_q; i++) {
         v_f per_unit =
             v_set1(weights_per_unit(largest_folded(l, superblock, n_tiles, q + i * l->dim), &step[i]));
@@ -77,9 +78,9 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
     for (size_t tile = 0; tile < n_tiles; tile++) {
         const uint16_t *scales = tile_scales(l, superblock, tile), *mins = scales + l->n_meta;
         int8_t *to = weights + tile * all_q * 2 * fold_dim;
-        v_f sum[V_QUERIES];
+        v_f sum[V_QUERIES], rest[V_QUERIES];
         for (size_t i = 0; i < n_q; i++)
-            sum[i] = v_set1(0.0f);
+            sum[i] = rest[i] = v_set1(0.0f);
         if (next != NULL)
             v_prefetch_range(next + ((const uint8_t *)scales - superblock), 4 * l->n_meta);
         for (size_t c = 0; c < fold_dim; c += 32) {
@@ -90,14 +91,15 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
             V_UNROLL(4)
             for (size_t i = 0; i < n_q; i++) {
                 const float *x = scaled + i * KVQ_DIM_MAX + c, *y = plain + i * KVQ_DIM_MAX + c;
-                v_store_weights(to + i * 2 * fold_dim + 2 * c, v_mul(v_load(x), scale_a),
-                                v_mul(v_load(x + 16), scale_b));
+                v_f a = v_mul(v_load(x), scale_a), b = v_mul(v_load(x + 16), scale_b);
+                v_store_weights(to + i * 2 * fold_dim + 2 * c, a, b);
+                rest[i] = v_add(v_add(rest[i], v_sub(a, v_round(a))), v_sub(b, v_round(b)));
                 sum[i] = v_add(sum[i], v_mul(v_load(y), min_a));
                 sum[i] = v_add(sum[i], v_mul(v_load(y + 16), min_b));
             }
         }
         for (size_t i = 0; i < n_q; i++)
-            bias[tile * all_q + i] = v_sum(sum[i]);
+            bias[tile * all_q + i] = v_sum(sum[i]) + step[i] * half_levels * v_sum(rest[i]);
     }
 }
 
@@ -123,23 +125,26 @@ static void fold_keys_v(const kvq_layout *l, const uint8_t *superblock, const ui
 
 /* One row of p against the scales and minimums of one group: products with the scales, their largest, the bias. */
 V_INLINE float weigh_group(const uint16_t *scales, const uint16_t *mins, size_t n, const float *p, float *x,
-                           float *bias)
+                           float *bias, float *energy)
 {
-    v_f largest = v_set1(0.0f), sum = v_set1(0.0f);
+    v_f largest = v_set1(0.0f), sum = v_set1(0.0f), square = v_set1(0.0f);
     V_UNROLL(8)
     for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
         v_f weight = query_load(p, t, n), product = v_mul(weight, v_load_half(scales + t));
         sum = v_add(sum, v_mul(weight, v_load_half(mins + t)));
         largest = v_max(largest, product);
+        square = v_add(square, v_mul(product, product));
         v_store(x + t, product);
     }
     *bias = v_sum(sum);
+    *energy = v_sum(square);
     return v_largest(largest);
 }
 
 /* In batches, so that the way from products over their largest to the factor is waited for once. */
 static void fold_values_v(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                          const float *p, size_t n_q, int8_t *weights, float *step, float *bias)
+                          const float *p, size_t n_q, int8_t *weights, float *step, float *bias,
+                          float *energy)
 {
     enum { BATCH = 8 };
     _Alignas(KVQ_ALIGNMENT) float x[BATCH][KVQ_SUPERBLOCK];
@@ -151,21 +156,25 @@ static void fold_values_v(const kvq_layout *l, const uint8_t *superblock, const 
     for (size_t done = 0, batch; done < n_folds; done += batch) {
         batch = n_folds - done < BATCH ? n_folds - done : BATCH;
         for (size_t i = 0; i < batch; i++) {
-            float largest = n == KVQ_SUPERBLOCK
-                                ? weigh_group(scales, scales + l->n_meta, KVQ_SUPERBLOCK,
-                                              p + row * KVQ_SUPERBLOCK, x[i], &bias[done + i])
-                                : weigh_group(scales, scales + l->n_meta, n, p + row * KVQ_SUPERBLOCK, x[i],
-                                              &bias[done + i]);
+            float largest =
+                n == KVQ_SUPERBLOCK
+                    ? weigh_group(scales, scales + l->n_meta, KVQ_SUPERBLOCK, p + row * KVQ_SUPERBLOCK, x[i],
+                                  &bias[done + i], &energy[done + i])
+                    : weigh_group(scales, scales + l->n_meta, n, p + row * KVQ_SUPERBLOCK, x[i],
+                                  &bias[done + i], &energy[done + i]);
             per_unit[i] = weights_per_unit(largest, &step[done + i]);
             row = row + 1 == n_q ? 0 : row + 1;
             scales += row == 0 ? KVQ_SUPERBLOCK : 0;
         }
         for (size_t i = 0; i < batch; i++, weights += 2 * KVQ_SUPERBLOCK) {
-            v_f factor = v_set1(per_unit[i]);
+            v_f factor = v_set1(per_unit[i]), rest = v_set1(0.0f);
             V_UNROLL(4)
-            for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 32)
-                v_store_weights(weights + 2 * t, v_mul(v_load(x[i] + t), factor),
-                                v_mul(v_load(x[i] + t + 16), factor));
+            for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 32) {
+                v_f a = v_mul(v_load(x[i] + t), factor), b = v_mul(v_load(x[i] + t + 16), factor);
+                v_store_weights(weights + 2 * t, a, b);
+                rest = v_add(v_add(rest, v_sub(a, v_round(a))), v_sub(b, v_round(b)));
+            }
+            bias[done + i] += step[done + i] * kvq_half_levels(l) * v_sum(rest);
         }
     }
 }

@@ -11,6 +11,8 @@
 
 /* ---- v_f: sixteen floats ---- */
 
+enum { V_EXACT_QUERIES = 1 }; /* four would need 64 registers */
+
 typedef struct v_f {
     float32x4_t r[4];
 } v_f;
@@ -114,6 +116,11 @@ V_INLINE v_f v_mul(v_f x, v_f y)
 V_INLINE v_f v_fma(v_f x, v_f y, v_f z)
 {
     V_EACH(vfmaq_f32(z.r[i], x.r[i], y.r[i]));
+}
+
+V_INLINE v_f v_round(v_f x)
+{
+    return (v_f){{vrndnq_f32(x.r[0]), vrndnq_f32(x.r[1]), vrndnq_f32(x.r[2]), vrndnq_f32(x.r[3])}};
 }
 
 V_INLINE v_f v_min(v_f x, v_f y)

@@ -74,15 +74,32 @@ static void check_weights(const int8_t *weights, const double *x, size_t n, size
     }
 }
 
+/* The bias: of the minimums, and of what rounding took from the weights for codes of half the levels. Float sums of n
+ * numbers of such a magnitude; what rounding took is itself known to 2^-23 of 32512 steps a weight. */
+static void check_bias(const kvq_layout *l, const int8_t *weights, const double *x, size_t n, float step,
+                       double of_minimums, double magnitude, float got)
+{
+    double wanted = of_minimums, half_levels = (double)kvq_half_levels(l);
+    if (isinf(step) || magnitude > 1e37)
+        return;
+    for (size_t i = 0; i < n; i++)
+        wanted += half_levels * (x[i] - (double)step * weight_at(weights, i));
+    double bound =
+        (double)(n + 8) * (0x1p-23 * magnitude + half_levels * (0.01 * (double)step + (double)KVQ_FOLD_MIN));
+    cr_assert(fabs((double)got - wanted) <= bound, "bias %g, not %g within %g", (double)got, wanted, bound);
+}
+
 static int8_t *weights_spec;
 static float steps_spec[KVQ_GROUPS_MAX * MAX_ROWS], biases_spec[KVQ_GROUPS_MAX * MAX_ROWS];
 static float steps[KVQ_GROUPS_MAX * MAX_ROWS], biases[KVQ_GROUPS_MAX * MAX_ROWS];
+static float energies_spec[KVQ_GROUPS_MAX * MAX_ROWS], energies[KVQ_GROUPS_MAX * MAX_ROWS];
 
 /* ---- Keys ---- */
 
 static void check_key_weights(const kvq_layout *l, const uint8_t *sb, size_t n, const float *q, size_t n_q)
 {
     static double x[4][MAX_FOLD];
+    double biases_wanted[4], magnitudes[4];
     size_t n_tiles = tiles_of(l, n), fold_dim = kvq_fold_dim(l->dim);
     for (size_t i = 0; i < n_q; i++) {
         double max = 0;
@@ -96,12 +113,15 @@ static void check_key_weights(const kvq_layout *l, const uint8_t *sb, size_t n, 
                 bias += min;
                 magnitude += fabs(min);
             }
-            cr_assert(magnitude > 1e37 || fabs((double)biases_spec[tile * n_q + i] - bias) <=
-                                              (double)(l->dim + 8) * 0x1p-24 * magnitude + 0x1p-126);
+            biases_wanted[tile] = bias;
+            magnitudes[tile] = magnitude;
         }
-        for (size_t tile = 0; tile < n_tiles; tile++)
-            check_weights(weights_spec + (tile * n_q + i) * 2 * fold_dim, x[tile], l->dim, fold_dim, max,
-                          steps_spec[i]);
+        for (size_t tile = 0; tile < n_tiles; tile++) {
+            const int8_t *weights = weights_spec + (tile * n_q + i) * 2 * fold_dim;
+            check_weights(weights, x[tile], l->dim, fold_dim, max, steps_spec[i]);
+            check_bias(l, weights, x[tile], l->dim, steps_spec[i], biases_wanted[tile], magnitudes[tile],
+                       biases_spec[tile * n_q + i]);
+        }
     }
 }
 
@@ -210,7 +230,7 @@ static size_t fold_values_spec(const kvq_layout *l, const uint8_t *sb, size_t n,
     static int8_t weights[KVQ_GROUPS_MAX * MAX_ROWS * 2 * T];
     size_t n_groups = (l->dim + l->group - 1) / l->group, n_bytes = n_groups * n_q * 2 * T;
     weights_spec = weights;
-    kvq_fold_values_portable(l, sb, NULL, n, p, n_q, weights, steps_spec, biases_spec);
+    kvq_fold_values_portable(l, sb, NULL, n, p, n_q, weights, steps_spec, biases_spec, energies_spec);
     return n_bytes;
 }
 
@@ -219,19 +239,21 @@ static void check_value_weights(const kvq_layout *l, const uint8_t *sb, size_t n
     static double x[T];
     for (size_t u = 0; u * l->group < l->dim; u++)
         for (size_t i = 0; i < n_q; i++) {
-            double max = 0, bias = 0, magnitude = 0;
+            double max = 0, bias = 0, magnitude = 0, energy = 0;
             for (size_t t = 0; t < n; t++) {
                 double weight = (double)p[i * T + t],
                        min = weight * (double)kvq_min_at(l, sb, t, u * l->group);
                 x[t] = weight * (double)kvq_scale_at(l, sb, t, u * l->group);
                 max = fmax(max, x[t]);
+                energy += x[t] * x[t];
                 bias += min;
                 magnitude += fabs(min);
             }
             size_t at = u * n_q + i;
+            cr_assert(fabs((double)energies_spec[at] - energy) <=
+                      (double)(T + 8) * 0x1p-23 * energy + 0x1p-120);
             check_weights(weights_spec + at * 2 * T, x, n, T, max, steps_spec[at]);
-            cr_assert(fabs((double)biases_spec[at] - bias) <=
-                      (double)(T + 8) * 0x1p-24 * magnitude + 0x1p-126);
+            check_bias(l, weights_spec + at * 2 * T, x, n, steps_spec[at], bias, magnitude, biases_spec[at]);
         }
 }
 
@@ -246,7 +268,9 @@ void check_fold_values(const kvq_kernels *k)
         const float *p = probabilities_in(&in_b, n_q, n);
         size_t n_bytes = fold_values_spec(&l, sb, n, p, n_q), n_folds = n_bytes / (2 * T);
         int8_t *weights = place(&out_a, random_placing(&r), n_bytes, 1);
-        k->fold_values(&l, sb, rng_u64(&r) & 1 ? sb : NULL, n, p, n_q, weights, steps, biases);
+        k->fold_values(&l, sb, rng_u64(&r) & 1 ? sb : NULL, n, p, n_q, weights, steps, biases, energies);
+        cr_assert(same_bits("energies", energies, energies_spec, n_bytes / (2 * T) * sizeof *energies),
+                  "layout %zu", i);
         check_canaries(&out_a, "fold_values");
         check_value_weights(&l, sb, n, p, n_q);
         cr_assert(same_bits("weights", weights, weights_spec, n_bytes), "layout %zu, %zu tokens", i, n);

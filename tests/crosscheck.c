@@ -104,8 +104,14 @@ static void run_cache(const char *scheme, size_t dim, const char *isa, outcome *
     kvq_cache_free(cache);
 }
 
+/* Was this row, in fast precision, computed exactly after all? */
+static bool row_is_exact(const outcome *o, size_t at, size_t dim)
+{
+    return memcmp(o->fast + at, o->exact + at, dim * sizeof(float)) == 0;
+}
+
 /* Each instruction set against portable. What kernels.h allows TOL kernels is tested there; here a wide margin around
- * what is seen, 1e-6, only tells whether they were called rightly. */
+ * what is seen, 5e-6, only tells whether they were called rightly. */
 static void check_caches(size_t scheme, size_t dim)
 {
     static outcome spec, got;
@@ -116,15 +122,18 @@ static void check_caches(size_t scheme, size_t dim)
     fill(&generator, FILL_NORMAL, v_rows, TOKENS, KV_HEADS * dim);
     fill(&generator, FILL_NORMAL, queries, QUERIES, HEADS * dim);
     run_cache(text, dim, "portable", &spec);
-    cr_assert(rel_l2(spec.fast, spec.exact, n_out) < 1e-3, "%s: fast and exact", text);
+    double off = rel_l2(spec.fast, spec.exact, n_out);
+    cr_assert(off < 1e-3 && (off > 0 || !schemes[scheme].folds), "%s: fast is %g off exact", text, off);
     for (size_t i = 1; (isa = kvq_isa_name(i)) != NULL; i++) {
         run_cache(text, dim, isa, &got);
         cr_assert(got.saved.n == spec.saved.n &&
                       same_bits("saved", got.saved.data, spec.saved.data, spec.saved.n) &&
                       same_bits("k", got.k, spec.k, n_bytes) && same_bits("v", got.v, spec.v, n_bytes),
                   "%s, D = %zu, %s", text, dim, isa);
-        cr_assert(!schemes[scheme].folds || same_bits("fast", got.fast, spec.fast, n_out * sizeof(float)),
-                  "%s, D = %zu, %s", text, dim, isa);
+        for (size_t at = 0; at < n_out && schemes[scheme].folds; at += dim)
+            cr_assert((row_is_exact(&got, at, dim) && row_is_exact(&spec, at, dim)) ||
+                          same_bits("fast", got.fast + at, spec.fast + at, dim * sizeof(float)),
+                      "%s, D = %zu, %s, row %zu", text, dim, isa, at / dim);
         cr_assert(rel_l2(got.fast, spec.fast, n_out) < 1e-4 && rel_l2(got.exact, spec.exact, n_out) < 1e-4,
                   "%s, D = %zu, %s: %g, %g", text, dim, isa, rel_l2(got.fast, spec.fast, n_out),
                   rel_l2(got.exact, spec.exact, n_out));

@@ -115,6 +115,7 @@ static void expect_attention(const char *what, const problem *p, const kvq_cache
     double *prob = malloc(p->n * sizeof *prob), *wanted = malloc(dim * sizeof *wanted);
     kvq_attend_options options;
     kvq_attend_options_init(&options);
+    options.precision = KVQ_PRECISION_EXACT;
     options.probabilities = probs;
     cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, p->q, p->n_q, p->scale, &options, out), KVQ_OK);
     cr_assert_eq(kvq_cache_read(cache, 0, 0, 0, p->n, k, v), KVQ_OK);

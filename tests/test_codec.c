@@ -715,11 +715,12 @@ static void check_plain_attention(const kvq_codec *codec, size_t dim)
     fill(&r, FILL_OFFSETS, x, T, dim);
     fill(&r, FILL_NORMAL, q, N_Q, dim);
     fill(&r, FILL_NORMAL, p, N_Q, T);
+    float off[N_Q], error[N_Q] = {0};
     memset(acc, 0, sizeof acc);
     encode_fresh(&l, superblock, T);
     codec->decode(&kvq_kernels_portable, &l, superblock, 0, T, xhat, dim);
-    codec->score(&kvq_kernels_portable, &l, &tokens, q, N_Q, scores);
-    codec->accumulate(&kvq_kernels_portable, &l, &tokens, p, N_Q, acc);
+    codec->score(&kvq_kernels_portable, &l, &tokens, q, N_Q, scores, off);
+    codec->accumulate(&kvq_kernels_portable, &l, &tokens, p, N_Q, off, acc, error);
     for (size_t i = 0; i < N_Q; i++) {
         for (size_t j = 0; j < n; j++) {
             double sum = 0, magnitude = 0;

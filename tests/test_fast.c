@@ -1,0 +1,223 @@
+/*
+ * Fast precision: within 1e-3 (relative L2, each head by itself) of exact arithmetic over the same packed values, on data
+ * of many kinds; the same bits on every instruction set and for any number of threads.
+ */
+#include <criterion/criterion.h>
+#include <criterion/parameterized.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/support.h"
+
+typedef enum data_kind {
+    GAUSSIAN,
+    HEAVY,         /* normal cubed */
+    KEY_CHANNEL,   /* one channel of the keys times 1000 */
+    VALUE_CHANNEL, /* one of the values */
+    KEY_OFFSETS,   /* what keys look like: large offsets per channel */
+    HEAVY_TOKENS,  /* a few tokens times 100 */
+    SHARP,         /* scores with a standard deviation of 5 */
+    SATURATING,    /* of 100: one token has all the weight */
+    EQUAL,         /* all values the same */
+    EQUAL_KEYS,    /* all keys: uniform weights */
+    N_DATA,
+} data_kind;
+
+static const char *const data_names[N_DATA] = {"Gaussian",
+                                               "heavy tails",
+                                               "a key channel x 1000",
+                                               "a value channel x 1000",
+                                               "key offsets",
+                                               "heavy tokens",
+                                               "sharp",
+                                               "saturating",
+                                               "all equal",
+                                               "equal keys"};
+
+typedef struct inputs {
+    float *k, *v, *q; /* [n][Hkv][D] and [H][D] */
+} inputs;
+
+static inputs make_inputs(rng *r, data_kind kind, shape s, size_t n)
+{
+    size_t row = s.n_kv_heads * s.head_dim, q_row = s.n_heads * s.head_dim;
+    inputs x = {malloc(n * row * sizeof(float)), malloc(n * row * sizeof(float)),
+                malloc(q_row * sizeof(float))};
+    fill(r, kind == HEAVY ? FILL_HEAVY : kind == KEY_OFFSETS ? FILL_OFFSETS : FILL_NORMAL, x.k, n, row);
+    fill(r, kind == HEAVY ? FILL_HEAVY : FILL_NORMAL, x.v, n, row);
+    fill(r, FILL_NORMAL, x.q, 1, q_row);
+    size_t channel = rng_below(r, row);
+    for (size_t t = 0; t < n; t++) {
+        float token = kind == HEAVY_TOKENS && rng_below(r, 50) == 0 ? 100.0f : 1.0f;
+        x.k[t * row + channel] *= kind == KEY_CHANNEL ? 1000.0f : 1.0f;
+        x.v[t * row + channel] *= kind == VALUE_CHANNEL ? 1000.0f : 1.0f;
+        for (size_t c = 0; c < row; c++) {
+            x.v[t * row + c] = kind == EQUAL ? 0.7f : x.v[t * row + c] * token;
+            x.k[t * row + c] = kind == EQUAL || kind == EQUAL_KEYS ? 0.3f : x.k[t * row + c];
+        }
+    }
+    for (size_t c = 0; c < q_row; c++)
+        x.q[c] *= kind == SHARP ? 5.0f : kind == SATURATING ? 100.0f : 1.0f;
+    return x;
+}
+
+static void free_inputs(inputs *x)
+{
+    free(x->k), free(x->v), free(x->q);
+}
+
+static kvq_cache *cache_for(const char *scheme, const char *isa, shape s)
+{
+    kvq_config config;
+    kvq_config_init(&config);
+    config.n_layers = s.n_layers;
+    config.n_heads = s.n_heads;
+    config.n_kv_heads = s.n_kv_heads;
+    config.head_dim = s.head_dim;
+    config.scheme = scheme_of(scheme);
+    config.isa = isa;
+    kvq_cache *cache;
+    cr_assert_eq(kvq_cache_create(&cache, &config), KVQ_OK);
+    return cache;
+}
+
+static void attend(const kvq_cache *cache, shape s, const float *q, kvq_precision precision, int n_threads,
+                   float *out)
+{
+    kvq_attend_options options;
+    kvq_attend_options_init(&options);
+    options.precision = precision;
+    options.n_threads = n_threads;
+    cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, q, 1, 1.0f / sqrtf((float)s.head_dim), &options, out),
+                 KVQ_OK);
+}
+
+/* ---- Error ---- */
+
+static const char *const schemes[] = {"kivi2,r=0,mode=sliding",
+                                      "kivi4,r=0,mode=sliding",
+                                      "kivi8,r=0,mode=sliding",
+                                      "kivi3-g64,r=0,mode=sliding",
+                                      "kivi1,r=0,mode=sliding",
+                                      "kivi2-g128,r=128",
+                                      "k=6@channel/32,v=5@token/full,r=32"};
+
+typedef struct fast_case {
+    data_kind kind;
+    shape s;
+} fast_case;
+
+ParameterizedTestParameters(fast, is_close_to_exact)
+{
+    static const shape shapes[] = {{1, 2, 2, 64, 1},  {1, 8, 2, 80, 1},  {1, 2, 1, 96, 1},
+                                   {1, 4, 1, 128, 1}, {1, 1, 1, 256, 1}, {1, 6, 2, 17, 1}};
+    enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
+    static fast_case cases[N_DATA * N_SHAPES];
+    for (size_t i = 0; i < N_DATA * N_SHAPES; i++)
+        cases[i] = (fast_case){(data_kind)(i / N_SHAPES), shapes[i % N_SHAPES]};
+    return cr_make_param_array(fast_case, cases, N_DATA * N_SHAPES);
+}
+
+ParameterizedTest(fast_case *test, fast, is_close_to_exact)
+{
+    static const size_t lengths[] = {32, 128, 500, 2100};
+    shape s = test->s;
+    rng r = rng_make(test->kind * 1000 + s.head_dim);
+    double worst = 0;
+    for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++)
+        for (size_t j = 0; j < sizeof lengths / sizeof lengths[0]; j++) {
+            inputs x = make_inputs(&r, test->kind, s, lengths[j]);
+            kvq_cache *cache = cache_for(schemes[i], NULL, s);
+            float *fast = malloc(s.n_heads * s.head_dim * sizeof *fast),
+                  *exact = malloc(s.n_heads * s.head_dim * sizeof *exact);
+            cr_assert_eq(kvq_cache_append(cache, 0, 0, x.k, x.v, lengths[j]), KVQ_OK);
+            attend(cache, s, x.q, KVQ_PRECISION_FAST, 1, fast);
+            attend(cache, s, x.q, KVQ_PRECISION_EXACT, 1, exact);
+            for (size_t h = 0; h < s.n_heads; h++) {
+                double error = rel_l2(fast + h * s.head_dim, exact + h * s.head_dim, s.head_dim);
+                worst = fmax(worst, error);
+                cr_assert(error <= 1e-3, "%s, %s, D = %zu, %zu tokens, head %zu: off by %g", schemes[i],
+                          data_names[test->kind], s.head_dim, lengths[j], h, error);
+            }
+            free(fast), free(exact), free_inputs(&x);
+            kvq_cache_free(cache);
+        }
+    printf("fast against exact, %-22s D = %3zu  worst %.1e\n", data_names[test->kind], s.head_dim, worst);
+}
+
+/* ---- Identities to the bit ---- */
+
+Test(fast, every_instruction_set_gives_the_same_bits)
+{
+    shape s = {1, 6, 2, 80, 1};
+    rng r = rng_make(77);
+    for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++) {
+        inputs x = make_inputs(&r, GAUSSIAN, s, 700);
+        float out[6 * 80], portable[6 * 80];
+        for (size_t isa = 0; kvq_isa_name(isa) != NULL; isa++) {
+            kvq_cache *cache = cache_for(schemes[i], kvq_isa_name(isa), s);
+            cr_assert(strcmp(kvq_cache_isa(cache), kvq_isa_name(isa)) == 0);
+            cr_assert_eq(kvq_cache_append(cache, 0, 0, x.k, x.v, 700), KVQ_OK);
+            attend(cache, s, x.q, KVQ_PRECISION_FAST, 1, out);
+            if (isa == 0)
+                memcpy(portable, out, sizeof out);
+            cr_assert(same_bits(schemes[i], out, portable, sizeof out), "%s", kvq_isa_name(isa));
+            kvq_cache_free(cache);
+        }
+        free_inputs(&x);
+    }
+    kvq_cache *cache = NULL;
+    kvq_config config;
+    kvq_config_init(&config);
+    config.n_layers = config.n_heads = config.n_kv_heads = config.head_dim = 1;
+    config.isa = "sse9";
+    cr_assert_eq(kvq_cache_create(&cache, &config), KVQ_ERR_ISA);
+}
+
+/* One KV head over several spans: threads share the tokens of one head. */
+Test(fast, one_head_on_many_threads_gives_the_same_bits)
+{
+    static const size_t lengths[] = {1000, 1024, 1025, 4100, 9001};
+    static const char *const some[] = {"kivi2", "kivi4,s=7", "fp32", "kivi2,r=0,mode=sliding"};
+    shape s = {1, 2, 1, 64, 1};
+    rng r = rng_make(78);
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < sizeof lengths / sizeof lengths[0]; j++)
+            for (kvq_precision precision = KVQ_PRECISION_FAST; precision <= KVQ_PRECISION_EXACT;
+                 precision++) {
+                inputs x = make_inputs(&r, SHARP, s, lengths[j]);
+                kvq_cache *cache = cache_for(some[i], NULL, s);
+                float one[2 * 64], many[2 * 64];
+                cr_assert_eq(kvq_cache_append(cache, 0, 0, x.k, x.v, lengths[j]), KVQ_OK);
+                attend(cache, s, x.q, precision, 1, one);
+                for (int n_threads = 2; n_threads <= 7; n_threads++) {
+                    attend(cache, s, x.q, precision, n_threads, many);
+                    cr_assert(same_bits(some[i], many, one, sizeof one), "%zu tokens, %d threads", lengths[j],
+                              n_threads);
+                }
+                free_inputs(&x);
+                kvq_cache_free(cache);
+            }
+}
+
+/* A bound is for the output that comes with it, which is exact then. */
+Test(fast, asking_for_a_bound_makes_the_call_exact)
+{
+    shape s = {1, 2, 2, 64, 1};
+    rng r = rng_make(79);
+    inputs x = make_inputs(&r, GAUSSIAN, s, 500);
+    kvq_cache *cache = cache_for("kivi2", NULL, s);
+    float exact[2 * 64], with_bound[2 * 64], bound[2];
+    cr_assert_eq(kvq_cache_append(cache, 0, 0, x.k, x.v, 500), KVQ_OK);
+    attend(cache, s, x.q, KVQ_PRECISION_EXACT, 1, exact);
+    kvq_attend_options options;
+    kvq_attend_options_init(&options);
+    options.bound = bound;
+    cr_assert_eq(options.precision, KVQ_PRECISION_FAST);
+    cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, x.q, 1, 1.0f / 8, &options, with_bound), KVQ_OK);
+    cr_assert(same_bits("bound", with_bound, exact, sizeof exact));
+    free_inputs(&x);
+    kvq_cache_free(cache);
+}
