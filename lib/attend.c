@@ -3,7 +3,7 @@
  *
  * One task is the queries of one sequence that share a KV head: n_q queries times H/Hkv heads, called rows
  * here, in tiles of up to TILE rows. A tile walks the tokens in chunks of at most 128 and keeps, per row, a
- * running maximum, a running sum and a running weighted sum of values (online softmax: Milakov and
+ * reference near the maximum, a running sum and a running weighted sum of values (online softmax: Milakov and
  * Gimelshein, arXiv 1805.02867), so each page is read once and nothing grows with the number of tokens.
  *
  * Chunks follow indices past the sinks: [0, 128), [128, 256), ..., after the sinks' own chunks. A chunk's
@@ -25,13 +25,15 @@
 
 enum {
     TILE = KVQ_ROWS_MAX,
-    SPAN = 8 * KVQ_SUPERBLOCK,       /* tokens: long enough that starting afresh costs nothing */
+    SPAN = 16 * KVQ_SUPERBLOCK,      /* tokens: long enough that starting afresh costs nothing */
     MIN_PARALLEL_ELEMENTS = 1 << 16, /* keys to visit, below which threads cost more than they save */
     UNITS_PER_THREAD = 4,            /* pieces of work that balance the threads */
 };
 
 /* Relative L2, estimated; a third of what is promised, because single rows may have bad luck. */
 static const float MAX_ERROR = 0x1.5p-12f;
+
+static const float SLACK = 8.0f; /* leaps in which ref follows the largest score, in powers of 2 */
 
 typedef struct attend_call {
     const kvq_cache *cache;
@@ -47,10 +49,10 @@ typedef struct attend_call {
 
 /* What a run of tokens adds up to, per row of a tile. The arrays lie in one piece of memory (sums_in). */
 typedef struct sums {
-    float *max, *sum;  /* of scores, and of 2^(score - max) */
+    float *ref, *sum;  /* sum of 2^(score - ref); scores are at most ref + SLACK */
     float *overflowed; /* 1 if a score left the range of float: the row's answer is NaN */
     float *error;      /* squared L2 norm by which acc may be off, an estimate */
-    float *acc;        /* [n_rows][D], values times 2^(score - max) */
+    float *acc;        /* [n_rows][D], values times 2^(score - ref) */
 } sums;
 
 /* Rows of one KV head of one sequence, in flight. */
@@ -85,34 +87,36 @@ static sums sums_start(float *memory, size_t n_rows, size_t dim)
     sums s = sums_in(memory, n_rows);
     memset(memory, 0, sums_floats(n_rows, dim) * sizeof *memory);
     for (size_t row = 0; row < n_rows; row++)
-        s.max[row] = -INFINITY;
+        s.ref[row] = -INFINITY;
     return s;
 }
 
-/* Make one row's sums relative to a maximum that is not below its own. */
-static void sums_raise(const kvq_kernels *kernels, const sums *s, size_t row, size_t dim, float max)
+/* Make one row's sums relative to a ref that is not below its own. */
+static void sums_raise(const kvq_kernels *kernels, const sums *s, size_t row, size_t dim, float ref)
 {
-    if (!(max > s->max[row]))
+    if (!(ref > s->ref[row]))
         return;
-    float factor = s->max[row], *acc = s->acc + row * dim;
-    (void)kernels->exp2_sum_f32(&factor, 1, max);
+    float factor = s->ref[row], *acc = s->acc + row * dim;
+    s->ref[row] = ref;
+    if (!(s->sum[row] > 0.0f))
+        return;
+    (void)kernels->exp2_sum_f32(&factor, 1, ref);
     for (size_t c = 0; c < dim; c++)
         acc[c] = factor > 0 ? acc[c] * factor : 0.0f; /* not Inf * 0 */
     s->sum[row] *= factor;
     s->error[row] *= factor * factor;
-    s->max[row] = max;
 }
 
-/* Add the sums of a span to those of the spans before it. Both end up relative to the same maximum. */
+/* Add the sums of a span to those of the spans before it. Both end up relative to the same ref. */
 static void sums_add(const kvq_kernels *kernels, const sums *total, const sums *span, size_t n_rows,
                      size_t dim)
 {
     for (size_t row = 0; row < n_rows; row++) {
-        float max = total->max[row] > span->max[row] ? total->max[row] : span->max[row];
+        float ref = total->ref[row] > span->ref[row] ? total->ref[row] : span->ref[row];
         if (!(span->sum[row] > 0.0f))
             continue; /* it may see none of these tokens */
-        sums_raise(kernels, total, row, dim, max);
-        sums_raise(kernels, span, row, dim, max);
+        sums_raise(kernels, total, row, dim, ref);
+        sums_raise(kernels, span, row, dim, ref);
         for (size_t c = 0; c < dim; c++)
             total->acc[row * dim + c] += span->acc[row * dim + c];
         total->sum[row] += span->sum[row];
@@ -220,7 +224,8 @@ static void accumulate_chunk(tile *t, const chunk *c)
     }
 }
 
-/* Turn a row's scores into weights relative to its running maximum, and rescale what it has so far. */
+/* Turn a row's scores into weights relative to its ref. That follows the maximum only in leaps, because what was added up
+ * so far must follow, and float does not mind weights of up to 2^SLACK. */
 static void weigh_row(tile *t, size_t row, size_t token, size_t n)
 {
     const kvq_kernels *kernels = t->call->cache->kernels;
@@ -235,11 +240,13 @@ static void weigh_row(tile *t, size_t row, size_t token, size_t n)
         t->now.overflowed[row] = 1.0f;
         memset(scores, 0, visible * sizeof *scores);
     }
-    if (t->call->probabilities != NULL) /* the scores, for now: finish_row has the final maximum */
+    if (t->call->probabilities != NULL) /* the scores, for now: finish_row has the final ref */
         memcpy(t->call->probabilities + t->row_index[row] * t->layer->n_tokens + token, scores,
                visible * sizeof *scores);
-    sums_raise(kernels, &t->now, row, dim, kernels->max_f32(scores, visible));
-    t->now.sum[row] += kernels->exp2_sum_f32(scores, visible, t->now.max[row]);
+    float max = kernels->max_f32(scores, visible);
+    if (max > t->now.ref[row] + SLACK)
+        sums_raise(kernels, &t->now, row, dim, max);
+    t->now.sum[row] += kernels->exp2_sum_f32(scores, visible, t->now.ref[row]);
 }
 
 static void process_chunk(tile *t, const chunk *c)
@@ -292,7 +299,7 @@ static void finish_probabilities(const tile *t, size_t row, const sums *total)
 {
     size_t n_tokens = t->layer->n_tokens, visible = t->n_visible[row];
     float *p = t->call->probabilities + t->row_index[row] * n_tokens;
-    (void)t->call->cache->kernels->exp2_sum_f32(p, visible, total->max[row]);
+    (void)t->call->cache->kernels->exp2_sum_f32(p, visible, total->ref[row]);
     for (size_t i = 0; i < visible; i++)
         p[i] = total->overflowed[row] > 0 ? NAN : p[i] / total->sum[row];
     memset(p + visible, 0, (n_tokens - visible) * sizeof *p);

@@ -49,7 +49,7 @@ struct kvq_codec {
     void (*score)(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
                   size_t n_q, float *scores, float *off);
 
-    /** acc[i] += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, 0 <= p <= 1; acc is [n_q][D]. off comes from
+    /** acc[i] += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, 0 <= p <= 2^16; acc is [n_q][D]. off comes from
      * score; what both put acc[i] off by, an estimate of the squared L2 norm, is added to error[i]. */
     void (*accumulate)(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *p,
                        size_t n_q, const float *off, float *acc, float *error);

@@ -110,7 +110,7 @@ typedef struct kvq_kernels {
                          const int8_t *weights, const float *step, const float *bias, size_t n_q,
                          float *scores);
 
-    /* EXACT. Fold n_q rows of n weights p, 0 <= p <= 1, rows KVQ_SUPERBLOCK apart, into tokens [0, n) of
+    /* EXACT. Fold n_q rows of n weights p, 0 <= p <= 2^16, rows KVQ_SUPERBLOCK apart, into tokens [0, n) of
      * values. Group u, row i: 128 weights from (u * n_q + i) * 256 on, zero from n on; step, bias = sum_t p_t min_t
      * and energy = sum_t (p_t scale_t)^2, both in the lane order of dot_f32, at u * n_q + i. */
     void (*fold_values)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
@@ -137,9 +137,9 @@ typedef struct kvq_kernels {
     /* EXACT. Largest of x[0..n), n >= 1; x may hold -Inf. */
     float (*max_f32)(const float *x, size_t n);
 
-    /* EXACT. x[i] = 2^(x[i] - max) within 2 ulp, 0 below 2^-125.5; max >= all x, x may hold -Inf. Returns the sum
+    /* EXACT. x[i] = 2^(x[i] - ref) within 2 ulp, 0 below 2^-125.5; x[i] - ref <= 100, x may hold -Inf. Returns the sum
      * of the results, in the lane order of dot_f32. */
-    float (*exp2_sum_f32)(float *x, size_t n, float max);
+    float (*exp2_sum_f32)(float *x, size_t n, float ref);
 } kvq_kernels;
 
 /* Every slot, for tests and benchmarks that run them all. */

@@ -87,10 +87,10 @@ static float max_f32_portable(const float *x, size_t n)
 }
 
 /*
- * 2^x for x <= 0. x = n + r with |r| <= 1/2, exactly; 2^(r+1) is a polynomial, and 2^(n-1) is put into the exponent. Below
+ * 2^x for x <= 100. x = n + r with |r| <= 1/2, exactly; 2^(r+1) is a polynomial, and 2^(n-1) is put into the exponent. Below
  * n = -125 that would leave the normal floats, and exponent bits of 0 make the product 0.
  */
-static inline float exp2_of_nonpositive(float x)
+static inline float exp2_of(float x)
 {
     static const float coefficient[] = KVQ_EXP2_COEFFICIENTS;
     const float round_magic = 0x1.8p23f; /* adding and subtracting it rounds to the nearest integer */
@@ -102,12 +102,12 @@ static inline float exp2_of_nonpositive(float x)
     return p * kvq_f32_of_bits((uint32_t)((int32_t)n + 126) << 23);
 }
 
-static float exp2_sum_f32_portable(float *x, size_t n, float max)
+static float exp2_sum_f32_portable(float *x, size_t n, float ref)
 {
     float lane[LANES] = {0};
     size_t whole = n / LANES * LANES;
     for (size_t i = 0; i < n; i++)
-        x[i] = exp2_of_nonpositive(x[i] - max);
+        x[i] = exp2_of(x[i] - ref);
     for (size_t i = 0; i < whole; i += LANES)
         for (size_t j = 0; j < LANES; j++)
             lane[j] += x[i + j];

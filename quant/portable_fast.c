@@ -54,6 +54,15 @@ static float store_weight(int8_t *weights, size_t i, float x)
     return x - rounded;
 }
 
+/* The sum over lanes of sum + factor * rest. */
+static float sum_with_rest(const float sum[LANES], float factor, const float rest[LANES])
+{
+    float lane[LANES];
+    for (size_t j = 0; j < LANES; j++)
+        lane[j] = sum[j] + factor * rest[j];
+    return sum_lanes(lane);
+}
+
 static float largest_folded(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q)
 {
     float max = 0.0f;
@@ -84,7 +93,7 @@ void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, cons
                                                 q[c] * per_unit * kvq_scale_at(l, superblock, t, c));
                 lane[c % LANES] += q[c] * kvq_min_at(l, superblock, t, c);
             }
-            bias[fold] = sum_lanes(lane) + step[i] * kvq_half_levels(l) * sum_lanes(rest);
+            bias[fold] = sum_with_rest(lane, step[i] * kvq_half_levels(l), rest);
         }
     }
 }
@@ -108,7 +117,7 @@ void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, co
             float per_unit = weights_per_unit(max, step);
             for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
                 rest[t % LANES] += store_weight(weights, t, x[t] * per_unit);
-            *bias++ = sum_lanes(lane) + *step++ * kvq_half_levels(l) * sum_lanes(rest);
+            *bias++ = sum_with_rest(lane, *step++ * kvq_half_levels(l), rest);
             *energy++ = sum_lanes(square);
         }
 }

@@ -64,9 +64,11 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
                            size_t n_tiles, const float *q, size_t all_q, int8_t *weights, float *step,
                            float *bias)
 {
+    enum { TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
     _Alignas(KVQ_ALIGNMENT) float scaled[V_QUERIES * KVQ_DIM_MAX], plain[V_QUERIES * KVQ_DIM_MAX];
     const size_t fold_dim = kvq_fold_dim(l->dim);
     const float half_levels = kvq_half_levels(l);
+    v_f total[V_QUERIES][TILES];
     for (size_t i = 0; i < n_q; i++) {
         v_f per_unit =
             v_set1(weights_per_unit(largest_folded(l, superblock, n_tiles, q + i * l->dim), &step[i]));
@@ -100,7 +102,15 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
             }
         }
         for (size_t i = 0; i < n_q; i++)
-            bias[tile * all_q + i] = v_sum(sum[i]) + step[i] * half_levels * v_sum(rest[i]);
+            total[i][tile] = v_add(sum[i], v_mul(v_set1(step[i] * half_levels), rest[i]));
+    }
+    for (size_t i = 0; i < n_q; i++) {
+        float four[TILES];
+        for (size_t tile = n_tiles; tile < TILES; tile++)
+            total[i][tile] = v_set1(0.0f);
+        v_store_sums(four, total[i][0], total[i][1], total[i][2], total[i][3]);
+        for (size_t tile = 0; tile < n_tiles; tile++)
+            bias[tile * all_q + i] = four[tile];
     }
 }
 
@@ -124,9 +134,9 @@ static void fold_keys_v(const kvq_layout *l, const uint8_t *superblock, const ui
     }
 }
 
-/* One row of p against the scales and minimums of one group: products with the scales, their largest, the bias. */
-V_INLINE float weigh_group(const uint16_t *scales, const uint16_t *mins, size_t n, const float *p, float *x,
-                           float *bias, float *energy)
+/* One row of p against the scales and minimums of one group: products with the scales, and sums by lane. */
+V_INLINE v_f weigh_group(const uint16_t *scales, const uint16_t *mins, size_t n, const float *p, float *x,
+                         v_f *of_mins, v_f *of_squares)
 {
     v_f largest = v_set1(0.0f), sum = v_set1(0.0f), square = v_set1(0.0f);
     V_UNROLL(8)
@@ -137,9 +147,22 @@ V_INLINE float weigh_group(const uint16_t *scales, const uint16_t *mins, size_t 
         square = v_add(square, v_mul(product, product));
         v_store(x + t, product);
     }
-    *bias = v_sum(sum);
-    *energy = v_sum(square);
-    return v_largest(largest);
+    *of_mins = sum;
+    *of_squares = square;
+    return largest;
+}
+
+/* Weights of 128 products; returns what rounding took, by lane. */
+V_INLINE v_f store_weights(const float *x, float per_unit, int8_t *weights)
+{
+    v_f factor = v_set1(per_unit), rest = v_set1(0.0f);
+    V_UNROLL(4)
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 32) {
+        v_f a = v_mul(v_load(x + t), factor), b = v_mul(v_load(x + t + 16), factor);
+        v_store_weights(weights + 2 * t, a, b);
+        rest = v_add(v_add(rest, v_sub(a, v_round(a))), v_sub(b, v_round(b)));
+    }
+    return rest;
 }
 
 /* In batches, so that the way from products over their largest to the factor is waited for once. */
@@ -149,7 +172,9 @@ static void fold_values_v(const kvq_layout *l, const uint8_t *superblock, const 
 {
     enum { BATCH = 8 };
     _Alignas(KVQ_ALIGNMENT) float x[BATCH][KVQ_SUPERBLOCK];
+    v_f sum[BATCH + 1], square[BATCH + 1];
     float per_unit[BATCH];
+    const float half_levels = kvq_half_levels(l);
     const uint16_t *scales = (const uint16_t *)(const void *)(superblock + l->meta_offset);
     if (next != NULL)
         v_prefetch_range(next + l->meta_offset, 4 * l->n_meta);
@@ -157,25 +182,25 @@ static void fold_values_v(const kvq_layout *l, const uint8_t *superblock, const 
     for (size_t done = 0, batch; done < n_folds; done += batch) {
         batch = n_folds - done < BATCH ? n_folds - done : BATCH;
         for (size_t i = 0; i < batch; i++) {
-            float largest =
+            const float *from = p + row * KVQ_SUPERBLOCK;
+            v_f largest =
                 n == KVQ_SUPERBLOCK
-                    ? weigh_group(scales, scales + l->n_meta, KVQ_SUPERBLOCK, p + row * KVQ_SUPERBLOCK, x[i],
-                                  &bias[done + i], &energy[done + i])
-                    : weigh_group(scales, scales + l->n_meta, n, p + row * KVQ_SUPERBLOCK, x[i],
-                                  &bias[done + i], &energy[done + i]);
-            per_unit[i] = weights_per_unit(largest, &step[done + i]);
+                    ? weigh_group(scales, scales + l->n_meta, KVQ_SUPERBLOCK, from, x[i], &sum[i], &square[i])
+                    : weigh_group(scales, scales + l->n_meta, n, from, x[i], &sum[i], &square[i]);
+            per_unit[i] = weights_per_unit(v_largest(largest), &step[done + i]);
             row = row + 1 == n_q ? 0 : row + 1;
             scales += row == 0 ? KVQ_SUPERBLOCK : 0;
         }
         for (size_t i = 0; i < batch; i++, weights += 2 * KVQ_SUPERBLOCK) {
-            v_f factor = v_set1(per_unit[i]), rest = v_set1(0.0f);
-            V_UNROLL(4)
-            for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 32) {
-                v_f a = v_mul(v_load(x[i] + t), factor), b = v_mul(v_load(x[i] + t + 16), factor);
-                v_store_weights(weights + 2 * t, a, b);
-                rest = v_add(v_add(rest, v_sub(a, v_round(a))), v_sub(b, v_round(b)));
-            }
-            bias[done + i] += step[done + i] * kvq_half_levels(l) * v_sum(rest);
+            v_f rest = store_weights(x[i], per_unit[i], weights);
+            sum[i] = v_add(sum[i], v_mul(v_set1(step[done + i] * half_levels), rest));
+        }
+        sum[batch] = square[batch] = v_set1(0.0f); /* makes an odd batch even */
+        for (size_t i = 0; i < batch; i += 2) {
+            float four[4];
+            v_store_sums(four, sum[i], sum[i + 1], square[i], square[i + 1]);
+            memcpy(bias + done + i, four, (i + 1 < batch ? 2 : 1) * sizeof *bias);
+            memcpy(energy + done + i, four + 2, (i + 1 < batch ? 2 : 1) * sizeof *energy);
         }
     }
 }

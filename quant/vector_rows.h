@@ -162,8 +162,8 @@ static float max_f32_v(const float *x, size_t n)
     return v_largest(max) + 0.0f;
 }
 
-/* 2^x for x <= 0, as in kernels_portable.c, operation by operation. */
-V_INLINE v_f exp2_of_nonpositive(v_f x)
+/* 2^x for x <= 100, as in kernels_portable.c, operation by operation. */
+V_INLINE v_f exp2_of(v_f x)
 {
     const v_f round_magic = v_set1(0x1.8p23f);
     v_f clamped = v_max(x, v_set1(-126.0f));
@@ -177,18 +177,18 @@ V_INLINE v_f exp2_of_nonpositive(v_f x)
     return v_mul(p, v_power_of_2(n, 126));
 }
 
-static float exp2_sum_f32_v(float *x, size_t n, float max)
+static float exp2_sum_f32_v(float *x, size_t n, float ref)
 {
-    const v_f shift = v_set1(max);
+    const v_f shift = v_set1(ref);
     v_f sum = v_set1(0.0f);
     size_t i = 0;
     for (; i + 16 <= n; i += 16) {
-        v_f y = exp2_of_nonpositive(v_sub(v_load(x + i), shift));
+        v_f y = exp2_of(v_sub(v_load(x + i), shift));
         v_store(x + i, y);
         sum = v_add(sum, y);
     }
     if (i < n) {
-        v_f y = exp2_of_nonpositive(v_sub(v_load_part(x + i, n - i), shift));
+        v_f y = exp2_of(v_sub(v_load_part(x + i, n - i), shift));
         v_store_part(x + i, y, n - i);
         sum = v_add(sum, v_load_part(x + i, n - i));
     }

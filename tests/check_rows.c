@@ -243,6 +243,7 @@ void check_exp2_sum_f32(const kvq_kernels *k)
         for (size_t j = 0; j < n; j++)
             x[j] = rng_below(&r, 8) == 0   ? -INFINITY
                    : rng_below(&r, 8) == 0 ? max
+                   : rng_below(&r, 8) == 0 ? max + 16 * rng_uniform(&r)
                                            : max - spread * rng_uniform(&r);
         check_powers_and_sum(k, x, n, max);
     }
@@ -263,5 +264,8 @@ void check_exp2_sum_f32(const kvq_kernels *k)
                           -127.0f, -0.0f,       -3.4028235e38f, -INFINITY};
     for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)
         x[n++] = ends[i];
+    check_powers_and_sum(k, x, n, 0);
+    for (n = 0; n < MAX_LONG; n++) /* and above */
+        x[n] = 100.0f * (float)n / MAX_LONG;
     check_powers_and_sum(k, x, n, 0);
 }
