@@ -239,6 +239,14 @@ static void score_fast(const kvq_kernels *k, const kvq_layout *l, const kvq_toke
             k->score_affine(l, tokens->superblock, tokens->n, q + i * l->dim, 1, scores + i * KVQ_SUPERBLOCK);
 }
 
+/* The exact kernels take so long that a superblock can be asked for all at once. */
+static inline __attribute__((always_inline)) void prefetch_next(const kvq_layout *l, const kvq_tokens *tokens)
+{
+    if (tokens->next != NULL)
+        for (size_t i = 0; i < l->bytes; i += KVQ_ALIGNMENT)
+            __builtin_prefetch(tokens->next + i, 0, 2);
+}
+
 static void affine_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
                          size_t n_q, float *scores, float *off)
 {
@@ -246,6 +254,7 @@ static void affine_score(const kvq_kernels *k, const kvq_layout *l, const kvq_to
         score_fast(k, l, tokens, q, n_q, scores, off);
         return;
     }
+    prefetch_next(l, tokens);
     k->score_affine(l, tokens->superblock, tokens->n, q, n_q, scores);
     memset(off, 0, n_q * sizeof *off);
 }
@@ -254,6 +263,7 @@ static void affine_accumulate(const kvq_kernels *k, const kvq_layout *l, const k
                               const float *p, size_t n_q, const float *off, float *acc, float *error)
 {
     if (!tokens->fast || !kvq_layout_folds(l)) {
+        prefetch_next(l, tokens);
         k->accumulate_affine(l, tokens->superblock, tokens->n, p, n_q, acc);
         return;
     }
