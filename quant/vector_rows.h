@@ -9,6 +9,7 @@
  *   v_set1 v_load v_store v_load_part (other lanes 0) v_store_part
  *   v_load_half v_load_half_part v_store_half     from and to IEEE half, nearest even
  *   v_add v_sub v_mul v_min v_max v_abs           never fused
+ *   v_round                   to the nearest whole number, ties to even
  *   v_fma(x, y, z)            x * y + z, fused or not: for TOL kernels only
  *   v_power_of_2(n, offset)   the float whose exponent bits are n + offset, for whole n
  *   v_sum(x)                  in the order of dot_f32; v_store_sums(p, w, x, y, z): four of them
@@ -179,10 +180,7 @@ static float max_f32_v(const float *x, size_t n)
 /* 2^x for x <= 100, as in kernels_portable.c, operation by operation. */
 V_INLINE v_f exp2_of(v_f x)
 {
-    const v_f round_magic = v_set1(0x1.8p23f);
-    v_f clamped = v_max(x, v_set1(-126.0f));
-    v_f n = v_sub(v_add(clamped, round_magic), round_magic);
-    v_f r = v_sub(clamped, n);
+    v_f clamped = v_max(x, v_set1(-126.0f)), n = v_round(clamped), r = v_sub(clamped, n);
     static const float coefficient[] = KVQ_EXP2_COEFFICIENTS;
     v_f p = v_set1(coefficient[0]);
     V_UNROLL(8)
