@@ -186,6 +186,7 @@ static bool decode_step(const work *w, kvq_cache *cache, const char *scheme, siz
     }
     kvq_attend_options options;
     kvq_attend_options_init(&options);
+    options.precision = w->config->precision;
     options.n_threads = w->n_threads;
     options.probabilities = probabilities;
     options.bound = bound;

@@ -27,7 +27,8 @@ typedef struct evaluate_config {
         n_prompt; /* of each window: prefilled with exact attention and not counted; at most n_tokens - 2 */
     const kvq_scheme *schemes;
     size_t n_schemes;
-    int n_threads; /* for attention; 0: as many as OpenMP gives */
+    kvq_precision precision; /* of attention, but for steps that ask for the bound */
+    int n_threads;           /* for attention; 0: as many as OpenMP gives */
     FILE
         *logits_stream; /* gets the first window's fp32 logits, float32 [n_tokens][vocab]; NULL: not wanted */
     void (*progress)(void *ctx, double fraction); /* may be NULL */

@@ -206,6 +206,7 @@ static bool measure(evaluation *ev, const inputs *in, const options *o, eval_err
                                     .n_prompt = in->n_prompt,
                                     .schemes = o->schemes,
                                     .n_schemes = o->n_schemes,
+                                    .precision = o->precision,
                                     .n_threads = o->threads,
                                     .logits_stream = logits.stream,
                                     .progress = show_progress,
@@ -227,6 +228,7 @@ static int run_evaluation(const inputs *in, const options *o, const char *isa, e
 {
     evaluation ev = {0};
     report_context context = {.isa = isa,
+                              .precision = o->precision == KVQ_PRECISION_FAST ? "fast" : "exact",
                               .threads = omp_get_max_threads(),
                               .seed = o->seed,
                               .model_name = in->model_name,

@@ -34,6 +34,7 @@ enum {
     KEY_WINDOWS,
     KEY_PROMPT,
     KEY_GENERATE,
+    KEY_PRECISION,
     KEY_THREADS,
     KEY_SEED,
     KEY_PER_LAYER,
@@ -82,6 +83,7 @@ static const struct argp_option option_list[] = {
      2},
     {"generate", KEY_GENERATE, "N", 0,
      "Instead of measuring, write N tokens greedily after the text's first --prompt tokens (default 32)", 2},
+    {"precision", KEY_PRECISION, "P", 0, "Arithmetic of attention: fast (default) or exact", 2},
     {"threads", KEY_THREADS, "N", 0, "Threads (default: one per processor)", 2},
     {"seed", KEY_SEED, "N", 0, "Seed of random: weights (default 1)", 2},
 
@@ -279,6 +281,12 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
         return 0;
     case KEY_GENERATE:
         o->generate = parse_number(state, "generate", arg, 1, many);
+        return 0;
+    case KEY_PRECISION:
+        if (strcmp(arg, "fast") != 0 && strcmp(arg, "exact") != 0) {
+            argp_error(state, "--precision %s: fast or exact is expected", arg);
+        }
+        o->precision = strcmp(arg, "fast") == 0 ? KVQ_PRECISION_FAST : KVQ_PRECISION_EXACT;
         return 0;
     case KEY_THREADS:
         o->threads = (int)parse_number(state, "threads", arg, 1, 1024);

@@ -34,6 +34,7 @@ typedef struct options {
     bool prompt_set;
     size_t prompt;
     size_t generate;
+    kvq_precision precision;
     int threads; /* 0: as many as OpenMP gives */
     uint64_t seed;
     bool info, per_layer, markdown, quiet;

@@ -11,6 +11,7 @@
 /* What a report says besides the measurements. */
 typedef struct report_context {
     const char *isa;
+    const char *precision; /* fast or exact */
     int threads;
     uint64_t seed;
     const char *model_name;

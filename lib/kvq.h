@@ -300,9 +300,10 @@ KVQ_API void kvq_cache_reset(kvq_cache *cache);
 /* ---- Attention ---------------------------------------------------------------------------------------- */
 
 typedef enum kvq_precision {
-    /* Over packed values, queries and probabilities are rounded to 16 bits per group and multiplied as whole
-     * numbers: within 1e-3 (relative L2; 2e-4 to 7e-4 seen) of KVQ_PRECISION_EXACT, and about twice as fast.
-     * Where a query's range is too wide for that, its scores are computed exactly. */
+    /* Over packed values, queries and probabilities are rounded to 16 bits and multiplied as whole numbers: about
+     * 1e-4 from KVQ_PRECISION_EXACT (relative L2 of a head's output), two to three times as fast. An estimate of the
+     * error is kept: what could pass 1e-3 is computed again exactly. For keys per channel with G >= 32 and values
+     * per token, both in the default arithmetic; exact otherwise, and wherever `bound` is asked for. */
     KVQ_PRECISION_FAST = 0,
     KVQ_PRECISION_EXACT = 1, /* float32 arithmetic over dequantized values */
 } kvq_precision;
@@ -310,9 +311,12 @@ typedef enum kvq_precision {
 typedef struct kvq_attend_options {
     size_t struct_size;
     kvq_precision precision;
-    int n_threads;        /* 0: as many as OpenMP gives. The result does not depend on it. */
+    /* 0: as many as OpenMP gives. The result does not depend on it. OpenMP's threads may spin while they wait: on
+     * machines with other work, set GOMP_SPINCOUNT=3000 (gcc) or KMP_BLOCKTIME=0 (clang) for the process. */
+    int n_threads;
     float *probabilities; /* out, [n_sequences][n_q][H][T]; all T must be equal. NULL: not wanted */
-    float *bound; /* out, [n_sequences][n_q][H]. NULL: not wanted. Costs 10 to 150 times the attention */
+    float
+        *bound; /* out, [n_sequences][n_q][H]. NULL: not wanted. Costs 10 to 150 times the attention, exact */
 } kvq_attend_options;
 
 /** Fill the options with their defaults. */
@@ -330,9 +334,13 @@ KVQ_API void kvq_attend_options_init(kvq_attend_options *options);
  *           real arithmetic over the keys and values as they were appended (or imported, or brought back by a
  *           truncation). +Inf where nothing can be promised (see kvq_cache_read_bound). Derivation: lib/bound.c.
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, n_q = 0 or > T, scale not finite, unequal T with
- * probabilities, options not initialised or out of range); KVQ_ERR_NONFINITE (in q). Allocates nothing.
- * Numerics  identical bits for any n_threads and any grouping of sequences into calls. Scores and sums are
- *           float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv 1805.02867). A query for
+ * probabilities, options not initialised or out of range); KVQ_ERR_NONFINITE (in q).
+ * Memory    takes nothing from the cache's allocator. Where the heads are too few to feed all threads, 4 (D + 4) bytes
+ *           per query head and 2,048 tokens come from malloc for the time of the call; without them one thread does
+ *           the work of several.
+ * Numerics  identical bits for any n_threads and any grouping of sequences into calls; with KVQ_PRECISION_FAST on any
+ *           instruction set, too, but for heads that were computed again exactly. Sums are float32, 128 tokens at a
+ *           time (online softmax: Milakov and Gimelshein, arXiv 1805.02867), in spans of 2,048 that threads share. A query for
  *           which scale * q, that times a key's scale, a score, or a partial sum of one leaves the range of float
  *           gets NaN for its out and probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both cases.
  * Prompts   queries see the cache as it stands after the append, that is, a long prompt sees its own older tokens

@@ -1,6 +1,6 @@
 /*
- * The vocabulary of vector_*.h in AVX2 with FMA and F16C. What each word must do: vector.md, in short the same as in
- * the other vocabularies. Sixteen floats are two registers. With AVX-VNNI (KVQ_AVX_VNNI) dot products take one instruction; without it
+ * The vocabulary of vector_*.h in AVX2 with FMA and F16C; what each word must do stands in their first comments.
+ * Sixteen floats are two registers. With AVX-VNNI (KVQ_AVX_VNNI) dot products take one instruction; without it
  * they run in 16 bits, which is why codes must stay below 16 and sums must be emptied now and then.
  */
 #ifndef KVQ_QUANT_VECTOR_AVX2_H

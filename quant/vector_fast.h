@@ -14,6 +14,24 @@
  *
  * Where v_dot takes codes below 16 only (V_NIBBLES), what lies above is shifted down by 4 first, and bytes go in two
  * halves.
+ *
+ * From the vocabulary, beyond vector_rows.h:
+ *
+ *   v_h, v_h_load, v_h_to_f    sixteen halves; v_h_max compares those without a sign as whole numbers
+ *   v_store_weights(p, x, y)   32 floats of magnitude up to KVQ_WEIGHT_MAX, rounded to nearest even, as 64 bytes: lows of
+ *                              x, highs of x, lows of y, highs of y; high = (w + 128) >> 8, low = w - 256 high
+ *   v_d                        a register of V_DWORDS (4, 8 or 16) dwords: v_d_load, v_d_zero, v_d_add, v_d_and (every byte
+ *                              with a constant), v_d_shift_right (arithmetic), v_d_shift_left, v_d_shift_bytes (right by less
+ *                              than 8 bits; what crosses into a byte is masked off after); shifts are by constants
+ *   v_d_four_weights(p)        four bytes from p in every dword
+ *   v_acc, v_dot(sum, codes, weights)   sum, which starts as v_d_zero, plus four products of unsigned codes and signed
+ *                              weights per dword. Codes are up to 255, or up to 15 where V_NIBBLES is 1
+ *   v_widen(sum)               a v_acc as dwords; it may hold the products of v_max_spans(width, shared) spans
+ *   v_df and v_df_of, _set1, _load, _store, _add, _mul   the V_DWORDS floats that belong to a v_d
+ *   v_prefetch(p)              into the second-level cache
+ *   V_STRIP                    v_d that share a broadcast of weights; with four queries 4 * V_STRIP * 2 sums are alive. V_STRIP *
+ *                              V_DWORDS is 8, 16 or 32
+ *   V_PLACES                   2, or 4 where v_acc fills early: sums among which the quads of a span take turns
  */
 
 /* ---- Folding ---- */
