@@ -81,9 +81,8 @@ static const uint32_t plane_widths[9][KVQ_MAX_PLANES] = {
     [1] = {1, 0}, [2] = {2, 0}, [3] = {2, 1}, [4] = {4, 0}, [5] = {4, 1}, [6] = {4, 2}, [8] = {8, 0},
 };
 
-/* How codes and values are assumed to spread, for estimates of error (see affine_accumulate): mean squares in units of
- * levels^2 and (levels * scale)^2. */
-static const float MEAN_SQUARE_CODE = 0.125f, MEAN_SQUARE_VALUE = 0.125f;
+/* How codes are assumed to spread, for estimates of error (see Attention): their mean d^2 in units of levels^2. */
+static const float MEAN_SQUARE_CODE = 0.125f;
 
 static float levels_of(const kvq_layout *l)
 {
@@ -213,10 +212,9 @@ static bool affine_is_valid(const kvq_layout *l, const uint8_t *superblock, size
  *
  *   scores    sum_c r_c d_tc with d = code - levels / 2: root mean square step * sqrt(D / 12 * mean d^2)
  *   output    of a channel, sum_t r_t d_tc: squared, n / 12 * step^2 * mean d^2; and what the scores are off by
- *             moves weights p by p * off, which moves the output by about off * sqrt(sum_t p_t^2 (v_t - mean)^2)
+ *             moves weights p by p * off, which moves the output by about off * sqrt(sum_t p_t^2 v_t^2)
  *
- * Half-way between: d^2 has a mean of 0.06 levels^2 for normal numbers and 0.25 where all codes are at an end; values
- * spread by (levels * scale)^2 / 16 about their mean, or by 1 / 4.
+ * d^2 has a mean of 0.06 levels^2 for normal numbers and 0.25 where all codes are at an end; half-way between is taken.
  */
 
 static void score_fast(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
@@ -229,6 +227,9 @@ static void score_fast(const kvq_kernels *k, const kvq_layout *l, const kvq_toke
     k->fold_keys(l, tokens->superblock, tokens->next, tokens->n, q, n_q, weights, step, bias);
     for (size_t i = 0; i < n_q; i++) {
         bool fits = step[i] <= l->widest_step;
+        for (size_t t = 0, tile = 0; t < tokens->n; t += l->tile_tokens, tile++)
+            fits = fits && fabsf(bias[tile * n_q + i]) <= KVQ_FOLD_MAX; /* false for NaN */
+        step[i] = fits ? step[i] : INFINITY;
         off[i] = fits ? step[i] * l->score_error_per_step : 0.0f;
         n_too_wide += !fits;
     }
@@ -272,12 +273,12 @@ static void affine_accumulate(const kvq_kernels *k, const kvq_layout *l, const k
     float energy[KVQ_GROUPS_MAX * KVQ_ROWS_MAX];
     k->fold_values(l, tokens->superblock, tokens->next, tokens->n, p, n_q, weights, step, bias, energy);
     k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, weights, step, bias, n_q, acc);
-    float levels = levels_of(l), per_group = levels * levels * (float)l->group;
-    float of_weights = per_group * 0.25f / 12.0f * (float)tokens->n, /* 0.25 costs nothing: it is small */
-        of_scores = per_group * MEAN_SQUARE_VALUE;
+    float levels = levels_of(l), group = (float)l->group;
+    float of_weights =
+        group * levels * levels * 0.25f / 12.0f * (float)tokens->n; /* all codes at an end: it is small */
     for (size_t c = 0, at = 0; c < l->dim; c += l->group)
         for (size_t i = 0; i < n_q; i++, at++)
-            error[i] += step[at] * step[at] * of_weights + off[i] * off[i] * energy[at] * of_scores;
+            error[i] += step[at] * step[at] * of_weights + off[i] * off[i] * energy[at] * group;
 }
 
 const kvq_codec kvq_codec_affine = {

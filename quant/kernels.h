@@ -1,7 +1,7 @@
 /*
  * The kernels: every loop that time is spent in, as one table of function pointers per instruction set.
  *
- * kernels_portable.c and portable_affine.c are the specification: plain C, always built, tested against
+ * kernels_portable.c, portable_affine.c and portable_fast.c are the specification: plain C, always built, tested against
  * formulas in double. A file for an instruction set exports one table and fills what it does better; a slot
  * left NULL inherits from the next plainer instruction set (dispatch.c). The comment at each slot is its contract:
  *
@@ -111,8 +111,10 @@ typedef struct kvq_kernels {
                          float *scores);
 
     /* EXACT. Fold n_q rows of n weights p, 0 <= p <= 2^16, rows KVQ_SUPERBLOCK apart, into tokens [0, n) of
-     * values. Group u, row i: 128 weights from (u * n_q + i) * 256 on, zero from n on; step, bias = sum_t p_t min_t
-     * and energy = sum_t (p_t scale_t)^2, both in the lane order of dot_f32, at u * n_q + i. */
+     * values. Group u, row i: 128 weights from (u * n_q + i) * 256 on, zero from n on; at u * n_q + i step, bias =
+     * sum_t p_t min_t + step * kvq_half_levels * sum_t (what rounding took from w_t), and energy, which is about sum_t
+     * p_t^2 times the mean square of token t's values: of m^2 + h^2 / 4 with h = kvq_half_levels * p_t scale_t, m = p_t
+     * min_t + h. All in the lane order of dot_f32. */
     void (*fold_values)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                         const float *p, size_t n_q, int8_t *weights, float *step, float *bias, float *energy);
 

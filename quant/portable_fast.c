@@ -111,8 +111,10 @@ void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, co
                 float weight = p[i * KVQ_SUPERBLOCK + t];
                 x[t] = weight * kvq_scale_at(l, superblock, t, c);
                 max = x[t] > max ? x[t] : max;
-                square[t % LANES] += x[t] * x[t];
-                lane[t % LANES] += weight * kvq_min_at(l, superblock, t, c);
+                float of_min = weight * kvq_min_at(l, superblock, t, c);
+                float half = kvq_half_levels(l) * x[t], middle = of_min + half;
+                lane[t % LANES] += of_min;
+                square[t % LANES] += middle * middle + 0.25f * (half * half);
             }
             float per_unit = weights_per_unit(max, step);
             for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
@@ -124,21 +126,27 @@ void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, co
 
 /* ---- Sums of weight times code ---- */
 
-/* float(sum of lows) + 256 float(sum of highs) over n values of one plane. For keys value i is channel i of
- * token `fixed`, for values token i of channel `fixed`. */
-static float dot_plane(const kvq_layout *l, const uint8_t *superblock, const kvq_plane *plane, size_t fixed,
-                       size_t n, const int8_t *weights)
+/* sum[j] = float(sum of lows) + 256 float(sum of highs) over n values of one plane, for sixteen lanes side by side. For
+ * keys value i is channel i and lanes are tokens from `first` on, for values token i and channels. */
+static void dot_plane(const kvq_layout *l, const uint8_t *superblock, const kvq_plane *plane, size_t first,
+                      size_t n, const int8_t *weights, float sum[LANES])
 {
-    int32_t low = 0, high = 0;
+    const uint32_t mask = (1u << plane->width) - 1u;
+    int32_t low[LANES] = {0}, high[LANES] = {0};
     for (size_t i = 0; i < n; i++) {
-        size_t t = l->role == KVQ_KEYS ? fixed : i, c = l->role == KVQ_KEYS ? i : fixed;
-        uint32_t shift, dword = kvq_load_u32(superblock + kvq_code_offset(l, plane, t, c, &shift));
-        int32_t code = (int32_t)(dword >> shift & ((1u << plane->width) - 1u));
+        uint32_t shift;
+        size_t t = l->role == KVQ_KEYS ? first : i, c = l->role == KVQ_KEYS ? i : first;
+        const uint8_t *at = superblock + kvq_code_offset(l, plane, t, c, &shift);
         const int8_t *sixteen = weights + i / LANES * 2 * LANES;
-        low += code * sixteen[i % LANES];
-        high += code * sixteen[LANES + i % LANES];
+        int32_t w_low = sixteen[i % LANES], w_high = sixteen[LANES + i % LANES];
+        for (size_t j = 0; j < LANES; j++) {
+            int32_t code = (int32_t)(kvq_load_u32(at + 4 * j) >> shift & mask);
+            low[j] += code * w_low;
+            high[j] += code * w_high;
+        }
     }
-    return (float)low + 256.0f * (float)high;
+    for (size_t j = 0; j < LANES; j++)
+        sum[j] = (float)low[j] + 256.0f * (float)high[j];
 }
 
 void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
@@ -146,16 +154,17 @@ void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, c
                                float *scores)
 {
     (void)next;
-    for (size_t t = 0; t < (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK; t++)
+    for (size_t t = 0; t < (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK; t += LANES)
         for (size_t i = 0; i < n_q; i++) {
             size_t fold = t / l->tile_tokens * n_q + i;
-            float score = bias[fold];
+            float *score = scores + i * KVQ_SUPERBLOCK + t, sum[LANES];
             for (size_t j = 0; j < l->n_planes; j++) {
-                float sum = dot_plane(l, superblock, &l->plane[j], t, l->dim,
-                                      weights + fold * 2 * kvq_fold_dim(l->dim));
-                score = score + step[i] * (float)(1u << l->plane[j].shift) * sum;
+                const float factor = step[i] * (float)(1u << l->plane[j].shift);
+                dot_plane(l, superblock, &l->plane[j], t, l->dim, weights + fold * 2 * kvq_fold_dim(l->dim),
+                          sum);
+                for (size_t lane = 0; lane < LANES; lane++)
+                    score[lane] = (j == 0 ? bias[fold] : score[lane]) + factor * sum[lane];
             }
-            scores[i * KVQ_SUPERBLOCK + t] = score;
         }
 }
 
@@ -164,15 +173,17 @@ void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblo
                                     size_t n_q, float *acc)
 {
     (void)next;
-    if (n == 0)
-        return;
-    for (size_t c = 0; c < l->dim; c++)
+    for (size_t c = 0; c < l->dim && n > 0; c += LANES)
         for (size_t i = 0; i < n_q; i++) {
             size_t fold = c / l->group * n_q + i;
             for (size_t j = 0; j < l->n_planes; j++) {
-                float sum = dot_plane(l, superblock, &l->plane[j], c, n, weights + fold * 2 * KVQ_SUPERBLOCK);
-                float x = step[fold] * (float)(1u << l->plane[j].shift) * sum;
-                acc[i * l->dim + c] += j == 0 ? x + bias[fold] : x;
+                float sum[LANES];
+                const float factor = step[fold] * (float)(1u << l->plane[j].shift);
+                dot_plane(l, superblock, &l->plane[j], c, n, weights + fold * 2 * KVQ_SUPERBLOCK, sum);
+                for (size_t lane = 0; lane < LANES && c + lane < l->dim; lane++) {
+                    float x = factor * sum[lane];
+                    acc[i * l->dim + c + lane] += j == 0 ? x + bias[fold] : x;
+                }
             }
         }
 }

@@ -153,16 +153,18 @@ static void fold_keys_v(const kvq_layout *l, const uint8_t *superblock, const ui
 }
 
 /* One row of p against the scales and minimums of one group: products with the scales, and sums by lane. */
-V_INLINE v_f weigh_group(const uint16_t *scales, const uint16_t *mins, size_t n, const float *p, float *x,
-                         v_f *of_mins, v_f *of_squares)
+V_INLINE v_f weigh_group(const uint16_t *scales, const uint16_t *mins, v_f half_levels, size_t n,
+                         const float *p, float *x, v_f *of_mins, v_f *of_squares)
 {
     v_f largest = v_set1(0.0f), sum = v_set1(0.0f), square = v_set1(0.0f);
     V_UNROLL(8)
     for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
         v_f weight = query_load(p, t, n), product = v_mul(weight, v_load_half(scales + t));
-        sum = v_add(sum, v_mul(weight, v_load_half(mins + t)));
+        v_f of_min = v_mul(weight, v_load_half(mins + t));
+        v_f half = v_mul(half_levels, product), middle = v_add(of_min, half);
+        sum = v_add(sum, of_min);
         largest = v_max(largest, product);
-        square = v_add(square, v_mul(product, product));
+        square = v_add(square, v_add(v_mul(middle, middle), v_mul(v_set1(0.25f), v_mul(half, half))));
         v_store(x + t, product);
     }
     *of_mins = sum;
@@ -201,10 +203,10 @@ static void fold_values_v(const kvq_layout *l, const uint8_t *superblock, const 
         batch = n_folds - done < BATCH ? n_folds - done : BATCH;
         for (size_t i = 0; i < batch; i++) {
             const float *from = p + row * KVQ_SUPERBLOCK;
-            v_f largest =
-                n == KVQ_SUPERBLOCK
-                    ? weigh_group(scales, scales + l->n_meta, KVQ_SUPERBLOCK, from, x[i], &sum[i], &square[i])
-                    : weigh_group(scales, scales + l->n_meta, n, from, x[i], &sum[i], &square[i]);
+            v_f largest = n == KVQ_SUPERBLOCK ? weigh_group(scales, scales + l->n_meta, v_set1(half_levels),
+                                                            KVQ_SUPERBLOCK, from, x[i], &sum[i], &square[i])
+                                              : weigh_group(scales, scales + l->n_meta, v_set1(half_levels),
+                                                            n, from, x[i], &sum[i], &square[i]);
             per_unit[i] = weights_per_unit(v_largest(largest), &step[done + i]);
             row = row + 1 == n_q ? 0 : row + 1;
             scales += row == 0 ? KVQ_SUPERBLOCK : 0;

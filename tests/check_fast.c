@@ -239,19 +239,21 @@ static void check_value_weights(const kvq_layout *l, const uint8_t *sb, size_t n
     static double x[T];
     for (size_t u = 0; u * l->group < l->dim; u++)
         for (size_t i = 0; i < n_q; i++) {
-            double max = 0, bias = 0, magnitude = 0, energy = 0;
+            double max = 0, bias = 0, magnitude = 0, energy = 0, largest_square = 0;
             for (size_t t = 0; t < n; t++) {
                 double weight = (double)p[i * T + t],
                        min = weight * (double)kvq_min_at(l, sb, t, u * l->group);
                 x[t] = weight * (double)kvq_scale_at(l, sb, t, u * l->group);
                 max = fmax(max, x[t]);
-                energy += x[t] * x[t];
+                double half = (double)kvq_half_levels(l) * x[t];
+                energy += (min + half) * (min + half) + half * half / 4;
+                largest_square = fmax(largest_square, (fabs(min) + half) * (fabs(min) + half));
                 bias += min;
                 magnitude += fabs(min);
             }
             size_t at = u * n_q + i;
             cr_assert(fabs((double)energies_spec[at] - energy) <=
-                      (double)(T + 8) * 0x1p-23 * energy + 0x1p-120);
+                      (double)(T + 8) * 0x1p-23 * (energy + (double)T * largest_square) + 0x1p-120);
             check_weights(weights_spec + at * 2 * T, x, n, T, max, steps_spec[at]);
             check_bias(l, weights_spec + at * 2 * T, x, n, steps_spec[at], bias, magnitude, biases_spec[at]);
         }
