@@ -4,7 +4,7 @@
  * One task is the queries of one sequence that share a KV head: n_q queries times H/Hkv heads, called rows
  * here, in tiles of up to TILE rows. A tile walks the tokens in chunks of at most 128 and keeps, per row, a
  * reference near the maximum, a running sum and a running weighted sum of values (online softmax: Milakov and
- * Gimelshein, arXiv 1805.02867), so each page is read once and nothing grows with the number of tokens.
+ * Gimelshein, arXiv 1805.02867), so each page is read once.
  *
  * Chunks follow indices past the sinks: [0, 128), [128, 256), ..., after the sinks' own chunks. A chunk's
  * tokens may be packed, in the window, or partly both; that changes where a row comes from but not the order
@@ -66,7 +66,8 @@ typedef struct tile {
     float q[TILE * KVQ_DIM_MAX]; /* scaled; [n_rows][D] */
     sums now;                    /* of the span in flight */
     bool fast;
-    float off[TILE]; /* of the scores of a chunk, as codecs estimate it */
+    float off[TILE];   /* of the scores of a chunk, as codecs estimate it */
+    bool finite[TILE]; /* scale * q is; otherwise the row overflows whatever it sees */
     float scores[TILE * KVQ_SUPERBLOCK];
 } tile;
 
@@ -201,7 +202,11 @@ static void score_chunk(tile *t, const chunk *c)
     memset(t->off, 0, sizeof t->off);
     if (packed > 0) {
         kvq_tokens tokens = packed_tokens(t, c, KVQ_KEYS, packed);
+        size_t packed_values = n_packed_in(t, c, KVQ_VALUES);
+        tokens.fast = tokens.fast && packed_values > 0; /* which tell what errors of scores amount to */
         layout->codec->score(t->call->cache->kernels, layout, &tokens, t->q, t->n_rows, t->scores, t->off);
+        for (size_t row = 0; row < t->n_rows && packed_values < packed && packed_values > 0; row++)
+            t->off[row] *= sqrtf((float)packed / (float)packed_values); /* taken for as large as the others */
     }
     for (size_t i = packed; i < c->n; i += n) {
         const uint8_t *rows = plain_rows(t, c, KVQ_KEYS, i, &n);
@@ -280,6 +285,9 @@ static void start_tile(tile *t, const attend_call *call, size_t s, size_t kv_hea
         t->n_tokens = kvq_max_size(t->n_tokens, t->n_visible[row]);
         for (size_t c = 0; c < dim; c++)
             t->q[row * dim + c] = call->q[t->row_index[row] * dim + c] * call->log2_scale;
+        t->finite[row] = call->cache->kernels->all_finite_f32(t->q + row * dim, dim);
+        if (!t->finite[row]) /* kernels take finite numbers only */
+            memset(t->q + row * dim, 0, dim * sizeof *t->q);
     }
 }
 
@@ -288,6 +296,8 @@ static void run_span(tile *t, size_t span, float *memory)
 {
     size_t sinks = kvq_min_size(t->call->plan->scheme.sinks, t->n_tokens), n = t->n_tokens - sinks;
     t->now = sums_start(memory, t->n_rows, t->call->cache->config.head_dim);
+    for (size_t row = 0; row < t->n_rows; row++)
+        t->now.overflowed[row] = t->finite[row] ? 0.0f : 1.0f;
     for (size_t i = 0; span == 0 && i < sinks; i += KVQ_SUPERBLOCK)
         process_chunk(t, &(chunk){.sinks = true, .begin = i, .n = kvq_min_size(sinks - i, KVQ_SUPERBLOCK)});
     for (size_t i = span * SPAN; i < kvq_min_size(n, (span + 1) * SPAN); i += KVQ_SUPERBLOCK)
@@ -340,7 +350,8 @@ static sums run_spans(tile *t, float *now, float *all)
     return total;
 }
 
-static void finish_tile(tile *t, const sums *total)
+/* now and all: room for sums, which total may lie in. */
+static void finish_tile(tile *t, const sums *total, float *now, float *all)
 {
     size_t dim = t->call->cache->config.head_dim, n_again = 0;
     for (size_t row = 0; row < t->n_rows; row++) {
@@ -350,12 +361,12 @@ static void finish_tile(tile *t, const sums *total)
         }
         t->row_index[n_again] = t->row_index[row];
         t->n_visible[n_again] = t->n_visible[row];
+        t->finite[n_again] = t->finite[row];
         memmove(t->q + n_again * dim, t->q + row * dim, dim * sizeof *t->q);
         n_again++;
     }
     if (n_again == 0)
         return;
-    float now[TILE * (4 + KVQ_DIM_MAX)], all[TILE * (4 + KVQ_DIM_MAX)];
     t->n_rows = n_again;
     t->fast = false;
     sums exact = run_spans(t, now, all);
@@ -378,7 +389,7 @@ static void run_tile(const attend_call *call, size_t number)
     tile t; /* its arrays are large and filled as far as they are used */
     start_tile_number(&t, call, number);
     sums total = run_spans(&t, now, all);
-    finish_tile(&t, &total);
+    finish_tile(&t, &total, now, all);
 }
 
 /* Spans [0, n_spans) of tile number unit / n_spans, each into its own place. */
@@ -391,15 +402,15 @@ static void run_unit(const attend_call *call, size_t unit, size_t n_spans, float
 
 static void add_spans(const attend_call *call, size_t number, size_t n_spans, float *memory, size_t stride)
 {
+    float now[TILE * (4 + KVQ_DIM_MAX)], all[TILE * (4 + KVQ_DIM_MAX)];
     tile t;
     start_tile_number(&t, call, number);
-    float *at = memory + number * n_spans * stride;
-    sums total = sums_in(at, t.n_rows);
-    for (size_t span = 1; span < n_spans; span++) {
-        sums part = sums_in(at + span * stride, t.n_rows);
+    sums total = sums_start(all, t.n_rows, call->cache->config.head_dim);
+    for (size_t span = 0; span < n_spans; span++) {
+        sums part = sums_in(memory + (number * n_spans + span) * stride, t.n_rows);
         sums_add(call->cache->kernels, &total, &part, t.n_rows, call->cache->config.head_dim);
     }
-    finish_tile(&t, &total);
+    finish_tile(&t, &total, now, all);
 }
 
 /* All tiles on several threads. Pragmas are chosen by branches, not by an if clause: with libomp, num_threads(1) would

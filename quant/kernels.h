@@ -100,7 +100,8 @@ typedef struct kvq_kernels {
      *
      * EXACT. Fold n_q queries into the first n tokens of keys, by tiles (layout.h), the last one whole. Tile j, query i: weights
      * from (j * n_q + i) * 2 * kvq_fold_dim(D) on, zero from D on; bias = sum_c q_c min_c + step *
-     * kvq_half_levels * sum_c (what rounding took from w_c), both in the lane order of dot_f32, at j * n_q + i; step, for all tiles, at i. It is +Inf, and weights are 0, where |q * scale| passes 2^100. */
+     * kvq_half_levels * sum_c (what rounding took from w_c), both in the lane order of dot_f32, at j * n_q + i; step, for all tiles, at i. It is +Inf, and weights are 0, where |q * scale|, or
+     * |q| over the largest of it, passes 2^100. */
     void (*fold_keys)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                       const float *q, size_t n_q, int8_t *weights, float *step, float *bias);
 

@@ -63,6 +63,16 @@ static float sum_with_rest(const float sum[LANES], float factor, const float res
     return sum_lanes(lane);
 }
 
+static float largest_magnitude(const float *x, size_t n)
+{
+    float max = 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        float magnitude = x[i] < 0.0f ? -x[i] : x[i];
+        max = magnitude > max ? magnitude : max;
+    }
+    return max;
+}
+
 static float largest_folded(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q)
 {
     float max = 0.0f;
@@ -81,6 +91,11 @@ void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, cons
     size_t fold_dim = kvq_fold_dim(l->dim);
     for (size_t i = 0; i < n_q && n > 0; i++, q += l->dim) {
         float per_unit = weights_per_unit(largest_folded(l, superblock, n, q), &step[i]);
+        if (largest_magnitude(q, l->dim) * per_unit >
+            KVQ_FOLD_MAX) { /* and scale 0: the product must stay 0 */
+            per_unit = 0.0f;
+            step[i] = INFINITY;
+        }
         for (size_t t = 0; t < n; t += l->tile_tokens) {
             size_t fold = t / l->tile_tokens * n_q + i;
             float lane[LANES] = {0}, rest[LANES] = {0};

@@ -65,15 +65,19 @@ V_INLINE const uint16_t *tile_scales(const kvq_layout *l, const uint8_t *superbl
 
 /* max over channels and tiles of |q * scale|: rounding keeps order, so the largest scale of each channel is enough, and
  * scales, being halves that are not negative, compare as whole numbers. */
-V_INLINE float largest_folded(const kvq_layout *l, const uint8_t *superblock, size_t n_tiles, const float *q)
+V_INLINE float largest_folded(const kvq_layout *l, const uint8_t *superblock, size_t n_tiles, const float *q,
+                              float *largest_q)
 {
-    v_f largest = v_set1(0.0f);
+    v_f largest = v_set1(0.0f), plain = v_set1(0.0f);
     for (size_t c = 0; c < l->dim_padded; c += 16) {
         v_h scale = v_h_load(tile_scales(l, superblock, 0) + c);
         for (size_t tile = 1; tile < n_tiles; tile++)
             scale = v_h_max(scale, v_h_load(tile_scales(l, superblock, tile) + c));
-        largest = v_max(largest, v_abs(v_mul(query_load(q, c, l->dim), v_h_to_f(scale))));
+        v_f query = query_load(q, c, l->dim);
+        plain = v_max(plain, v_abs(query));
+        largest = v_max(largest, v_abs(v_mul(query, v_h_to_f(scale))));
     }
+    *largest_q = v_largest(plain);
     return v_largest(largest);
 }
 
@@ -88,12 +92,16 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
     const float half_levels = kvq_half_levels(l);
     v_f total[V_QUERIES][TILES];
     for (size_t i = 0; i < n_q; i++) {
-        v_f per_unit =
-            v_set1(weights_per_unit(largest_folded(l, superblock, n_tiles, q + i * l->dim), &step[i]));
+        float largest_q, largest = largest_folded(l, superblock, n_tiles, q + i * l->dim, &largest_q);
+        float per_unit = weights_per_unit(largest, &step[i]);
+        if (largest_q * per_unit > KVQ_FOLD_MAX) { /* and scale 0: the product must stay 0 */
+            per_unit = 0.0f;
+            step[i] = INFINITY;
+        }
         for (size_t c = 0; c < fold_dim; c += 16) {
             v_f query = query_load(q + i * l->dim, c, l->dim);
             v_store(plain + i * KVQ_DIM_MAX + c, query);
-            v_store(scaled + i * KVQ_DIM_MAX + c, v_mul(query, per_unit));
+            v_store(scaled + i * KVQ_DIM_MAX + c, v_mul(query, v_set1(per_unit)));
         }
     }
     for (size_t tile = 0; tile < n_tiles; tile++) {

@@ -89,6 +89,17 @@ static void check_bias(const kvq_layout *l, const int8_t *weights, const double 
     cr_assert(fabs((double)got - wanted) <= bound, "bias %g, not %g within %g", (double)got, wanted, bound);
 }
 
+/* In a third of the cases all codes are the largest: sums of such and of extreme weights overflow first. */
+static const uint8_t *encoded_or_full(guarded *g, const kvq_layout *l)
+{
+    uint8_t *sb = (uint8_t *)(uintptr_t)encoded_in(g, l);
+    if (rng_below(&r, 3) == 0)
+        for (size_t i = 0; i < T; i++)
+            for (size_t c = 0; c < l->dim; c++)
+                kvq_code_put(l, sb, i, c, (1u << l->bits) - 1u);
+    return sb;
+}
+
 static int8_t *weights_spec;
 static float steps_spec[KVQ_GROUPS_MAX * MAX_ROWS], biases_spec[KVQ_GROUPS_MAX * MAX_ROWS];
 static float steps[KVQ_GROUPS_MAX * MAX_ROWS], biases[KVQ_GROUPS_MAX * MAX_ROWS];
@@ -143,8 +154,9 @@ void check_fold_keys(const kvq_kernels *k)
         const uint8_t *sb = encoded_in(&in_a, &l);
         size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_ROWS);
         float *q = floats_in(&in_b, query_fill(), n_q, l.dim);
-        if (rng_below(&r, 16) == 0)
-            q[rng_below(&r, n_q * l.dim)] = 3e38f;
+        if (rng_below(&r, 8) ==
+            0) /* where products overflow, with scales or with what makes weights of others */
+            q[rng_below(&r, n_q * l.dim)] = rng_u64(&r) & 1 ? 3e38f : 1e30f;
         size_t n_bytes = fold_keys_spec(&l, sb, n, q, n_q), n_biases = tiles_of(&l, n) * n_q;
         int8_t *weights = place(&out_a, random_placing(&r), n_bytes, 1);
         k->fold_keys(&l, sb, rng_u64(&r) & 1 ? sb : NULL, n, q, n_q, weights, steps, biases);
@@ -187,7 +199,7 @@ void check_score_folded(const kvq_kernels *k)
         kvq_layout l;
         if (!folding_layout(i % N_LAYOUTS, KVQ_KEYS, &l))
             continue;
-        const uint8_t *sb = encoded_in(&in_a, &l);
+        const uint8_t *sb = encoded_or_full(&in_a, &l);
         size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_ROWS);
         const float *q = floats_in(&in_b, FILL_NORMAL, n_q, l.dim);
         size_t n_bytes = fold_keys_spec(&l, sb, n, q, n_q);
@@ -288,7 +300,7 @@ void check_accumulate_folded(const kvq_kernels *k)
         kvq_layout l;
         if (!folding_layout(i % N_LAYOUTS, KVQ_VALUES, &l))
             continue;
-        const uint8_t *sb = encoded_in(&in_a, &l);
+        const uint8_t *sb = encoded_or_full(&in_a, &l);
         size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_ROWS);
         const float *p = probabilities_in(&in_b, n_q, n);
         size_t n_bytes = fold_values_spec(&l, sb, n, p, n_q), n_padded = whole_blocks(n);

@@ -288,6 +288,13 @@ static void check_output(const subject *s, const state *m, const float *k, const
         must(fabs((double)out[c] - wanted[c]) <= (double)bound + slack * 0x1p-24);
 }
 
+static uint32_t bits_of(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
 static void attend(subject *s, size_t layer, size_t sequence, size_t n_q, float scale, const float *q)
 {
     static float k[MAX_TOKENS * ROW], v[MAX_TOKENS * ROW], out[4 * N_HEADS * DIM], bound[4 * N_HEADS],
@@ -295,9 +302,10 @@ static void attend(subject *s, size_t layer, size_t sequence, size_t n_q, float 
     const state *m = state_of(s, layer, sequence);
     kvq_attend_options options;
     kvq_attend_options_init(&options);
-    options.bound = bound;
+    bool fast = bits_of(q[0]) & 1; /* by chance; a bound makes the call exact */
+    options.bound = fast ? NULL : bound;
     options.probabilities = probabilities;
-    options.n_threads = 1;
+    options.n_threads = 1 + (int)(bits_of(q[0]) >> 1 & 1);
     kvq_status status = kvq_cache_attend(s->cache, layer, &sequence, 1, q, n_q, scale, &options, out);
     if (n_q == 0 || n_q > m->n) {
         must(status == KVQ_ERR_ARG);
@@ -314,8 +322,9 @@ static void attend(subject *s, size_t layer, size_t sequence, size_t n_q, float 
                 sum += (double)p;
             }
             must(fabs(sum - 1) < 1e-4);
-            check_output(s, m, k, v, visible, head / (N_HEADS / N_KV_HEADS), q + row * DIM, scale,
-                         out + row * DIM, bound[row]);
+            if (!fast)
+                check_output(s, m, k, v, visible, head / (N_HEADS / N_KV_HEADS), q + row * DIM, scale,
+                             out + row * DIM, bound[row]);
         }
 }
 
