@@ -18,6 +18,7 @@ enum {
 
 #define MIN_SAMPLE_SECONDS 1e-3
 #define MAX_DISAGREEMENT   1e-4 /* of OpenBLAS and our fp32 cache, relative L2 */
+#define MAX_FAST_ERROR     1e-3 /* of fast precision, likewise: what the library promises */
 
 /* ---- what there is to compare ---- */
 
@@ -213,6 +214,11 @@ static bool check_answers(bench_cell *c, eval_error *e)
             return false;
         }
         s->fast_error = relative_l2(c->other, c->out, n);
+        if (!(s->fast_error <= MAX_FAST_ERROR)) {
+            return eval_fail(
+                e, "fast precision is %.2g off exact: the benchmark would compare different answers",
+                s->fast_error);
+        }
     }
     return true;
 }

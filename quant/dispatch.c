@@ -31,6 +31,7 @@ static bool has_avx2(void)
            __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
 }
 
+#ifdef KVQ_HAVE_AVXVNNI
 /* The VEX forms of the dot products need no more of the operating system than AVX2 does. */
 static bool has_avxvnni(void)
 {
@@ -38,6 +39,7 @@ static bool has_avxvnni(void)
     return has_avx2() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && eax >= 1 &&
            __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 4) != 0;
 }
+#endif
 
 static bool has_avx512(void)
 {
@@ -64,7 +66,12 @@ static const struct {
 } sources[] = {
     {&kvq_kernels_portable, always},
 #ifdef KVQ_HAVE_X86
-    {&kvq_kernels_avx2, has_avx2},        {&kvq_kernels_avxvnni, has_avxvnni},
+    {&kvq_kernels_avx2, has_avx2},
+#ifdef KVQ_HAVE_AVXVNNI /* the compiler knows it */
+    {&kvq_kernels_avxvnni, has_avxvnni},
+#endif
+    {&kvq_kernels_avx512, has_avx512},
+#endif
     {&kvq_kernels_avx512, has_avx512},
 #endif
 #ifdef KVQ_HAVE_NEON
