@@ -72,8 +72,6 @@ static const struct {
 #endif
     {&kvq_kernels_avx512, has_avx512},
 #endif
-    {&kvq_kernels_avx512, has_avx512},
-#endif
 #ifdef KVQ_HAVE_NEON
     {&kvq_kernels_neon, has_dot_product},
 #endif
