@@ -323,6 +323,7 @@ bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_err
                                            fmin(o->quick ? 1.0 : 5.0, o->seconds), b, e);
     const size_t n_cells = o->n_shapes * o->n_tokens;
     const double start = progress_now();
+    size_t n_done = 0;
     for (size_t i = 0; good && i < n_cells; i++) {
         const bench_shape shape = o->shapes[i / o->n_tokens];
         const size_t n_tokens = o->tokens[i % o->n_tokens];
@@ -343,8 +344,14 @@ bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_err
                 n_tokens, shape.head_dim, shape.n_kv_heads, o->memory * 1e-9);
         } else if (good) {
             bench_attend_rows(r, c, b, n_bandwidth);
+            n_done++;
         }
         bench_cell_free(c);
+    }
+    if (good && n_done == 0) {
+        good = eval_fail(
+            e, "nothing to measure: one layer of every competitor takes more than %.3g GB (--memory)",
+            o->memory * 1e-9);
     }
     for (size_t i = 0; good && i < o->n_shapes; i++) {
         progress_update(p, "encoding", 1.0);

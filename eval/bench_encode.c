@@ -160,6 +160,14 @@ bool bench_encode(const bench_options *o, bench_shape shape, bench_report *r, ev
                                                 : bench_add_table(r, "encode", "Encoding one layer", columns,
                                                                   sizeof columns / sizeof columns[0], 1);
     const size_t n = (size_t)N_TOKENS * shape.n_kv_heads * shape.head_dim;
+    /* The input, and what each encoder stores, which is at most as much. */
+    const double most =
+        2.0 * (double)n * sizeof(float) * (1.0 + (double)(o->n_threads * o->n_isas * o->n_schemes));
+    if (most > o->memory) {
+        bench_note(r, "Left out: encoding of D = %zu, %zu KV heads: it may take %.1f GB (--memory).",
+                   shape.head_dim, shape.n_kv_heads, most * 1e-9);
+        return true;
+    }
     float *k = bench_alloc(n * sizeof k[0]), *v = bench_alloc(n * sizeof v[0]);
     encoder *list = calloc(o->n_threads * o->n_isas * o->n_schemes, sizeof list[0]);
     size_t n_encoders = 0;

@@ -302,7 +302,9 @@ KVQ_API void kvq_cache_reset(kvq_cache *cache);
 typedef enum kvq_precision {
     /* Over packed values, queries and probabilities are rounded to 16 bits and multiplied as whole numbers: about
      * 1e-4 from KVQ_PRECISION_EXACT (relative L2 of a head's output), two to three times as fast. An estimate of the
-     * error is kept: what could pass 1e-3 is computed again exactly. For keys per channel with G >= 32 and values
+     * error is kept: a query with too wide a range is scored exactly, and what could pass 1e-3 is computed again
+     * exactly. (An estimate, and of this rounding: where scores of 1e4 and more cancel, float32 itself is off by as
+     * much.) For keys per channel with G >= 32 and values
      * per token, both in the default arithmetic; exact otherwise, and wherever `bound` is asked for. */
     KVQ_PRECISION_FAST = 0,
     KVQ_PRECISION_EXACT = 1, /* float32 arithmetic over dequantized values */
@@ -339,7 +341,7 @@ KVQ_API void kvq_attend_options_init(kvq_attend_options *options);
  *           per query head and 2,048 tokens come from malloc for the time of the call; without them one thread does
  *           the work of several.
  * Numerics  identical bits for any n_threads and any grouping of sequences into calls; with KVQ_PRECISION_FAST on any
- *           instruction set, too, but for heads that were computed again exactly. Sums are float32, 128 tokens at a
+ *           instruction set, too, but for heads of which something was computed exactly. Sums are float32, 128 tokens at a
  *           time (online softmax: Milakov and Gimelshein, arXiv 1805.02867), in spans of 2,048 that threads share. A query for
  *           which scale * q, that times a key's scale, a score, or a partial sum of one leaves the range of float
  *           gets NaN for its out and probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both cases.
