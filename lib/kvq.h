@@ -304,8 +304,8 @@ typedef enum kvq_precision {
      * 1e-4 from KVQ_PRECISION_EXACT (relative L2 of a head's output), two to three times as fast. An estimate of the
      * error is kept: a query with too wide a range is scored exactly, and what could pass 1e-3 is computed again
      * exactly. (An estimate, and of this rounding: where scores of 1e4 and more cancel, float32 itself is off by as
-     * much.) For keys per channel with G >= 32 and values
-     * per token, both in the default arithmetic; exact otherwise, and wherever `bound` is asked for. */
+     * much.) For keys per channel with G >= 32 and values per token, both in the default arithmetic; exact
+     * otherwise, and wherever `bound` is asked for. */
     KVQ_PRECISION_FAST = 0,
     KVQ_PRECISION_EXACT = 1, /* float32 arithmetic over dequantized values */
 } kvq_precision;

@@ -168,8 +168,10 @@ Test(bench, another_instruction_set_by_option_and_by_variable)
 
 Test(bench, what_does_not_fit_is_left_out)
 {
-    cr_assert_eq(run("", CELL "--memory 0.0001"), 0, "%s", err);
-    cr_assert(strstr(out, "Left out: 256 tokens"), "%s", out);
+    cr_assert_eq(run("", CELL "--tokens 1000000 --memory 0.05"), 0, "%s", err);
+    cr_assert(strstr(out, "Left out: 1000000 tokens"), "%s", out);
+    cr_assert_eq(run("", CELL "--memory 0.0001"), 1);
+    cr_assert(strstr(err, "nothing to measure"), "%s", err);
 }
 
 Test(bench, kernels_are_all_there)
