@@ -7,7 +7,6 @@
 #include "eval/output_file.h"
 
 #include <argp.h>
-#include <errno.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -74,19 +73,6 @@ typedef struct parse_state {
     bool kernels, decode;
 } parse_state;
 
-static uint64_t parse_number(const struct argp_state *state, const char *name, const char *text, uint64_t min,
-                             uint64_t max)
-{
-    char *end = NULL;
-    errno = 0;
-    const unsigned long long value = strtoull(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || value < min || value > max) {
-        argp_error(state, "--%s: expected a whole number from %llu to %llu, not '%s'", name,
-                   (unsigned long long)min, (unsigned long long)max, text);
-    }
-    return value;
-}
-
 static double parse_real(const struct argp_state *state, const char *name, const char *text, double max)
 {
     char *end = NULL;
@@ -152,7 +138,7 @@ static error_t parse_grid_option(int key, char *arg, const struct argp_state *st
         return 0;
     case KEY_TOKENS:
         o->tokens[next_place(state, "tokens", &o->n_tokens)] =
-            parse_number(state, "tokens", arg, 1, KVQ_MAX_TOKENS);
+            options_number(state, "tokens", arg, 1, KVQ_MAX_TOKENS);
         return 0;
     case KEY_SCHEME:
         p->schemes[next_place(state, "scheme", &p->n_schemes)] = arg;
@@ -162,7 +148,7 @@ static error_t parse_grid_option(int key, char *arg, const struct argp_state *st
         return 0;
     case KEY_THREADS:
         o->threads[next_place(state, "threads", &o->n_threads)] =
-            (int)parse_number(state, "threads", arg, 1, 1024);
+            (int)options_number(state, "threads", arg, 1, 1024);
         return 0;
     case KEY_MODEL:
         o->models[next_place(state, "model", &o->n_models)] = file_name(state, "model", arg);
@@ -225,7 +211,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         o->memory = parse_real(state, "memory", arg, 1e6) * 1e9;
         return 0;
     case KEY_SEED:
-        o->seed = parse_number(state, "seed", arg, 0, INT64_MAX);
+        o->seed = options_number(state, "seed", arg, 0, INT64_MAX);
         return 0;
     case KEY_JSON:
         o->json = file_name(state, "json", arg);

@@ -120,8 +120,8 @@ typedef struct parse_state {
     size_t n_texts;
 } parse_state;
 
-static uint64_t parse_number(const struct argp_state *state, const char *name, const char *text, uint64_t min,
-                             uint64_t max)
+uint64_t options_number(const struct argp_state *state, const char *name, const char *text, uint64_t min,
+                        uint64_t max)
 {
     char *end = NULL;
     errno = 0;
@@ -150,6 +150,7 @@ static const char *const bits_words[] = {"1", "2", "3", "4", "5", "6", "8", "16"
 static const char *const group_words[] = {"16", "32", "64", "128", "full", NULL};
 static const char *const mode_words[] = {"kivi", "sliding", NULL};
 static const char *const dtype_words[] = {"f32", "f16", NULL};
+static const char *const precision_words[] = {"fast", "exact", NULL};
 enum { MAX_RESIDUAL = 1 << 30, MAX_SINKS = 1 << 20 };
 
 static const char *one_of(const struct argp_state *state, const char *name, const char *text,
@@ -174,7 +175,7 @@ static const char *one_of(const struct argp_state *state, const char *name, cons
 static const char *number_text(const struct argp_state *state, const char *name, const char *text,
                                uint64_t max)
 {
-    (void)parse_number(state, name, text, 0, max);
+    (void)options_number(state, name, text, 0, max);
     return text;
 }
 
@@ -267,32 +268,31 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
         o->text = file_name(state, "text", arg);
         return 0;
     case KEY_CONTEXT:
-        o->context = parse_number(state, "context", arg, 2, many);
+        o->context = options_number(state, "context", arg, 2, many);
         return 0;
     case KEY_TOKENS:
-        o->tokens = parse_number(state, "tokens", arg, 2, many);
+        o->tokens = options_number(state, "tokens", arg, 2, many);
         return 0;
     case KEY_WINDOWS:
-        o->windows = parse_number(state, "windows", arg, 1, many);
+        o->windows = options_number(state, "windows", arg, 1, many);
         return 0;
     case KEY_PROMPT:
-        o->prompt = parse_number(state, "prompt", arg, 0, many);
+        o->prompt = options_number(state, "prompt", arg, 0, many);
         o->prompt_set = true;
         return 0;
     case KEY_GENERATE:
-        o->generate = parse_number(state, "generate", arg, 1, many);
+        o->generate = options_number(state, "generate", arg, 1, many);
         return 0;
     case KEY_PRECISION:
-        if (strcmp(arg, "fast") != 0 && strcmp(arg, "exact") != 0) {
-            argp_error(state, "--precision %s: fast or exact is expected", arg);
-        }
-        o->precision = strcmp(arg, "fast") == 0 ? KVQ_PRECISION_FAST : KVQ_PRECISION_EXACT;
+        o->precision = strcmp(one_of(state, "precision", arg, precision_words), "fast") == 0
+                           ? KVQ_PRECISION_FAST
+                           : KVQ_PRECISION_EXACT;
         return 0;
     case KEY_THREADS:
-        o->threads = (int)parse_number(state, "threads", arg, 1, 1024);
+        o->threads = (int)options_number(state, "threads", arg, 1, 1024);
         return 0;
     case KEY_SEED:
-        o->seed = parse_number(state, "seed", arg, 0, INT64_MAX);
+        o->seed = options_number(state, "seed", arg, 0, INT64_MAX);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
