@@ -12,7 +12,7 @@
  * Error. Rounding moves a weight by at most half a step (and 2^-23 of 32512 steps, from the two float
  * multiplications). What it takes from all weights together is added to the bias, as if all codes were half the
  * largest; so only differences from that are left: a score is off by at most 0.51 * step * sum_c |code_tc - levels / 2|,
- * which is 0.26 * D * levels * step in the worst case and a twentieth of that for errors that do not conspire. codec_affine.c estimates
+ * which is 0.26 * D * levels * step in the worst case and a few hundredths of that for errors that do not conspire. codec_affine.c estimates
  * from this where a query's range is too wide for this arithmetic, and what the output is off by, which lib/ compares
  * with the output itself.
  */
