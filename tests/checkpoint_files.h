@@ -3,7 +3,7 @@
 #ifndef KVQ_TESTS_CHECKPOINT_FILES_H
 #define KVQ_TESTS_CHECKPOINT_FILES_H
 
-#include "eval/error.h"
+#include "eval/common/error.h"
 
 #include <criterion/criterion.h>
 #include <stdbool.h>

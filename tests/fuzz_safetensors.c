@@ -1,6 +1,6 @@
 /* Fuzzes the safetensors parser: any bytes are either refused with a message or give tensors that are safe to
  * convert and lie in the file. */
-#include "eval/safetensors.h"
+#include "eval/model/safetensors.h"
 
 #include <stdlib.h>
 

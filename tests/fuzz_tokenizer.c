@@ -1,7 +1,7 @@
 /* Fuzzes the tokenizer. The first byte of the input chooses:
  *   even: the rest is vocab.json, a zero byte, merges.txt; what loads must encode and decode the merges;
  *   odd:  the rest is text for a fixed small vocabulary; decoding must give it back. */
-#include "eval/tokenizer.h"
+#include "eval/model/tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
  * wrong. */
 #define _XOPEN_SOURCE 700
 
-#include "eval/report.h"
+#include "eval/report/report.h"
 
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>

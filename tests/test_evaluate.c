@@ -1,9 +1,9 @@
 /* The evaluation: fp32 through the same path is exactly 0, layer by layer equals token by token, metrics
  * equal plain formulas, and the regression values of KIVI on the default model. */
-#include "eval/evaluate.h"
-#include "eval/generate.h"
-#include "eval/gpt2_forward.h"
-#include "eval/inputs.h"
+#include "eval/cli/inputs.h"
+#include "eval/measure/evaluate.h"
+#include "eval/measure/generate.h"
+#include "eval/model/gpt2_forward.h"
 #include "quant/kernels.h"
 #include "tests/npy.h"
 

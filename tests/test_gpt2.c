@@ -2,8 +2,8 @@
  * checkpoints of every accepted kind and some that must be refused. */
 #define _XOPEN_SOURCE 700
 
-#include "eval/gpt2_forward.h"
-#include "eval/gpt2_model.h"
+#include "eval/model/gpt2_forward.h"
+#include "eval/model/gpt2_model.h"
 #include "tests/checkpoint_files.h"
 #include "tests/npy.h"
 

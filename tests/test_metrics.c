@@ -1,5 +1,5 @@
 /* The metrics' arithmetic against formulas written out, hand-worked values, and edge cases. */
-#include "eval/metrics.h"
+#include "eval/measure/metrics.h"
 
 #include <criterion/criterion.h>
 #include <float.h>

@@ -1,8 +1,8 @@
 /* Safetensors: what is valid opens and converts exactly, everything else is a clear error. */
 #define _XOPEN_SOURCE 700
 
-#include "eval/mapped_file.h"
-#include "eval/safetensors.h"
+#include "eval/model/mapped_file.h"
+#include "eval/model/safetensors.h"
 #include "tests/checkpoint_files.h"
 
 #include <criterion/criterion.h>

@@ -1,7 +1,7 @@
 /* Tokenizer: reference ids, exact round trips of every byte string, long words, damaged files. */
 #define _XOPEN_SOURCE 700
 
-#include "eval/tokenizer.h"
+#include "eval/model/tokenizer.h"
 #include "tests/checkpoint_files.h"
 
 #include <criterion/criterion.h>

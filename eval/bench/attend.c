@@ -1,0 +1,370 @@
+/* The attention benchmark: its grid, its rows and its sentences (bench_attend.h). */
+#include "eval/bench/attend.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TABLE_HEADLINE, TABLE_ATTEND, SPOKEN_TOKENS = 16384, QUICK_SECONDS = 30 };
+
+/* The columns of "headline" that the sentences are made of. */
+enum { H_SHAPE, H_TOKENS, H_THREADS, H_ISA, H_SCHEME, H_X_SGEMV = 7, H_X_SGEMM };
+
+void bench_shape_print(bench_shape s, char *text, size_t size)
+{
+    if (s.n_heads == s.n_kv_heads) {
+        snprintf(text, size, "%zu x %zu", s.head_dim, s.n_kv_heads);
+    } else {
+        snprintf(text, size, "%zu x %zu, %zu q", s.head_dim, s.n_kv_heads, s.n_heads);
+    }
+}
+
+void bench_attend_tables(bench_report *r)
+{
+    static const bench_column headline[] = {
+        {"shape", "shape", BENCH_TEXT},
+        {"tokens", "tokens", 0},
+        {"threads", "threads", 0},
+        {"isa", "ISA", BENCH_TEXT},
+        {"scheme", "scheme", BENCH_TEXT},
+        {"us_sgemv", "sgemv|us", 1},
+        {"us", "packed|us", 1},
+        {"x_sgemv", "vs|sgemv", 2},
+        {"x_sgemm", "vs|sgemm", 2},
+        {"x_fp32", "vs our|fp32", 2},
+        {"x_fp16", "vs our|fp16", 2},
+        {"x_sgemv_window_f32", "f32 window|vs sgemv", 2},
+        {"x_sgemv_window_f16", "f16 window|vs sgemv", 2},
+        {"error", "fast vs|exact", 5},
+    };
+    static const bench_column attend[] = {
+        {"shape", "shape", BENCH_TEXT},
+        {"head_dim", NULL, 0},
+        {"n_heads", NULL, 0},
+        {"n_kv_heads", NULL, 0},
+        {"tokens", "tokens", 0},
+        {"threads", "thr.", 0},
+        {"scheme", "scheme", BENCH_TEXT},
+        {"isa", "ISA", BENCH_TEXT},
+        {"precision", "preci-|sion", BENCH_TEXT},
+        {"us", "us per|step", 1},
+        {"us_p10", "p10", 1},
+        {"us_p90", "p90", 1},
+        {"ns_per_token_head", "ns/token|/head", 2},
+        {"bytes_read", NULL, 0},
+        {"gb_s", "GB/s|read", 1},
+        {"level", "from", BENCH_TEXT},
+        {"bandwidth_share", "% of|bandw.", 0},
+        {"x_sgemv", "vs|sgemv", 2},
+        {"x_sgemm", "vs|sgemm", 2},
+        {"x_fp32", "vs|fp32", 2},
+        {"x_fp16", "vs|fp16", 2},
+        {"window_us", "window|us", 1},
+        {"error", "fast vs|exact", 5},
+        {"bytes_per_token", "bytes/|token", 0},
+        {"bytes_total", NULL, 0},
+        {"memory_x_fp32", "memory|vs fp32", 2},
+        {"n_layers", "layers", 0},
+        {"rounds", NULL, 0},
+    };
+    (void)bench_add_table(r, "headline",
+                          "The packed part alone, and with its window of full-precision tokens", headline,
+                          sizeof headline / sizeof headline[0], 1);
+    (void)bench_add_table(r, "attend", "One decode step of one layer", attend,
+                          sizeof attend / sizeof attend[0], 6);
+    r->main_table = TABLE_ATTEND;
+}
+
+static bool is_affine(const kvq_scheme *s)
+{
+    return s->k.codec == KVQ_CODEC_AFFINE || s->v.codec == KVQ_CODEC_AFFINE;
+}
+
+static bool same_codes(const kvq_scheme *a, const kvq_scheme *b)
+{
+    return memcmp(&a->k, &b->k, sizeof a->k) == 0 && memcmp(&a->v, &b->v, sizeof a->v) == 0 &&
+           a->arith == b->arith;
+}
+
+static double median_us(const bench_competitor *who)
+{
+    return who ? BENCH_MEDIAN(&who->us) : NAN;
+}
+
+static double blas_us(const bench_cell *c, bool gemv, int n_threads)
+{
+    for (size_t i = 0; i < c->n_competitors; i++) {
+        const bench_competitor *who = &c->competitors[i];
+        if (!who->source && who->gemv == gemv && who->n_threads == n_threads) {
+            return median_us(who);
+        }
+    }
+    return NAN;
+}
+
+static const bench_competitor *find(const bench_cell *c, size_t source, int n_threads)
+{
+    for (size_t i = 0; i < c->n_competitors; i++) {
+        if (c->competitors[i].source == &c->sources[source] && c->competitors[i].n_threads == n_threads) {
+            return &c->competitors[i];
+        }
+    }
+    return NULL;
+}
+
+/* The same codes on the same instruction set and threads with another window: none, f32, f16. */
+enum { WINDOW_NONE, WINDOW_F32, WINDOW_F16 };
+static const bench_competitor *with_window(const bench_cell *c, const bench_competitor *who, int window)
+{
+    for (size_t i = 0; i < c->n_competitors; i++) {
+        const bench_competitor *other = &c->competitors[i];
+        const bench_source *s = other->source;
+        if (!s || s->isa != who->source->isa || other->n_threads != who->n_threads ||
+            other->precision != who->precision || !same_codes(&s->scheme, &who->source->scheme) ||
+            s->scheme.sinks != who->source->scheme.sinks) {
+            continue;
+        }
+        const int has = s->scheme.residual == 0               ? WINDOW_NONE
+                        : s->scheme.residual_dtype == KVQ_F32 ? WINDOW_F32
+                                                              : WINDOW_F16;
+        if (has == window) {
+            return other;
+        }
+    }
+    return NULL;
+}
+
+static double bandwidth(const bench_bandwidth *b, size_t n, int level, int n_threads)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (b[i].level == level && b[i].n_threads == n_threads) {
+            return BENCH_MEDIAN(&b[i].gb_s);
+        }
+    }
+    return NAN;
+}
+
+static void put_row(bench_table *t, const bench_report *r, const bench_cell *c, const bench_competitor *who,
+                    const bench_bandwidth *b, size_t n_bandwidth)
+{
+    const bench_source *s = who->source;
+    const double us = median_us(who), elements = (double)(c->n_tokens * c->shape.n_kv_heads);
+    const double fp32_bytes = elements * (double)c->shape.head_dim * 2.0 * sizeof(float);
+    const double bytes = s ? s->bytes_read : fp32_bytes, total = s ? s->bytes_total : fp32_bytes;
+    const double gb_s = bytes / us * 1e-3;
+    const int level = bench_level_of(&r->machine, bytes * (double)c->n_layers, who->n_threads);
+    char shape[64];
+    bench_shape_print(c->shape, shape, sizeof shape);
+    bench_put_text(t, shape);
+    bench_put_number(t, (double)c->shape.head_dim);
+    bench_put_number(t, (double)c->shape.n_heads);
+    bench_put_number(t, (double)c->shape.n_kv_heads);
+    bench_put_number(t, (double)c->n_tokens);
+    bench_put_number(t, who->n_threads);
+    bench_put_text(t, s ? s->text : who->gemv ? "OpenBLAS sgemv" : "OpenBLAS sgemm");
+    bench_put_text(t, s ? s->isa : "");
+    bench_put_text(t, s && is_affine(&s->scheme) ? (who->precision == KVQ_PRECISION_FAST ? "fast" : "exact")
+                                                 : "");
+    bench_put_sample(t, &who->us);
+    bench_put_number(t, us * 1e3 / elements);
+    bench_put_number(t, bytes);
+    bench_put_number(t, gb_s);
+    bench_put_text(t, bench_level_names[level]);
+    bench_put_number(t, 100.0 * gb_s / bandwidth(b, n_bandwidth, level, who->n_threads));
+    bench_put_number(t, blas_us(c, true, who->n_threads) / us);
+    bench_put_number(t, blas_us(c, false, who->n_threads) / us);
+    bench_put_number(t, median_us(find(c, 0, who->n_threads)) / us);
+    bench_put_number(t, median_us(find(c, 1, who->n_threads)) / us);
+    bench_put_number(t, s && s->scheme.residual > 0 ? us - median_us(with_window(c, who, WINDOW_NONE)) : NAN);
+    bench_put_number(t, s && who->precision == KVQ_PRECISION_FAST ? s->fast_error : NAN);
+    bench_put_number(t, total / (double)c->n_tokens);
+    bench_put_number(t, total);
+    bench_put_number(t, fp32_bytes / total);
+    bench_put_number(t, (double)c->n_layers);
+    bench_put_number(t, (double)who->us.n);
+}
+
+/* The first scheme that packs everything, else the first one, on the best instruction set. */
+static const bench_competitor *spoken_of(const bench_cell *c, int n_threads)
+{
+    for (size_t i = 2; i < c->n_sources; i++) {
+        const bench_source *s = &c->sources[i];
+        if (is_affine(&s->scheme) && s->scheme.residual == 0 && s->scheme.sinks == 0) {
+            return find(c, i, n_threads);
+        }
+    }
+    return find(c, 2, n_threads);
+}
+
+void bench_attend_rows(bench_report *r, const bench_cell *c, const bench_bandwidth *b, size_t n_bandwidth)
+{
+    for (size_t i = 0; i < c->n_competitors; i++) {
+        put_row(&r->tables[TABLE_ATTEND], r, c, &c->competitors[i], b, n_bandwidth);
+    }
+    bench_table *t = &r->tables[TABLE_HEADLINE];
+    for (size_t i = 0; i < c->options->n_threads; i++) {
+        const int n_threads = c->options->threads[i];
+        const bench_competitor *who = spoken_of(c, n_threads);
+        if (!who) {
+            continue;
+        }
+        const double us = median_us(who), blas = blas_us(c, true, n_threads);
+        char shape[64];
+        bench_shape_print(c->shape, shape, sizeof shape);
+        bench_put_text(t, shape);
+        bench_put_number(t, (double)c->n_tokens);
+        bench_put_number(t, n_threads);
+        bench_put_text(t, who->source->isa);
+        bench_put_text(t, who->source->text);
+        bench_put_number(t, blas);
+        bench_put_number(t, us);
+        bench_put_number(t, blas / us);
+        bench_put_number(t, blas_us(c, false, n_threads) / us);
+        bench_put_number(t, median_us(find(c, 0, n_threads)) / us);
+        bench_put_number(t, median_us(find(c, 1, n_threads)) / us);
+        bench_put_number(t, blas / median_us(with_window(c, who, WINDOW_F32)));
+        bench_put_number(t, blas / median_us(with_window(c, who, WINDOW_F16)));
+        bench_put_number(t, who->source->fast_error);
+    }
+}
+
+/* For each shape the longest context up to SPOKEN_TOKENS (the only one, if all are longer). */
+static void say_headline(bench_report *r)
+{
+    const bench_table *t = &r->tables[TABLE_HEADLINE];
+    const size_t n_rows = t->failed ? 0 : t->n / t->n_columns;
+    for (size_t i = 0; i < n_rows; i++) {
+        const bench_value *row = &t->values[i * t->n_columns];
+        bool best = row[H_THREADS].number <= t->values[H_THREADS].number;
+        for (size_t j = 0; j < n_rows; j++) {
+            const bench_value *other = &t->values[j * t->n_columns];
+            if (strcmp(other[H_SHAPE].text, row[H_SHAPE].text) == 0 &&
+                ((other[H_TOKENS].number > row[H_TOKENS].number && other[H_TOKENS].number <= SPOKEN_TOKENS) ||
+                 (other[H_TOKENS].number < row[H_TOKENS].number && row[H_TOKENS].number > SPOKEN_TOKENS))) {
+                best = false;
+            }
+        }
+        if (best && isfinite(row[H_X_SGEMV].number)) {
+            const int n_threads = (int)row[H_THREADS].number;
+            bench_headline(
+                r,
+                "%s attends %.1fx faster than OpenBLAS fp32 (sgemv; %.1fx with sgemm) over %.0f tokens of "
+                "%s (D x KV heads; %s, %d thread%s).",
+                row[H_SCHEME].text, row[H_X_SGEMV].number, row[H_X_SGEMM].number, row[H_TOKENS].number,
+                row[H_SHAPE].text, row[H_ISA].text, n_threads, n_threads == 1 ? "" : "s");
+        }
+    }
+}
+
+/* Medians hide a busy machine; the spread does not. */
+static void say_noise(bench_report *r)
+{
+    const bench_table *t = &r->tables[TABLE_ATTEND];
+    const size_t n_rows = t->failed ? 0 : t->n / t->n_columns;
+    size_t us = 0, n_wide = 0;
+    while (strcmp(t->columns[us].key, "us") != 0) {
+        us++;
+    }
+    for (size_t i = 0; i < n_rows; i++) {
+        const bench_value *row = &t->values[i * t->n_columns + us];
+        n_wide += row[2].number > 1.5 * row[1].number;
+    }
+    if (4 * n_wide > n_rows) {
+        bench_headline(
+            r, "DO NOT QUOTE: this machine was not quiet; in %zu of %zu rows p90 is over 1.5 times p10.",
+            n_wide, n_rows);
+    }
+}
+
+void bench_attend_sentences(bench_report *r, const bench_options *o)
+{
+    say_noise(r);
+    say_headline(r);
+    bench_note(
+        r, "A step is one query token over one layer. The caches of all layers are walked in turn, the same "
+           "number for every competitor (column layers): 12, or as many as make fp32 twice the L3, or as "
+           "many as memory allows (--memory).");
+    bench_note(r, "Competitors take turns, one sample each per round, at least 9 rounds; one that could find "
+                  "its data in a cache "
+                  "(up to twice the L3) first walks untimed. Times are medians, ratios are of medians.");
+    bench_note(
+        r, "Shapes are head dimension x KV heads. ns/token/head counts KV heads. GB/s read are the bytes "
+           "of codes, scales, minimums, window and sinks by time; `from' is the level that the walk over all "
+           "layers fits into, and the share is of the bandwidth measured there.");
+    bench_note(
+        r,
+        "OpenBLAS: per head, keys and values contiguous on huge pages. sgemv: one product for the scores, a "
+        "vectorised softmax, one for the output, per query head. sgemm: the same per KV head in tiles of 256 "
+        "tokens. "
+        "Threads share the heads. The answers were checked against our fp32 cache in every cell (within "
+        "1e-4, "
+        "relative L2).");
+    bench_note(
+        r,
+        "window us: what the window of full-precision tokens adds to the packed part alone. fast vs exact: "
+        "relative L2 error of the answers in KVQ_PRECISION_FAST against KVQ_PRECISION_EXACT.");
+    bench_note(r,
+               "Encoding: GB/s of float32 input appended, 1,024 tokens at once; into memory used before, and "
+               "into fresh memory, where the kernel's page faults count.");
+    if (!o->isas_given && o->n_isas > 1) {
+        bench_note(r, "portable is left out above 4,096 tokens; --isa portable measures it everywhere.");
+    }
+}
+
+bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_error *e)
+{
+    const size_t n_bandwidth = o->n_threads * BENCH_N_LEVELS;
+    bench_bandwidth *b = calloc(n_bandwidth, sizeof b[0]);
+    bench_cell *c = calloc(1, sizeof *c);
+    bool good = (b && c) || eval_fail(e, "out of memory");
+    bench_attend_tables(r);
+    progress_update(p, "bandwidth", 0.0);
+    good = good && bench_measure_bandwidth(&r->machine, o->threads, o->n_threads,
+                                           fmin(o->quick ? 1.0 : 5.0, o->seconds), b, e);
+    const size_t n_cells = o->n_shapes * o->n_tokens;
+    const double start = progress_now();
+    size_t n_done = 0;
+    for (size_t i = 0; good && i < n_cells; i++) {
+        const bench_shape shape = o->shapes[i / o->n_tokens];
+        const size_t n_tokens = o->tokens[i % o->n_tokens];
+        bool skipped = false;
+        if (o->quick && progress_now() - start > QUICK_SECONDS) { /* not on a quiet machine */
+            bench_note(r,
+                       "Left out for want of time, with others on this machine: the last %zu of %zu cells.",
+                       n_cells - i, n_cells);
+            break;
+        }
+        good =
+            bench_cell_run(c, &r->machine, o, shape, n_tokens, &skipped, p, (double)i / (double)n_cells, e);
+        if (good && skipped) {
+            bench_note(
+                r,
+                "Left out: %zu tokens of D = %zu, %zu KV heads: one layer of every competitor takes more "
+                "than %.1f GB (--memory).",
+                n_tokens, shape.head_dim, shape.n_kv_heads, o->memory * 1e-9);
+        } else if (good) {
+            bench_attend_rows(r, c, b, n_bandwidth);
+            n_done++;
+        }
+        bench_cell_free(c);
+    }
+    if (good && n_done == 0) {
+        good = eval_fail(
+            e, "nothing to measure: one layer of every competitor takes more than %.3g GB (--memory)",
+            o->memory * 1e-9);
+    }
+    for (size_t i = 0; good && i < o->n_shapes; i++) {
+        progress_update(p, "encoding", 1.0);
+        good = bench_encode(o, o->shapes[i], r, e);
+    }
+    if (good) {
+        bench_add_bandwidth(r, b, n_bandwidth);
+        bench_attend_sentences(r, o);
+    }
+    for (size_t i = 0; b && i < n_bandwidth; i++) {
+        bench_sample_free(&b[i].gb_s);
+    }
+    free(b);
+    free(c);
+    return good;
+}

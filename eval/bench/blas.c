@@ -1,0 +1,183 @@
+/* Attention over a float32 cache on OpenBLAS (bench_blas.h). */
+#include "eval/bench/blas.h"
+
+#include "eval/bench/machine.h"
+#include "eval/bench/target.h"
+
+#include <cblas.h>
+#include <omp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool bench_blas_init(bench_blas *b, bench_shape shape, size_t n_tokens)
+{
+    const size_t n = shape.n_kv_heads * n_tokens * shape.head_dim;
+    *b = (bench_blas){.shape = shape,
+                      .n_tokens = n_tokens,
+                      .k = bench_alloc(n * sizeof(float)),
+                      .v = bench_alloc(n * sizeof(float)),
+                      .scratch = bench_alloc(shape.n_heads * n_tokens * sizeof(float))};
+    if (!b->k || !b->v || !b->scratch) {
+        bench_blas_free(b);
+        return false;
+    }
+    return true;
+}
+
+void bench_blas_free(bench_blas *b)
+{
+    free(b->k);
+    free(b->v);
+    free(b->scratch);
+    *b = (bench_blas){0};
+}
+
+void bench_blas_fill(bench_blas *b, size_t at, const float *k, const float *v, size_t n)
+{
+    const size_t d = b->shape.head_dim, heads = b->shape.n_kv_heads;
+    for (size_t h = 0; h < heads; h++) {
+        for (size_t t = 0; t < n; t++) {
+            const size_t to = (h * b->n_tokens + at + t) * d, from = (t * heads + h) * d;
+            memcpy(b->k + to, k + from, d * sizeof k[0]);
+            memcpy(b->v + to, v + from, d * sizeof v[0]);
+        }
+    }
+}
+
+/* exp(x), x <= 0: x = n ln 2 + r, |r| <= ln 2 / 2; a polynomial for exp(r), and 2^n into the exponent. The
+ * relative error is below 1e-6; arguments under -87 give about 1e-38 instead of 0. */
+static inline BENCH_INLINE float exp_nonpositive(float x)
+{
+    const float clamped = x < -87.0f ? -87.0f : x;
+    const float magic = 0x1.8p23f; /* adding and subtracting it rounds to the nearest integer */
+    const float n = (clamped * 1.44269504f + magic) - magic;
+    const float r = (clamped - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
+    float p = 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    const uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return p * power;
+}
+
+/* Sixteen sums side by side, so that the compiler may use vectors without being allowed to reorder sums. */
+static inline BENCH_INLINE void softmax_body(float *x, size_t n)
+{
+    enum { LANES = 16 };
+    float max[LANES], sum[LANES] = {0};
+    const size_t whole = n / LANES * LANES;
+    for (size_t j = 0; j < LANES; j++) {
+        max[j] = x[0];
+    }
+    for (size_t i = 0; i < whole; i += LANES) {
+        for (size_t j = 0; j < LANES; j++) {
+            max[j] = x[i + j] > max[j] ? x[i + j] : max[j];
+        }
+    }
+    float largest = x[0], total = 0.0f;
+    for (size_t i = whole; i < n; i++) {
+        largest = x[i] > largest ? x[i] : largest;
+    }
+    for (size_t j = 0; j < LANES; j++) {
+        largest = max[j] > largest ? max[j] : largest;
+    }
+    for (size_t i = 0; i < n; i++) {
+        x[i] = exp_nonpositive(x[i] - largest);
+    }
+    for (size_t i = 0; i < whole; i += LANES) {
+        for (size_t j = 0; j < LANES; j++) {
+            sum[j] += x[i + j];
+        }
+    }
+    for (size_t i = whole; i < n; i++) {
+        total += x[i];
+    }
+    for (size_t j = 0; j < LANES; j++) {
+        total += sum[j];
+    }
+    const float factor = 1.0f / total;
+    for (size_t i = 0; i < n; i++) {
+        x[i] *= factor;
+    }
+}
+
+static inline BENCH_INLINE int softmax_rows_body(float *x, size_t n_rows, size_t n)
+{
+    for (size_t i = 0; i < n_rows; i++) {
+        softmax_body(x + i * n, n);
+    }
+    return 0;
+}
+
+BENCH_CLONES(int, softmax_rows, (float *x, size_t n_rows, size_t n), (x, n_rows, n))
+
+static void attend_gemv(const bench_blas *b, const float *q, float scale, float *out, size_t kv_head)
+{
+    const size_t d = b->shape.head_dim, t = b->n_tokens, group = b->shape.n_heads / b->shape.n_kv_heads;
+    const float *k = b->k + kv_head * t * d, *v = b->v + kv_head * t * d;
+    const int rows = (int)t, columns = (int)d;
+    for (size_t h = kv_head * group; h < (kv_head + 1) * group; h++) {
+        float *p = b->scratch + h * t;
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, rows, columns, scale, k, columns, q + h * d, 1, 0.0f, p, 1);
+        (void)softmax_rows(p, 1, t);
+        cblas_sgemv(CblasRowMajor, CblasTrans, rows, columns, 1.0f, v, columns, p, 1, 0.0f, out + h * d, 1);
+    }
+}
+
+/* Tiles keep OpenBLAS on its path for small matrices, where it has one: there it reads the cache in place. Larger
+ * products copy it first and take more than twice as long. */
+static void attend_gemm(const bench_blas *b, const float *q, float scale, float *out, size_t kv_head)
+{
+    enum { TILE = 256 };
+    const size_t d = b->shape.head_dim, t = b->n_tokens, group = b->shape.n_heads / b->shape.n_kv_heads;
+    const float *k = b->k + kv_head * t * d, *v = b->v + kv_head * t * d;
+    const int columns = (int)d, n_q = (int)group, row = (int)t;
+    float *p = b->scratch + kv_head * group * t;
+    q += kv_head * group * d;
+    out += kv_head * group * d;
+    for (size_t at = 0; at < t; at += TILE) {
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_q, (int)(t - at < TILE ? t - at : TILE),
+                    columns, scale, q, columns, k + at * d, columns, 0.0f, p + at, row);
+    }
+    (void)softmax_rows(p, group, t);
+    for (size_t at = 0; at < t; at += TILE) {
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n_q, columns,
+                    (int)(t - at < TILE ? t - at : TILE), 1.0f, p + at, row, v + at * d, columns,
+                    at == 0 ? 0.0f : 1.0f, out, columns);
+    }
+}
+
+static void attend_head(const bench_blas *b, const float *q, float scale, bool gemv, float *out,
+                        size_t kv_head)
+{
+    if (gemv) {
+        attend_gemv(b, q, scale, out, kv_head);
+    } else {
+        attend_gemm(b, q, scale, out, kv_head);
+    }
+}
+
+void bench_blas_attend(const bench_blas *b, const float *q, float scale, int n_threads, bool gemv, float *out)
+{
+    /* Two branches: clang's OpenMP forgets num_threads for later regions where an if clause is false. */
+    if (n_threads == 1) {
+        /* OpenBLAS on OpenMP asks OpenMP, not openblas_set_num_threads, how many threads it may use. */
+        const int before = omp_get_max_threads();
+        omp_set_num_threads(1);
+        for (size_t h = 0; h < b->shape.n_kv_heads; h++) {
+            attend_head(b, q, scale, gemv, out, h);
+        }
+        omp_set_num_threads(before);
+    } else { /* inside a parallel region it uses one by itself */
+#pragma omp parallel for num_threads(n_threads) schedule(static)
+        for (size_t h = 0; h < b->shape.n_kv_heads; h++) {
+            attend_head(b, q, scale, gemv, out, h);
+        }
+    }
+}

@@ -1,0 +1,340 @@
+/* One cell of the attention benchmark: its caches, its competitors, and their samples taken in turns
+ * (bench_attend.h). */
+#include "eval/bench/attend.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    MIN_ROUNDS = 9,
+    MAX_ROUNDS = 101,
+    MAX_CHUNK = 1024,
+    MIN_LAYERS = 12,
+    MAX_LAYERS = 48,
+    MAX_PORTABLE_TOKENS = 4096, /* beyond them only if asked for: it takes minutes */
+};
+
+#define MIN_SAMPLE_SECONDS 1e-3
+#define MAX_DISAGREEMENT   1e-4 /* of OpenBLAS and our fp32 cache, relative L2 */
+#define MAX_FAST_ERROR     1e-3 /* of fast precision, likewise: what the library promises */
+
+/* ---- what there is to compare ---- */
+
+static bool add_source(bench_cell *c, const kvq_scheme *scheme, const char *isa, eval_error *e)
+{
+    bench_source *s = &c->sources[c->n_sources++];
+    *s = (bench_source){.scheme = *scheme, .isa = isa, .fast_error = NAN};
+    return kvq_scheme_print(scheme, s->text, sizeof s->text) == KVQ_OK ||
+           eval_fail(e, "internal error: a scheme cannot be printed");
+}
+
+static bool list_sources(bench_cell *c, eval_error *e)
+{
+    const bench_options *o = c->options;
+    kvq_scheme fp32, fp16;
+    if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK || kvq_scheme_parse("fp16", &fp16, NULL) != KVQ_OK) {
+        return eval_fail(e, "internal error: no fp32");
+    }
+    if (!add_source(c, &fp32, kvq_isa(), e) || !add_source(c, &fp16, kvq_isa(), e)) {
+        return false;
+    }
+    for (size_t isa = 0; isa < o->n_isas; isa++) {
+        const bool slow = strcmp(o->isas[isa], kvq_isa_name(0)) == 0 && o->n_isas > 1 && !o->isas_given;
+        for (size_t i = 0; i < o->n_schemes && !(slow && c->n_tokens > MAX_PORTABLE_TOKENS) &&
+                           c->n_sources < BENCH_MAX_SOURCES;
+             i++) {
+            if (!add_source(c, &o->schemes[i], o->isas[isa], e)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static double source_bytes(const bench_cell *c, const bench_source *s)
+{
+    const double side = (double)(c->n_tokens * c->shape.n_kv_heads * c->shape.head_dim) / 8.0;
+    const double window = (double)((s->scheme.residual + s->scheme.sinks) * c->shape.n_kv_heads *
+                                   c->shape.head_dim * 2 * sizeof(float));
+    return side * (kvq_side_bits_per_element(&s->scheme.k, c->shape.head_dim) +
+                   kvq_side_bits_per_element(&s->scheme.v, c->shape.head_dim)) +
+           window;
+}
+
+/* As many layers as keep fp32 out of the caches, as in a model, and as memory allows; 0: not even one. */
+static size_t choose_layers(const bench_cell *c, const bench_machine *m)
+{
+    const double fp32 = source_bytes(c, &c->sources[0]);
+    double all = fp32; /* OpenBLAS's own copy */
+    for (size_t i = 0; i < c->n_sources; i++) {
+        all += 1.125 * source_bytes(c, &c->sources[i]); /* the library takes memory by eighths */
+    }
+    const double wanted = fmin(MAX_LAYERS, fmax(MIN_LAYERS, ceil(2.0 * (double)m->l3 / fp32)));
+    return (size_t)fmin(wanted, floor(c->options->memory / all));
+}
+
+/* ---- filling ---- */
+
+static bool no_memory(const bench_cell *c, eval_error *e)
+{
+    return eval_fail(e, "out of memory for %zu layers of %zu tokens; --memory limits them", c->n_layers,
+                     c->n_tokens);
+}
+
+static bool make_numbers(bench_cell *c, eval_error *e)
+{
+    const size_t row = c->shape.n_kv_heads * c->shape.head_dim, q = c->shape.n_heads * c->shape.head_dim;
+    c->n_chunk = c->n_tokens < MAX_CHUNK ? c->n_tokens : MAX_CHUNK;
+    c->k = bench_alloc(c->n_chunk * row * sizeof(float));
+    c->v = bench_alloc(c->n_chunk * row * sizeof(float));
+    c->q = bench_alloc(q * sizeof(float));
+    c->out = bench_alloc(q * sizeof(float));
+    c->other = bench_alloc(q * sizeof(float));
+    c->blas = calloc(c->n_layers, sizeof c->blas[0]);
+    if (!c->k || !c->v || !c->q || !c->out || !c->other || !c->blas) {
+        return no_memory(c, e);
+    }
+    bench_fill_normal(c->k, c->n_chunk * row, c->options->seed);
+    bench_fill_normal(c->v, c->n_chunk * row, c->options->seed + 1);
+    bench_fill_normal(c->q, q, c->options->seed + 2);
+    c->scale = 1.0f / sqrtf((float)c->shape.head_dim);
+    return true;
+}
+
+static bool fill_source(const bench_cell *c, bench_source *s, eval_error *e)
+{
+    kvq_config config;
+    kvq_config_init(&config);
+    config.n_layers = c->n_layers;
+    config.n_heads = c->shape.n_heads;
+    config.n_kv_heads = c->shape.n_kv_heads;
+    config.head_dim = c->shape.head_dim;
+    config.scheme = s->scheme;
+    config.isa = s->isa;
+    kvq_status status = kvq_cache_create(&s->cache, &config);
+    for (size_t layer = 0; status == KVQ_OK && layer < c->n_layers; layer++) {
+        for (size_t at = 0; status == KVQ_OK && at < c->n_tokens; at += c->n_chunk) {
+            const size_t left = c->n_tokens - at;
+            status = kvq_cache_append(s->cache, layer, 0, c->k, c->v, left < c->n_chunk ? left : c->n_chunk);
+        }
+    }
+    kvq_usage u = {0};
+    status = status == KVQ_OK ? kvq_cache_usage(s->cache, &u) : status;
+    if (status != KVQ_OK) {
+        return eval_fail(e, "a cache of %s for %zu layers of %zu tokens, D = %zu: %s", s->text, c->n_layers,
+                         c->n_tokens, c->shape.head_dim, kvq_status_string(status));
+    }
+    s->bytes_read = (double)(u.payload + u.metadata + u.residual + u.sinks) / (double)c->n_layers;
+    s->bytes_total = (double)u.total / (double)c->n_layers;
+    return true;
+}
+
+static bool fill(bench_cell *c, eval_error *e)
+{
+    for (size_t i = 0; i < c->n_sources; i++) {
+        if (!fill_source(c, &c->sources[i], e)) {
+            return false;
+        }
+    }
+    for (size_t layer = 0; layer < c->n_layers; layer++) {
+        if (!bench_blas_init(&c->blas[layer], c->shape, c->n_tokens)) {
+            return no_memory(c, e);
+        }
+        for (size_t at = 0; at < c->n_tokens; at += c->n_chunk) {
+            const size_t left = c->n_tokens - at;
+            bench_blas_fill(&c->blas[layer], at, c->k, c->v, left < c->n_chunk ? left : c->n_chunk);
+        }
+    }
+    return true;
+}
+
+/* ---- running ---- */
+
+static bool attend(const bench_cell *c, const bench_competitor *who, size_t layer, float *out, eval_error *e)
+{
+    if (!who->source) {
+        bench_blas_attend(&c->blas[layer], c->q, c->scale, who->n_threads, who->gemv, out);
+        return true;
+    }
+    kvq_attend_options options;
+    kvq_attend_options_init(&options);
+    options.n_threads = who->n_threads;
+    options.precision = who->precision;
+    const kvq_status status =
+        kvq_cache_attend(who->source->cache, layer, NULL, 1, c->q, 1, c->scale, &options, out);
+    return status == KVQ_OK ||
+           eval_fail(e, "attention over %s: %s", who->source->text, kvq_status_string(status));
+}
+
+static double relative_l2(const float *x, const float *reference, size_t n)
+{
+    double difference = 0.0, norm = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        const double d = (double)x[i] - (double)reference[i];
+        difference += d * d;
+        norm += (double)reference[i] * (double)reference[i];
+    }
+    return sqrt(difference / norm);
+}
+
+/* What competes must compute the same; otherwise the times would compare nothing. */
+static bool check_answers(bench_cell *c, eval_error *e)
+{
+    const size_t n = c->shape.n_heads * c->shape.head_dim;
+    bench_competitor who = {.source = &c->sources[0], .precision = KVQ_PRECISION_EXACT, .n_threads = 1};
+    if (!attend(c, &who, 0, c->out, e)) {
+        return false;
+    }
+    who.source = NULL;
+    for (int gemv = 0; gemv < 2; gemv++) {
+        who.gemv = gemv != 0;
+        if (!attend(c, &who, c->n_layers - 1, c->other, e)) {
+            return false;
+        }
+        const double error = relative_l2(c->other, c->out, n);
+        if (!(error <= MAX_DISAGREEMENT)) {
+            return eval_fail(
+                e,
+                "OpenBLAS and the fp32 cache disagree by %.2g (relative L2, at most %g expected) at "
+                "%zu tokens, D = %zu: their times mean nothing",
+                error, MAX_DISAGREEMENT, c->n_tokens, c->shape.head_dim);
+        }
+    }
+    for (size_t i = 2; i < c->n_sources; i++) {
+        bench_source *s = &c->sources[i];
+        who.source = s;
+        who.precision = KVQ_PRECISION_EXACT;
+        if (!attend(c, &who, 0, c->out, e)) {
+            return false;
+        }
+        who.precision = KVQ_PRECISION_FAST;
+        if (!attend(c, &who, 0, c->other, e)) {
+            return false;
+        }
+        s->fast_error = relative_l2(c->other, c->out, n);
+        if (!(s->fast_error <= MAX_FAST_ERROR)) {
+            return eval_fail(
+                e, "fast precision is %.2g off exact: the benchmark would compare different answers",
+                s->fast_error);
+        }
+    }
+    return true;
+}
+
+static void add_competitor(bench_cell *c, bench_competitor who)
+{
+    if (c->n_competitors < BENCH_MAX_COMPETITORS) {
+        c->competitors[c->n_competitors++] = who;
+    }
+}
+
+static void list_competitors(bench_cell *c)
+{
+    const bench_options *o = c->options;
+    for (size_t t = 0; t < o->n_threads; t++) {
+        const int n = o->threads[t];
+        add_competitor(c, (bench_competitor){.gemv = true, .n_threads = n});
+        add_competitor(c, (bench_competitor){.n_threads = n});
+        for (size_t i = 0; i < c->n_sources; i++) {
+            const bench_source *s = &c->sources[i];
+            /* fp32 and fp16 know one arithmetic only. */
+            add_competitor(c,
+                           (bench_competitor){.source = s,
+                                              .precision = i < 2 ? KVQ_PRECISION_EXACT : KVQ_PRECISION_FAST,
+                                              .n_threads = n});
+            if (!o->quick && i == 2) {
+                add_competitor(
+                    c, (bench_competitor){.source = s, .precision = KVQ_PRECISION_EXACT, .n_threads = n});
+            }
+        }
+    }
+}
+
+/* Microseconds per layer of n_walks through all layers. */
+static bool walk(const bench_cell *c, const bench_competitor *who, size_t n_walks, double *us, eval_error *e)
+{
+    const double start = progress_now();
+    for (size_t i = 0; i < n_walks; i++) {
+        for (size_t layer = 0; layer < c->n_layers; layer++) {
+            if (!attend(c, who, layer, c->out, e)) {
+                return false;
+            }
+        }
+    }
+    *us = (progress_now() - start) * 1e6 / (double)(n_walks * c->n_layers);
+    return true;
+}
+
+static double bytes_read(const bench_cell *c, const bench_competitor *who)
+{
+    const double fp32 = (double)(c->n_tokens * c->shape.n_kv_heads * c->shape.head_dim) * 2.0 * sizeof(float);
+    return (double)c->n_layers * (who->source ? who->source->bytes_read : fp32);
+}
+
+/* One sample. The others have been through the caches: a walk that is not timed brings back what would be there. */
+static bool sample(const bench_cell *c, bench_competitor *who, eval_error *e)
+{
+    double us = 0.0;
+    if ((who->n_walks == 0 || bytes_read(c, who) <= c->warm_bytes) && !walk(c, who, 1, &us, e)) {
+        return false;
+    }
+    if (who->n_walks == 0) {
+        const double seconds = us * 1e-6 * (double)c->n_layers;
+        who->n_walks = 1 + (size_t)fmin(1000.0, MIN_SAMPLE_SECONDS / seconds);
+    }
+    if (!walk(c, who, who->n_walks, &us, e)) {
+        return false;
+    }
+    return bench_sample_add(&who->us, us) || eval_fail(e, "out of memory");
+}
+
+bool bench_cell_run(bench_cell *c, const bench_machine *m, const bench_options *o, bench_shape shape,
+                    size_t n_tokens, bool *skipped, progress *p, double fraction, eval_error *e)
+{
+    *c = (bench_cell){.options = o, .shape = shape, .n_tokens = n_tokens, .warm_bytes = 2.0 * (double)m->l3};
+    omp_set_num_threads(o->threads[o->n_threads - 1]); /* for filling */
+    if (!list_sources(c, e)) {
+        return false;
+    }
+    c->n_layers = choose_layers(c, m);
+    *skipped = c->n_layers == 0;
+    if (*skipped) {
+        return true;
+    }
+    if (!make_numbers(c, e) || !fill(c, e) || !check_answers(c, e)) {
+        return false;
+    }
+    list_competitors(c);
+    const double start = progress_now();
+    for (size_t round = 0; round < MIN_ROUNDS || (round < MAX_ROUNDS && progress_now() - start < o->seconds);
+         round++) {
+        for (size_t i = 0; i < c->n_competitors; i++) {
+            if (!sample(c, &c->competitors[i], e)) {
+                return false;
+            }
+            progress_update(p, "attention", fraction);
+        }
+    }
+    return true;
+}
+
+void bench_cell_free(bench_cell *c)
+{
+    for (size_t i = 0; i < c->n_competitors; i++) {
+        bench_sample_free(&c->competitors[i].us);
+    }
+    for (size_t i = 0; i < c->n_sources; i++) {
+        kvq_cache_free(c->sources[i].cache);
+    }
+    for (size_t i = 0; c->blas && i < c->n_layers; i++) {
+        bench_blas_free(&c->blas[i]);
+    }
+    free(c->blas);
+    float *const arrays[] = {c->k, c->v, c->q, c->out, c->other};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+        free(arrays[i]);
+    }
+    *c = (bench_cell){0};
+}

@@ -1,0 +1,360 @@
+/* The command line of `kvq-eval bench` (bench_options.h), on the C library's argp. */
+#define _GNU_SOURCE
+
+#include "eval/bench/options.h"
+
+#include "eval/cli/options.h"
+#include "eval/common/output_file.h"
+
+#include <argp.h>
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    KEY_QUICK = 0x200,
+    KEY_KERNELS,
+    KEY_DECODE,
+    KEY_SHAPE,
+    KEY_TOKENS,
+    KEY_SCHEME,
+    KEY_ISA,
+    KEY_THREADS,
+    KEY_MODEL,
+    KEY_SECONDS,
+    KEY_MEMORY,
+    KEY_SEED,
+    KEY_JSON,
+    KEY_CSV,
+    KEY_MARKDOWN,
+    KEY_QUIET,
+};
+
+static const struct argp_option option_list[] = {
+    {NULL, 0, NULL, 0,
+     "What is measured (default: attention and encoding, against OpenBLAS, fp32, fp16):", 1},
+    {"kernels", KEY_KERNELS, NULL, 0, "Instead, each kernel alone, against portable C", 1},
+    {"decode", KEY_DECODE, NULL, 0, "Instead, GPT-2 generation: no cache, fp32, fp16 and packed caches", 1},
+    {"quick", KEY_QUICK, NULL, 0, "A smaller grid: under 30 seconds instead of under 10 minutes", 1},
+
+    {NULL, 0, NULL, 0, "The grid; each may be given many times:", 2},
+    {"shape", KEY_SHAPE, "D,H[,HKV]", 0, "Head dimension, query heads and KV heads (default: as many)", 2},
+    {"tokens", KEY_TOKENS, "N", 0, "Tokens in the cache", 2},
+    {"scheme", KEY_SCHEME, "TEXT", 0,
+     "A scheme, such as kivi4 or kivi2,mode=sliding,r=0, which has no full-precision window", 2},
+    {"isa", KEY_ISA, "NAME", 0, "Instruction set, as KVQ_ISA takes it", 2},
+    {"threads", KEY_THREADS, "N", 0, "Threads (default: 1, and one per processor)", 2},
+    {"model", KEY_MODEL, "DIR", 0, "With --decode: a model, as kvq-eval takes it, or `default'", 2},
+
+    {NULL, 0, NULL, 0, "How it is measured:", 3},
+    {"seconds", KEY_SECONDS, "S", 0,
+     "Time for one cell of the grid (at least 9 rounds are made) or one kernel", 3},
+    {"memory", KEY_MEMORY, "GB", 0, "Memory that one cell of the grid may take (default 6, or 2 if quick)",
+     3},
+    {"seed", KEY_SEED, "N", 0, "Seed of the random numbers (default 1)", 3},
+
+    {NULL, 0, NULL, 0, "What is shown:", 4},
+    {"json", KEY_JSON, "FILE", 0,
+     "Write everything as JSON; - is standard output, and then nothing else is there", 4},
+    {"csv", KEY_CSV, "FILE", 0, "Write the main table as CSV; - as for --json", 4},
+    {"markdown", KEY_MARKDOWN, NULL, 0, "Print the tables as Markdown", 4},
+    {"quiet", KEY_QUIET, NULL, 0, "No progress on standard error", 4},
+
+    {NULL, 0, NULL, 0, "Other:", -1},
+    {0},
+};
+
+typedef struct parse_state {
+    bench_options *o;
+    const char *schemes[BENCH_MAX_LIST];
+    size_t n_schemes;
+    bool kernels, decode;
+} parse_state;
+
+static double parse_real(const struct argp_state *state, const char *name, const char *text, double max)
+{
+    char *end = NULL;
+    const double value = strtod(text, &end);
+    if (end == text || *end != '\0' || !isfinite(value) || value <= 0.0 || value > max) {
+        argp_error(state, "--%s: expected a number above 0 and up to %g, not '%s'", name, max, text);
+    }
+    return value;
+}
+
+static bench_shape parse_shape(const struct argp_state *state, const char *text)
+{
+    static const size_t most[] = {KVQ_MAX_HEAD_DIM, KVQ_MAX_HEADS, KVQ_MAX_HEADS};
+    size_t part[3] = {0}, n = 0;
+    const char *at = text;
+    for (; n < 3; n++) {
+        char *end = NULL;
+        const unsigned long long value = at[0] >= '0' && at[0] <= '9' ? strtoull(at, &end, 10) : 0;
+        if (value == 0 || value > most[n]) {
+            break;
+        }
+        part[n] = (size_t)value;
+        at = end;
+        if (*at != ',') {
+            n++;
+            break;
+        }
+        at++;
+    }
+    const bench_shape s = {part[0], part[1], n == 3 ? part[2] : part[1]};
+    if (n < 2 || *at != '\0' || at[-1] == ',' || s.n_heads % s.n_kv_heads != 0) {
+        argp_error(
+            state,
+            "--shape: expected D,H or D,H,HKV (head dimension up to %d; query heads up to %d; KV heads "
+            "that divide them), such as 128,32,8, not '%s'",
+            KVQ_MAX_HEAD_DIM, KVQ_MAX_HEADS, text);
+    }
+    return s;
+}
+
+static size_t next_place(const struct argp_state *state, const char *name, size_t *n)
+{
+    if (*n == BENCH_MAX_LIST) {
+        argp_error(state, "--%s: at most %d", name, BENCH_MAX_LIST);
+    }
+    return (*n)++;
+}
+
+static const char *file_name(const struct argp_state *state, const char *name, const char *text)
+{
+    if (text[0] == '\0') {
+        argp_error(state, "--%s: the name is empty", name);
+    }
+    return text;
+}
+
+static error_t parse_grid_option(int key, char *arg, const struct argp_state *state, parse_state *p)
+{
+    bench_options *o = p->o;
+    switch (key) {
+    case KEY_SHAPE:
+        o->shapes[next_place(state, "shape", &o->n_shapes)] = parse_shape(state, arg);
+        return 0;
+    case KEY_TOKENS:
+        o->tokens[next_place(state, "tokens", &o->n_tokens)] =
+            options_number(state, "tokens", arg, 1, KVQ_MAX_TOKENS);
+        return 0;
+    case KEY_SCHEME:
+        p->schemes[next_place(state, "scheme", &p->n_schemes)] = arg;
+        return 0;
+    case KEY_ISA:
+        o->isas[next_place(state, "isa", &o->n_isas)] = arg;
+        return 0;
+    case KEY_THREADS:
+        o->threads[next_place(state, "threads", &o->n_threads)] =
+            (int)options_number(state, "threads", arg, 1, 1024);
+        return 0;
+    case KEY_MODEL:
+        o->models[next_place(state, "model", &o->n_models)] = file_name(state, "model", arg);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* What means nothing in a mode is refused rather than ignored. */
+static void check_combinations(const struct argp_state *state, const parse_state *p)
+{
+    const bench_options *o = p->o;
+    if (p->kernels && p->decode) {
+        argp_error(state, "--kernels and --decode: only one at a time");
+    }
+    const bool attend = !p->kernels && !p->decode;
+    const struct {
+        const char *name;
+        bool given, fits;
+    } rules[] = {
+        {"shape", o->n_shapes > 0, attend},         {"tokens", o->n_tokens > 0, attend},
+        {"memory", o->memory > 0.0, attend},        {"scheme", p->n_schemes > 0, !p->kernels},
+        {"isa", o->n_isas > 1, !p->decode},         {"threads", o->n_threads > 1, !p->decode},
+        {"threads", o->n_threads > 0, !p->kernels}, {"seconds", o->seconds > 0.0, !p->decode},
+        {"model", o->n_models > 0, p->decode},
+    };
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+        if (rules[i].given && !rules[i].fits) {
+            argp_error(state, "--%s: means nothing %s%s", rules[i].name,
+                       attend       ? "without --decode"
+                       : p->kernels ? "with --kernels"
+                                    : "with --decode",
+                       p->decode && (o->n_isas > 1 || o->n_threads > 1) ? " more than once" : "");
+        }
+    }
+    if (o->json && o->csv && strcmp(o->json, "/dev/null") != 0 && output_file_same(o->json, o->csv)) {
+        argp_error(state, "--json and --csv: '%s' and '%s' are one file", o->json, o->csv);
+    }
+}
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+    parse_state *p = state->input;
+    bench_options *o = p->o;
+    switch (key) {
+    case KEY_KERNELS:
+        p->kernels = true;
+        return 0;
+    case KEY_DECODE:
+        p->decode = true;
+        return 0;
+    case KEY_QUICK:
+        o->quick = true;
+        return 0;
+    case KEY_SECONDS:
+        o->seconds = parse_real(state, "seconds", arg, 3600.0);
+        return 0;
+    case KEY_MEMORY:
+        o->memory = parse_real(state, "memory", arg, 1e6) * 1e9;
+        return 0;
+    case KEY_SEED:
+        o->seed = options_number(state, "seed", arg, 0, INT64_MAX);
+        return 0;
+    case KEY_JSON:
+        o->json = file_name(state, "json", arg);
+        return 0;
+    case KEY_CSV:
+        o->csv = file_name(state, "csv", arg);
+        return 0;
+    case KEY_MARKDOWN:
+        o->markdown = true;
+        return 0;
+    case KEY_QUIET:
+        o->quiet = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        argp_error(state, "'%s': nothing but options can stand here", arg);
+        return 0;
+    case ARGP_KEY_END:
+        check_combinations(state, p);
+        o->mode = p->kernels ? BENCH_KERNELS : p->decode ? BENCH_DECODE : BENCH_ATTEND;
+        return 0;
+    default:
+        return parse_grid_option(key, arg, state, p);
+    }
+}
+
+static bool add_scheme(bench_options *o, const char *text, eval_error *e)
+{
+    kvq_error why;
+    if (kvq_scheme_parse(text, &o->schemes[o->n_schemes], &why) != KVQ_OK) {
+        return eval_fail(e, "--scheme: %s, at character %llu of '%.200s'", why.message,
+                         (unsigned long long)why.offset + 1, text);
+    }
+    o->n_schemes++;
+    return true;
+}
+
+static bool choose_isas(bench_options *o, eval_error *e)
+{
+    const char *wanted = getenv("KVQ_ISA");
+    o->isas_given = o->n_isas > 0 || (wanted && wanted[0] != '\0');
+    for (size_t i = 0; i < o->n_isas; i++) {
+        size_t j = 0;
+        for (const char *name = kvq_isa_name(0); name && strcmp(name, o->isas[i]) != 0;) {
+            name = kvq_isa_name(++j);
+        }
+        if (!kvq_isa_name(j)) {
+            return eval_fail(e,
+                             "--isa %.64s: no instruction set of that name runs here (kvq-eval info names "
+                             "the one in use)",
+                             o->isas[i]);
+        }
+    }
+    if (o->n_isas > 0) {
+        return true;
+    }
+    /* All of them, the best one first; in quick and decode runs the best one alone. */
+    const char *best = kvq_isa();
+    o->isas[o->n_isas++] = best;
+    for (size_t i = 0; !o->isas_given && !(o->quick && o->mode == BENCH_ATTEND) && o->mode != BENCH_DECODE &&
+                       kvq_isa_name(i) && o->n_isas < BENCH_MAX_LIST;
+         i++) {
+        if (strcmp(kvq_isa_name(i), best) != 0) {
+            o->isas[o->n_isas++] = kvq_isa_name(i);
+        }
+    }
+    return true;
+}
+
+static bool choose_schemes(bench_options *o, const parse_state *p, eval_error *e)
+{
+    /* kivi2 without its window first: the packed part alone is what the headline is about. */
+    static const char *const attend[] = {"kivi2,mode=sliding,r=0", "kivi2", "kivi2,rtype=f16",
+                                         "kivi4,mode=sliding,r=0", "kivi8,mode=sliding,r=0"};
+    static const char *const decode[] = {"kivi4", "kivi2"};
+    const bool is_decode = o->mode == BENCH_DECODE;
+    const char *const *texts = p->n_schemes > 0 ? p->schemes : is_decode ? decode : attend;
+    const size_t n = p->n_schemes > 0 ? p->n_schemes : is_decode ? 2 : o->quick ? 3 : 5;
+    for (size_t i = 0; i < n; i++) {
+        if (!add_scheme(o, texts[i], e)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void choose_grid(bench_options *o)
+{
+    static const bench_shape shapes[] = {{64, 12, 12}, {128, 32, 32}, {128, 32, 8}};
+    static const size_t tokens[] = {1024, 4096, 16384, 65536};
+    if (o->n_shapes == 0) {
+        o->n_shapes = o->quick ? 2 : 3;
+        memcpy(o->shapes, shapes, o->n_shapes * sizeof shapes[0]);
+    }
+    if (o->n_tokens == 0) {
+        o->n_tokens = o->quick ? 3 : 4;
+        memcpy(o->tokens, tokens, o->n_tokens * sizeof tokens[0]);
+    }
+    if (o->n_threads == 0) {
+        const int all = omp_get_max_threads();
+        if (all > 1 && o->mode != BENCH_DECODE) {
+            o->threads[o->n_threads++] = 1;
+        }
+        o->threads[o->n_threads++] = all;
+    }
+    if (o->n_models == 0) {
+        static const char *const models[] = {"default", "random:gpt2", "random:gpt2-medium"};
+        o->n_models = o->quick ? 1 : 3;
+        memcpy(o->models, models, o->n_models * sizeof models[0]);
+    }
+    if (o->seconds <= 0.0) {
+        o->seconds = o->mode == BENCH_KERNELS ? (o->quick ? 0.05 : 0.3) : o->quick ? 0.6 : 12.0;
+    }
+    if (o->memory <= 0.0) {
+        /* Whatever is asked for by default, leave half of what is free to others. */
+        const double free_now = (double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+        o->memory = fmin(o->quick ? 2e9 : 6e9, 0.5 * free_now);
+    }
+}
+
+bool bench_options_parse(bench_options *o, int argc, char **argv, eval_error *e)
+{
+    static const char doc[] = "Measure on this machine how fast libkvq attends and encodes, against OpenBLAS "
+                              "and against fp32 and fp16 "
+                              "caches.\v"
+                              "All competitors of one cell run in turns (A B A B ...); times are medians, "
+                              "with the 10th and the 90th "
+                              "percentile in the JSON and CSV reports.\n\n"
+                              "Exit status: 0 good, 1 bad input or failure, 2 bad usage. See kvq-eval(1).";
+    const struct argp parser = {option_list, parse_option, NULL, doc, NULL, NULL, NULL};
+    memset(o, 0, sizeof *o);
+    o->seed = 1;
+    parse_state p = {.o = o};
+    argp_err_exit_status = STATUS_BAD_USAGE;
+    if (argp_parse(&parser, argc, argv, 0, NULL, &p) != 0) {
+        return eval_fail(e, "cannot read the command line");
+    }
+    if (!kvq_isa()) {
+        const char *wanted = getenv("KVQ_ISA");
+        return eval_fail(e, "KVQ_ISA=%s: no instruction set of that name runs here", wanted ? wanted : "");
+    }
+    if (!choose_isas(o, e) || !choose_schemes(o, &p, e)) {
+        return false;
+    }
+    choose_grid(o);
+    return true;
+}

@@ -1,0 +1,54 @@
+/* The command line of `kvq-eval bench`, parsed and checked. */
+#ifndef KVQ_EVAL_BENCH_OPTIONS_H
+#define KVQ_EVAL_BENCH_OPTIONS_H
+
+#include "eval/common/error.h"
+#include "lib/kvq.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { BENCH_MAX_LIST = 16 }; /* of values of one repeatable option */
+
+typedef enum bench_mode {
+    BENCH_ATTEND,  /* attention and encoding through the library, against baselines */
+    BENCH_KERNELS, /* each kernel alone, against portable */
+    BENCH_DECODE,  /* GPT-2 generation, with and without a cache */
+} bench_mode;
+
+typedef struct bench_shape {
+    size_t head_dim, n_heads, n_kv_heads;
+} bench_shape;
+
+/* Lists are never empty after bench_options_parse: what is not given has its default. */
+typedef struct bench_options {
+    bench_mode mode;
+    bool quick, markdown, quiet;
+    bench_shape shapes[BENCH_MAX_LIST];
+    size_t n_shapes;
+    size_t tokens[BENCH_MAX_LIST];
+    size_t n_tokens;
+    kvq_scheme schemes[BENCH_MAX_LIST];
+    size_t n_schemes;
+    const char *isas[BENCH_MAX_LIST];
+    size_t n_isas;
+    bool isas_given; /* by --isa or KVQ_ISA: then no length is too long for any of them */
+    int threads[BENCH_MAX_LIST];
+    size_t n_threads;
+    const char *models[BENCH_MAX_LIST];
+    size_t n_models;
+    double seconds;         /* spent on measuring one cell of the grid, one kernel */
+    double memory;          /* bytes that all caches of a cell may take together */
+    uint64_t seed;          /* of keys, values and queries, of random models and of tokens */
+    const char *json, *csv; /* files; NULL: not wanted; "-": standard output */
+} bench_options;
+
+/**
+ * Parse the command line; argv[0] is printed as the program's name. --help and wrong usage end the process
+ * here, as argp does, the latter with STATUS_BAD_USAGE. Returns false for what is well-formed but cannot be:
+ * a scheme that makes no sense, an instruction set that does not run here. Strings point into argv.
+ */
+EVAL_MUST_CHECK bool bench_options_parse(bench_options *o, int argc, char **argv, eval_error *e);
+
+#endif

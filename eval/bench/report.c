@@ -1,0 +1,304 @@
+/* Tables of a benchmark for people, as Markdown and as CSV (bench_report.h). */
+#include "eval/bench/report.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CELL = 160 };
+
+/* ---- filling ---- */
+
+static bench_value *next_value(bench_table *t)
+{
+    if (t->n == t->capacity && !t->failed) {
+        const size_t capacity = t->capacity > 0 ? 2 * t->capacity : 16 * t->n_columns;
+        bench_value *values = realloc(t->values, capacity * sizeof values[0]);
+        t->failed = !values;
+        t->values = values ? values : t->values;
+        t->capacity = values ? capacity : t->capacity;
+    }
+    return t->failed ? NULL : &t->values[t->n++];
+}
+
+void bench_put_text(bench_table *t, const char *text)
+{
+    assert(t->columns[t->n % t->n_columns].decimals == BENCH_TEXT || t->failed);
+    bench_value *v = next_value(t);
+    if (v) {
+        v->number = NAN;
+        snprintf(v->text, sizeof v->text, "%s", text);
+    }
+}
+
+void bench_put_number(bench_table *t, double x)
+{
+    assert(t->columns[t->n % t->n_columns].decimals != BENCH_TEXT || t->failed);
+    bench_value *v = next_value(t);
+    if (v) {
+        v->number = x;
+        v->text[0] = '\0';
+    }
+}
+
+void bench_put_sample(bench_table *t, const bench_sample *s)
+{
+    bench_put_number(t, BENCH_MEDIAN(s));
+    bench_put_number(t, bench_quantile(s, 0.1));
+    bench_put_number(t, bench_quantile(s, 0.9));
+}
+
+void bench_headline(bench_report *r, const char *format, ...)
+{
+    if (r->n_headline < BENCH_MAX_LINES) {
+        va_list args;
+        va_start(args, format);
+        vsnprintf(r->headline[r->n_headline++], BENCH_LINE_SIZE, format, args);
+        va_end(args);
+    }
+}
+
+void bench_note(bench_report *r, const char *format, ...)
+{
+    if (r->n_notes < BENCH_MAX_LINES) {
+        va_list args;
+        va_start(args, format);
+        vsnprintf(r->notes[r->n_notes++], BENCH_LINE_SIZE, format, args);
+        va_end(args);
+    }
+}
+
+bench_table *bench_add_table(bench_report *r, const char *key, const char *title, const bench_column *columns,
+                             size_t n_columns, size_t n_group)
+{
+    assert(r->n_tables < BENCH_MAX_TABLES);
+    bench_table *t = &r->tables[r->n_tables++];
+    *t = (bench_table){
+        .key = key, .title = title, .columns = columns, .n_columns = n_columns, .n_group = n_group};
+    return t;
+}
+
+void bench_add_bandwidth(bench_report *r, const bench_bandwidth *b, size_t n)
+{
+    static const bench_column columns[] = {
+        {"level", "level", BENCH_TEXT}, {"threads", "threads", 0}, {"bytes", NULL, 0},
+        {"mb", "MB read", 1},           {"gb_s", "GB/s", 1},       {"gb_s_p10", "p10", 1},
+        {"gb_s_p90", "p90", 1},         {"rounds", "rounds", 0},
+    };
+    bench_table *t = bench_add_table(r, "bandwidth", "Read bandwidth of this machine", columns,
+                                     sizeof columns / sizeof columns[0], 0);
+    for (size_t i = 0; i < n; i++) {
+        bench_put_text(t, bench_level_names[b[i].level]);
+        bench_put_number(t, b[i].n_threads);
+        bench_put_number(t, (double)b[i].n_bytes);
+        bench_put_number(t, (double)b[i].n_bytes * 1e-6);
+        bench_put_sample(t, &b[i].gb_s);
+        bench_put_number(t, (double)b[i].gb_s.n);
+    }
+}
+
+bool bench_report_check(const bench_report *r, eval_error *e)
+{
+    for (size_t i = 0; i < r->n_tables; i++) {
+        if (r->tables[i].failed) {
+            return eval_fail(e, "out of memory for the report");
+        }
+        assert(r->tables[i].n % r->tables[i].n_columns == 0);
+    }
+    return true;
+}
+
+void bench_report_free(bench_report *r)
+{
+    for (size_t i = 0; i < r->n_tables; i++) {
+        free(r->tables[i].values);
+    }
+    r->n_tables = 0;
+}
+
+/* ---- printing ---- */
+
+/* One half of a title: the part before '|' or after it. A title of one part stands on the second line. */
+static void title_part(const bench_column *c, bool second, char *text)
+{
+    const char *bar = strchr(c->title, '|');
+    if (!bar) {
+        snprintf(text, CELL, "%s", second ? c->title : "");
+    } else if (second) {
+        snprintf(text, CELL, "%s", bar + 1);
+    } else {
+        snprintf(text, CELL, "%.*s", (int)(bar - c->title), c->title);
+    }
+}
+
+/* Whole numbers with commas between thousands: token counts are what is read most. */
+static void print_whole(double x, char *text)
+{
+    char digits[64];
+    snprintf(digits, sizeof digits, "%.0f", x);
+    const size_t n = strlen(digits), first = digits[0] == '-' ? 1 : 0;
+    size_t used = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (i > first && (n - i) % 3 == 0) {
+            text[used++] = ',';
+        }
+        text[used++] = digits[i];
+    }
+    text[used] = '\0';
+}
+
+static void cell_text(const bench_column *c, const bench_value *v, char *text)
+{
+    if (c->decimals == BENCH_TEXT) {
+        snprintf(text, CELL, "%s", v->text);
+    } else if (!isfinite(v->number)) {
+        text[0] = '\0';
+    } else if (c->decimals == 0) {
+        print_whole(v->number, text);
+    } else if (v->number != 0.0 && fabs(v->number) < 0.5 * pow(10.0, -c->decimals)) {
+        snprintf(text, CELL, "%.1e", v->number);
+    } else {
+        snprintf(text, CELL, "%.*f", c->decimals, v->number);
+    }
+}
+
+static bool same_group(const bench_table *t, size_t row)
+{
+    const bench_value *a = &t->values[(row - 1) * t->n_columns], *b = a + t->n_columns;
+    for (size_t i = 0; i < t->n_group; i++) {
+        if (strcmp(a[i].text, b[i].text) != 0 || (a[i].number < b[i].number || a[i].number > b[i].number)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void column_widths(const bench_table *t, int *widths)
+{
+    char text[CELL];
+    for (size_t i = 0; i < t->n_columns; i++) {
+        widths[i] = 0;
+        for (int second = 0; t->columns[i].title && second < 2; second++) {
+            title_part(&t->columns[i], second != 0, text);
+            widths[i] = (int)strlen(text) > widths[i] ? (int)strlen(text) : widths[i];
+        }
+        for (size_t at = i; t->columns[i].title && at < t->n; at += t->n_columns) {
+            cell_text(&t->columns[i], &t->values[at], text);
+            widths[i] = (int)strlen(text) > widths[i] ? (int)strlen(text) : widths[i];
+        }
+    }
+}
+
+static bool has_two_lines(const bench_table *t)
+{
+    for (size_t i = 0; i < t->n_columns; i++) {
+        if (t->columns[i].title && strchr(t->columns[i].title, '|')) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void print_text_table(FILE *f, const bench_table *t)
+{
+    enum { MAX_COLUMNS = 64 };
+    char text[CELL];
+    int widths[MAX_COLUMNS];
+    assert(t->n_columns <= MAX_COLUMNS);
+    column_widths(t, widths);
+    /* Rows -2 and -1 are the titles. */
+    const size_t n_rows = t->n / t->n_columns;
+    for (size_t line = has_two_lines(t) ? 0 : 1; line < n_rows + 2; line++) {
+        if (line > 2 && t->n_group > 0 && !same_group(t, line - 2)) {
+            fputc('\n', f);
+        }
+        const char *gap = "";
+        for (size_t i = 0; i < t->n_columns; i++) {
+            if (!t->columns[i].title) {
+                continue;
+            }
+            if (line < 2) {
+                title_part(&t->columns[i], line == 1, text);
+            } else {
+                cell_text(&t->columns[i], &t->values[(line - 2) * t->n_columns + i], text);
+            }
+            fprintf(f, "%s%*s", gap, t->columns[i].decimals == BENCH_TEXT ? -widths[i] : widths[i], text);
+            gap = "  ";
+        }
+        fputc('\n', f);
+    }
+}
+
+static void print_markdown_table(FILE *f, const bench_table *t)
+{
+    char first[CELL], second[CELL];
+    for (int line = 0; line < 2; line++) {
+        for (size_t i = 0; i < t->n_columns; i++) {
+            if (!t->columns[i].title) {
+                continue;
+            }
+            title_part(&t->columns[i], false, first);
+            title_part(&t->columns[i], true, second);
+            if (line == 0) {
+                fprintf(f, "| %s%s%s ", first, first[0] ? " " : "", second);
+            } else {
+                fputs(t->columns[i].decimals == BENCH_TEXT ? "|---" : "|---:", f);
+            }
+        }
+        fputs("|\n", f);
+    }
+    for (size_t at = 0; at < t->n; at++) {
+        const size_t i = at % t->n_columns;
+        if (t->columns[i].title) {
+            cell_text(&t->columns[i], &t->values[at], first);
+            fprintf(f, "| %s ", first);
+        }
+        fputs(i + 1 == t->n_columns ? "|\n" : "", f);
+    }
+}
+
+void bench_report_people(FILE *f, const bench_report *r, bool markdown)
+{
+    char machine[BENCH_LINE_SIZE];
+    bench_machine_print(&r->machine, machine, sizeof machine);
+    for (size_t i = 0; i < r->n_headline; i++) {
+        fprintf(f, "%s%s\n", markdown ? "- " : "", r->headline[i]);
+    }
+    fprintf(f, "%s%s\n", r->n_headline > 0 ? "\n" : "", machine);
+    for (size_t i = 0; i < r->n_tables; i++) {
+        if (r->tables[i].n == 0) {
+            continue;
+        }
+        fprintf(f, markdown ? "\n**%s**\n\n" : "\n%s\n\n", r->tables[i].title);
+        if (markdown) {
+            print_markdown_table(f, &r->tables[i]);
+        } else {
+            print_text_table(f, &r->tables[i]);
+        }
+    }
+    fputc('\n', f);
+    for (size_t i = 0; i < r->n_notes; i++) {
+        fprintf(f, "- %s\n", r->notes[i]);
+    }
+}
+
+void bench_report_csv(FILE *f, const bench_report *r)
+{
+    const bench_table *t = &r->tables[r->main_table];
+    for (size_t i = 0; i < t->n_columns; i++) {
+        fprintf(f, "%s%s", i > 0 ? "," : "", t->columns[i].key);
+    }
+    fputc('\n', f);
+    for (size_t at = 0; at < t->n; at++) {
+        const size_t i = at % t->n_columns;
+        fputs(i > 0 ? "," : "", f);
+        if (t->columns[i].decimals == BENCH_TEXT) {
+            fprintf(f, "\"%s\"", t->values[at].text); /* schemes hold commas; nothing holds quotes */
+        } else if (isfinite(t->values[at].number)) {
+            fprintf(f, "%.9g", t->values[at].number);
+        }
+        fputs(i + 1 == t->n_columns ? "\n" : "", f);
+    }
+}

@@ -1,0 +1,485 @@
+/* The command line of kvq-eval (options.h), on the C library's argp. */
+#define _GNU_SOURCE
+
+#include "eval/cli/options.h"
+
+#include "eval/common/output_file.h"
+
+#include <argp.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STRINGIFY_(x) #x
+#define STRINGIFY(x)  STRINGIFY_(x)
+
+#define DEFAULT_GROUP "32"
+
+enum {
+    KEY_BITS = 0x100,
+    KEY_K_BITS,
+    KEY_V_BITS,
+    KEY_GROUP,
+    KEY_RESIDUAL,
+    KEY_RESIDUAL_MODE,
+    KEY_RESIDUAL_DTYPE,
+    KEY_SINKS,
+    KEY_SCHEME,
+    KEY_MODEL,
+    KEY_TEXT,
+    KEY_CONTEXT,
+    KEY_TOKENS,
+    KEY_WINDOWS,
+    KEY_PROMPT,
+    KEY_GENERATE,
+    KEY_PRECISION,
+    KEY_THREADS,
+    KEY_SEED,
+    KEY_PER_LAYER,
+    KEY_JSON,
+    KEY_CSV,
+    KEY_MARKDOWN,
+    KEY_LOGITS,
+    KEY_QUIET,
+    KEY_MAX_KLD,
+    KEY_MAX_ATTN_ERROR,
+    KEY_MAX_PPL_INCREASE,
+    KEY_MIN_RATIO,
+};
+
+static const struct argp_option option_list[] = {
+    {NULL, 0, NULL, 0,
+     "The scheme, beside fp32 (default: --bits 2, which is KIVI-2 with G = 32, R = 128):", 1},
+    {"bits", KEY_BITS, "B", 0, "Bits of keys and values: 1, 2, 3, 4, 5, 6, 8, 16 (half) or 32", 1},
+    {"k-bits", KEY_K_BITS, "B", 0, "Bits of the keys alone", 1},
+    {"v-bits", KEY_V_BITS, "B", 0, "Bits of the values alone", 1},
+    {"group", KEY_GROUP, "G", 0,
+     "Values per scale: 16, 32, 64 or 128 (default 32), or full, which is one scale per token and head and "
+     "needs --k-bits 16 or 32",
+     1},
+    {"residual", KEY_RESIDUAL, "R", 0, "Newest tokens kept in full precision (default 128)", 1},
+    {"residual-mode", KEY_RESIDUAL_MODE, "MODE", 0, "kivi (default) or sliding", 1},
+    {"residual-dtype", KEY_RESIDUAL_DTYPE, "TYPE", 0, "f32 (default) or f16, for the window and the sinks",
+     1},
+    {"sinks", KEY_SINKS, "S", 0, "First tokens kept in full precision (default 0)", 1},
+    {"scheme", KEY_SCHEME, "TEXT", 0,
+     "A whole scheme, such as kivi4 or k=4/64,v=2,r=64; may be given many times, also beside the options "
+     "above",
+     1},
+
+    {NULL, 0, NULL, 0, "What it is measured on:", 2},
+    {"model", KEY_MODEL, "DIR", 0,
+     "Hugging Face directory of a GPT-2, or random:gpt2[-medium|-large|-xl], or random:L,H,D,CTX,VOCAB for "
+     "seeded random weights (default: the model that comes with kvq-eval)",
+     2},
+    {"text", KEY_TEXT, "FILE", 0, "UTF-8 text (default: the sample that comes with kvq-eval)", 2},
+    {"context", KEY_CONTEXT, "N", 0, "Context length, at most the model's, which is the default", 2},
+    {"tokens", KEY_TOKENS, "N", 0, "Tokens of each window, at most the context (default: that, up to 1024)",
+     2},
+    {"windows", KEY_WINDOWS, "N", 0, "Windows taken from the text one after the other (default: up to 4)", 2},
+    {"prompt", KEY_PROMPT, "N", 0, "The first N tokens of a window are a prefill and not counted (default 0)",
+     2},
+    {"generate", KEY_GENERATE, "N", 0,
+     "Instead of measuring, write N tokens greedily after the text's first --prompt tokens (default 32)", 2},
+    {"precision", KEY_PRECISION, "P", 0, "Arithmetic of attention: fast (default) or exact", 2},
+    {"threads", KEY_THREADS, "N", 0, "Threads (default: one per processor)", 2},
+    {"seed", KEY_SEED, "N", 0, "Seed of random: weights (default 1)", 2},
+
+    {NULL, 0, NULL, 0, "What is shown:", 3},
+    {"per-layer", KEY_PER_LAYER, NULL, 0, "Also a table of errors per layer and head", 3},
+    {"json", KEY_JSON, "FILE", 0,
+     "Write everything as JSON; - is standard output, and then nothing else is there", 3},
+    {"csv", KEY_CSV, "FILE", 0, "Write one row per scheme; - as for --json", 3},
+    {"markdown", KEY_MARKDOWN, NULL, 0, "Print the tables as Markdown", 3},
+    {"logits", KEY_LOGITS, "FILE", 0,
+     "Write the first window's fp32 logits, float32 [tokens][vocab], as .npy", 3},
+    {"quiet", KEY_QUIET, NULL, 0, "No progress on standard error", 3},
+
+    {NULL, 0, NULL, 0, "Limits, for tests: the exit status is 3 if any scheme breaks one:", 4},
+    {"max-kld", KEY_MAX_KLD, "X", 0, "Largest mean next-token KL divergence, in nats", 4},
+    {"max-attn-error", KEY_MAX_ATTN_ERROR, "X", 0, "Largest relative L2 error of attention, such as 0.1", 4},
+    {"max-ppl-increase", KEY_MAX_PPL_INCREASE, "X", 0, "Largest increase of perplexity, in percent", 4},
+    {"min-ratio", KEY_MIN_RATIO, "X", 0, "Smallest fp32 bytes / cache bytes", 4},
+
+    {NULL, 0, NULL, 0, "Other:", -1},
+    {0},
+};
+
+/* The scheme options as given; NULL where not. They become one scheme text, so that one parser judges them.
+ */
+typedef struct scheme_flags {
+    const char *bits, *k_bits, *v_bits, *group, *residual, *residual_mode, *residual_dtype, *sinks;
+} scheme_flags;
+
+typedef struct parse_state {
+    options *o;
+    scheme_flags flags;
+    const char *texts[OPTIONS_MAX_SCHEMES];
+    size_t n_texts;
+} parse_state;
+
+uint64_t options_number(const struct argp_state *state, const char *name, const char *text, uint64_t min,
+                        uint64_t max)
+{
+    char *end = NULL;
+    errno = 0;
+    const unsigned long long value = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || value < min || value > max) {
+        argp_error(state, "--%s: expected a whole number from %llu to %llu, not '%s'", name,
+                   (unsigned long long)min, (unsigned long long)max, text);
+    }
+    return value;
+}
+
+static void parse_limit(const struct argp_state *state, const char *name, const char *text,
+                        options_limit *limit)
+{
+    char *end = NULL;
+    const double value = strtod(text, &end);
+    if (end == text || *end != '\0' || !isfinite(value) || value < 0.0) {
+        argp_error(state, "--%s: expected a number from 0, not '%s'", name, text);
+    }
+    limit->set = true;
+    limit->value = value;
+}
+
+/* What the library takes, as text, because the options become a scheme's text. */
+static const char *const bits_words[] = {"1", "2", "3", "4", "5", "6", "8", "16", "32", NULL};
+static const char *const group_words[] = {"16", "32", "64", "128", "full", NULL};
+static const char *const mode_words[] = {"kivi", "sliding", NULL};
+static const char *const dtype_words[] = {"f32", "f16", NULL};
+static const char *const precision_words[] = {"fast", "exact", NULL};
+enum { MAX_RESIDUAL = 1 << 30, MAX_SINKS = 1 << 20 };
+
+static const char *one_of(const struct argp_state *state, const char *name, const char *text,
+                          const char *const *words)
+{
+    char list[80] = "";
+    for (size_t i = 0; words[i]; i++) {
+        if (strcmp(text, words[i]) == 0) {
+            return text;
+        }
+        const size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s",
+                 i == 0         ? ""
+                 : words[i + 1] ? ", "
+                                : " or ",
+                 words[i]);
+    }
+    argp_error(state, "--%s: must be %s, not '%s'", name, list, text);
+    return text;
+}
+
+static const char *number_text(const struct argp_state *state, const char *name, const char *text,
+                               uint64_t max)
+{
+    (void)options_number(state, name, text, 0, max);
+    return text;
+}
+
+static const char *file_name(const struct argp_state *state, const char *name, const char *text)
+{
+    if (text[0] == '\0') {
+        argp_error(state, "--%s: the name is empty", name);
+    }
+    return text;
+}
+
+static error_t parse_scheme_option(int key, char *arg, const struct argp_state *state, scheme_flags *f)
+{
+    switch (key) {
+    case KEY_BITS:
+        f->bits = one_of(state, "bits", arg, bits_words);
+        return 0;
+    case KEY_K_BITS:
+        f->k_bits = one_of(state, "k-bits", arg, bits_words);
+        return 0;
+    case KEY_V_BITS:
+        f->v_bits = one_of(state, "v-bits", arg, bits_words);
+        return 0;
+    case KEY_GROUP:
+        f->group = one_of(state, "group", arg, group_words);
+        return 0;
+    case KEY_RESIDUAL:
+        f->residual = number_text(state, "residual", arg, MAX_RESIDUAL);
+        return 0;
+    case KEY_RESIDUAL_MODE:
+        f->residual_mode = one_of(state, "residual-mode", arg, mode_words);
+        return 0;
+    case KEY_RESIDUAL_DTYPE:
+        f->residual_dtype = one_of(state, "residual-dtype", arg, dtype_words);
+        return 0;
+    case KEY_SINKS:
+        f->sinks = number_text(state, "sinks", arg, MAX_SINKS);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static error_t parse_output_option(int key, char *arg, const struct argp_state *state, options *o)
+{
+    switch (key) {
+    case KEY_PER_LAYER:
+        o->per_layer = true;
+        return 0;
+    case KEY_JSON:
+        o->json = file_name(state, "json", arg);
+        return 0;
+    case KEY_CSV:
+        o->csv = file_name(state, "csv", arg);
+        return 0;
+    case KEY_MARKDOWN:
+        o->markdown = true;
+        return 0;
+    case KEY_LOGITS:
+        o->logits = file_name(state, "logits", arg);
+        return 0;
+    case KEY_QUIET:
+        o->quiet = true;
+        return 0;
+    case KEY_MAX_KLD:
+        parse_limit(state, "max-kld", arg, &o->max_kld);
+        return 0;
+    case KEY_MAX_ATTN_ERROR:
+        parse_limit(state, "max-attn-error", arg, &o->max_attn_error);
+        return 0;
+    case KEY_MAX_PPL_INCREASE:
+        parse_limit(state, "max-ppl-increase", arg, &o->max_ppl_increase);
+        return 0;
+    case KEY_MIN_RATIO:
+        parse_limit(state, "min-ratio", arg, &o->min_ratio);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static error_t parse_input_option(int key, char *arg, const struct argp_state *state, options *o)
+{
+    const uint64_t many = KVQ_MAX_TOKENS;
+    switch (key) {
+    case KEY_MODEL:
+        o->model = file_name(state, "model", arg);
+        return 0;
+    case KEY_TEXT:
+        o->text = file_name(state, "text", arg);
+        return 0;
+    case KEY_CONTEXT:
+        o->context = options_number(state, "context", arg, 2, many);
+        return 0;
+    case KEY_TOKENS:
+        o->tokens = options_number(state, "tokens", arg, 2, many);
+        return 0;
+    case KEY_WINDOWS:
+        o->windows = options_number(state, "windows", arg, 1, many);
+        return 0;
+    case KEY_PROMPT:
+        o->prompt = options_number(state, "prompt", arg, 0, many);
+        o->prompt_set = true;
+        return 0;
+    case KEY_GENERATE:
+        o->generate = options_number(state, "generate", arg, 1, many);
+        return 0;
+    case KEY_PRECISION:
+        o->precision = strcmp(one_of(state, "precision", arg, precision_words), "fast") == 0
+                           ? KVQ_PRECISION_FAST
+                           : KVQ_PRECISION_EXACT;
+        return 0;
+    case KEY_THREADS:
+        o->threads = (int)options_number(state, "threads", arg, 1, 1024);
+        return 0;
+    case KEY_SEED:
+        o->seed = options_number(state, "seed", arg, 0, INT64_MAX);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* Two reports into one file would leave the last one only. */
+static void check_different(const struct argp_state *state, const char *name, const char *path,
+                            const char *other_name, const char *other)
+{
+    if (path && other && strcmp(path, "/dev/null") != 0 && output_file_same(path, other)) {
+        argp_error(state, "--%s and --%s: '%s' and '%s' are one file", name, other_name, path, other);
+    }
+}
+
+/* What the library would say about the scheme these options make, in terms of the options. */
+static void check_scheme_flags(const struct argp_state *state, const scheme_flags *f)
+{
+    const char *bits = f->k_bits ? f->k_bits : f->bits ? f->bits : "2";
+    if (strcmp(bits, "16") == 0 || strcmp(bits, "32") == 0) {
+        return; /* the rest is about keys, which these options group per channel */
+    }
+    const char *group = f->group ? f->group : DEFAULT_GROUP;
+    if (strcmp(group, "full") == 0) {
+        argp_error(state,
+                   "--group full: is for values only, and keys of %s bits have groups per channel; "
+                   "take --k-bits 16 or 32, or --scheme k=%s@token/full,...",
+                   bits, bits);
+        return;
+    }
+    const uint64_t size = strtoull(group, NULL, 10);
+    const uint64_t residual = f->residual ? strtoull(f->residual, NULL, 10) : size;
+    const bool sliding = f->residual_mode && strcmp(f->residual_mode, "sliding") == 0;
+    if (residual % size != 0 || (residual == 0 && !sliding)) {
+        argp_error(state, "--residual: must be a multiple of the group of %s%s, not '%s'", group,
+                   sliding ? "" : ", and not 0 with --residual-mode kivi", f->residual);
+    }
+}
+
+static void check_combinations(const struct argp_state *state, const options *o)
+{
+    const int n_stdout = (o->json && strcmp(o->json, "-") == 0) + (o->csv && strcmp(o->csv, "-") == 0) +
+                         (o->logits && strcmp(o->logits, "-") == 0);
+    if (n_stdout > 1) {
+        argp_error(state, "only one of --json, --csv and --logits can go to standard output");
+    }
+    check_different(state, "json", o->json, "csv", o->csv);
+    check_different(state, "json", o->json, "logits", o->logits);
+    check_different(state, "csv", o->csv, "logits", o->logits);
+    const bool limits =
+        o->max_kld.set || o->max_attn_error.set || o->max_ppl_increase.set || o->min_ratio.set;
+    if (o->generate > 0 && (o->json || o->csv || o->logits || o->per_layer || o->markdown || limits)) {
+        argp_error(state,
+                   "--generate measures nothing: it goes with none of --json, --csv, --logits, --per-layer, "
+                   "--markdown and the limits");
+    }
+    const bool random = o->model && strncmp(o->model, "random:", 7) == 0;
+    if (random && (o->max_kld.set || o->max_ppl_increase.set)) {
+        argp_error(state, "--max-kld and --max-ppl-increase mean nothing for random weights");
+    }
+}
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+    parse_state *p = state->input;
+    if (key == KEY_SCHEME) {
+        /* One place is kept for the scheme of the single options. */
+        if (p->n_texts + 1 == OPTIONS_MAX_SCHEMES) {
+            argp_error(state, "--scheme: at most %d", OPTIONS_MAX_SCHEMES - 1);
+        }
+        p->texts[p->n_texts++] = arg;
+        return 0;
+    }
+    if (key == ARGP_KEY_ARG) {
+        if (state->arg_num > 0 || strcmp(arg, "info") != 0) {
+            argp_error(state, "'%s': the only word that can stand here is 'info'", arg);
+        }
+        p->o->info = true;
+        return 0;
+    }
+    if (key == ARGP_KEY_END) {
+        check_scheme_flags(state, &p->flags);
+        check_combinations(state, p->o);
+        return 0;
+    }
+    error_t status = parse_scheme_option(key, arg, state, &p->flags);
+    if (status == ARGP_ERR_UNKNOWN) {
+        status = parse_input_option(key, arg, state, p->o);
+    }
+    return status == ARGP_ERR_UNKNOWN ? parse_output_option(key, arg, state, p->o) : status;
+}
+
+/* Append one side as the scheme grammar writes it; 16 and 32 bits are the codecs without groups. */
+static void append_side(char *text, size_t size, const char *name, const char *bits, const char *group)
+{
+    const size_t used = strlen(text);
+    if (strcmp(bits, "16") == 0 || strcmp(bits, "32") == 0) {
+        snprintf(text + used, size - used, "%s=f%s,", name, bits);
+    } else {
+        snprintf(text + used, size - used, "%s=%s/%s,", name, bits, group);
+    }
+}
+
+static void append_item(char *text, size_t size, const char *name, const char *value)
+{
+    if (value) {
+        const size_t used = strlen(text);
+        snprintf(text + used, size - used, "%s=%s,", name, value);
+    }
+}
+
+/* The single options as one scheme text. */
+static void text_of_flags(const scheme_flags *f, char *text, size_t size)
+{
+    const char *bits = f->bits ? f->bits : "2";
+    const char *k_bits = f->k_bits ? f->k_bits : bits;
+    const char *v_bits = f->v_bits ? f->v_bits : bits;
+    const char *group = f->group ? f->group : DEFAULT_GROUP;
+    text[0] = '\0';
+    const bool same = strcmp(k_bits, v_bits) == 0;
+    if (same && strcmp(k_bits, "32") == 0) {
+        snprintf(text, size, "fp32,"); /* the presets, because nothing is gained by a window around them */
+    } else if (same && strcmp(k_bits, "16") == 0) {
+        snprintf(text, size, "fp16,");
+    } else {
+        append_side(text, size, "k", k_bits, group);
+        append_side(text, size, "v", v_bits, group);
+    }
+    append_item(text, size, "r", f->residual);
+    append_item(text, size, "mode", f->residual_mode);
+    append_item(text, size, "rtype", f->residual_dtype);
+    append_item(text, size, "s", f->sinks);
+    text[strlen(text) - 1] = '\0'; /* the last comma */
+}
+
+/* Parse one scheme; on failure say what is wrong, and under which character. */
+static bool add_scheme(options *o, const char *option, const char *text, eval_error *e)
+{
+    kvq_error why;
+    if (kvq_scheme_parse(text, &o->schemes[o->n_schemes], &why) == KVQ_OK) {
+        o->n_schemes++;
+        return true;
+    }
+    /* Room for the caret line must be left: a text that long is shown cut. */
+    const int offset = why.offset > 200 ? 200 : (int)why.offset;
+    eval_fail(e, "%s: %s, at character %llu of the scheme", option, why.message,
+              (unsigned long long)why.offset + 1);
+    const size_t used = strlen(e->text);
+    char shown[256];
+    snprintf(shown, sizeof shown, "%s", text);
+    for (char *c = shown; *c; c++) {
+        *c = (unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c;
+    }
+    snprintf(e->text + used, sizeof e->text - used, "\n    %s\n    %*s", shown, offset + 1, "^");
+    return false;
+}
+
+bool options_parse(options *o, int argc, char **argv, eval_error *e)
+{
+    static const char doc[] =
+        "Measure what quantizing the KV cache costs on a GPT-2 decode, and what it saves.\v"
+        "`kvq-eval info' prints the version, the instruction set, the threads and OpenBLAS's "
+        "configuration.\n\n"
+        "Exit status: 0 good, 1 bad input or failure, 2 bad usage, 3 a limit is broken. See kvq-eval(1).";
+    const struct argp parser = {option_list, parse_option, "[info]", doc, NULL, NULL, NULL};
+    parse_state p = {.o = o};
+    memset(o, 0, sizeof *o);
+    o->seed = 1;
+    /* Assigned, not defined: a definition of ours would be hidden from the C library. */
+    argp_program_version = "kvq-eval " STRINGIFY(KVQ_VERSION_MAJOR) "." STRINGIFY(
+        KVQ_VERSION_MINOR) "." STRINGIFY(KVQ_VERSION_PATCH);
+    argp_err_exit_status = STATUS_BAD_USAGE;
+    if (argp_parse(&parser, argc, argv, 0, NULL, &p) != 0) {
+        return eval_fail(e, "cannot read the command line");
+    }
+    const scheme_flags none = {0};
+    if (memcmp(&p.flags, &none, sizeof none) != 0 || p.n_texts == 0) {
+        char text[512];
+        text_of_flags(&p.flags, text, sizeof text);
+        if (!add_scheme(o, "the scheme options", text, e)) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < p.n_texts; i++) {
+        if (!add_scheme(o, "--scheme", p.texts[i], e)) {
+            return false;
+        }
+    }
+    return true;
+}

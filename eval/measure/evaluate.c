@@ -1,0 +1,635 @@
+/* Teacher-forced decodes, layer by layer (DESIGN.md, "Evaluation that is exact and fast").
+ *
+ * Streams of activations x[T][E] go through the model side by side: the fp32 reference, and one per scheme
+ * that feeds itself ("propagated"). At each layer the reference's queries, keys and values also go through a
+ * cache of each scheme ("local"), whose attention is compared with the reference's step by step, so that no
+ * [T][T] array of probabilities is ever held.
+ *
+ * Caches: the reference and the local caches have all the model's layers and keep them to the end of the
+ * window. The bytes reported are those of these caches: real ones, with all their layers, slack and
+ * bookkeeping. A propagated cache is needed for one layer at a time, so it has one layer and is emptied
+ * between layers.
+ *
+ * Windows do not depend on each other, so as many run side by side as there are threads, each on one thread:
+ * a step's attention takes microseconds, and threads that meet after each would mostly wait for each other.
+ * Only where there are fewer windows than threads are the threads used within a step. Results are merged in
+ * the order of the windows.
+ */
+#include "eval/measure/evaluate.h"
+
+#include "eval/common/progress.h"
+#include "eval/measure/quality.h"
+#include "eval/model/gpt2_forward.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One scheme's own state. */
+typedef struct stream {
+    evaluate_run *run;     /* only read while windows run side by side */
+    evaluate_head *heads;  /* [L][H], of this window */
+    double seconds;        /* likewise */
+    kvq_cache *local;      /* all layers, fed by the reference */
+    kvq_cache *propagated; /* one layer at a time, fed by x; NULL without quality */
+    float *x;              /* [T][E]; NULL without quality */
+} stream;
+
+/* What the windows that run side by side share. */
+typedef struct shared_progress {
+    double done, total; /* attention steps */
+} shared_progress;
+
+/* One window at work. */
+typedef struct work {
+    const evaluate_config *config;
+    evaluation *result;
+    int n_threads;            /* within a step */
+    evaluate_head *ref_heads; /* [L][H]: the bounds of the reference */
+    double ref_seconds;
+    size_t L, H, D, E, T; /* layers, heads, head dimension, width, tokens per window */
+    kvq_cache *reference;
+    float *x;                     /* reference activations [T][E] */
+    float *ref_q, *ref_k, *ref_v; /* [T][E] */
+    float *ref_out;               /* [T][E] */
+    float *q, *k, *v, *out;       /* [T][E], of whichever stream runs; k and v also for reading back */
+    float *scratch;               /* for the forward pass over T tokens */
+    float *ref_probabilities, *probabilities; /* [H][t + 1] of one step */
+    float *ref_bound, *bound;                 /* [H] of one step */
+    stream *streams;
+    size_t n_streams;
+    quality *quality; /* shared; NULL for random weights */
+    shared_progress *progress;
+} work;
+
+/* ---- set up and tear down ---- */
+
+static bool make_cache(kvq_cache **out, const work *w, const kvq_scheme *scheme, size_t n_layers,
+                       eval_error *e)
+{
+    kvq_config config;
+    kvq_config_init(&config);
+    config.n_layers = n_layers;
+    config.n_heads = w->H;
+    config.n_kv_heads = w->H;
+    config.head_dim = w->D;
+    config.scheme = *scheme;
+    const kvq_status status = kvq_cache_create(out, &config);
+    return status == KVQ_OK || eval_fail(e, "cannot create a cache: %s", kvq_status_string(status));
+}
+
+static float *floats(size_t a, size_t b)
+{
+    /* calloc checks the product; what it multiplies are sizes the model was loaded with. */
+    return calloc(a ? a : 1, (b ? b : 1) * sizeof(float));
+}
+
+static bool allocate(work *w, eval_error *e)
+{
+    const size_t T = w->T, E = w->E;
+    float **const wide[] = {&w->x, &w->ref_q, &w->ref_k, &w->ref_v, &w->ref_out,
+                            &w->q, &w->k,     &w->v,     &w->out};
+    bool good = true;
+    for (size_t i = 0; i < sizeof wide / sizeof wide[0]; i++) {
+        *wide[i] = floats(T, E);
+        good = good && *wide[i];
+    }
+    w->scratch = floats(1, gpt2_scratch_floats(&w->config->model->config, T));
+    w->ref_probabilities = floats(w->H, T);
+    w->probabilities = floats(w->H, T);
+    w->ref_bound = floats(w->H, 1);
+    w->bound = floats(w->H, 1);
+    w->ref_heads = calloc(w->L * w->H, sizeof w->ref_heads[0]);
+    good = good && w->scratch && w->ref_probabilities && w->probabilities && w->ref_bound && w->bound &&
+           w->ref_heads;
+    for (size_t i = 0; good && i < w->n_streams; i++) {
+        w->streams[i].heads = calloc(w->L * w->H, sizeof w->streams[i].heads[0]);
+        good = w->streams[i].heads != NULL;
+        if (good && w->quality) {
+            w->streams[i].x = floats(T, E);
+            good = w->streams[i].x != NULL;
+        }
+    }
+    return good || eval_fail(e, "out of memory for windows of %zu tokens", T);
+}
+
+static bool make_caches(work *w, eval_error *e)
+{
+    kvq_scheme fp32;
+    if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK) {
+        return eval_fail(e, "internal error: the library does not know fp32");
+    }
+    if (!make_cache(&w->reference, w, &fp32, w->L, e)) {
+        return false;
+    }
+    for (size_t i = 0; i < w->n_streams; i++) {
+        stream *s = &w->streams[i];
+        if (!make_cache(&s->local, w, &s->run->scheme, w->L, e)) {
+            return false;
+        }
+        if (w->quality && !make_cache(&s->propagated, w, &s->run->scheme, 1, e)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void work_free(work *w)
+{
+    for (size_t i = 0; w->streams && i < w->n_streams; i++) {
+        kvq_cache_free(w->streams[i].local);
+        kvq_cache_free(w->streams[i].propagated);
+        free(w->streams[i].x);
+        free(w->streams[i].heads);
+    }
+    free(w->streams);
+    free(w->ref_heads);
+    kvq_cache_free(w->reference);
+    float *const arrays[] = {
+        w->x,         w->ref_q, w->ref_k, w->ref_v,   w->ref_out,           w->q,
+        w->k,         w->v,     w->out,   w->scratch, w->ref_probabilities, w->probabilities,
+        w->ref_bound, w->bound};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+        free(arrays[i]);
+    }
+}
+
+static void step_done(work *w, double n)
+{
+    double done;
+#pragma omp atomic capture
+    done = w->progress->done += n;
+    if (w->config->progress && omp_get_thread_num() == 0) {
+        w->config->progress(w->config->progress_ctx, done / w->progress->total);
+    }
+}
+
+static bool library_failed(const char *scheme, const char *what, size_t layer, size_t token,
+                           kvq_status status, eval_error *e)
+{
+    return eval_fail(e, "scheme %s: %s at layer %zu, token %zu of a window: %s", scheme, what, layer, token,
+                     kvq_status_string(status));
+}
+
+/* ---- one step ---- */
+
+/* Append token t and attend with its query. probabilities and bound may be NULL. */
+static bool decode_step(const work *w, kvq_cache *cache, const char *scheme, size_t cache_layer, size_t layer,
+                        size_t t, const float *q, const float *k, const float *v, float *probabilities,
+                        float *bound, float *out, eval_error *e)
+{
+    const size_t at = t * w->E;
+    kvq_status status = kvq_cache_append(cache, cache_layer, 0, k + at, v + at, 1);
+    if (status != KVQ_OK) {
+        return library_failed(scheme, "append", layer, t, status, e);
+    }
+    kvq_attend_options options;
+    kvq_attend_options_init(&options);
+    options.precision = w->config->precision;
+    options.n_threads = w->n_threads;
+    options.probabilities = probabilities;
+    options.bound = bound;
+    status = kvq_cache_attend(cache, cache_layer, NULL, 1, q + at, 1,
+                              gpt2_attn_scale(w->config->model, layer), &options, out + at);
+    return status == KVQ_OK || library_failed(scheme, "attention", layer, t, status, e);
+}
+
+/* The prompt: exact attention within it, as in KIVI's prefill; the cache takes all its tokens at once. */
+static bool prefill(const work *w, kvq_cache *cache, const char *scheme, size_t cache_layer, size_t layer,
+                    const float *q, const float *k, const float *v, float *out, eval_error *e)
+{
+    const size_t n = w->config->n_prompt;
+    const kvq_status status = kvq_cache_append(cache, cache_layer, 0, k, v, n);
+    if (status != KVQ_OK) {
+        return library_failed(scheme, "append of the prompt", layer, 0, status, e);
+    }
+    if (out && n > 0) {
+        gpt2_attention_causal(w->config->model, layer, q, k, v, n, out);
+    }
+    return true;
+}
+
+/* Compare one local step, whose attention stands in w->out, with the reference's. */
+static void compare_step(const work *w, evaluate_head *heads, size_t t, bool with_bound)
+{
+    const size_t D = w->D, n = t + 1;
+#pragma omp parallel for schedule(static) if (w->n_threads != 1 && w->H * n > 4096)
+    for (size_t h = 0; h < w->H; h++) {
+        evaluate_head *head = &heads[h];
+        const size_t at = t * w->E + h * D;
+        const float max_abs = metric_l2_add(&head->attn, w->ref_out + at, w->out + at, D);
+        head->attn_max_abs = max_abs > head->attn_max_abs ? max_abs : head->attn_max_abs;
+        head->prob_kl_sum +=
+            metric_kl_probabilities(w->ref_probabilities + h * n, w->probabilities + h * n, n);
+        head->n_steps++;
+        if (with_bound) {
+            metric_bound_add(&head->bound, (double)w->bound[h], (double)w->ref_bound[h], (double)max_abs);
+        }
+    }
+}
+
+static bool check_bounds(const stream *s, const evaluate_head *heads, size_t n_heads, size_t layer, size_t t,
+                         eval_error *e)
+{
+    for (size_t h = 0; h < n_heads; h++) {
+        if (heads[h].bound.n_violations > 0) {
+            return eval_fail(
+                e,
+                "internal error: scheme %s: attention error above the certified bound at layer %zu, "
+                "head %zu, token %zu of a window",
+                s->run->text, layer, h, t);
+        }
+    }
+    return true;
+}
+
+static bool local_step(work *w, stream *s, size_t layer, size_t t, bool with_bound, eval_error *e)
+{
+    const double start = progress_now();
+    evaluate_head *heads = s->heads + layer * w->H;
+    if (!decode_step(w, s->local, s->run->text, layer, layer, t, w->ref_q, w->ref_k, w->ref_v,
+                     w->probabilities, with_bound ? w->bound : NULL, w->out, e)) {
+        return false;
+    }
+    compare_step(w, heads, t, with_bound);
+    s->seconds += progress_now() - start;
+    return !with_bound || check_bounds(s, heads, w->H, layer, t, e);
+}
+
+/* ---- one layer ---- */
+
+/* Read the layer's local cache back and compare it with what it was fed. */
+static bool compare_cache(const work *w, const stream *s, size_t layer, eval_error *e)
+{
+    const kvq_status status = kvq_cache_read(s->local, layer, 0, 0, w->T, w->k, w->v);
+    if (status != KVQ_OK) {
+        return library_failed(s->run->text, "reading back", layer, 0, status, e);
+    }
+    for (size_t t = 0; t < w->T; t++) {
+        for (size_t h = 0; h < w->H; h++) {
+            evaluate_head *head = &s->heads[layer * w->H + h];
+            const size_t at = t * w->E + h * w->D;
+            metric_l2_add(&head->k, w->ref_k + at, w->k + at, w->D);
+            metric_l2_add(&head->v, w->ref_v + at, w->v + at, w->D);
+        }
+    }
+    return true;
+}
+
+/* The reference through this layer, and beside it the local caches, which see the same queries, keys, values.
+ */
+static bool reference_layer(work *w, size_t layer, eval_error *e)
+{
+    const gpt2_model *model = w->config->model;
+    double start = progress_now();
+    gpt2_layer_qkv(model, layer, w->x, w->T, w->scratch, w->ref_q, w->ref_k, w->ref_v);
+    if (!prefill(w, w->reference, "fp32", layer, layer, w->ref_q, w->ref_k, w->ref_v, w->ref_out, e)) {
+        return false;
+    }
+    w->ref_seconds += progress_now() - start;
+    for (size_t i = 0; i < w->n_streams; i++) {
+        if (!prefill(w, w->streams[i].local, w->streams[i].run->text, layer, layer, w->ref_q, w->ref_k,
+                     w->ref_v, NULL, e)) {
+            return false;
+        }
+    }
+    for (size_t t = w->config->n_prompt; t < w->T; t++) {
+        const bool with_bound = (t + 1) % EVALUATE_BOUND_EVERY == 0 || t + 1 == w->T;
+        start = progress_now();
+        if (!decode_step(w, w->reference, "fp32", layer, layer, t, w->ref_q, w->ref_k, w->ref_v,
+                         w->ref_probabilities, with_bound ? w->ref_bound : NULL, w->ref_out, e)) {
+            return false;
+        }
+        w->ref_seconds += progress_now() - start;
+        for (size_t h = 0; with_bound && h < w->H; h++) {
+            metric_bound_add(&w->ref_heads[layer * w->H + h].bound, (double)w->ref_bound[h], 0.0, 0.0);
+        }
+        for (size_t i = 0; i < w->n_streams; i++) {
+            if (!local_step(w, &w->streams[i], layer, t, with_bound, e)) {
+                return false;
+            }
+        }
+        step_done(w, 1.0 + (double)w->n_streams);
+    }
+    for (size_t i = 0; i < w->n_streams; i++) {
+        if (!compare_cache(w, &w->streams[i], layer, e)) {
+            return false;
+        }
+    }
+    start = progress_now();
+    gpt2_layer_finish(model, layer, w->x, w->ref_out, w->T, w->scratch);
+    w->ref_seconds += progress_now() - start;
+    return true;
+}
+
+/* A stream that feeds itself, through this layer. */
+static bool propagated_layer(work *w, stream *s, size_t layer, eval_error *e)
+{
+    const gpt2_model *model = w->config->model;
+    const double start = progress_now();
+    gpt2_layer_qkv(model, layer, s->x, w->T, w->scratch, w->q, w->k, w->v);
+    kvq_cache_reset(s->propagated);
+    if (!prefill(w, s->propagated, s->run->text, 0, layer, w->q, w->k, w->v, w->out, e)) {
+        return false;
+    }
+    for (size_t t = w->config->n_prompt; t < w->T; t++) {
+        if (!decode_step(w, s->propagated, s->run->text, 0, layer, t, w->q, w->k, w->v, NULL, NULL, w->out,
+                         e)) {
+            return false;
+        }
+        step_done(w, 1.0);
+    }
+    gpt2_layer_finish(model, layer, s->x, w->out, w->T, w->scratch);
+    s->seconds += progress_now() - start;
+    return true;
+}
+
+/* ---- one window ---- */
+
+static bool measure_bytes(evaluate_run *run, const kvq_cache *cache, const work *w, eval_error *e)
+{
+    const kvq_status status = kvq_cache_usage(cache, &run->usage);
+    if (status != KVQ_OK) {
+        return eval_fail(e, "scheme %s: memory usage: %s", run->text, kvq_status_string(status));
+    }
+    const uint64_t elements = (uint64_t)w->T * w->L * 2 * w->E;
+    run->fp32_bytes = elements * 4;
+    run->fp16_bytes = elements * 2;
+    run->ratio_vs_fp32 = (double)run->fp32_bytes / (double)run->usage.total;
+    run->ratio_vs_fp16 = (double)run->fp16_bytes / (double)run->usage.total;
+    /* The scheme's own figure: how much of K and of V happens to be packed at this length does not enter. */
+    run->bits_per_element =
+        (kvq_side_bits_per_element(&run->scheme.k, w->D) + kvq_side_bits_per_element(&run->scheme.v, w->D)) /
+        2.0;
+    return true;
+}
+
+/* All layers. Touches nothing that another window touches. */
+static bool run_window(work *w, size_t window, eval_error *e)
+{
+    gpt2_embed(w->config->model, w->config->ids + window * w->T, 0, w->T, w->x);
+    kvq_cache_reset(w->reference);
+    for (size_t i = 0; i < w->n_streams; i++) {
+        kvq_cache_reset(w->streams[i].local);
+        if (w->quality) {
+            memcpy(w->streams[i].x, w->x, w->T * w->E * sizeof(float));
+        }
+    }
+    for (size_t layer = 0; layer < w->L; layer++) {
+        if (!reference_layer(w, layer, e)) {
+            return false;
+        }
+        for (size_t i = 0; w->quality && i < w->n_streams; i++) {
+            if (!propagated_layer(w, &w->streams[i], layer, e)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+/* Add a window's sums to the run's, and make them ready for the next window. */
+static void merge_heads(evaluate_head *into, evaluate_head *from, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        metric_l2_merge(&into[i].k, &from[i].k);
+        metric_l2_merge(&into[i].v, &from[i].v);
+        metric_l2_merge(&into[i].attn, &from[i].attn);
+        metric_bound_merge(&into[i].bound, &from[i].bound);
+        into[i].prob_kl_sum += from[i].prob_kl_sum;
+        into[i].n_steps += from[i].n_steps;
+        into[i].attn_max_abs = fmaxf(into[i].attn_max_abs, from[i].attn_max_abs);
+    }
+    memset(from, 0, n * sizeof from[0]);
+}
+
+/* What a finished window gives to the result. Called for one window after the other. */
+static bool finish_window(work *w, size_t window, eval_error *e)
+{
+    const evaluate_config *c = w->config;
+    evaluate_run *reference = &w->result->runs[0];
+    FILE *logits_stream = window == 0 ? c->logits_stream : NULL;
+    /* Every window ends with the same number of tokens, so any window's bytes are all windows' bytes. */
+    if (reference->is_reference) {
+        merge_heads(reference->heads, w->ref_heads, w->L * w->H);
+        reference->seconds += w->ref_seconds;
+        if (!measure_bytes(reference, w->reference, w, e)) {
+            return false;
+        }
+    }
+    w->ref_seconds = 0.0;
+    for (size_t i = 0; i < w->n_streams; i++) {
+        stream *s = &w->streams[i];
+        merge_heads(s->run->heads, s->heads, w->L * w->H);
+        s->run->seconds += s->seconds;
+        s->seconds = 0.0;
+        if (!measure_bytes(s->run, s->local, w, e)) {
+            return false;
+        }
+    }
+    if (!w->quality) {
+        return !logits_stream || quality_write_logits(c->model, w->x, w->T, logits_stream, e);
+    }
+    quality_begin_window(w->quality, c->ids + window * w->T, w->x, logits_stream);
+    for (size_t i = 0; i < w->n_streams; i++) {
+        quality_set_stream(w->quality, i, w->streams[i].x);
+    }
+    return quality_end_window(w->quality, e);
+}
+
+/* Run windows [first, first + n) side by side; on failure *e is the first one's. */
+static bool run_side_by_side(work *workers, size_t first, size_t n, eval_error *e)
+{
+    if (n == 1) { /* so that the threads may serve within a step */
+        return run_window(&workers[0], first, e);
+    }
+    size_t failed = n;
+#pragma omp parallel for schedule(static, 1) num_threads((int)n)
+    for (size_t i = 0; i < n; i++) {
+        eval_error own;
+        if (!run_window(&workers[i], first + i, &own)) {
+#pragma omp critical(evaluate_failed)
+            if (i < failed) {
+                failed = i;
+                *e = own;
+            }
+        }
+    }
+    return failed == n;
+}
+
+static bool run_windows(work *workers, size_t n_workers, eval_error *e)
+{
+    const size_t n_windows = workers[0].config->n_windows;
+    for (size_t first = 0; first < n_windows; first += n_workers) {
+        const size_t n = n_windows - first < n_workers ? n_windows - first : n_workers;
+        if (!run_side_by_side(workers, first, n, e)) {
+            return false;
+        }
+        for (size_t i = 0; i < n; i++) {
+            if (!finish_window(&workers[i], first + i, e)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+/* ---- results ---- */
+
+static void summarize_local(evaluate_run *run, size_t n_heads)
+{
+    evaluate_head all = {0};
+    for (size_t i = 0; i < n_heads; i++) {
+        evaluate_head head = run->heads[i];
+        merge_heads(&all, &head, 1);
+    }
+    run->k_rel_l2 = metric_l2_value(&all.k);
+    run->v_rel_l2 = metric_l2_value(&all.v);
+    run->attn_rel_l2 = metric_l2_value(&all.attn);
+    run->attn_max_abs = (double)all.attn_max_abs;
+    run->attn_prob_kl = all.n_steps ? all.prob_kl_sum / (double)all.n_steps : 0.0;
+    run->bound_max = all.bound.max;
+    run->bound_looseness = metric_bound_looseness(&all.bound);
+}
+
+/* The rows of the result: fp32 first, then the schemes in their order. */
+static bool make_runs(evaluation *result, const evaluate_config *c, eval_error *e)
+{
+    kvq_scheme fp32;
+    if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK) {
+        return eval_fail(e, "internal error: the library does not know fp32");
+    }
+    result->runs = calloc(c->n_schemes + 1, sizeof result->runs[0]);
+    if (!result->runs) {
+        return eval_fail(e, "out of memory");
+    }
+    evaluate_run *runs = result->runs;
+    size_t n = 1;
+    runs[0] = (evaluate_run){.scheme = fp32, .text = "fp32", .is_reference = true};
+    for (size_t i = 0; i < c->n_schemes; i++) {
+        char text[KVQ_SCHEME_TEXT_MAX];
+        const kvq_status status = kvq_scheme_print(&c->schemes[i], text, sizeof text);
+        if (status != KVQ_OK) {
+            return eval_fail(e, "scheme %zu: %s", i + 1, kvq_status_string(status));
+        }
+        evaluate_run *run = &runs[0];
+        if (!runs[0].is_reference || strcmp(text, "fp32") != 0) {
+            run = &runs[n++];
+        }
+        *run = (evaluate_run){.scheme = c->schemes[i]};
+        memcpy(run->text, text, sizeof text);
+    }
+    result->n_runs = n;
+    for (size_t i = 0; i < n; i++) {
+        runs[i].heads = calloc(result->n_layer * result->n_head, sizeof runs[i].heads[0]);
+        if (!runs[i].heads) {
+            return eval_fail(e, "out of memory");
+        }
+    }
+    return true;
+}
+
+static bool set_up(work *w, eval_error *e)
+{
+    evaluation *result = w->result;
+    const bool has_reference_row = result->runs[0].is_reference;
+    w->n_streams = result->n_runs - (has_reference_row ? 1 : 0);
+    w->streams = calloc(w->n_streams ? w->n_streams : 1, sizeof w->streams[0]);
+    if (!w->streams) {
+        return eval_fail(e, "out of memory");
+    }
+    for (size_t i = 0; i < w->n_streams; i++) {
+        w->streams[i].run = &result->runs[i + (has_reference_row ? 1 : 0)];
+    }
+    return allocate(w, e) && make_caches(w, e);
+}
+
+static void summarize(const work *w)
+{
+    evaluation *result = w->result;
+    for (size_t i = 0; i < result->n_runs; i++) {
+        summarize_local(&result->runs[i], w->L * w->H);
+    }
+    for (size_t i = 0; w->quality && i < w->n_streams; i++) {
+        quality_finish(w->quality, i, w->streams[i].run);
+    }
+    if (w->quality && result->runs[0].is_reference) {
+        quality_finish_reference(w->quality, &result->runs[0]);
+    }
+}
+
+/* The runs are made: set up the workers, run, sum up. */
+static bool evaluate_runs(evaluation *result, const evaluate_config *config, eval_error *e)
+{
+    const gpt2_config *shape = &config->model->config;
+    const size_t n_streams = result->n_runs - (result->runs[0].is_reference ? 1 : 0);
+    const size_t n_threads = (size_t)(config->n_threads > 0 ? config->n_threads : omp_get_max_threads());
+    const size_t n_workers = n_threads < config->n_windows ? n_threads : config->n_windows;
+    const double passes = 1.0 + (result->has_quality ? 2.0 : 1.0) * (double)n_streams;
+    shared_progress steps = {.total = (double)config->n_windows * (double)shape->n_layer *
+                                      (double)(config->n_tokens - config->n_prompt) * passes};
+    work *workers = calloc(n_workers, sizeof workers[0]);
+    quality *shared_quality = result->has_quality ? quality_create(config, n_streams) : NULL;
+    bool good = (workers && (shared_quality || !result->has_quality)) || eval_fail(e, "out of memory");
+    for (size_t i = 0; good && i < n_workers; i++) {
+        workers[i] = (work){.config = config,
+                            .result = result,
+                            .n_threads = n_workers > 1 ? 1 : config->n_threads,
+                            .L = shape->n_layer,
+                            .H = shape->n_head,
+                            .D = shape->head_dim,
+                            .E = shape->n_embd,
+                            .T = config->n_tokens,
+                            .quality = shared_quality,
+                            .progress = &steps};
+        good = set_up(&workers[i], e);
+    }
+    good = good && run_windows(workers, n_workers, e);
+    if (good) {
+        summarize(&workers[0]);
+    }
+    for (size_t i = 0; workers && i < n_workers; i++) {
+        work_free(&workers[i]);
+    }
+    free(workers);
+    quality_free(shared_quality);
+    return good;
+}
+
+bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
+{
+    const gpt2_config *shape = &config->model->config;
+    if (config->n_tokens < 2 || config->n_tokens > shape->n_ctx || config->n_prompt + 2 > config->n_tokens ||
+        config->n_windows == 0) {
+        return eval_fail(e, "windows of %zu tokens with a prompt of %zu do not fit a context of %zu",
+                         config->n_tokens, config->n_prompt, shape->n_ctx);
+    }
+    evaluation result = {.n_layer = shape->n_layer,
+                         .n_head = shape->n_head,
+                         .n_windows = config->n_windows,
+                         .n_tokens = config->n_tokens,
+                         .n_prompt = config->n_prompt,
+                         .has_quality = !config->model->random};
+    if (!make_runs(&result, config, e) || !evaluate_runs(&result, config, e)) {
+        evaluation_free(&result);
+        return false;
+    }
+    *out = result;
+    return true;
+}
+
+void evaluation_free(evaluation *ev)
+{
+    for (size_t i = 0; ev->runs && i < ev->n_runs; i++) {
+        free(ev->runs[i].heads);
+    }
+    free(ev->runs);
+    memset(ev, 0, sizeof *ev);
+}
+
+size_t evaluation_n_steps(const evaluation *ev)
+{
+    return ev->n_windows * (ev->n_tokens - ev->n_prompt);
+}

@@ -1,0 +1,97 @@
+/* What a scheme costs on teacher-forced decodes: the run itself, layer by layer, and its results. */
+#ifndef KVQ_EVAL_MEASURE_EVALUATE_H
+#define KVQ_EVAL_MEASURE_EVALUATE_H
+
+#include "eval/common/error.h"
+#include "eval/measure/metrics.h"
+#include "eval/model/gpt2_model.h"
+#include "lib/kvq.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum {
+    /* The certified bound costs 10 to 150 times the attention, so only every 8th step, and the last one of
+     * a window, asks for it. */
+    EVALUATE_BOUND_EVERY = 8,
+};
+
+typedef struct evaluate_config {
+    const gpt2_model *model;
+    const int32_t *ids; /* [n_windows][n_tokens] */
+    size_t n_windows;
+    size_t n_tokens; /* per window, 2 to the model's n_ctx */
+    size_t
+        n_prompt; /* of each window: prefilled with exact attention and not counted; at most n_tokens - 2 */
+    const kvq_scheme *schemes;
+    size_t n_schemes;
+    kvq_precision precision; /* of attention, but for steps that ask for the bound */
+    int n_threads;           /* for attention; 0: as many as OpenMP gives */
+    FILE
+        *logits_stream; /* gets the first window's fp32 logits, float32 [n_tokens][vocab]; NULL: not wanted */
+    void (*progress)(void *ctx, double fraction); /* may be NULL */
+    void *progress_ctx;
+} evaluate_config;
+
+/* Errors of one head of one layer whose cache was fed with the fp32 run's keys, values and queries. */
+typedef struct evaluate_head {
+    metric_l2 k, v; /* all tokens of each window, read back at its end */
+    metric_l2 attn; /* attention output of the counted steps */
+    double prob_kl_sum;
+    uint64_t n_steps;
+    float attn_max_abs;
+    metric_bound bound;
+} evaluate_head;
+
+/* A scheme and what was measured. Averages run over all windows. */
+typedef struct evaluate_run {
+    kvq_scheme scheme;
+    char text[KVQ_SCHEME_TEXT_MAX]; /* the scheme's canonical form */
+    /* True for the fp32 row that stands for the reference itself: its errors are 0 by definition, its bytes
+     * and its perplexity are measured. False for every scheme that was asked for, fp32 included. */
+    bool is_reference;
+
+    kvq_usage usage; /* of a cache of all layers at the end of a window */
+    double bits_per_element;
+    uint64_t fp32_bytes, fp16_bytes; /* the same keys and values as plain arrays */
+    double ratio_vs_fp32, ratio_vs_fp16;
+
+    /* Local errors. attn_prob_kl is a mean over steps, layers and query heads. */
+    double k_rel_l2, v_rel_l2, attn_rel_l2, attn_max_abs, attn_prob_kl;
+    double bound_max;       /* +Inf where nothing is promised */
+    double bound_looseness; /* geometric mean of bound / error; NaN if no error was seen */
+    evaluate_head *heads;   /* [n_layer][n_head] */
+
+    /* What reaches the next-token distribution when the run feeds itself; has_quality only. */
+    double kld_mean, kld_p99, kld_max, top1, ppl, ppl_fp32;
+
+    /* This scheme's own work, for is_reference the fp32 pass; windows that ran side by side are added up. */
+    double seconds;
+} evaluate_run;
+
+typedef struct evaluation {
+    size_t n_layer, n_head, n_windows, n_tokens, n_prompt;
+    bool has_quality; /* false for random weights */
+    evaluate_run *runs;
+    size_t n_runs;
+} evaluation;
+
+/**
+ * Run all windows. runs[0] is fp32: the scheme itself if it is among those asked for, otherwise the
+ * reference. The others follow in the order given.
+ *
+ * Each window is run layer by layer, which gives what token-by-token decoding gives (a layer's keys and
+ * values of tokens up to t are all that step t needs of it), while the matrix products run over all tokens at
+ * once. Errors: out of memory; a library error with scheme, layer and token; an attention error above the
+ * library's certified bound, which is a defect of the library. On failure *out is untouched.
+ */
+EVAL_MUST_CHECK bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e);
+
+void evaluation_free(evaluation *ev); /* an all-zero one is fine */
+
+/** Number of steps that count: each token of each window after its prompt. */
+size_t evaluation_n_steps(const evaluation *ev);
+
+#endif

@@ -1,0 +1,101 @@
+/* Free-running greedy generation (generate.h). */
+#include "eval/measure/generate.h"
+
+#include "eval/common/progress.h"
+#include "eval/measure/metrics.h"
+#include "eval/model/gpt2_forward.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+typedef struct generator {
+    const gpt2_model *model;
+    kvq_cache *cache;
+    int n_threads;
+    float *x, *q, *k, *v, *attn; /* [n_prompt][E] */
+    float *scratch, *logits;
+} generator;
+
+static bool set_up(generator *g, const kvq_scheme *scheme, size_t n_prompt, eval_error *e)
+{
+    const gpt2_config *shape = &g->model->config;
+    float **const arrays[] = {&g->x, &g->q, &g->k, &g->v, &g->attn};
+    bool good = true;
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+        *arrays[i] = calloc(n_prompt, shape->n_embd * sizeof(float));
+        good = good && *arrays[i];
+    }
+    g->scratch = calloc(gpt2_scratch_floats(shape, n_prompt), sizeof(float));
+    g->logits = calloc(shape->vocab_size, sizeof(float));
+    if (!good || !g->scratch || !g->logits) {
+        return eval_fail(e, "out of memory for a prompt of %zu tokens", n_prompt);
+    }
+    kvq_config config;
+    kvq_config_init(&config);
+    config.n_layers = shape->n_layer;
+    config.n_heads = shape->n_head;
+    config.n_kv_heads = shape->n_head;
+    config.head_dim = shape->head_dim;
+    config.scheme = *scheme;
+    const kvq_status status = kvq_cache_create(&g->cache, &config);
+    return status == KVQ_OK || eval_fail(e, "cannot create a cache: %s", kvq_status_string(status));
+}
+
+static void tear_down(generator *g)
+{
+    kvq_cache_free(g->cache);
+    float *const arrays[] = {g->x, g->q, g->k, g->v, g->attn, g->scratch, g->logits};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+        free(arrays[i]);
+    }
+}
+
+/* Feed n tokens that begin at position `at`; n > 1 only for the prompt. Leaves the choice after the last one.
+ */
+static bool feed(generator *g, const int32_t *ids, size_t at, size_t n, int32_t *next, eval_error *e)
+{
+    const gpt2_model *m = g->model;
+    kvq_attend_options options;
+    kvq_attend_options_init(&options);
+    options.n_threads = g->n_threads;
+    gpt2_embed(m, ids, at, n, g->x);
+    for (size_t layer = 0; layer < m->config.n_layer; layer++) {
+        gpt2_layer_qkv(m, layer, g->x, n, g->scratch, g->q, g->k, g->v);
+        kvq_status status = kvq_cache_append(g->cache, layer, 0, g->k, g->v, n);
+        if (status == KVQ_OK && at == 0) {
+            gpt2_attention_causal(m, layer, g->q, g->k, g->v, n, g->attn);
+        } else if (status == KVQ_OK) {
+            status = kvq_cache_attend(g->cache, layer, NULL, 1, g->q, n, gpt2_attn_scale(m, layer), &options,
+                                      g->attn);
+        }
+        if (status != KVQ_OK) {
+            return eval_fail(e, "generation at layer %zu, token %zu: %s", layer, at,
+                             kvq_status_string(status));
+        }
+        gpt2_layer_finish(m, layer, g->x, g->attn, n, g->scratch);
+    }
+    gpt2_logits(m, g->x + (n - 1) * m->config.n_embd, 1, g->scratch, g->logits);
+    *next = (int32_t)metric_argmax(g->logits, m->config.vocab_size);
+    return true;
+}
+
+bool generate(const gpt2_model *model, const kvq_scheme *scheme, const int32_t *ids, size_t n_prompt,
+              size_t n_tokens, int n_threads, int32_t *out, double *seconds, bool *packed, eval_error *e)
+{
+    assert(n_prompt > 0 && n_tokens > 0);
+    generator g = {.model = model, .n_threads = n_threads};
+    bool good = set_up(&g, scheme, n_prompt, e) && feed(&g, ids, 0, n_prompt, &out[0], e);
+    const double start = progress_now();
+    for (size_t i = 1; good && i < n_tokens; i++) {
+        good = feed(&g, &out[i - 1], n_prompt + i - 1, 1, &out[i], e);
+    }
+    *seconds = progress_now() - start;
+    kvq_usage usage = {0};
+    if (good) {
+        const kvq_status status = kvq_cache_usage(g.cache, &usage);
+        good = status == KVQ_OK || eval_fail(e, "memory usage: %s", kvq_status_string(status));
+    }
+    *packed = usage.n_packed_elements > 0;
+    tear_down(&g);
+    return good;
+}

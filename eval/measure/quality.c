@@ -1,0 +1,203 @@
+/* Divergence, agreement and perplexity of the next-token distributions (evaluate_quality.h).
+ *
+ * Step t of a window is counted if t >= n_prompt: its distribution is compared with the reference's.
+ * Perplexity is exp of the mean negative log-likelihood of the token that really follows, over the counted
+ * steps but the last of each window, whose next token lies outside it.
+ */
+#include "eval/measure/quality.h"
+
+#include "eval/model/gpt2_forward.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    CHUNK_TOKENS = 64, /* 13 MB of logits at GPT-2's vocabulary */
+};
+
+/* One scheme's sums. */
+typedef struct quality_stream {
+    const float *x;
+    double *kl; /* [n_windows * counted steps] */
+    uint64_t n_agree;
+    double nll_sum;
+} quality_stream;
+
+struct quality {
+    const evaluate_config *config;
+    size_t vocab;
+    const int32_t *ids;
+    const float *reference_x;
+    FILE *logits_stream;
+    float *scratch, *reference_logits, *logits;
+    double reference_lse[CHUNK_TOKENS];
+    size_t reference_best[CHUNK_TOKENS];
+    double reference_nll_sum;
+    size_t n_counted; /* steps so far, of all windows */
+    size_t n_targets; /* of them, those with a next token */
+    quality_stream *streams;
+    size_t n_streams;
+};
+
+quality *quality_create(const evaluate_config *config, size_t n_streams)
+{
+    quality *q = calloc(1, sizeof *q);
+    if (!q) {
+        return NULL;
+    }
+    const size_t n_kl = config->n_windows * (config->n_tokens - config->n_prompt);
+    q->config = config;
+    q->vocab = config->model->config.vocab_size;
+    q->scratch = calloc(gpt2_scratch_floats(&config->model->config, CHUNK_TOKENS), sizeof(float));
+    q->reference_logits = calloc(q->vocab, CHUNK_TOKENS * sizeof(float));
+    q->logits = calloc(q->vocab, CHUNK_TOKENS * sizeof(float));
+    q->streams = calloc(n_streams ? n_streams : 1, sizeof q->streams[0]);
+    bool good = q->scratch && q->reference_logits && q->logits && q->streams;
+    for (size_t i = 0; good && i < n_streams; i++) {
+        q->n_streams = i + 1;
+        q->streams[i].kl = calloc(n_kl, sizeof(double));
+        good = q->streams[i].kl != NULL;
+    }
+    if (!good) {
+        quality_free(q);
+        return NULL;
+    }
+    return q;
+}
+
+void quality_free(quality *q)
+{
+    if (!q) {
+        return;
+    }
+    for (size_t i = 0; i < q->n_streams; i++) {
+        free(q->streams[i].kl);
+    }
+    free(q->streams);
+    free(q->scratch);
+    free(q->reference_logits);
+    free(q->logits);
+    free(q);
+}
+
+void quality_begin_window(quality *q, const int32_t *ids, const float *reference_x, FILE *logits_stream)
+{
+    q->ids = ids;
+    q->reference_x = reference_x;
+    q->logits_stream = logits_stream;
+}
+
+void quality_set_stream(quality *q, size_t stream, const float *x)
+{
+    q->streams[stream].x = x;
+}
+
+static bool write_floats(const float *x, size_t n, FILE *stream, eval_error *e)
+{
+    return fwrite(x, sizeof x[0], n, stream) == n || eval_fail(e, "write failed: %s", strerror(errno));
+}
+
+/* The reference's side of tokens [first, first + n): what every stream is compared with. */
+static void reference_chunk(quality *q, size_t first, size_t n)
+{
+    const size_t T = q->config->n_tokens;
+    double nll[CHUNK_TOKENS] = {0};
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        const float *row = q->reference_logits + i * q->vocab;
+        q->reference_lse[i] = metric_log_sum_exp(row, q->vocab);
+        q->reference_best[i] = metric_argmax(row, q->vocab);
+        if (first + i + 1 < T) {
+            nll[i] = q->reference_lse[i] - (double)row[q->ids[first + i + 1]];
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        q->reference_nll_sum += nll[i];
+    }
+}
+
+static void stream_chunk(quality *q, quality_stream *s, size_t first, size_t n)
+{
+    const size_t T = q->config->n_tokens;
+    double nll[CHUNK_TOKENS] = {0};
+    bool agree[CHUNK_TOKENS];
+    double *kl = s->kl + q->n_counted;
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        const float *reference = q->reference_logits + i * q->vocab;
+        const float *row = q->logits + i * q->vocab;
+        const double lse = metric_log_sum_exp(row, q->vocab);
+        kl[i] = metric_kl_logits(reference, q->reference_lse[i], row, lse, q->vocab);
+        agree[i] = metric_argmax(row, q->vocab) == q->reference_best[i];
+        if (first + i + 1 < T) {
+            nll[i] = lse - (double)row[q->ids[first + i + 1]];
+        }
+    }
+    for (size_t i = 0; i < n; i++) { /* in order, so that sums do not depend on the number of threads */
+        s->nll_sum += nll[i];
+        s->n_agree += agree[i] ? 1 : 0;
+    }
+}
+
+bool quality_end_window(quality *q, eval_error *e)
+{
+    const gpt2_model *model = q->config->model;
+    const size_t T = q->config->n_tokens, E = model->config.n_embd, P = q->config->n_prompt;
+    if (q->logits_stream && !quality_write_logits(model, q->reference_x, T, q->logits_stream, e)) {
+        return false;
+    }
+    for (size_t first = P; first < T; first += CHUNK_TOKENS) {
+        const size_t n = T - first < CHUNK_TOKENS ? T - first : CHUNK_TOKENS;
+        gpt2_logits(model, q->reference_x + first * E, n, q->scratch, q->reference_logits);
+        reference_chunk(q, first, n);
+        for (size_t i = 0; i < q->n_streams; i++) {
+            gpt2_logits(model, q->streams[i].x + first * E, n, q->scratch, q->logits);
+            stream_chunk(q, &q->streams[i], first, n);
+        }
+        q->n_counted += n;
+    }
+    q->n_targets += T - P - 1;
+    return true;
+}
+
+void quality_finish(quality *q, size_t stream, evaluate_run *run)
+{
+    quality_stream *s = &q->streams[stream];
+    const double n = (double)q->n_counted;
+    double sum = 0.0;
+    for (size_t i = 0; i < q->n_counted; i++) {
+        sum += s->kl[i];
+    }
+    run->kld_mean = sum / n;
+    run->kld_p99 = metric_quantile(s->kl, q->n_counted, 0.99);
+    run->kld_max = s->kl[q->n_counted - 1]; /* metric_quantile sorted them */
+    run->top1 = (double)s->n_agree / n;
+    run->ppl = exp(s->nll_sum / (double)q->n_targets);
+    run->ppl_fp32 = exp(q->reference_nll_sum / (double)q->n_targets);
+}
+
+void quality_finish_reference(const quality *q, evaluate_run *run)
+{
+    run->top1 = 1.0;
+    run->ppl_fp32 = exp(q->reference_nll_sum / (double)q->n_targets);
+    run->ppl = run->ppl_fp32;
+}
+
+bool quality_write_logits(const gpt2_model *model, const float *x, size_t n_tokens, FILE *stream,
+                          eval_error *e)
+{
+    const size_t vocab = model->config.vocab_size, E = model->config.n_embd;
+    float *scratch = calloc(gpt2_scratch_floats(&model->config, CHUNK_TOKENS), sizeof(float));
+    float *logits = calloc(vocab, CHUNK_TOKENS * sizeof(float));
+    bool good = (scratch && logits) || eval_fail(e, "out of memory for logits");
+    for (size_t first = 0; good && first < n_tokens; first += CHUNK_TOKENS) {
+        const size_t n = n_tokens - first < CHUNK_TOKENS ? n_tokens - first : CHUNK_TOKENS;
+        gpt2_logits(model, x + first * E, n, scratch, logits);
+        good = write_floats(logits, n * vocab, stream, e);
+    }
+    free(scratch);
+    free(logits);
+    return good;
+}

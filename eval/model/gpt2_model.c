@@ -1,0 +1,288 @@
+/* Loads GPT-2 weights from safetensors, or makes random ones. */
+#define _POSIX_C_SOURCE 200809L
+
+#include "eval/model/gpt2_model.h"
+
+#include "eval/common/splitmix.h"
+#include "eval/model/safetensors.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#define ALIGN_BYTES       64
+#define ALIGN_FLOATS      (ALIGN_BYTES / sizeof(float))
+#define TENSORS_PER_LAYER 12
+
+/* ---- the list of tensors ---- */
+
+static gpt2_tensor *add_tensor(gpt2_model *m, size_t rows, size_t columns, float init_mean, float init_std)
+{
+    gpt2_tensor *t = &m->tensors[m->n_tensors++];
+    t->n_dims = rows ? 2 : 1;
+    t->shape[0] = rows ? rows : columns;
+    t->shape[1] = rows ? columns : 1;
+    t->n_elems = t->shape[0] * t->shape[1];
+    t->init_mean = init_mean;
+    t->init_std = init_std;
+    return t;
+}
+
+static void add_vector(gpt2_model *m, const char *name, size_t n, float init)
+{
+    gpt2_tensor *t = add_tensor(m, 0, n, init, 0.0f);
+    snprintf(t->name, sizeof t->name, "%s", name);
+}
+
+static void add_matrix(gpt2_model *m, const char *name, size_t rows, size_t columns)
+{
+    gpt2_tensor *t = add_tensor(m, rows, columns, 0.0f, 0.02f);
+    snprintf(t->name, sizeof t->name, "%s", name);
+}
+
+/* Adds h.<layer>.<name>.weight and .bias, where LayerNorm has no rows. */
+static void add_layer_pair(gpt2_model *m, size_t layer, const char *name, size_t rows, size_t columns,
+                           float init_mean, float init_std)
+{
+    gpt2_tensor *weight = add_tensor(m, rows, columns, init_mean, init_std);
+    gpt2_tensor *bias = add_tensor(m, 0, columns, 0.0f, 0.0f);
+    snprintf(weight->name, sizeof weight->name, "h.%zu.%s.weight", layer, name);
+    snprintf(bias->name, sizeof bias->name, "h.%zu.%s.bias", layer, name);
+}
+
+/* The order fixes the layout of the arena, the random weights and the checksum. */
+static bool list_tensors(gpt2_model *m)
+{
+    const gpt2_config *c = &m->config;
+    const size_t E = c->n_embd, F = c->n_inner;
+    const float residual_std = 0.02f / sqrtf(2.0f * (float)c->n_layer);
+    m->tensors = calloc(TENSORS_PER_LAYER * c->n_layer + 5, sizeof *m->tensors);
+    if (!m->tensors)
+        return false;
+    add_matrix(m, "wte.weight", c->vocab_size, E);
+    add_matrix(m, "wpe.weight", c->n_ctx, E);
+    for (size_t l = 0; l < c->n_layer; l++) {
+        add_layer_pair(m, l, "ln_1", 0, E, 1.0f, 0.0f);
+        add_layer_pair(m, l, "attn.c_attn", E, 3 * E, 0.0f, 0.02f);
+        add_layer_pair(m, l, "attn.c_proj", E, E, 0.0f, residual_std);
+        add_layer_pair(m, l, "ln_2", 0, E, 1.0f, 0.0f);
+        add_layer_pair(m, l, "mlp.c_fc", E, F, 0.0f, 0.02f);
+        add_layer_pair(m, l, "mlp.c_proj", F, E, 0.0f, residual_std);
+    }
+    add_vector(m, "ln_f.weight", E, 1.0f);
+    add_vector(m, "ln_f.bias", E, 0.0f);
+    if (!c->tied_head)
+        add_matrix(m, "lm_head.weight", c->vocab_size, E);
+    for (size_t i = 0; i < m->n_tensors; i++)
+        m->n_params += m->tensors[i].n_elems;
+    return true;
+}
+
+static void set_layer(gpt2_layer *layer, const gpt2_tensor *t)
+{
+    layer->ln_1_weight = t[0].data;
+    layer->ln_1_bias = t[1].data;
+    layer->attn_weight = t[2].data;
+    layer->attn_bias = t[3].data;
+    layer->attn_out_weight = t[4].data;
+    layer->attn_out_bias = t[5].data;
+    layer->ln_2_weight = t[6].data;
+    layer->ln_2_bias = t[7].data;
+    layer->mlp_in_weight = t[8].data;
+    layer->mlp_in_bias = t[9].data;
+    layer->mlp_out_weight = t[10].data;
+    layer->mlp_out_bias = t[11].data;
+}
+
+/* Allocates every array and sets the pointers of the model. */
+static bool allocate_weights(gpt2_model *m)
+{
+    const size_t L = m->config.n_layer;
+    size_t n_floats = 0;
+    for (size_t i = 0; i < m->n_tensors; i++)
+        n_floats += (m->tensors[i].n_elems + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;
+    m->arena = aligned_alloc(ALIGN_BYTES, n_floats * sizeof *m->arena);
+    m->layers = calloc(L, sizeof *m->layers);
+    if (!m->arena || !m->layers)
+        return false;
+
+    float *next = m->arena;
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        m->tensors[i].data = next;
+        next += (m->tensors[i].n_elems + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;
+    }
+    m->wte = m->tensors[0].data;
+    m->wpe = m->tensors[1].data;
+    for (size_t l = 0; l < L; l++)
+        set_layer(&m->layers[l], &m->tensors[2 + TENSORS_PER_LAYER * l]);
+    const gpt2_tensor *last = &m->tensors[2 + TENSORS_PER_LAYER * L];
+    m->ln_f_weight = last[0].data;
+    m->ln_f_bias = last[1].data;
+    m->head = m->config.tied_head ? m->wte : last[2].data;
+    return true;
+}
+
+void gpt2_model_free(gpt2_model *m)
+{
+    if (!m)
+        return;
+    free(m->arena);
+    free(m->layers);
+    free(m->tensors);
+    free(m);
+}
+
+uint64_t gpt2_model_checksum(const gpt2_model *m)
+{
+    XXH3_state_t state;
+    XXH3_64bits_reset(&state);
+    for (size_t i = 0; i < m->n_tensors; i++)
+        XXH3_64bits_update(&state, m->tensors[i].data, m->tensors[i].n_elems * sizeof(float));
+    return XXH3_64bits_digest(&state);
+}
+
+/* ---- loading ---- */
+
+static const safetensors_tensor *find_weight(const safetensors *st, const char *name)
+{
+    char prefixed[80];
+    snprintf(prefixed, sizeof prefixed, "transformer.%s", name);
+    const safetensors_tensor *t = safetensors_find(st, prefixed);
+    return t ? t : safetensors_find(st, name);
+}
+
+static void format_shape(char *text, size_t size, const size_t *shape, size_t n_dims)
+{
+    size_t used = (size_t)snprintf(text, size, "[");
+    for (size_t i = 0; i < n_dims && used < size; i++)
+        used += (size_t)snprintf(text + used, size - used, i ? ",%zu" : "%zu", shape[i]);
+    if (used < size)
+        snprintf(text + used, size - used, "]");
+}
+
+static bool check_weight(const gpt2_tensor *want, const safetensors *st, const char *dir, eval_error *e)
+{
+    const safetensors_tensor *found = find_weight(st, want->name);
+    if (!found)
+        return eval_fail(e, "%s: tensor '%s' is missing, which config.json asks for", dir, want->name);
+    if (found->dtype == SAFETENSORS_NOT_FLOAT)
+        return eval_fail(e, "%s: tensor '%s': dtype is %s, expected F32, F16 or BF16", found->file,
+                         found->name, found->dtype_name);
+    if (found->n_dims != want->n_dims ||
+        memcmp(found->shape, want->shape, want->n_dims * sizeof *want->shape) != 0) {
+        char found_shape[192], wanted_shape[64];
+        format_shape(found_shape, sizeof found_shape, found->shape, found->n_dims);
+        format_shape(wanted_shape, sizeof wanted_shape, want->shape, want->n_dims);
+        return eval_fail(e, "%s: tensor '%s': shape is %s, but config.json expects %s", found->file,
+                         found->name, found_shape, wanted_shape);
+    }
+    return true;
+}
+
+/* Before anything is allocated by sizes that config.json claims, the file must bear them out. */
+static bool check_weights(const gpt2_model *m, const safetensors *st, const char *dir, eval_error *e)
+{
+    char beyond[48];
+    for (size_t i = 0; i < m->n_tensors; i++)
+        if (!check_weight(&m->tensors[i], st, dir, e))
+            return false;
+    snprintf(beyond, sizeof beyond, "h.%zu.ln_1.weight", m->config.n_layer);
+    const safetensors_tensor *extra = find_weight(st, beyond);
+    if (extra)
+        return eval_fail(e, "%s: tensor '%s' belongs to a layer beyond n_layer %zu of config.json",
+                         extra->file, extra->name, m->config.n_layer);
+    return true;
+}
+
+static bool check_finite(const gpt2_tensor *t, const safetensors_tensor *source, eval_error *e)
+{
+    /* x - x is 0 for every finite x and NaN for the others: one vectorisable pass, then a search if it
+     * failed. */
+    int all_finite = 1;
+    for (size_t i = 0; i < t->n_elems; i++)
+        all_finite &= t->data[i] - t->data[i] == 0.0f;
+    if (all_finite)
+        return true;
+    size_t i = 0;
+    while (isfinite(t->data[i]))
+        i++;
+    size_t byte = source->file_offset + i * (source->n_bytes / source->n_elems);
+    return eval_fail(e, "%s: tensor '%s': element %zu (byte %zu) is %s, expected a finite number",
+                     source->file, source->name, i, byte, isnan(t->data[i]) ? "NaN" : "infinite");
+}
+
+static bool load_weights(gpt2_model *m, const safetensors *st, const char *dir, eval_error *e)
+{
+    if (!list_tensors(m))
+        return eval_fail(e, "%s: out of memory", dir);
+    if (!check_weights(m, st, dir, e))
+        return false;
+    if (!allocate_weights(m))
+        return eval_fail(e, "%s: out of memory for %llu weights", dir, (unsigned long long)m->n_params);
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        const safetensors_tensor *source = find_weight(st, m->tensors[i].name);
+        safetensors_to_f32(source, m->tensors[i].data);
+        if (!check_finite(&m->tensors[i], source, e))
+            return false;
+    }
+    return true;
+}
+
+bool gpt2_model_load(gpt2_model **out, const char *dir, eval_error *e)
+{
+    gpt2_model *m = calloc(1, sizeof *m);
+    safetensors *st = NULL;
+    if (!m)
+        return eval_fail(e, "%s: out of memory", dir);
+    bool ok = gpt2_config_load(&m->config, dir, e) && safetensors_open_dir(&st, dir, e) &&
+              load_weights(m, st, dir, e);
+    safetensors_close(st);
+    if (!ok) {
+        gpt2_model_free(m);
+        return false;
+    }
+    *out = m;
+    return true;
+}
+
+/* ---- random weights ---- */
+
+/* Element i depends on (stream, i) only, so threads may divide the array as they like. The sum of four
+ * uniform 16-bit numbers is close enough to normal (variance 1/3, range +-3.46 standard deviations). */
+static void fill_normal(float *x, size_t n, uint64_t stream, float mean, float std)
+{
+    const float scale = std * sqrtf(3.0f) / 65536.0f;
+#pragma omp parallel for schedule(static) if (n > 65536)
+    for (size_t i = 0; i < n; i++) {
+        uint64_t r = splitmix64(stream, i);
+        int sum = (int)((r & 0xffff) + (r >> 16 & 0xffff) + (r >> 32 & 0xffff) + (r >> 48));
+        x[i] = mean + scale * ((float)(sum - 131070));
+    }
+}
+
+bool gpt2_model_random(gpt2_model **out, const char *spec, uint64_t seed, eval_error *e)
+{
+    gpt2_config config;
+    if (!gpt2_config_random(&config, spec, e))
+        return false;
+    gpt2_model *m = calloc(1, sizeof *m);
+    if (!m)
+        return eval_fail(e, "model '%.200s': out of memory", spec);
+    m->config = config;
+    m->random = true;
+    if (!list_tensors(m) || !allocate_weights(m)) {
+        eval_fail(e, "model '%.200s': out of memory for %llu weights", spec, (unsigned long long)m->n_params);
+        gpt2_model_free(m);
+        return false;
+    }
+    for (size_t i = 0; i < m->n_tensors; i++) {
+        const gpt2_tensor *t = &m->tensors[i];
+        fill_normal(t->data, t->n_elems, splitmix64(splitmix64(seed, 0) + i, 0), t->init_mean, t->init_std);
+    }
+    *out = m;
+    return true;
+}

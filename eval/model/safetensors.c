@@ -1,0 +1,460 @@
+/* Parses and validates safetensors files and shard indexes.
+ *
+ * A file is: the header's length n as 8 bytes, little-endian; n bytes of JSON, which begin with '{' and may
+ * be padded with spaces; then the data. The JSON maps each tensor's name to its dtype, shape and data_offsets
+ * [begin, end), counted from the start of the data. `__metadata__`, if there, maps strings to strings.
+ * Tensors may lie in any order but must cover the data completely: no holes, no overlaps.
+ */
+#define _POSIX_C_SOURCE 200809L
+
+#include "eval/model/safetensors.h"
+
+#include "eval/common/json_util.h"
+#include "eval/model/mapped_file.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LENGTH_BYTES     8
+#define MAX_HEADER_BYTES (100u * 1000 * 1000) /* the reference implementation's limit */
+#define SINGLE_NAME      "model.safetensors"
+#define INDEX_NAME       "model.safetensors.index.json"
+
+/* Tensors point at their shard's path and header, so shards stay where they were allocated. */
+typedef struct shard {
+    struct shard *next;
+    const char *name; /* plain file name, for shards of an index; points into the index */
+    mapped_file file;
+    json_t *header; /* owns the tensor names and dtype names */
+} shard;
+
+struct safetensors {
+    shard *shards;
+    json_t *index; /* NULL for a single file */
+    safetensors_tensor *tensors;
+    size_t n_tensors;
+};
+
+static const struct {
+    const char *name;
+    safetensors_dtype dtype;
+    unsigned bits;
+} dtypes[] = {
+    {"F32", SAFETENSORS_F32, 32},          {"F16", SAFETENSORS_F16, 16},
+    {"BF16", SAFETENSORS_BF16, 16},        {"BOOL", SAFETENSORS_NOT_FLOAT, 8},
+    {"U8", SAFETENSORS_NOT_FLOAT, 8},      {"I8", SAFETENSORS_NOT_FLOAT, 8},
+    {"U16", SAFETENSORS_NOT_FLOAT, 16},    {"I16", SAFETENSORS_NOT_FLOAT, 16},
+    {"U32", SAFETENSORS_NOT_FLOAT, 32},    {"I32", SAFETENSORS_NOT_FLOAT, 32},
+    {"U64", SAFETENSORS_NOT_FLOAT, 64},    {"I64", SAFETENSORS_NOT_FLOAT, 64},
+    {"F64", SAFETENSORS_NOT_FLOAT, 64},    {"C64", SAFETENSORS_NOT_FLOAT, 64},
+    {"F8_E5M2", SAFETENSORS_NOT_FLOAT, 8}, {"F8_E4M3", SAFETENSORS_NOT_FLOAT, 8},
+    {"F8_E8M0", SAFETENSORS_NOT_FLOAT, 8}, {"F6_E2M3", SAFETENSORS_NOT_FLOAT, 6},
+    {"F6_E3M2", SAFETENSORS_NOT_FLOAT, 6}, {"F4", SAFETENSORS_NOT_FLOAT, 4},
+};
+
+/* ---- one tensor of the header ---- */
+
+static bool fail_tensor(const safetensors_tensor *t, eval_error *e, const char *what)
+{
+    return eval_fail(e, "%s: tensor '%.200s': %s", t->file, t->name, what);
+}
+
+static bool parse_dtype(safetensors_tensor *t, const json_t *entry, unsigned *bits, eval_error *e)
+{
+    t->dtype_name = json_string_value(json_object_get(entry, "dtype"));
+    if (!t->dtype_name)
+        return fail_tensor(t, e, "dtype is missing or not a string");
+    for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++) {
+        if (strcmp(dtypes[i].name, t->dtype_name) == 0) {
+            t->dtype = dtypes[i].dtype;
+            *bits = dtypes[i].bits;
+            return true;
+        }
+    }
+    return eval_fail(e, "%s: tensor '%.200s': dtype '%.40s' is not a safetensors dtype", t->file, t->name,
+                     t->dtype_name);
+}
+
+static bool parse_shape(safetensors_tensor *t, const json_t *entry, eval_error *e)
+{
+    const json_t *shape = json_object_get(entry, "shape");
+    if (!json_is_array(shape))
+        return fail_tensor(t, e, "shape is missing or not an array");
+    t->n_dims = json_array_size(shape);
+    if (t->n_dims > SAFETENSORS_MAX_DIMS)
+        return eval_fail(e, "%s: tensor '%.200s': shape has %zu dimensions, expected at most %d", t->file,
+                         t->name, t->n_dims, SAFETENSORS_MAX_DIMS);
+    t->n_elems = 1;
+    for (size_t i = 0; i < t->n_dims; i++) {
+        if (!json_to_size(json_array_get(shape, i), SIZE_MAX, &t->shape[i]))
+            return eval_fail(e, "%s: tensor '%.200s': shape[%zu] is not a non-negative integer", t->file,
+                             t->name, i);
+        if (t->shape[i] != 0 && t->n_elems > SIZE_MAX / t->shape[i])
+            return fail_tensor(t, e, "the product of its shape overflows");
+        t->n_elems *= t->shape[i];
+    }
+    return true;
+}
+
+static bool parse_offsets(safetensors_tensor *t, const json_t *entry, const mapped_file *file,
+                          size_t data_start, unsigned bits, eval_error *e)
+{
+    const json_t *offsets = json_object_get(entry, "data_offsets");
+    size_t begin, end;
+    if (json_array_size(offsets) != 2 || !json_to_size(json_array_get(offsets, 0), SIZE_MAX, &begin) ||
+        !json_to_size(json_array_get(offsets, 1), SIZE_MAX, &end))
+        return fail_tensor(t, e, "data_offsets is not a pair of non-negative integers");
+    size_t data_bytes = file->size - data_start;
+    if (begin > end || end > data_bytes)
+        return eval_fail(
+            e, "%s: tensor '%.200s': data_offsets [%zu, %zu] do not lie in the file's %zu data bytes",
+            t->file, t->name, begin, end, data_bytes);
+    if (t->n_elems > SIZE_MAX / bits)
+        return fail_tensor(t, e, "the size given by its dtype and shape overflows");
+    if (t->n_elems * bits % 8 != 0)
+        return fail_tensor(t, e, "the size given by its dtype and shape is not a whole number of bytes");
+    t->n_bytes = end - begin;
+    if (t->n_bytes != t->n_elems * bits / 8)
+        return eval_fail(
+            e,
+            "%s: tensor '%.200s': data_offsets [%zu, %zu] hold %zu bytes, expected %zu for its dtype "
+            "%s and shape of %zu elements",
+            t->file, t->name, begin, end, t->n_bytes, t->n_elems * bits / 8, t->dtype_name, t->n_elems);
+    t->file_offset = data_start + begin;
+    t->data = file->data + t->file_offset;
+    return true;
+}
+
+static bool parse_tensor(safetensors_tensor *t, const json_t *entry, const mapped_file *file,
+                         size_t data_start, eval_error *e)
+{
+    unsigned bits = 0;
+    if (!json_is_object(entry))
+        return fail_tensor(t, e, "its header entry is not an object");
+    return parse_dtype(t, entry, &bits, e) && parse_shape(t, entry, e) &&
+           parse_offsets(t, entry, file, data_start, bits, e);
+}
+
+/* ---- one file ---- */
+
+static int compare_positions(const void *a, const void *b)
+{
+    const safetensors_tensor *x = a, *y = b;
+    if (x->file_offset != y->file_offset)
+        return x->file_offset < y->file_offset ? -1 : 1;
+    return (x->n_bytes > y->n_bytes) - (x->n_bytes < y->n_bytes); /* empty tensors first */
+}
+
+/* The tensors of one file, in any order, must cover its data exactly once. */
+static bool check_layout(safetensors_tensor *t, size_t n, const mapped_file *file, size_t data_start,
+                         eval_error *e)
+{
+    if (n > 0)
+        qsort(t, n, sizeof *t, compare_positions);
+    size_t covered = data_start;
+    for (size_t i = 0; i < n; i++) {
+        if (t[i].file_offset < covered)
+            return eval_fail(e, "%s: tensors '%.200s' and '%.200s' overlap at byte %zu", file->path,
+                             t[i - 1].name, t[i].name, t[i].file_offset);
+        if (t[i].file_offset > covered)
+            return eval_fail(e, "%s: bytes %zu to %zu, before tensor '%.200s', belong to no tensor",
+                             file->path, covered, t[i].file_offset, t[i].name);
+        covered += t[i].n_bytes;
+    }
+    if (covered != file->size)
+        return eval_fail(e, "%s: bytes %zu to %zu, at the end, belong to no tensor", file->path, covered,
+                         file->size);
+    return true;
+}
+
+static bool check_metadata(const json_t *metadata, const mapped_file *file, eval_error *e)
+{
+    const char *key;
+    const json_t *value;
+    if (!json_is_object(metadata))
+        return eval_fail(e, "%s: __metadata__ is not an object", file->path);
+    json_object_foreach((json_t *)metadata, key, value)
+    {
+        if (!json_is_string(value))
+            return eval_fail(e, "%s: __metadata__: value of '%.200s' is not a string", file->path, key);
+    }
+    return true;
+}
+
+static bool read_header(shard *s, size_t *data_start, eval_error *e)
+{
+    const mapped_file *file = &s->file;
+    if (file->size < LENGTH_BYTES)
+        return eval_fail(e, "%s: file has %zu bytes, expected at least %d for the header's length",
+                         file->path, file->size, LENGTH_BYTES);
+    uint64_t length = 0;
+    for (int i = LENGTH_BYTES - 1; i >= 0; i--)
+        length = length << 8 | file->data[i];
+    if (length > MAX_HEADER_BYTES)
+        return eval_fail(e, "%s: byte 0: header length is %llu, expected at most %u", file->path,
+                         (unsigned long long)length, MAX_HEADER_BYTES);
+    if (length > file->size - LENGTH_BYTES)
+        return eval_fail(
+            e, "%s: byte 0: header length is %llu, but only %zu bytes follow; is the file cut short?",
+            file->path, (unsigned long long)length, file->size - LENGTH_BYTES);
+    if (length == 0 || file->data[LENGTH_BYTES] != '{')
+        return eval_fail(e, "%s: byte %d: the header does not begin with '{'", file->path, LENGTH_BYTES);
+    s->header = json_parse_object(file->path, file->data + LENGTH_BYTES, (size_t)length, LENGTH_BYTES, e);
+    *data_start = LENGTH_BYTES + (size_t)length;
+    return s->header != NULL;
+}
+
+/* Adds the tensors of a file that is already mapped. */
+static bool add_shard_tensors(safetensors *st, shard *s, eval_error *e)
+{
+    size_t data_start = 0;
+    if (!read_header(s, &data_start, e))
+        return false;
+    size_t n_entries = json_object_size(s->header), n = 0;
+    /* + 1: realloc to size 0 may return NULL */
+    safetensors_tensor *tensors = realloc(st->tensors, (st->n_tensors + n_entries + 1) * sizeof *tensors);
+    if (!tensors)
+        return eval_fail(e, "%s: out of memory for %zu tensors", s->file.path, n_entries);
+    st->tensors = tensors;
+    tensors += st->n_tensors;
+
+    const char *name;
+    json_t *entry;
+    json_object_foreach(s->header, name, entry)
+    {
+        if (strcmp(name, "__metadata__") == 0) {
+            if (!check_metadata(entry, &s->file, e))
+                return false;
+            continue;
+        }
+        tensors[n] = (safetensors_tensor){.name = name, .file = s->file.path};
+        if (!parse_tensor(&tensors[n], entry, &s->file, data_start, e))
+            return false;
+        n++;
+    }
+    st->n_tensors += n;
+    return check_layout(tensors, n, &s->file, data_start, e);
+}
+
+static shard *new_shard(safetensors *st, const char *name)
+{
+    shard *s = calloc(1, sizeof *s);
+    if (s) {
+        s->name = name;
+        s->next = st->shards;
+        st->shards = s;
+    }
+    return s;
+}
+
+static bool add_shard_file(safetensors *st, const char *dir, const char *name, eval_error *e)
+{
+    shard *s = new_shard(st, name);
+    if (!s)
+        return eval_fail(e, "%s/%s: out of memory", dir, name);
+    return mapped_file_open(&s->file, dir, name, e) && add_shard_tensors(st, s, e);
+}
+
+/* ---- all tensors ---- */
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(((const safetensors_tensor *)a)->name, ((const safetensors_tensor *)b)->name);
+}
+
+static bool sort_by_name(safetensors *st, eval_error *e)
+{
+    if (st->n_tensors > 0)
+        qsort(st->tensors, st->n_tensors, sizeof *st->tensors, compare_names);
+    for (size_t i = 1; i < st->n_tensors; i++)
+        if (strcmp(st->tensors[i - 1].name, st->tensors[i].name) == 0)
+            return eval_fail(e, "%s: tensor '%.200s' is also in %s", st->tensors[i].file, st->tensors[i].name,
+                             st->tensors[i - 1].file);
+    return true;
+}
+
+const safetensors_tensor *safetensors_find(const safetensors *st, const char *name)
+{
+    safetensors_tensor key = {.name = name};
+    if (st->n_tensors == 0)
+        return NULL;
+    return bsearch(&key, st->tensors, st->n_tensors, sizeof key, compare_names);
+}
+
+size_t safetensors_count(const safetensors *st)
+{
+    return st->n_tensors;
+}
+
+const safetensors_tensor *safetensors_at(const safetensors *st, size_t i)
+{
+    assert(i < st->n_tensors);
+    return &st->tensors[i];
+}
+
+void safetensors_close(safetensors *st)
+{
+    if (!st)
+        return;
+    while (st->shards) {
+        shard *s = st->shards;
+        st->shards = s->next;
+        json_decref(s->header);
+        mapped_file_close(&s->file);
+        free(s);
+    }
+    json_decref(st->index);
+    free(st->tensors);
+    free(st);
+}
+
+/* ---- opening ---- */
+
+static const shard *find_shard(const safetensors *st, const char *name)
+{
+    const shard *s = st->shards;
+    while (s && strcmp(s->name, name) != 0)
+        s = s->next;
+    return s;
+}
+
+/* Opens every shard the index names, then checks that each tensor is where the index says. */
+static bool open_shards(safetensors *st, const char *dir, const mapped_file *index_file, eval_error *e)
+{
+    st->index = json_parse_object(index_file->path, index_file->data, index_file->size, 0, e);
+    if (!st->index)
+        return false;
+    json_t *weight_map = json_object_get(st->index, "weight_map");
+    if (!json_is_object(weight_map))
+        return eval_fail(e, "%s: weight_map is missing or not an object", index_file->path);
+
+    const char *tensor_name;
+    json_t *value;
+    json_object_foreach(weight_map, tensor_name, value)
+    {
+        const char *name = json_string_value(value);
+        if (!name || name[0] == '\0' || strchr(name, '/') || strstr(name, ".."))
+            return eval_fail(e, "%s: weight_map: '%.200s' has shard '%.200s', expected a plain file name",
+                             index_file->path, tensor_name, name ? name : "(not a string)");
+        if (!find_shard(st, name) && !add_shard_file(st, dir, name, e))
+            return false;
+    }
+    if (!sort_by_name(st, e))
+        return false;
+    json_object_foreach(weight_map, tensor_name, value)
+    {
+        const safetensors_tensor *t = safetensors_find(st, tensor_name);
+        const shard *s = find_shard(st, json_string_value(value));
+        if (!t || t->file != s->file.path)
+            return eval_fail(e, "%s: tensor '%.200s' is missing, but %s says it is there", s->file.path,
+                             tensor_name, index_file->path);
+    }
+    return true;
+}
+
+static bool open_index(safetensors *st, const char *dir, eval_error *e)
+{
+    mapped_file index_file;
+    if (!mapped_file_open(&index_file, dir, INDEX_NAME, e))
+        return false;
+    bool ok = open_shards(st, dir, &index_file, e);
+    mapped_file_close(&index_file);
+    return ok;
+}
+
+static bool file_exists(const char *dir, const char *name)
+{
+    char path[4096];
+    int length = snprintf(path, sizeof path, "%s/%s", dir, name);
+    return length > 0 && (size_t)length < sizeof path && access(path, F_OK) == 0;
+}
+
+bool safetensors_open_dir(safetensors **out, const char *dir, eval_error *e)
+{
+    bool single = file_exists(dir, SINGLE_NAME);
+    if (!single && !file_exists(dir, INDEX_NAME))
+        return eval_fail(e, "%s: has neither %s nor %s", dir, SINGLE_NAME, INDEX_NAME);
+    safetensors *st = calloc(1, sizeof *st);
+    if (!st)
+        return eval_fail(e, "%s: out of memory", dir);
+    bool ok =
+        single ? add_shard_file(st, dir, SINGLE_NAME, e) && sort_by_name(st, e) : open_index(st, dir, e);
+    if (!ok) {
+        safetensors_close(st);
+        return false;
+    }
+    *out = st;
+    return true;
+}
+
+bool safetensors_open_memory(safetensors **out, const char *name, const void *data, size_t size,
+                             eval_error *e)
+{
+    safetensors *st = calloc(1, sizeof *st);
+    shard *s = st ? new_shard(st, name) : NULL;
+    if (!s) {
+        safetensors_close(st);
+        return eval_fail(e, "%s: out of memory", name);
+    }
+    s->file.data = data;
+    s->file.size = size;
+    snprintf(s->file.path, sizeof s->file.path, "%s", name);
+    if (!add_shard_tensors(st, s, e) || !sort_by_name(st, e)) {
+        safetensors_close(st);
+        return false;
+    }
+    *out = st;
+    return true;
+}
+
+/* ---- conversion ---- */
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "tensor data is little-endian; conversion on other machines is not written"
+#endif
+
+static inline float float_from_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* Moves exponent and mantissa to their float32 places, where they mean 2^-112 of the value, subnormals
+ * included; the multiplication is exact. Only infinity and NaN need their exponent set by hand. */
+static inline float float_from_half(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
+    uint32_t magnitude = (uint32_t)(half & 0x7fffu) << 13;
+    float finite = float_from_bits(magnitude) * 0x1p112f;
+    uint32_t bits;
+    memcpy(&bits, &finite, sizeof bits);
+    bits = magnitude >= 0x7c00u << 13 ? 0x7f800000u | magnitude : bits;
+    return float_from_bits(sign | bits);
+}
+
+void safetensors_to_f32(const safetensors_tensor *t, float *dst)
+{
+    const uint8_t *src = t->data; /* need not be aligned */
+    const size_t n = t->n_elems;
+    assert(t->dtype != SAFETENSORS_NOT_FLOAT);
+    if (n == 0)
+        return;
+    if (t->dtype == SAFETENSORS_F32) {
+        memcpy(dst, src, n * sizeof *dst);
+    } else if (t->dtype == SAFETENSORS_F16) {
+        for (size_t i = 0; i < n; i++) {
+            uint16_t half;
+            memcpy(&half, src + i * sizeof half, sizeof half);
+            dst[i] = float_from_half(half);
+        }
+    } else {
+        for (size_t i = 0; i < n; i++) {
+            uint16_t top;
+            memcpy(&top, src + i * sizeof top, sizeof top);
+            dst[i] = float_from_bits((uint32_t)top << 16);
+        }
+    }
+}
