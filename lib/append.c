@@ -4,7 +4,8 @@
  * Which indices end up packed depends only on how many tokens there are (kvq_packed_target), so a token goes
  * either from the caller's array straight into a page, or through the window first; the codes are the same
  * either way, because a group is always encoded as a whole from the same values. All memory is taken before
- * anything changes, so a failed append changes no token; memory it took for sinks and tables stays for the next.
+ * anything changes, so a failed append changes no token; memory it took for sinks and tables stays for the
+ * next.
  */
 #include "lib/internal.h"
 

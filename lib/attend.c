@@ -11,12 +11,14 @@
  * of the sums. This is why a cache that still holds everything in a float32 window gives the bits of the fp32
  * scheme.
  *
- * Every SPAN chunks the sums start afresh, and spans are added up in their order. So a span can be computed by any
- * thread at any time without changing a bit of the result: a single thread goes from span to span and adds as it goes;
- * where there are fewer tiles than threads to feed, spans are dealt out and their sums kept until all are there.
+ * Every SPAN chunks the sums start afresh, and spans are added up in their order. So a span can be computed
+ * by any thread at any time without changing a bit of the result: a single thread goes from span to span and
+ * adds as it goes; where there are fewer tiles than threads to feed, spans are dealt out and their sums kept
+ * until all are there.
  *
- * Fast precision estimates what it is off by as it goes. At the end that is held against the output, which may have become
- * small by cancelling, and a row that could be off by more than MAX_ERROR is computed again exactly.
+ * Fast precision estimates what it is off by as it goes. At the end that is held against the output, which
+ * may have become small by cancelling, and a row that could be off by more than MAX_ERROR is computed again
+ * exactly.
  */
 #include "lib/internal.h"
 
@@ -229,8 +231,8 @@ static void accumulate_chunk(tile *t, const chunk *c)
     }
 }
 
-/* Turn a row's scores into weights relative to its ref. That follows the maximum only in leaps, because what was added up
- * so far must follow, and float does not mind weights of up to 2^SLACK. */
+/* Turn a row's scores into weights relative to its ref. That follows the maximum only in leaps, because what
+ * was added up so far must follow, and float does not mind weights of up to 2^SLACK. */
 static void weigh_row(tile *t, size_t row, size_t token, size_t n)
 {
     const kvq_kernels *kernels = t->call->cache->kernels;
@@ -330,7 +332,8 @@ static void finish_row(const tile *t, size_t row, const sums *total)
                              call->scale, t->n_visible[row], call->out + index * dim);
 }
 
-/* Could a row's sums be off by more than MAX_ERROR? Not if they overflowed: then exact ones may do so, too. */
+/* Could a row's sums be off by more than MAX_ERROR? Not if they overflowed: then exact ones may do so,
+ * too. */
 static bool is_too_far_off(const sums *total, size_t row, size_t dim)
 {
     float norm = 0.0f;
@@ -413,8 +416,8 @@ static void add_spans(const attend_call *call, size_t number, size_t n_spans, fl
     finish_tile(&t, &total, now, all);
 }
 
-/* All tiles on several threads. Pragmas are chosen by branches, not by an if clause: with libomp, num_threads(1) would
- * stay for someone else's region. */
+/* All tiles on several threads. Pragmas are chosen by branches, not by an if clause: with libomp,
+ * num_threads(1) would stay for someone else's region. */
 static void run_parallel(const attend_call *call, size_t n_numbers, size_t n_spans, int n_threads)
 {
     size_t n_units = n_numbers * n_spans;

@@ -11,8 +11,9 @@
  *    l_t = exp(a_t - d_t) <= exp(s_t) <= exp(a_t + d_t) = u_t.
  *    The largest such mean is the root in lambda of
  *        F(lambda) = sum_t [ u_t max(x_t - lambda, 0) - l_t max(lambda - x_t, 0) ],
- *    because F is the largest value of sum_t w_t (x_t - lambda) over l <= w <= u, and that is positive exactly
- *    while lambda is below the largest mean. F is convex and decreasing, with slopes from -sum u to -sum l.
+ *    because F is the largest value of sum_t w_t (x_t - lambda) over l <= w <= u, and that is positive
+ *    exactly while lambda is below the largest mean. F is convex and decreasing, with slopes from -sum u to
+ *    -sum l.
  * 3. Hence for every lambda: largest mean <= lambda + max(F(lambda), 0) / sum_t l_t.
  *    One Newton step from 0 is lambda_1 = F(0) / G(0), G = -F' = sum_t [ u_t if x_t > lambda else l_t ]. By
  *    convexity it stays left of the root and comes close to it. So a second pass over the tokens, which

@@ -137,7 +137,8 @@ static inline uint8_t *kvq_sinks_row(const kvq_cache *cache, const kvq_layer_pla
 kvq_status kvq_pages_grow(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, size_t n_pages);
 void kvq_pages_shrink(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, size_t n_pages);
 
-/** Undo what a failed change has taken: pages beyond n_pages, reserved blocks. (Empty sinks and tables stay, for later.) */
+/** Undo what a failed change has taken: pages beyond n_pages, reserved blocks. (Empty sinks and tables stay,
+ * for later.) */
 void kvq_layer_release(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, size_t n_pages);
 
 /** Allocate the sinks of both sides if the scheme has any and they are not there. */

@@ -16,7 +16,8 @@
  * Rules for every call:
  *   - Fallible calls return a kvq_status; KVQ_OK is 0. Out-parameters are written on KVQ_OK only,
  *     unless said otherwise.
- *   - After an error the cache holds what it held before the call. (Memory taken for tables may stay for later.)
+ *   - After an error the cache holds what it held before the call. (Memory taken for tables may stay for
+ *     later.)
  *   - The library never prints, exits, aborts or opens files.
  *   - Threads: many threads may read one cache at once (attend, read, verify, usage, save, export); a call
  *     that changes a cache must be alone with it. Two caches are independent of each other.
@@ -228,7 +229,8 @@ typedef struct kvq_config {
 KVQ_API void kvq_config_init(kvq_config *config);
 
 /**
- * Make an empty cache. It holds little memory until tokens arrive; the first token of a layer takes room for S sinks.
+ * Make an empty cache. It holds little memory until tokens arrive; the first token of a layer takes room for
+ * S sinks.
  * Ownership: free it with kvq_cache_free.
  * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_SCHEME; KVQ_ERR_NOMEM; KVQ_ERR_ISA.
  */
@@ -275,8 +277,9 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read(const kvq_cache *cache, size_t 
  * The promised error of the same tokens: |x - xhat| <= bound for each element, from the stored scales.
  *
  * k, v      out, [n_tokens][Hkv][D] float32; either may be NULL. 0 for what is stored as appended. +Inf where
- *           a group touches the ends of IEEE half, because then nothing is promised: |x| near or beyond 65504;
- *           with KVQ_ARITH_KIVI_F16, whose range max - min is a half as well, also a range near or beyond that.
+ *           a group touches the ends of IEEE half, because then nothing is promised: |x| near or beyond
+ *           65504; with KVQ_ARITH_KIVI_F16, whose range max - min is a half as well, also a range near or
+ *           beyond that.
  * Returns KVQ_OK; KVQ_ERR_ARG.
  * Note      tokens that a truncation brought back dequantized (kvq_cache_truncate) count from there on as
  *           if they had been appended so.
@@ -287,9 +290,9 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read_bound(const kvq_cache *cache, s
 /**
  * Forget all but the first n_tokens of one sequence, in every layer, and return the memory.
  *
- * Tokens that a fresh cache of n_tokens would hold exact, but that were already packed, come back dequantized.
- * So truncate + append equals a fresh cache bit for bit as long as those tokens still were in the window, and
- * always for f32.
+ * Tokens that a fresh cache of n_tokens would hold exact, but that were already packed, come back
+ * dequantized. So truncate + append equals a fresh cache bit for bit as long as those tokens still were in
+ * the window, and always for f32.
  * Returns KVQ_OK (also if a layer holds fewer tokens: it keeps them); KVQ_ERR_ARG; KVQ_ERR_NOMEM.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_truncate(kvq_cache *cache, size_t sequence, size_t n_tokens);
@@ -300,12 +303,12 @@ KVQ_API void kvq_cache_reset(kvq_cache *cache);
 /* ---- Attention ---------------------------------------------------------------------------------------- */
 
 typedef enum kvq_precision {
-    /* Over packed values, queries and probabilities are rounded to 16 bits and multiplied as whole numbers: about
-     * 1e-4 from KVQ_PRECISION_EXACT (relative L2 of a head's output), two to three times as fast. An estimate of the
-     * error is kept: a query with too wide a range is scored exactly, and what could pass 1e-3 is computed again
-     * exactly. (An estimate, and of this rounding: where scores of 1e4 and more cancel, float32 itself is off by as
-     * much.) For keys per channel with G >= 32 and values per token, both in the default arithmetic; exact
-     * otherwise, and wherever `bound` is asked for. */
+    /* Over packed values, queries and probabilities are rounded to 16 bits and multiplied as whole numbers:
+     * about 1e-4 from KVQ_PRECISION_EXACT (relative L2 of a head's output), two to three times as fast. An
+     * estimate of the error is kept: a query with too wide a range is scored exactly, and what could pass
+     * 1e-3 is computed again exactly. (An estimate, and of this rounding: where scores of 1e4 and more
+     * cancel, float32 itself is off by as much.) For keys per channel with G >= 32 and values per token, both
+     * in the default arithmetic; exact otherwise, and wherever `bound` is asked for. */
     KVQ_PRECISION_FAST = 0,
     KVQ_PRECISION_EXACT = 1, /* float32 arithmetic over dequantized values */
 } kvq_precision;
@@ -313,8 +316,9 @@ typedef enum kvq_precision {
 typedef struct kvq_attend_options {
     size_t struct_size;
     kvq_precision precision;
-    /* 0: as many as OpenMP gives. The result does not depend on it. OpenMP's threads may spin while they wait: on
-     * machines with other work, set GOMP_SPINCOUNT=3000 (gcc) or KMP_BLOCKTIME=0 (clang) for the process. */
+    /* 0: as many as OpenMP gives. The result does not depend on it. OpenMP's threads may spin while they
+     * wait: on machines with other work, set GOMP_SPINCOUNT=3000 (gcc) or KMP_BLOCKTIME=0 (clang) for the
+     * process. */
     int n_threads;
     float *probabilities; /* out, [n_sequences][n_q][H][T]; all T must be equal. NULL: not wanted */
     float
@@ -334,21 +338,24 @@ KVQ_API void kvq_attend_options_init(kvq_attend_options *options);
  * options   NULL for the defaults.
  * bound     a number B per query head with max_d |out - out_exact| <= B, where out_exact is the attention in
  *           real arithmetic over the keys and values as they were appended (or imported, or brought back by a
- *           truncation). +Inf where nothing can be promised (see kvq_cache_read_bound). Derivation: lib/bound.c.
+ *           truncation). +Inf where nothing can be promised (see kvq_cache_read_bound). Derivation:
+ *           lib/bound.c.
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, n_q = 0 or > T, scale not finite, unequal T with
  * probabilities, options not initialised or out of range); KVQ_ERR_NONFINITE (in q).
- * Memory    takes nothing from the cache's allocator. Where the heads are too few to feed all threads, 4 (D + 4) bytes
- *           per query head and 2,048 tokens come from malloc for the time of the call; without them one thread does
- *           the work of several.
- * Numerics  identical bits for any n_threads and any grouping of sequences into calls; with KVQ_PRECISION_FAST on any
- *           instruction set, too, but for heads of which something was computed exactly. Sums are float32, 128 tokens at a
- *           time (online softmax: Milakov and Gimelshein, arXiv 1805.02867), in spans of 2,048 that threads share. A query for
- *           which scale * q, that times a key's scale, a score, or a partial sum of one leaves the range of float
- *           gets NaN for its out and probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both cases.
- * Prompts   queries see the cache as it stands after the append, that is, a long prompt sees its own older tokens
- *           packed. KIVI attends within the prompt with exact keys and values. To do the same, append the prompt
- *           to a second cache with one layer and the scheme fp32, attend there, and reset it after each layer
- *           (examples/engine.c).
+ * Memory    takes nothing from the cache's allocator. Where the heads are too few to feed all threads, 4 (D +
+ *           4) bytes per query head and 2,048 tokens come from malloc for the time of the call; without them
+ *           one thread does the work of several.
+ * Numerics  identical bits for any n_threads and any grouping of sequences into calls; with
+ *           KVQ_PRECISION_FAST on any instruction set, too, but for heads of which something was computed
+ *           exactly. Sums are float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv
+ *           1805.02867), in spans of 2,048 that threads share. A query for which scale * q, that times a
+ *           key's scale, a score, or a partial sum of one leaves the range of float gets NaN for its out and
+ *           probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both
+ *           cases.
+ * Prompts   queries see the cache as it stands after the append, that is, a long prompt sees its own older
+ *           tokens packed. KIVI attends within the prompt with exact keys and values. To do the same, append
+ *           the prompt to a second cache with one layer and the scheme fp32, attend there, and reset it after
+ *           each layer (examples/engine.c).
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer,
                                                    const size_t *sequences, size_t n_sequences,
@@ -397,8 +404,8 @@ typedef size_t (*kvq_read_fn)(void *ctx, void *data, size_t n_bytes);
  * Write sequences to a callback. Saving the same tokens gives the same bytes.
  *
  * sequences [n_sequences]; NULL stands for 0, 1, ..., n_sequences - 1. They are 0, 1, ... in the saved cache.
- * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_CHECKSUM (a sealed page is damaged; what was written before
- * it is no complete file).
+ * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_CHECKSUM (a sealed page is damaged; what was written
+ * before it is no complete file).
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_save(const kvq_cache *cache, const size_t *sequences,
                                                  size_t n_sequences, kvq_write_fn write, void *ctx);
@@ -407,10 +414,11 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_save(const kvq_cache *cache, const s
  * Make a new cache from saved bytes, with all its sequences. It attends to the same bits.
  *
  * allocator NULL for the default. err may be NULL.
- * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_FORMAT; KVQ_ERR_TRUNCATED; KVQ_ERR_CHECKSUM; KVQ_ERR_SCHEME;
- * KVQ_ERR_NONFINITE; KVQ_ERR_FULL (more tokens than the saved max_tokens); KVQ_ERR_NOMEM; KVQ_ERR_ISA.
- * Nothing is left behind on an error, and nothing is allocated for data that a damaged length promises but the
- * reader does not deliver, beyond one page and the sinks; what those may weigh, an allocator can limit.
+ * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_FORMAT; KVQ_ERR_TRUNCATED; KVQ_ERR_CHECKSUM;
+ * KVQ_ERR_SCHEME; KVQ_ERR_NONFINITE; KVQ_ERR_FULL (more tokens than the saved max_tokens); KVQ_ERR_NOMEM;
+ * KVQ_ERR_ISA. Nothing is left behind on an error, and nothing is allocated for data that a damaged length
+ * promises but the reader does not deliver, beyond one page and the sinks; what those may weigh, an allocator
+ * can limit.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_load(kvq_cache **out, const kvq_allocator *allocator,
                                                  kvq_read_fn read, void *ctx, kvq_error *err);
@@ -459,10 +467,11 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_export_kivi(const kvq_cache *cache, 
  * Fill an empty layer of a sequence from KIVI's form. Codes, scales and minimums are kept bit for bit. Counts
  * that KIVI itself would not hold are accepted (such as everything packed); later appends pack as the scheme
  * says. n_k_packed must be a multiple of the keys' G.
- * Tensors that KIVI itself packed belong into a cache with KVQ_ARITH_KIVI_F16: values, and error bounds relative
- * to what KIVI was given, hold there. With KVQ_ARITH_F32 the bounds hold for what this library exported.
- * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_NONFINITE (scale, minimum or residual; a negative scale); KVQ_ERR_FULL;
- * KVQ_ERR_NOMEM.
+ * Tensors that KIVI itself packed belong into a cache with KVQ_ARITH_KIVI_F16: values, and error bounds
+ * relative to what KIVI was given, hold there. With KVQ_ARITH_F32 the bounds hold for what this library
+ * exported.
+ * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_NONFINITE (scale, minimum or residual; a negative scale);
+ * KVQ_ERR_FULL; KVQ_ERR_NOMEM.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer, size_t sequence,
                                                         const kvq_kivi *kivi);

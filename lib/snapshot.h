@@ -47,7 +47,8 @@ typedef struct kvq_snapshot_layer { /* before each layer of each sequence */
 } kvq_snapshot_layer;
 _Static_assert(sizeof(kvq_snapshot_layer) == 40, "stored");
 
-/** The hash of a header and its schemes: start, then add schemes in any number of pieces, then XXH3_64bits_digest. */
+/** The hash of a header and its schemes: start, then add schemes in any number of pieces, then
+ * XXH3_64bits_digest. */
 void kvq_snapshot_hash_start(XXH3_state_t *hash, kvq_snapshot_header header);
 
 /** The same where all schemes are at hand. */

@@ -110,12 +110,10 @@ kvq_status kvq_cache_truncate(kvq_cache *cache, size_t sequence, size_t n_tokens
             kvq_window *window = &layers[i].window[role];
             status = kvq_window_reserve(cache, &cache->plan[i], window, blocks_before(window, back));
         }
-    for (size_t i = 0; i < cache->config.n_layers; i++) {
-        if (status != KVQ_OK) {
+    for (size_t i = 0; i < cache->config.n_layers; i++)
+        if (status != KVQ_OK)
             kvq_layer_release(cache, &cache->plan[i], &layers[i], layers[i].n_pages);
-        } else if (layers[i].n_tokens > n_tokens) {
+        else if (layers[i].n_tokens > n_tokens)
             truncate_layer(cache, &cache->plan[i], &layers[i], n_tokens);
-        }
-    }
     return status;
 }

@@ -44,13 +44,14 @@ struct kvq_codec {
      * negative scales and for bytes past token n that are not zero. For data that comes from outside. */
     bool (*is_valid)(const kvq_layout *l, const uint8_t *superblock, size_t n);
 
-    /** scores[i][t] = q[i] . xhat[t], i < n_q <= KVQ_ROWS_MAX; rows of KVQ_SUPERBLOCK; q is [n_q][D]. off[i] is
-     * an estimate of how far fast precision is off, root mean square; 0 if exact. */
+    /** scores[i][t] = q[i] . xhat[t], i < n_q <= KVQ_ROWS_MAX; rows of KVQ_SUPERBLOCK; q is [n_q][D]. off[i]
+     * is an estimate of how far fast precision is off, root mean square; 0 if exact. */
     void (*score)(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
                   size_t n_q, float *scores, float *off);
 
-    /** acc[i] += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, 0 <= p <= 2^16; acc is [n_q][D]. off comes from
-     * score; what both put acc[i] off by, an estimate of the squared L2 norm, is added to error[i]. */
+    /** acc[i] += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, 0 <= p <= 2^16; acc is [n_q][D]. off
+     * comes from score; what both put acc[i] off by, an estimate of the squared L2 norm, is added to
+     * error[i]. */
     void (*accumulate)(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *p,
                        size_t n_q, const float *off, float *acc, float *error);
 };

@@ -81,7 +81,8 @@ static const uint32_t plane_widths[9][KVQ_MAX_PLANES] = {
     [1] = {1, 0}, [2] = {2, 0}, [3] = {2, 1}, [4] = {4, 0}, [5] = {4, 1}, [6] = {4, 2}, [8] = {8, 0},
 };
 
-/* How codes are assumed to spread, for estimates of error (see Attention): their mean d^2 in units of levels^2. */
+/* How codes are assumed to spread, for estimates of error (see Attention): their mean d^2 in units of
+ * levels^2. */
 static const float MEAN_SQUARE_CODE = 0.125f;
 
 static float levels_of(const kvq_layout *l)
@@ -207,14 +208,16 @@ static bool affine_is_valid(const kvq_layout *l, const uint8_t *superblock, size
 /*
  * ---- Attention ----
  *
- * Fast precision folds first, and scores exactly those queries whose range is too wide. How far it is off: rounding
- * moves a weight by r, uniform in half a step either way, r^2 = step^2 / 12, independently of the others.
+ * Fast precision folds first, and scores exactly those queries whose range is too wide. How far it is off:
+ * rounding moves a weight by r, uniform in half a step either way, r^2 = step^2 / 12, independently of the
+ * others.
  *
  *   scores    sum_c r_c d_tc with d = code - levels / 2: root mean square step * sqrt(D / 12 * mean d^2)
- *   output    of a channel, sum_t r_t d_tc: squared, n / 12 * step^2 * mean d^2; and what the scores are off by
- *             moves weights p by p * off, which moves the output by about off * sqrt(sum_t p_t^2 v_t^2)
+ *   output    of a channel, sum_t r_t d_tc: squared, n / 12 * step^2 * mean d^2; and what the scores are off
+ *             by moves weights p by p * off, which moves the output by about off * sqrt(sum_t p_t^2 v_t^2)
  *
- * d^2 has a mean of 0.06 levels^2 for normal numbers and 0.25 where all codes are at an end; half-way between is taken.
+ * d^2 has a mean of 0.06 levels^2 for normal numbers and 0.25 where all codes are at an end; half-way between
+ * is taken.
  */
 
 static void score_fast(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,

@@ -23,7 +23,8 @@ static bool always(void)
 }
 
 #ifdef KVQ_HAVE_X86
-/* __builtin_cpu_supports also asks whether the operating system saves the registers; it does not know F16C everywhere. */
+/* __builtin_cpu_supports also asks whether the operating system saves the registers; it does not know F16C
+ * everywhere. */
 static bool has_avx2(void)
 {
     unsigned eax, ebx, ecx, edx;

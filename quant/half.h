@@ -28,8 +28,8 @@ static inline float kvq_f32_of_bits(uint32_t bits)
 }
 
 /**
- * Exact. Inf and NaN are kept. No subnormal float is touched on the way: a program that flushes those to zero (linked
- * with -ffast-math, say) would otherwise lose every small scale.
+ * Exact. Inf and NaN are kept. No subnormal float is touched on the way: a program that flushes those to zero
+ * (linked with -ffast-math, say) would otherwise lose every small scale.
  */
 static inline float kvq_f32_from_f16(uint16_t half)
 {

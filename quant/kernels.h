@@ -1,9 +1,10 @@
 /*
  * The kernels: every loop that time is spent in, as one table of function pointers per instruction set.
  *
- * kernels_portable.c, portable_affine.c and portable_fast.c are the specification: plain C, always built, tested against
- * formulas in double. A file for an instruction set exports one table and fills what it does better; a slot
- * left NULL inherits from the next plainer instruction set (dispatch.c). The comment at each slot is its contract:
+ * kernels_portable.c, portable_affine.c and portable_fast.c are the specification: plain C, always built,
+ * tested against formulas in double. A file for an instruction set exports one table and fills what it does
+ * better; a slot left NULL inherits from the next plainer instruction set (dispatch.c). The comment at each
+ * slot is its contract:
  *
  *   EXACT   gives the bits of the portable kernel
  *   TOL     may differ from it; the bound is stated
@@ -39,7 +40,8 @@ enum {
 #define KVQ_FOLD_MIN 0x1p-100f /* below it weights are 0: an error of levels * 2^-100 per element */
 #define KVQ_FOLD_MAX 0x1p100f
 
-/** Weights per query and tile of keys: D up to a multiple of 32, because a dword of one-bit codes holds 32. */
+/** Weights per query and tile of keys: D up to a multiple of 32, because a dword of one-bit codes holds
+ * 32. */
 static inline size_t kvq_fold_dim(size_t dim)
 {
     return (dim + 31) / 32 * 32;
@@ -92,30 +94,31 @@ typedef struct kvq_kernels {
                               size_t n_q, float *acc);
 
     /* Fast precision, for keys per channel with G >= 32 and values per token, default arithmetic
-     * (kvq_layout_folds says whether a layout qualifies); portable_fast.c derives it. A factor that is constant
-     * along a sum (q times scale, p times scale) is folded into whole-number weights w, with value ~ step * w and
-     * |w| <= KVQ_WEIGHT_MAX, and the sum of w * code runs in whole numbers. Weights are stored as signed bytes,
-     * w = low + 256 high: 32 bytes hold the sixteen lows and then the sixteen highs of sixteen weights. `next`
-     * is a superblock that will be read soon and may be prefetched, or NULL.
+     * (kvq_layout_folds says whether a layout qualifies); portable_fast.c derives it. A factor that is
+     * constant along a sum (q times scale, p times scale) is folded into whole-number weights w, with value ~
+     * step * w and |w| <= KVQ_WEIGHT_MAX, and the sum of w * code runs in whole numbers. Weights are stored
+     * as signed bytes, w = low + 256 high: 32 bytes hold the sixteen lows and then the sixteen highs of
+     * sixteen weights. `next` is a superblock that will be read soon and may be prefetched, or NULL.
      *
-     * EXACT. Fold n_q queries into the first n tokens of keys, by tiles (layout.h), the last one whole. Tile j, query i: weights
-     * from (j * n_q + i) * 2 * kvq_fold_dim(D) on, zero from D on; bias = sum_c q_c min_c + step *
-     * kvq_half_levels * sum_c (what rounding took from w_c), both in the lane order of dot_f32, at j * n_q + i; step, for all tiles, at i. It is +Inf, and weights are 0, where |q * scale|, or
-     * |q| over the largest of it, passes 2^100. */
+     * EXACT. Fold n_q queries into the first n tokens of keys, by tiles (layout.h), the last one whole. Tile
+     * j, query i: weights from (j * n_q + i) * 2 * kvq_fold_dim(D) on, zero from D on; bias = sum_c q_c min_c
+     * + step * kvq_half_levels * sum_c (what rounding took from w_c), both in the lane order of dot_f32, at j
+     * * n_q + i; step, for all tiles, at i. It is +Inf, and weights are 0, where |q * scale|, or |q| over the
+     * largest of it, passes 2^100. */
     void (*fold_keys)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                       const float *q, size_t n_q, int8_t *weights, float *step, float *bias);
 
-    /* EXACT. scores[i][t] = bias + sum over planes of step * 2^shift * (float(low sum) + 256 float(high sum)),
-     * in this order; rows of KVQ_SUPERBLOCK. The last block of 32 tokens is written whole. */
+    /* EXACT. scores[i][t] = bias + sum over planes of step * 2^shift * (float(low sum) + 256 float(high
+     * sum)), in this order; rows of KVQ_SUPERBLOCK. The last block of 32 tokens is written whole. */
     void (*score_folded)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                          const int8_t *weights, const float *step, const float *bias, size_t n_q,
                          float *scores);
 
     /* EXACT. Fold n_q rows of n weights p, 0 <= p <= 2^16, rows KVQ_SUPERBLOCK apart, into tokens [0, n) of
-     * values. Group u, row i: 128 weights from (u * n_q + i) * 256 on, zero from n on; at u * n_q + i step, bias =
-     * sum_t p_t min_t + step * kvq_half_levels * sum_t (what rounding took from w_t), and energy, which is about sum_t
-     * p_t^2 times the mean square of token t's values: of m^2 + h^2 / 4 with h = kvq_half_levels * p_t scale_t, m = p_t
-     * min_t + h. All in the lane order of dot_f32. */
+     * values. Group u, row i: 128 weights from (u * n_q + i) * 256 on, zero from n on; at u * n_q + i step,
+     * bias = sum_t p_t min_t + step * kvq_half_levels * sum_t (what rounding took from w_t), and energy,
+     * which is about sum_t p_t^2 times the mean square of token t's values: of m^2 + h^2 / 4 with h =
+     * kvq_half_levels * p_t scale_t, m = p_t min_t + h. All in the lane order of dot_f32. */
     void (*fold_values)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                         const float *p, size_t n_q, int8_t *weights, float *step, float *bias, float *energy);
 
@@ -140,8 +143,8 @@ typedef struct kvq_kernels {
     /* EXACT. Largest of x[0..n), n >= 1; x may hold -Inf. */
     float (*max_f32)(const float *x, size_t n);
 
-    /* EXACT. x[i] = 2^(x[i] - ref) within 2 ulp, 0 below 2^-125.5; x[i] - ref <= 100, x may hold -Inf. Returns the sum
-     * of the results, in the lane order of dot_f32. */
+    /* EXACT. x[i] = 2^(x[i] - ref) within 2 ulp, 0 below 2^-125.5; x[i] - ref <= 100, x may hold -Inf.
+     * Returns the sum of the results, in the lane order of dot_f32. */
     float (*exp2_sum_f32)(float *x, size_t n, float ref);
 } kvq_kernels;
 

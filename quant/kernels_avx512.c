@@ -1,5 +1,6 @@
 /*
- * Kernels for x86-64 with AVX-512 (F, BW, VL, DQ) and VNNI: Cascade Lake and Ice Lake of 2019, Zen 4, and later.
+ * Kernels for x86-64 with AVX-512 (F, BW, VL, DQ) and VNNI: Cascade Lake and Ice Lake of 2019, Zen 4, and
+ * later.
  */
 #include <math.h>
 

@@ -1,9 +1,9 @@
 /*
- * Kernels for x86-64 with AVX2 and AVX-VNNI: Alder Lake of 2021, Sierra Forest, Zen 5, and later. Only what dot-product
- * instructions change; the rest is inherited from AVX2.
+ * Kernels for x86-64 with AVX2 and AVX-VNNI: Alder Lake of 2021, Sierra Forest, Zen 5, and later. Only what
+ * dot-product instructions change; the rest is inherited from AVX2.
  *
- * The tests build this file a second time, under another name and for the AVX-512 form of the same instruction
- * (tests/CMakeLists.txt), to run it on processors that have that one alone.
+ * The tests build this file a second time, under another name and for the AVX-512 form of the same
+ * instruction (tests/CMakeLists.txt), to run it on processors that have that one alone.
  */
 #define KVQ_AVX_VNNI
 

@@ -87,8 +87,8 @@ static float max_f32_portable(const float *x, size_t n)
 }
 
 /*
- * 2^x for x <= 100. x = n + r with |r| <= 1/2, exactly; 2^(r+1) is a polynomial, and 2^(n-1) is put into the exponent. Below
- * n = -125 that would leave the normal floats, and exponent bits of 0 make the product 0.
+ * 2^x for x <= 100. x = n + r with |r| <= 1/2, exactly; 2^(r+1) is a polynomial, and 2^(n-1) is put into the
+ * exponent. Below n = -125 that would leave the normal floats, and exponent bits of 0 make the product 0.
  */
 static inline float exp2_of(float x)
 {

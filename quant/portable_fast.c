@@ -2,19 +2,21 @@
  * The portable kernels of fast precision: attention in whole numbers. This file is its specification; every
  * other instruction set gives the same bits.
  *
- * Keys per channel: score_t = sum_c (q_c s_c) code_tc + sum_c q_c min_c. The factors x_c = q_c s_c are the same
- * for all tokens of a tile, so they are rounded once, to w_c = rne((q_c * 32512 / max|x|) s_c), and the sum over c runs
- * in whole numbers: score_t = step * sum_c w_c code_tc + bias, step = max|x| / 32512, max over the superblock. Values per token are the same
- * with the roles of channels and tokens exchanged: x_t = p_t s_t within a group of channels. 16-bit weights
- * are carried as two signed bytes because dot-product instructions take bytes: sums of lows and of highs stay
- * apart, each below 128 * 255 * 1024 < 2^31, and meet in float.
+ * Keys per channel: score_t = sum_c (q_c s_c) code_tc + sum_c q_c min_c. The factors x_c = q_c s_c are the
+ * same for all tokens of a tile, so they are rounded once, to w_c = rne((q_c * 32512 / max|x|) s_c), and the
+ * sum over c runs in whole numbers: score_t = step * sum_c w_c code_tc + bias, step = max|x| / 32512, max
+ * over the superblock. Values per token are the same with the roles of channels and tokens exchanged: x_t =
+ * p_t s_t within a group of channels. 16-bit weights are carried as two signed bytes because dot-product
+ * instructions take bytes: sums of lows and of highs stay apart, each below 128 * 255 * 1024 < 2^31, and meet
+ * in float.
  *
  * Error. Rounding moves a weight by at most half a step (and 2^-23 of 32512 steps, from the two float
- * multiplications). What it takes from all weights together is added to the bias, as if all codes were half the
- * largest; so only differences from that are left: a score is off by at most 0.51 * step * sum_c |code_tc - levels / 2|,
- * which is 0.26 * D * levels * step in the worst case and a few hundredths of that for errors that do not conspire. codec_affine.c estimates
- * from this where a query's range is too wide for this arithmetic, and what the output is off by, which lib/ compares
- * with the output itself.
+ * multiplications). What it takes from all weights together is added to the bias, as if all codes were half
+ * the largest; so only differences from that are left: a score is off by at most 0.51 * step * sum_c |code_tc
+ * - levels / 2|, which is 0.26 * D * levels * step in the worst case and a few hundredths of that for errors
+ *   that do not conspire. codec_affine.c estimates
+ * from this where a query's range is too wide for this arithmetic, and what the output is off by, which lib/
+ * compares with the output itself.
  */
 #include "quant/codec.h"
 
@@ -33,7 +35,8 @@ static float sum_lanes(float lane[LANES])
 
 /* ---- Folding ---- */
 
-/* Factor that makes weights of numbers up to max, or 0 for weights of 0; *step is what a weight of 1 stands for. */
+/* Factor that makes weights of numbers up to max, or 0 for weights of 0; *step is what a weight of 1 stands
+ * for. */
 static float weights_per_unit(float max, float *step)
 {
     bool usable = max >= KVQ_FOLD_MIN && max <= KVQ_FOLD_MAX;
@@ -141,8 +144,9 @@ void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, co
 
 /* ---- Sums of weight times code ---- */
 
-/* sum[j] = float(sum of lows) + 256 float(sum of highs) over n values of one plane, for sixteen lanes side by side. For
- * keys value i is channel i and lanes are tokens from `first` on, for values token i and channels. */
+/* sum[j] = float(sum of lows) + 256 float(sum of highs) over n values of one plane, for sixteen lanes side by
+ * side. For keys value i is channel i and lanes are tokens from `first` on, for values token i and
+ * channels. */
 static void dot_plane(const kvq_layout *l, const uint8_t *superblock, const kvq_plane *plane, size_t first,
                       size_t n, const int8_t *weights, float sum[LANES])
 {

@@ -1,7 +1,8 @@
 /*
- * The vocabulary of vector_*.h in AVX2 with FMA and F16C; what each word must do stands in their first comments.
- * Sixteen floats are two registers. With AVX-VNNI (KVQ_AVX_VNNI) dot products take one instruction; without it
- * they run in 16 bits, which is why codes must stay below 16 and sums must be emptied now and then.
+ * The vocabulary of vector_*.h in AVX2 with FMA and F16C; what each word must do stands in their first
+ * comments. Sixteen floats are two registers. With AVX-VNNI (KVQ_AVX_VNNI) dot products take one instruction;
+ * without it they run in 16 bits, which is why codes must stay below 16 and sums must be emptied now and
+ * then.
  */
 #ifndef KVQ_QUANT_VECTOR_AVX2_H
 #define KVQ_QUANT_VECTOR_AVX2_H
@@ -288,8 +289,9 @@ V_INLINE v_d v_widen(v_acc sum)
 
 enum { V_DWORDS = 8, V_STRIP = 1, V_PLACES = 4, V_NIBBLES = 1 };
 
-/* A sum of 16 bits takes 32767 / (2 * 128 * largest code) quads. Alone it sees one quad of a span (two of one bit), codes up
- * to 8, 12, 15 by width as they stand; shared it sees four (eight of one bit), codes up to 1, 3, 15. */
+/* A sum of 16 bits takes 32767 / (2 * 128 * largest code) quads. Alone it sees one quad of a span (two of one
+ * bit), codes up to 8, 12, 15 by width as they stand; shared it sees four (eight of one bit), codes up to 1,
+ * 3, 15. */
 V_INLINE size_t v_max_spans(uint32_t width, bool shared)
 {
     if (shared)

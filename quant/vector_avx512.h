@@ -1,6 +1,6 @@
 /*
- * The vocabulary of vector_*.h in AVX-512 (F, BW, VL, DQ) with VNNI; what each word must do stands in their first
- * comments. Nothing here knows of layouts.
+ * The vocabulary of vector_*.h in AVX-512 (F, BW, VL, DQ) with VNNI; what each word must do stands in their
+ * first comments. Nothing here knows of layouts.
  */
 #ifndef KVQ_QUANT_VECTOR_AVX512_H
 #define KVQ_QUANT_VECTOR_AVX512_H

@@ -1,37 +1,39 @@
 /*
- * Encoding and decoding of the affine codec in vectors, EXACT: the bits of portable_affine.c. For inclusion by
- * avx2_encode.c and avx512_encode.c, after the vocabulary of their instruction set:
+ * Encoding and decoding of the affine codec in vectors, EXACT: the bits of portable_affine.c. For inclusion
+ * by avx2_encode.c and avx512_encode.c, after the vocabulary of their instruction set:
  *
  *   LANES                     floats in a vector, 8 or 16
  *   floats, ints, halves      vectors of LANES numbers
  *   MM(name), KERNEL(name)    the intrinsic of that name; kvq_name_ISA
  *   or_ints, and_ints, and_not_ints (~a & b), load_ints, store_ints, store_halves
- *   load_halves, broadcast_half, widen_bytes: LANES halves, one half, eight or sixteen of 16 bytes to LANES numbers
- *   round_down, round_up      to halves; what is out of their range becomes 65504 or infinite
+ *   load_halves, broadcast_half, widen_bytes: LANES halves, one half, eight or sixteen of 16 bytes to LANES
+ *   numbers round_down, round_up      to halves; what is out of their range becomes 65504 or infinite
  *   any_reaches, extreme, blend_pairs, lane_extremes, sort_quads: explained there
  *
- * Only keys per channel and values per token in the default arithmetic, with D a multiple of 16, are encoded and
- * decoded here; the rest goes to the portable kernels.
+ * Only keys per channel and values per token in the default arithmetic, with D a multiple of 16, are encoded
+ * and decoded here; the rest goes to the portable kernels.
  *
- * Codes are made in units of 16 x 16 values: along the reduction 16 channels (keys) or 16 tokens (values), which share
- * dwords; across it 16 dwords side by side. A quad is four bytes of a dword, one code in each: channels (tokens) 4k ..
- * 4k + 3 of the unit. The four quads of a unit only need to be shifted together, whatever the width:
+ * Codes are made in units of 16 x 16 values: along the reduction 16 channels (keys) or 16 tokens (values),
+ * which share dwords; across it 16 dwords side by side. A quad is four bytes of a dword, one code in each:
+ * channels (tokens) 4k .. 4k + 3 of the unit. The four quads of a unit only need to be shifted together,
+ * whatever the width:
  *
  *   8 bits   four rows of dwords: q0, q1, q2, q3
  *   4        two rows: q0 | q1 << 4, q2 | q3 << 4
  *   2        one row: q0 | q1 << 2 | q2 << 4 | q3 << 6
  *   1        half of a row: q0 | q1 << 1 | q2 << 2 | q3 << 3, all << 4 in units of odd number
  *
- * The portable kernel clamps codes to 0 .. M, this one does not: unless scale or minimum saturates at 65504, 0 <= x -
- * min <= M scale up to three roundings, which cannot reach M + 1/2. Groups that saturate go to the portable kernel.
+ * The portable kernel clamps codes to 0 .. M, this one does not: unless scale or minimum saturates at 65504,
+ * 0 <= x - min <= M scale up to three roundings, which cannot reach M + 1/2. Groups that saturate go to the
+ * portable kernel.
  */
 
 enum { UNIT = 16, VECTORS = UNIT / LANES /* per unit and row */ };
 
 /* ---- From values to codes ---- */
 
-/* kvq_affine_params for n groups, n a multiple of LANES: their extremes become their minimums and the inverses of their
- * scales, as floats. `worst` grows to 65504 or more where one saturates. */
+/* kvq_affine_params for n groups, n a multiple of LANES: their extremes become their minimums and the
+ * inverses of their scales, as floats. `worst` grows to 65504 or more where one saturates. */
 V_INLINE void make_coders(uint32_t bits, size_t n, float *lo_min, float *hi_inverse, uint8_t *scales,
                           uint8_t *mins, floats *worst)
 {
@@ -64,8 +66,8 @@ V_INLINE ints codes_of(const float *x, floats min, floats inverse)
     return MM(cvtps_epi32)(t); /* to nearest, ties to even */
 }
 
-/* Ask for the rows that this call, or the caller's next, comes to; addresses past the end do no harm. Into the second
- * level of cache: asking for the first halves the speed where the rows lie in DRAM (Zen 4). */
+/* Ask for the rows that this call, or the caller's next, comes to; addresses past the end do no harm. Into
+ * the second level of cache: asking for the first halves the speed where the rows lie in DRAM (Zen 4). */
 V_INLINE void prefetch_ahead(const float *x, size_t distance)
 {
     _mm_prefetch((const char *)((uintptr_t)x + distance * sizeof *x), _MM_HINT_T1);
@@ -88,7 +90,8 @@ V_INLINE ints unit_row(const ints quad[4], uint32_t width, size_t r, bool odd)
     return odd ? MM(slli_epi32)(row, 4) : row;
 }
 
-/* Store a unit in one plane, `width` a constant. One bit leaves the row's other half, which is another unit's. */
+/* Store a unit in one plane, `width` a constant. One bit leaves the row's other half, which is another
+ * unit's. */
 V_INLINE void store_rows(uint8_t *at, size_t row_bytes, uint32_t width, bool odd, const ints quad[4])
 {
     if (width == 1) {
@@ -224,7 +227,8 @@ enum {
     VALUES_AHEAD = 3 * UNIT, /* tokens; fetching the next 16 only is too late */
 };
 
-/* lane[x] holds, in its lane j of 128 bits, numbers of token 4j + x. Gives each token's extreme, in order of tokens. */
+/* lane[x] holds, in its lane j of 128 bits, numbers of token 4j + x. Gives each token's extreme, in order of
+ * tokens. */
 V_INLINE floats token_extremes(const floats lane[4], bool largest)
 {
     floats pair[2];
@@ -318,7 +322,8 @@ V_INLINE floats row_extreme(const float *x, size_t n, bool largest)
     return token_extremes(lanes, largest);
 }
 
-/* Replace the codes of channels c .. c + LANES - 1 of one token, whose channel 0 has its bits at `at` and `shift`. */
+/* Replace the codes of channels c .. c + LANES - 1 of one token, whose channel 0 has its bits at `at` and
+ * `shift`. */
 V_INLINE void store_token(const kvq_plane *plane, uint8_t *at, size_t c, uint32_t shift, ints codes)
 {
     const ints mask = MM(set1_epi32)((int)((1u << plane->width) - 1u));

@@ -1,10 +1,11 @@
 /*
- * Exact scores and weighted sums over KIVI's layouts in vectors (TOL kernels); for inclusion by a kernels_ISA.c after
- * vector_rows.h and vector_tables.h. Keys per channel with G >= 32 and values per token, default arithmetic; the rest is left to the
- * portable kernels.
+ * Exact scores and weighted sums over KIVI's layouts in vectors (TOL kernels); for inclusion by a
+ * kernels_ISA.c after vector_rows.h and vector_tables.h. Keys per channel with G >= 32 and values per token,
+ * default arithmetic; the rest is left to the portable kernels.
  *
- * A code of several planes is a sum, so each plane adds its part, already shifted into place: no plane needs to know
- * of the others. Up to four queries share the conversion of a code to float, where registers allow (V_EXACT_QUERIES).
+ * A code of several planes is a sum, so each plane adds its part, already shifted into place: no plane needs
+ * to know of the others. Up to four queries share the conversion of a code to float, where registers allow
+ * (V_EXACT_QUERIES).
  *
  * From the vocabulary, beyond vector_rows.h: v_codes(p, shift, mask, up), sixteen dwords from p on, shifted
  * right, masked, shifted left by up, as float.
@@ -110,12 +111,11 @@ static void score_affine_v(const kvq_layout *l, const uint8_t *superblock, size_
                 exact_keys_table[v_width_index(plane->width)][v_queries_index(rows)](&call);
             }
             for (size_t i = 0; i < rows; i++)
-                for (size_t lane = t, j = 0; j < 2; j++, lane += 16) {
+                for (size_t lane = t, j = 0; j < 2; j++, lane += 16)
                     if (lane + 16 <= n)
                         v_store(scores + i * KVQ_SUPERBLOCK + lane, sum[2 * i + j]);
                     else if (lane < n)
                         v_store_part(scores + i * KVQ_SUPERBLOCK + lane, sum[2 * i + j], n - lane);
-                }
         }
     }
 }

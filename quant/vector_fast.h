@@ -1,37 +1,43 @@
 /*
  * Fast precision (portable_fast.c) in vectors; for inclusion by a kernels_ISA.c after its vocabulary.
  *
- * A dword of a plane of `width` bits holds 32 / width values of one reduction, four to each place within its bytes
- * (layout.h). Four values in one place are a quad: what one lane of a dot-product instruction takes. The loops go by
- * spans of 16 values (32 for one bit), because 16 weights lie together:
+ * A dword of a plane of `width` bits holds 32 / width values of one reduction, four to each place within its
+ * bytes (layout.h). Four values in one place are a quad: what one lane of a dot-product instruction takes.
+ * The loops go by spans of 16 values (32 for one bit), because 16 weights lie together:
  *
  *   width          1            2            4            8
- *   rows per span  1 of 8 quads 1 of 4       2 of 2       4 of 1       a row: dwords side by side, one per lane
+ *   rows per span  1 of 8 quads 1 of 4       2 of 2       4 of 1       a row: dwords side by side, one per
+ *   lane
  *
- * One query ("alone"): quads are masked but not shifted into place; each of the four quads has sums of its own, which
- * are shifted once at the end. That saves an instruction per quad. Several queries ("shared"): quads are shifted into
- * place once for all of them, and a query needs only one pair of sums.
+ * One query ("alone"): quads are masked but not shifted into place; each of the four quads has sums of its
+ * own, which are shifted once at the end. That saves an instruction per quad. Several queries ("shared"):
+ * quads are shifted into place once for all of them, and a query needs only one pair of sums.
  *
- * Where v_dot takes codes below 16 only (V_NIBBLES), what lies above is shifted down by 4 first, and bytes go in two
- * halves.
+ * Where v_dot takes codes below 16 only (V_NIBBLES), what lies above is shifted down by 4 first, and bytes go
+ * in two halves.
  *
  * From the vocabulary, beyond vector_rows.h:
  *
  *   v_h, v_h_load, v_h_to_f    sixteen halves; v_h_max compares those without a sign as whole numbers
- *   v_store_weights(p, x, y)   32 floats of magnitude up to KVQ_WEIGHT_MAX, rounded to nearest even, as 64 bytes: lows of
- *                              x, highs of x, lows of y, highs of y; high = (w + 128) >> 8, low = w - 256 high
- *   v_d                        a register of V_DWORDS (4, 8 or 16) dwords: v_d_load, v_d_zero, v_d_add, v_d_and (every byte
- *                              with a constant), v_d_shift_right (arithmetic), v_d_shift_left, v_d_shift_bytes (right by less
- *                              than 8 bits; what crosses into a byte is masked off after); shifts are by constants
+ *   v_store_weights(p, x, y)   32 floats of magnitude up to KVQ_WEIGHT_MAX, rounded to nearest even, as 64
+ *   bytes: lows of
+ *                              x, highs of x, lows of y, highs of y; high = (w + 128) >> 8, low = w - 256
+ *                              high
+ *   v_d                        a register of V_DWORDS (4, 8 or 16) dwords: v_d_load, v_d_zero, v_d_add,
+ *                              v_d_and (every byte with a constant), v_d_shift_right (arithmetic),
+ *                              v_d_shift_left, v_d_shift_bytes (right by less than 8 bits; what crosses into
+ *                              a byte is masked off after); shifts are by constants
  *   v_d_four_weights(p)        four bytes from p in every dword
- *   v_acc, v_dot(sum, codes, weights)   sum, which starts as v_d_zero, plus four products of unsigned codes and signed
+ *   v_acc, v_dot(sum, codes, weights)   sum, which starts as v_d_zero, plus four products of unsigned codes
+ *   and signed
  *                              weights per dword. Codes are up to 255, or up to 15 where V_NIBBLES is 1
- *   v_widen(sum)               a v_acc as dwords; it may hold the products of v_max_spans(width, shared) spans
- *   v_df and v_df_of, _set1, _load, _store, _add, _mul   the V_DWORDS floats that belong to a v_d
+ *   v_widen(sum)               a v_acc as dwords; it may hold the products of v_max_spans(width, shared)
+ *   spans v_df and v_df_of, _set1, _load, _store, _add, _mul   the V_DWORDS floats that belong to a v_d
  *   v_prefetch(p)              into the second-level cache
- *   V_STRIP                    v_d that share a broadcast of weights; with four queries 4 * V_STRIP * 2 sums are alive. V_STRIP *
- *                              V_DWORDS is 8, 16 or 32
- *   V_PLACES                   2, or 4 where v_acc fills early: sums among which the quads of a span take turns
+ *   V_STRIP                    v_d that share a broadcast of weights; with four queries 4 * V_STRIP * 2 sums
+ *                              are alive. V_STRIP * V_DWORDS is 8, 16 or 32
+ *   V_PLACES                   2, or 4 where v_acc fills early: sums among which the quads of a span take
+ *                              turns
  */
 
 /* ---- Folding ---- */
@@ -43,7 +49,8 @@ V_INLINE void v_prefetch_range(const uint8_t *from, size_t n_bytes)
         v_prefetch(from + i);
 }
 
-/* Factor that makes weights of numbers up to max, or 0 for weights of 0; *step is what a weight of 1 stands for. */
+/* Factor that makes weights of numbers up to max, or 0 for weights of 0; *step is what a weight of 1 stands
+ * for. */
 V_INLINE float weights_per_unit(float max, float *step)
 {
     bool usable = max >= KVQ_FOLD_MIN && max <= KVQ_FOLD_MAX;
@@ -63,8 +70,8 @@ V_INLINE const uint16_t *tile_scales(const kvq_layout *l, const uint8_t *superbl
     return (const uint16_t *)(const void *)(superblock + tile * l->tile_bytes + l->meta_offset);
 }
 
-/* max over channels and tiles of |q * scale|: rounding keeps order, so the largest scale of each channel is enough, and
- * scales, being halves that are not negative, compare as whole numbers. */
+/* max over channels and tiles of |q * scale|: rounding keeps order, so the largest scale of each channel is
+ * enough, and scales, being halves that are not negative, compare as whole numbers. */
 V_INLINE float largest_folded(const kvq_layout *l, const uint8_t *superblock, size_t n_tiles, const float *q,
                               float *largest_q)
 {
@@ -280,8 +287,9 @@ V_INLINE v_d quad_codes(uint32_t width, const uint8_t *row, size_t row_stride, u
 }
 
 /*
- * low[i * n_regs + r] = sum over values of code * low byte of the weight of query i, for the lanes of register r, and
- * high likewise. Registers lie reg_stride bytes apart, rows row_stride, queries' weights weights_stride.
+ * low[i * n_regs + r] = sum over values of code * low byte of the weight of query i, for the lanes of
+ * register r, and high likewise. Registers lie reg_stride bytes apart, rows row_stride, queries' weights
+ * weights_stride.
  */
 V_INLINE void dot_strip(uint32_t width, uint32_t n_q, uint32_t n_regs, const uint8_t *codes,
                         size_t row_stride, size_t reg_stride, const int8_t *weights, size_t weights_stride,
@@ -386,7 +394,8 @@ V_INLINE void score_plane(uint32_t width, uint32_t n_q, const fold_call *call)
     }
 }
 
-/* n_regs registers, the first at channel c and lane `lane` of its sixteen, the others reg_stride further on. */
+/* n_regs registers, the first at channel c and lane `lane` of its sixteen, the others reg_stride further
+ * on. */
 V_INLINE void accumulate_strip(uint32_t width, uint32_t n_q, uint32_t n_regs, size_t reg_stride,
                                const fold_call *call, size_t c, size_t lane)
 {

@@ -1,7 +1,7 @@
 /*
- * The vocabulary of vector_*.h in NEON of AArch64 (little-endian) with the dot-product extension. What each word must
- * do: vector_rows.h and its neighbours. Sixteen floats are four registers; v_d is one. SDOT takes signed bytes on both
- * sides, so codes must stay below 128, as V_NIBBLES sees to; its sums have 32 bits.
+ * The vocabulary of vector_*.h in NEON of AArch64 (little-endian) with the dot-product extension. What each
+ * word must do: vector_rows.h and its neighbours. Sixteen floats are four registers; v_d is one. SDOT takes
+ * signed bytes on both sides, so codes must stay below 128, as V_NIBBLES sees to; its sums have 32 bits.
  */
 #ifndef KVQ_QUANT_VECTOR_NEON_H
 #define KVQ_QUANT_VECTOR_NEON_H

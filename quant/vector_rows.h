@@ -1,9 +1,9 @@
 /*
- * Plain rows and softmax in vectors; for inclusion by a kernels_ISA.c after its vocabulary. All EXACT: the operations of
- * kernels_portable.c in its order, sixteen lanes at a time.
+ * Plain rows and softmax in vectors; for inclusion by a kernels_ISA.c after its vocabulary. All EXACT: the
+ * operations of kernels_portable.c in its order, sixteen lanes at a time.
  *
- * What a vocabulary (vector_ISA.h) must define for it; p needs no alignment, n < 16 for the _part words, which
- * touch nothing past n elements:
+ * What a vocabulary (vector_ISA.h) must define for it; p needs no alignment, n < 16 for the _part words,
+ * which touch nothing past n elements:
  *
  *   v_f                       sixteen floats
  *   v_set1 v_load v_store v_load_part (other lanes 0) v_store_part
@@ -61,8 +61,8 @@ V_INLINE v_f row_load_part(const void *rows, bool half, size_t at, size_t n)
     return half ? v_load_half_part((const uint16_t *)rows + at, n) : v_load_part((const float *)rows + at, n);
 }
 
-/* What lies AHEAD rows on will be read soon, unless these are the last; prefetching past an array does no harm. Halves are
- * bound by their conversion and gain nothing. */
+/* What lies AHEAD rows on will be read soon, unless these are the last; prefetching past an array does no
+ * harm. Halves are bound by their conversion and gain nothing. */
 enum { AHEAD = 16 };
 
 V_INLINE void row_prefetch(const void *rows, bool half, size_t at)

@@ -1,6 +1,6 @@
 /*
- * One function per width of codes and number of queries: what vector_exact.h and vector_fast.h choose among at run
- * time, so that both are constants inside.
+ * One function per width of codes and number of queries: what vector_exact.h and vector_fast.h choose among
+ * at run time, so that both are constants inside.
  */
 #define V_INSTANCES(name, type, width)                                                                       \
     static void name##_##width##_1(const type *call)                                                         \

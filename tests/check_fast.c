@@ -1,6 +1,6 @@
 /*
- * Fast precision: folding and whole-number sums, bit for bit against the portable kernels, and those against what
- * kernels.h promises, in double.
+ * Fast precision: folding and whole-number sums, bit for bit against the portable kernels, and those against
+ * what kernels.h promises, in double.
  */
 #include "tests/kernel_checks.h"
 
@@ -53,8 +53,8 @@ static int weight_at(const int8_t *weights, size_t i)
     return sixteen[i % 16] + 256 * sixteen[16 + i % 16];
 }
 
-/* Weights of x[0 .. n), zeros up to n_padded, for a largest magnitude: |step * w - x| <= step / 2, with the roundings
- * of x * (1 / step) and of step, 2^-22 of 32512 steps together. */
+/* Weights of x[0 .. n), zeros up to n_padded, for a largest magnitude: |step * w - x| <= step / 2, with the
+ * roundings of x * (1 / step) and of step, 2^-22 of 32512 steps together. */
 static void check_weights(const int8_t *weights, const double *x, size_t n, size_t n_padded, double max,
                           float step)
 {
@@ -74,8 +74,9 @@ static void check_weights(const int8_t *weights, const double *x, size_t n, size
     }
 }
 
-/* The bias: of the minimums, and of what rounding took from the weights for codes of half the levels. Float sums of n
- * numbers of such a magnitude; what rounding took is itself known to 2^-23 of 32512 steps a weight. */
+/* The bias: of the minimums, and of what rounding took from the weights for codes of half the levels. Float
+ * sums of n numbers of such a magnitude; what rounding took is itself known to 2^-23 of 32512 steps a
+ * weight. */
 static void check_bias(const kvq_layout *l, const int8_t *weights, const double *x, size_t n, float step,
                        double of_minimums, double magnitude, float got)
 {
@@ -179,7 +180,8 @@ static void random_weights(int8_t *weights, size_t n_bytes)
     }
 }
 
-/* float(low) + 256 float(high) of a plane: value i is channel i of token `fixed`, or the reverse for values. */
+/* float(low) + 256 float(high) of a plane: value i is channel i of token `fixed`, or the reverse for
+ * values. */
 static float plane_sum(const kvq_layout *l, const uint8_t *sb, const kvq_plane *plane, size_t fixed, size_t n,
                        const int8_t *weights)
 {

@@ -1,12 +1,12 @@
 /*
- * Checks every instruction set that runs here without Criterion: for emulators of other processors, where there is no
- * more than a C library. Every kernel keeps its contract (check_*.c), and caches behave the same on every instruction
- * set.
+ * Checks every instruction set that runs here without Criterion: for emulators of other processors, where
+ * there is no more than a C library. Every kernel keeps its contract (check_*.c), and caches behave the same
+ * on every instruction set.
  *
  *   crosscheck               check
  *   crosscheck --best NAME   check, and that NAME is what the library chooses
- *   ... --readable-ends      for emulators that read all that a masked load could touch, as qemu 7.2 does with AVX
- *   crosscheck --list        the names of the instruction sets that run here, from the plainest up
+ *   ... --readable-ends      for emulators that read all that a masked load could touch, as qemu 7.2 does
+ *   with AVX crosscheck --list        the names of the instruction sets that run here, from the plainest up
  *
  * Ends with 0 if all is well.
  */
@@ -110,8 +110,8 @@ static bool row_is_exact(const outcome *o, size_t at, size_t dim)
     return memcmp(o->fast + at, o->exact + at, dim * sizeof(float)) == 0;
 }
 
-/* Each instruction set against portable. What kernels.h allows TOL kernels is tested there; here a wide margin around
- * what is seen, 5e-6, only tells whether they were called rightly. */
+/* Each instruction set against portable. What kernels.h allows TOL kernels is tested there; here a wide
+ * margin around what is seen, 5e-6, only tells whether they were called rightly. */
 static void check_caches(size_t scheme, size_t dim)
 {
     static outcome spec, got;
@@ -158,7 +158,7 @@ int main(int argc, char **argv)
 {
     const char *isa, *wanted = NULL;
     bool list = false, readable_ends = false;
-    for (int i = 1; i < argc; i++) {
+    for (int i = 1; i < argc; i++)
         if (strcmp(argv[i], "--list") == 0)
             list = true;
         else if (strcmp(argv[i], "--readable-ends") == 0)
@@ -167,7 +167,6 @@ int main(int argc, char **argv)
             wanted = argv[++i];
         else
             cr_assert(false, "usage: crosscheck [--list | [--best NAME] [--readable-ends]]");
-    }
     if (list) {
         for (size_t i = 0; (isa = kvq_isa_name(i)) != NULL; i++)
             printf("%s\n", isa);

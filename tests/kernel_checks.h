@@ -1,6 +1,7 @@
 /*
- * What the kernel tests share: buffers between unmapped pages, random lengths, layouts and superblocks. A slot of
- * kvq_kernels is tested by the function check_SLOT, declared below for every slot: one without a test does not link.
+ * What the kernel tests share: buffers between unmapped pages, random lengths, layouts and superblocks. A
+ * slot of kvq_kernels is tested by the function check_SLOT, declared below for every slot: one without a test
+ * does not link.
  */
 #ifndef KVQ_TESTS_KERNEL_CHECKS_H
 #define KVQ_TESTS_KERNEL_CHECKS_H
@@ -36,8 +37,8 @@ typedef struct placing {
 extern guarded in_a, in_b, out_a, out_b;
 extern rng r;
 
-/* The pages around the buffers cannot be touched; or, for emulators that read what a masked load should not, can be
- * read. */
+/* The pages around the buffers cannot be touched; or, for emulators that read what a masked load should not,
+ * can be read. */
 void kernel_buffers_make(bool readable_ends);
 placing random_placing(rng *generator);
 

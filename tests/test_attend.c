@@ -312,8 +312,8 @@ Test(attend, many_queries_equal_one_at_a_time_on_the_same_cache)
 }
 
 /*
- * Scores near the end of float, with a group whose largest code belongs to a token that the first query may not see: no
- * way of taking the code apart may overflow for it.
+ * Scores near the end of float, with a group whose largest code belongs to a token that the first query may
+ * not see: no way of taking the code apart may overflow for it.
  */
 Test(attend, large_scores_do_not_suffer_from_later_tokens)
 {

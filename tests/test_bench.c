@@ -1,5 +1,6 @@
-/* `kvq-eval bench` as a user runs it, on grids of a moment: exit statuses, every field of the reports, and one clear
- * line for everything that is wrong. Nothing here looks at a time: what is fast depends on who else is running. */
+/* `kvq-eval bench` as a user runs it, on grids of a moment: exit statuses, every field of the reports, and
+ * one clear line for everything that is wrong. Nothing here looks at a time: what is fast depends on who else
+ * is running. */
 #define _XOPEN_SOURCE 700
 
 #include <criterion/criterion.h>

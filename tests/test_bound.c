@@ -135,9 +135,9 @@ Test(bound, holds_and_is_tight_for_the_worst_case)
 }
 
 /*
- * The same for the keys alone: exact values, all keys but two in a group half a step off, each to the side that its value
- * pulls. Those two hold the grid, are exact themselves, and score as the others do; what the bound grants them is what
- * keeps the ratio above 1.
+ * The same for the keys alone: exact values, all keys but two in a group half a step off, each to the side
+ * that its value pulls. Those two hold the grid, are exact themselves, and score as the others do; what the
+ * bound grants them is what keeps the ratio above 1.
  */
 Test(bound, holds_and_is_tight_for_the_worst_keys)
 {
@@ -164,8 +164,8 @@ Test(bound, holds_and_is_tight_for_the_worst_keys)
     cr_assert_lt(tightest, 1.1); /* 1.067 measured; the README quotes it */
 }
 
-/* With fp16 and no window, the cache of a prefix is the start of the whole cache: each query of several must get the
- * bound it gets as the newest of its prefix. */
+/* With fp16 and no window, the cache of a prefix is the start of the whole cache: each query of several must
+ * get the bound it gets as the newest of its prefix. */
 Test(bound, of_several_queries_is_that_of_each_prefix)
 {
     enum { DIM = 24, N = 150, NQ = 9 };

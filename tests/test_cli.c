@@ -82,9 +82,8 @@ static int run(const char *format, ...)
 static size_t n_lines(const char *text)
 {
     size_t n = 0;
-    for (; *text; text++) {
+    for (; *text; text++)
         n += *text == '\n';
-    }
     return n;
 }
 
@@ -94,9 +93,8 @@ static size_t n_files(void)
     size_t n = 0;
     DIR *d = opendir(work);
     cr_assert_not_null(d);
-    for (struct dirent *entry; (entry = readdir(d));) {
+    for (struct dirent *entry; (entry = readdir(d));)
         n += entry->d_name[0] != '.';
-    }
     closedir(d);
     return n;
 }
@@ -231,12 +229,10 @@ Test(cli, small_numbers_keep_two_digits_and_zero_has_no_sign)
         cr_expect(strstr(text, "(0.00 %)") && strstr(text, " 0.00 %\n"), "%s", text);
         cr_expect(!strstr(text, "-0.00") && !strstr(text, "+0.00"), "%s", text);
         static const char *const cells[] = {" 6.0e-04", " 9.4e-04", " 0.0012", " 5.1e-04", " 0.0123"};
-        for (size_t i = 0; i < sizeof cells / sizeof cells[0]; i++) {
+        for (size_t i = 0; i < sizeof cells / sizeof cells[0]; i++)
             cr_expect(strstr(text, cells[i]), "%s is not in\n%s", cells[i], text);
-        }
-        for (char *c = text; *c; c++) { /* undo the line breaks */
+        for (char *c = text; *c; c++) /* undo the line breaks */
             *c = *c == '\n' ? ' ' : *c;
-        }
         cr_expect(
             strstr(text,
                    "packed values cost 9.00 bits each; 1.58 MB of the cache are tokens kept as float32, "
@@ -313,9 +309,8 @@ Test(cli, json_has_every_key_and_fp32_is_exactly_zero)
     CHECK_KEYS(json_object_get(root, "text"), "text", {"name", 's'}, {"n_tokens", 'i'}, {"n_windows", 'i'});
     const json_t *runs = json_object_get(root, "runs");
     cr_assert_eq(json_array_size(runs), 2);
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < 2; i++)
         check_run(json_array_get(runs, i));
-    }
     const json_t *fp32 = json_array_get(runs, 0), *kivi = json_array_get(runs, 1);
     cr_assert_str_eq(json_string_value(json_object_get(fp32, "scheme")), "fp32");
     cr_assert_str_eq(json_string_value(json_object_get(kivi, "scheme")), "kivi2,r=32");
@@ -489,9 +484,8 @@ ParameterizedTest(const bad *b, cli, bad_input_gets_one_line)
     cr_expect_eq(status, b->status, "%s: status %d", b->command, status);
     cr_expect_eq(n_lines(err), 1, "%s: %s", b->command, err);
     cr_expect_eq(strncmp(err, "kvq-eval: ", 10), 0, "%s", err);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++)
         cr_expect(strstr(err, b->wanted[i]), "%s: '%s' is not in: %s", b->command, b->wanted[i], err);
-    }
     cr_expect_eq(n_files(), before, "%s: left a file behind", b->command);
     leave();
 }
@@ -504,7 +498,8 @@ Test(cli, a_failure_keeps_the_old_report)
     cr_assert_eq(run("$E --text short.txt --json report.json --logits logits.npy"), 1);
     read_file("report.json", text, sizeof text);
     cr_assert_str_eq(text, "old");
-    /* A file that may not grow: the write itself fails. 2 KB, because LLVM's OpenMP wants 1 KB of shared memory. */
+    /* A file that may not grow: the write itself fails. 2 KB, because LLVM's OpenMP wants 1 KB of shared
+     * memory. */
     cr_assert_eq(run("ulimit -f 4; $E " SMALL "--json report.json"), 1);
     cr_assert(strstr(err, "report.json: write failed: File too large"), "%s", err);
     read_file("report.json", text, sizeof text);
@@ -519,21 +514,18 @@ static void interrupt(int signal_number)
     cr_assert_neq(child, -1);
     if (child == 0) {
         const int null = open("/dev/null", O_RDWR);
-        for (int fd = 0; fd < 3; fd++) {
+        for (int fd = 0; fd < 3; fd++)
             dup2(null, fd);
-        }
         signal(signal_number, SIG_DFL);
         setenv("KVQ_DATA_DIR", DATA, 1);
-        if (chdir(work) == 0) {
+        if (chdir(work) == 0)
             execl(KVQ_EVAL_BINARY, KVQ_EVAL_BINARY, "--logits", "logits.npy", (char *)NULL);
-        }
         _exit(99);
     }
     int status = 0;
     size_t tries = 0;
-    while (n_files() == 0 && tries++ < 6000 && waitpid(child, &status, WNOHANG) == 0) {
+    while (n_files() == 0 && tries++ < 6000 && waitpid(child, &status, WNOHANG) == 0)
         nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
-    }
     const size_t seen = n_files();
     kill(child, signal_number);
     cr_assert_eq(waitpid(child, &status, 0), child);

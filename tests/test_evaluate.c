@@ -174,9 +174,8 @@ static void plain_attend(const gpt2_model *m, plain_stream *s, const plain_strea
 static double log_z(const float *logits, size_t n)
 {
     double z = 0.0;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         z += exp((double)logits[i]);
-    }
     return log(z);
 }
 
@@ -198,9 +197,8 @@ static double p99_of(const double *x, size_t n)
     double best = INFINITY;
     for (size_t i = 0; i < n; i++) {
         size_t below = 0;
-        for (size_t j = 0; j < n; j++) {
+        for (size_t j = 0; j < n; j++)
             below += x[j] <= x[i];
-        }
         best = 100 * below >= 99 * n && x[i] < best ? x[i] : best;
     }
     return best;
@@ -253,9 +251,8 @@ static plain token_by_token(const inputs *in, const kvq_scheme *scheme)
     result.ppl = exp(result.ppl / (double)(T - 1));
     result.ppl_fp32 = exp(result.ppl_fp32 / (double)(T - 1));
     result.attn_prob_kl /= (double)(T * L * H);
-    for (size_t i = 0; i < L * H; i++) {
+    for (size_t i = 0; i < L * H; i++)
         result.attn_error[i] = sqrt(error[i] / sum[i]);
-    }
     plain_free(&ref);
     plain_free(&local);
     plain_free(&own);
@@ -271,10 +268,10 @@ static void assert_ratio(const char *scheme, const char *what, double x, double 
               fabs(x / expected - 1.0));
 }
 
-/* GEMM and GEMV round differently, and a code may flip on that. Seen over OpenBLAS's kernels: perplexity 2e-4,
- * KL of next tokens 6e-3, attention KL 1e-4, attention error 2e-3. Without the scheme's errors (fp32 in its
- * place) kivi2's perplexity would be off by 1e-2, and every other figure 0; with the other direction of the
- * divergence, attention KL would be off by 5e-3. */
+/* GEMM and GEMV round differently, and a code may flip on that. Seen over OpenBLAS's kernels: perplexity
+ * 2e-4, KL of next tokens 6e-3, attention KL 1e-4, attention error 2e-3. Without the scheme's errors (fp32 in
+ * its place) kivi2's perplexity would be off by 1e-2, and every other figure 0; with the other direction of
+ * the divergence, attention KL would be off by 5e-3. */
 static void check_token_by_token(bool scale_by_layer)
 {
     static const char *const texts[] = {"fp32", "kivi2,r=32", "k=4/64,v=2/32,r=64,mode=sliding,s=3"};
@@ -326,9 +323,8 @@ static void wrong_encode(const kvq_layout *l, uint8_t *superblock, size_t t0, si
     float row[64];
     cr_assert_leq(l->dim, 64);
     for (size_t i = 0; i < n; i++) {
-        for (size_t c = 0; c < l->dim; c++) {
+        for (size_t c = 0; c < l->dim; c++)
             row[c] = x[i * stride + c] + 1.0f;
-        }
         true_encode(l, superblock, t0 + i, 1, row, l->dim);
     }
 }
@@ -445,9 +441,8 @@ static void assert_same(const evaluation *ev, const evaluate_run *a, const evalu
     cr_assert_eq(a->kld_mean, b->kld_mean);
     cr_assert_eq(a->kld_max, b->kld_max);
     cr_assert_eq(a->ppl, b->ppl);
-    for (size_t i = 0; i < ev->n_layer * ev->n_head; i++) {
+    for (size_t i = 0; i < ev->n_layer * ev->n_head; i++)
         cr_assert_eq(a->heads[i].attn.error, b->heads[i].attn.error);
-    }
 }
 
 Test(evaluate, schemes_do_not_influence_each_other_nor_do_threads)

@@ -1,6 +1,6 @@
 /*
- * Fast precision: within 1e-3 (relative L2, each head by itself) of exact arithmetic over the same packed values, on data
- * of many kinds; the same bits on every instruction set and for any number of threads.
+ * Fast precision: within 1e-3 (relative L2, each head by itself) of exact arithmetic over the same packed
+ * values, on data of many kinds; the same bits on every instruction set and for any number of threads.
  */
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
@@ -235,9 +235,9 @@ Test(fast, asking_for_a_bound_makes_the_call_exact)
 }
 
 /*
- * Tokens come in pairs with the same key and opposite values, so that a query that weighs them evenly has an output of
- * nearly 0, against which any error is large: it must fall back to exact. Another query, which shares the tile, sees
- * little but the last token, which has no partner, and must not.
+ * Tokens come in pairs with the same key and opposite values, so that a query that weighs them evenly has an
+ * output of nearly 0, against which any error is large: it must fall back to exact. Another query, which
+ * shares the tile, sees little but the last token, which has no partner, and must not.
  */
 Test(fast, rows_that_cancel_are_computed_again_exactly)
 {

@@ -196,8 +196,8 @@ Test(kivi, export_then_import_is_the_same_cache)
 }
 
 /*
- * Counts that the scheme would not hold itself: fewer tokens packed than it wants, or more. What is packed stays packed,
- * to the bit; appends pack on from there; a truncation unpacks no more than it must.
+ * Counts that the scheme would not hold itself: fewer tokens packed than it wants, or more. What is packed
+ * stays packed, to the bit; appends pack on from there; a truncation unpacks no more than it must.
  */
 static void odd_import(size_t n, size_t n_k, size_t n_v, size_t keep, size_t wanted_k, size_t wanted_v)
 {

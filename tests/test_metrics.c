@@ -141,9 +141,8 @@ Test(metrics, argmax_takes_the_first_of_equals)
 Test(metrics, quantiles_by_nearest_rank)
 {
     double x[100];
-    for (int i = 0; i < 100; i++) {
+    for (int i = 0; i < 100; i++)
         x[i] = (double)((i * 37) % 100 + 1); /* 1 to 100, shuffled */
-    }
     cr_assert_eq(metric_quantile(x, 100, 0.99), 99.0);
     cr_assert_eq(metric_quantile(x, 100, 0.5), 50.0);
     cr_assert_eq(metric_quantile(x, 100, 1.0), 100.0);

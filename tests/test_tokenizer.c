@@ -381,9 +381,8 @@ Test(tokenizer, cut_merges_are_noticed)
     for (size_t size = 0; size <= sizes[1]; size++) {
         const bool boundary = size == 0 || size == sizes[1] || merges[size - 1] == '\n';
         n_lines += size > 0 && merges[size - 1] == '\n';
-        if (!boundary || (size > 0 && n_lines % 500 != 1 && size + 10 < sizes[1])) {
+        if (!boundary || (size > 0 && n_lines % 500 != 1 && size + 10 < sizes[1]))
             continue;
-        }
         char wanted[64];
         tokenizer *t;
         eval_error e = {""};

@@ -12,11 +12,10 @@ enum { H_SHAPE, H_TOKENS, H_THREADS, H_ISA, H_SCHEME, H_X_SGEMV = 7, H_X_SGEMM }
 
 void bench_shape_print(bench_shape s, char *text, size_t size)
 {
-    if (s.n_heads == s.n_kv_heads) {
+    if (s.n_heads == s.n_kv_heads)
         snprintf(text, size, "%zu x %zu", s.head_dim, s.n_kv_heads);
-    } else {
+    else
         snprintf(text, size, "%zu x %zu, %zu q", s.head_dim, s.n_kv_heads, s.n_heads);
-    }
 }
 
 void bench_attend_tables(bench_report *r)
@@ -95,20 +94,17 @@ static double blas_us(const bench_cell *c, bool gemv, int n_threads)
 {
     for (size_t i = 0; i < c->n_competitors; i++) {
         const bench_competitor *who = &c->competitors[i];
-        if (!who->source && who->gemv == gemv && who->n_threads == n_threads) {
+        if (!who->source && who->gemv == gemv && who->n_threads == n_threads)
             return median_us(who);
-        }
     }
     return NAN;
 }
 
 static const bench_competitor *find(const bench_cell *c, size_t source, int n_threads)
 {
-    for (size_t i = 0; i < c->n_competitors; i++) {
-        if (c->competitors[i].source == &c->sources[source] && c->competitors[i].n_threads == n_threads) {
+    for (size_t i = 0; i < c->n_competitors; i++)
+        if (c->competitors[i].source == &c->sources[source] && c->competitors[i].n_threads == n_threads)
             return &c->competitors[i];
-        }
-    }
     return NULL;
 }
 
@@ -121,26 +117,22 @@ static const bench_competitor *with_window(const bench_cell *c, const bench_comp
         const bench_source *s = other->source;
         if (!s || s->isa != who->source->isa || other->n_threads != who->n_threads ||
             other->precision != who->precision || !same_codes(&s->scheme, &who->source->scheme) ||
-            s->scheme.sinks != who->source->scheme.sinks) {
+            s->scheme.sinks != who->source->scheme.sinks)
             continue;
-        }
         const int has = s->scheme.residual == 0               ? WINDOW_NONE
                         : s->scheme.residual_dtype == KVQ_F32 ? WINDOW_F32
                                                               : WINDOW_F16;
-        if (has == window) {
+        if (has == window)
             return other;
-        }
     }
     return NULL;
 }
 
 static double bandwidth(const bench_bandwidth *b, size_t n, int level, int n_threads)
 {
-    for (size_t i = 0; i < n; i++) {
-        if (b[i].level == level && b[i].n_threads == n_threads) {
+    for (size_t i = 0; i < n; i++)
+        if (b[i].level == level && b[i].n_threads == n_threads)
             return BENCH_MEDIAN(&b[i].gb_s);
-        }
-    }
     return NAN;
 }
 
@@ -189,25 +181,22 @@ static const bench_competitor *spoken_of(const bench_cell *c, int n_threads)
 {
     for (size_t i = 2; i < c->n_sources; i++) {
         const bench_source *s = &c->sources[i];
-        if (is_affine(&s->scheme) && s->scheme.residual == 0 && s->scheme.sinks == 0) {
+        if (is_affine(&s->scheme) && s->scheme.residual == 0 && s->scheme.sinks == 0)
             return find(c, i, n_threads);
-        }
     }
     return find(c, 2, n_threads);
 }
 
 void bench_attend_rows(bench_report *r, const bench_cell *c, const bench_bandwidth *b, size_t n_bandwidth)
 {
-    for (size_t i = 0; i < c->n_competitors; i++) {
+    for (size_t i = 0; i < c->n_competitors; i++)
         put_row(&r->tables[TABLE_ATTEND], r, c, &c->competitors[i], b, n_bandwidth);
-    }
     bench_table *t = &r->tables[TABLE_HEADLINE];
     for (size_t i = 0; i < c->options->n_threads; i++) {
         const int n_threads = c->options->threads[i];
         const bench_competitor *who = spoken_of(c, n_threads);
-        if (!who) {
+        if (!who)
             continue;
-        }
         const double us = median_us(who), blas = blas_us(c, true, n_threads);
         char shape[64];
         bench_shape_print(c->shape, shape, sizeof shape);
@@ -240,9 +229,8 @@ static void say_headline(bench_report *r)
             const bench_value *other = &t->values[j * t->n_columns];
             if (strcmp(other[H_SHAPE].text, row[H_SHAPE].text) == 0 &&
                 ((other[H_TOKENS].number > row[H_TOKENS].number && other[H_TOKENS].number <= SPOKEN_TOKENS) ||
-                 (other[H_TOKENS].number < row[H_TOKENS].number && row[H_TOKENS].number > SPOKEN_TOKENS))) {
+                 (other[H_TOKENS].number < row[H_TOKENS].number && row[H_TOKENS].number > SPOKEN_TOKENS)))
                 best = false;
-            }
         }
         if (best && isfinite(row[H_X_SGEMV].number)) {
             const int n_threads = (int)row[H_THREADS].number;
@@ -262,9 +250,8 @@ static void say_noise(bench_report *r)
     const bench_table *t = &r->tables[TABLE_ATTEND];
     const size_t n_rows = t->failed ? 0 : t->n / t->n_columns;
     size_t us = 0, n_wide = 0;
-    while (strcmp(t->columns[us].key, "us") != 0) {
+    while (strcmp(t->columns[us].key, "us") != 0)
         us++;
-    }
     for (size_t i = 0; i < n_rows; i++) {
         const bench_value *row = &t->values[i * t->n_columns + us];
         n_wide += row[2].number > 1.5 * row[1].number;
@@ -306,9 +293,8 @@ void bench_attend_sentences(bench_report *r, const bench_options *o)
     bench_note(r,
                "Encoding: GB/s of float32 input appended, 1,024 tokens at once; into memory used before, and "
                "into fresh memory, where the kernel's page faults count.");
-    if (!o->isas_given && o->n_isas > 1) {
+    if (!o->isas_given && o->n_isas > 1)
         bench_note(r, "portable is left out above 4,096 tokens; --isa portable measures it everywhere.");
-    }
 }
 
 bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_error *e)
@@ -361,9 +347,8 @@ bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_err
         bench_add_bandwidth(r, b, n_bandwidth);
         bench_attend_sentences(r, o);
     }
-    for (size_t i = 0; b && i < n_bandwidth; i++) {
+    for (size_t i = 0; b && i < n_bandwidth; i++)
         bench_sample_free(&b[i].gb_s);
-    }
     free(b);
     free(c);
     return good;

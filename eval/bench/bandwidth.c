@@ -26,9 +26,8 @@ static inline BENCH_INLINE uint64_t read_all_body(const void *data, size_t n_byt
     }
     a ^= b ^ c ^ d;
     uint64_t sum = 0;
-    for (size_t j = 0; j < sizeof a / sizeof sum; j++) {
+    for (size_t j = 0; j < sizeof a / sizeof sum; j++)
         sum ^= a[j];
-    }
     return sum;
 }
 
@@ -42,9 +41,8 @@ static double timed_read(const uint8_t *data, size_t part, int n_threads, size_t
     double seconds = 0.0;
     if (n_threads == 1) { /* no OpenMP around what it is compared with */
         const double start = progress_now();
-        for (size_t i = 0; i < n_passes; i++) {
+        for (size_t i = 0; i < n_passes; i++)
             sum ^= read_all(data, part);
-        }
         seconds = progress_now() - start;
     } else {
 #pragma omp parallel num_threads(n_threads) reduction(^ : sum) reduction(max : seconds)
@@ -53,9 +51,8 @@ static double timed_read(const uint8_t *data, size_t part, int n_threads, size_t
             sum ^= read_all(mine, part < LINE ? part : LINE);
 #pragma omp barrier
             const double start = progress_now();
-            for (size_t i = 0; i < n_passes; i++) {
+            for (size_t i = 0; i < n_passes; i++)
                 sum ^= read_all(mine, part);
-            }
             seconds = progress_now() - start;
         }
     }
@@ -76,9 +73,8 @@ static size_t level_bytes(const bench_machine *m, int level, int n_threads)
 
 int bench_level_of(const bench_machine *m, double n_bytes, int n_threads)
 {
-    if (n_bytes <= 0.75 * (double)m->l2 * n_threads) {
+    if (n_bytes <= 0.75 * (double)m->l2 * n_threads)
         return BENCH_L2;
-    }
     return n_bytes <= (double)m->l3 ? BENCH_L3 : BENCH_DRAM;
 }
 
@@ -95,9 +91,8 @@ bool bench_measure_bandwidth(const bench_machine *m, const int *threads, size_t 
         largest = b->n_bytes > largest ? b->n_bytes : largest;
     }
     uint8_t *data = bench_alloc(largest);
-    if (!data) {
+    if (!data)
         return eval_fail(e, "out of memory for %zu bytes to read", largest);
-    }
     memset(data, 1, largest);
     const double start = progress_now();
     bool good = true;
@@ -107,9 +102,8 @@ bool bench_measure_bandwidth(const bench_machine *m, const int *threads, size_t 
             const size_t part = b->n_bytes / (size_t)b->n_threads;
             /* Reads of some 2 ms, after one that brings the data where it belongs. */
             const size_t n_passes = 1 + ((size_t)48 << 20) / b->n_bytes;
-            if (b->level != BENCH_DRAM) {
+            if (b->level != BENCH_DRAM)
                 (void)timed_read(data, part, b->n_threads, 1);
-            }
             const double t = timed_read(data, part, b->n_threads, n_passes);
             good = bench_sample_add(&b->gb_s, (double)part * b->n_threads * (double)n_passes / t * 1e-9);
         }

@@ -2,7 +2,8 @@
 #ifndef KVQ_EVAL_BENCH_BENCH_H
 #define KVQ_EVAL_BENCH_BENCH_H
 
-/** Run the command; argv[0] is "bench". Returns the exit status, after one line on standard error for a failure. */
+/** Run the command; argv[0] is "bench". Returns the exit status, after one line on standard error for a
+ * failure. */
 int bench_main(int argc, char **argv);
 
 #endif

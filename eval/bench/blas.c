@@ -72,46 +72,34 @@ static inline BENCH_INLINE void softmax_body(float *x, size_t n)
     enum { LANES = 16 };
     float max[LANES], sum[LANES] = {0};
     const size_t whole = n / LANES * LANES;
-    for (size_t j = 0; j < LANES; j++) {
+    for (size_t j = 0; j < LANES; j++)
         max[j] = x[0];
-    }
-    for (size_t i = 0; i < whole; i += LANES) {
-        for (size_t j = 0; j < LANES; j++) {
+    for (size_t i = 0; i < whole; i += LANES)
+        for (size_t j = 0; j < LANES; j++)
             max[j] = x[i + j] > max[j] ? x[i + j] : max[j];
-        }
-    }
     float largest = x[0], total = 0.0f;
-    for (size_t i = whole; i < n; i++) {
+    for (size_t i = whole; i < n; i++)
         largest = x[i] > largest ? x[i] : largest;
-    }
-    for (size_t j = 0; j < LANES; j++) {
+    for (size_t j = 0; j < LANES; j++)
         largest = max[j] > largest ? max[j] : largest;
-    }
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         x[i] = exp_nonpositive(x[i] - largest);
-    }
-    for (size_t i = 0; i < whole; i += LANES) {
-        for (size_t j = 0; j < LANES; j++) {
+    for (size_t i = 0; i < whole; i += LANES)
+        for (size_t j = 0; j < LANES; j++)
             sum[j] += x[i + j];
-        }
-    }
-    for (size_t i = whole; i < n; i++) {
+    for (size_t i = whole; i < n; i++)
         total += x[i];
-    }
-    for (size_t j = 0; j < LANES; j++) {
+    for (size_t j = 0; j < LANES; j++)
         total += sum[j];
-    }
     const float factor = 1.0f / total;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         x[i] *= factor;
-    }
 }
 
 static inline BENCH_INLINE int softmax_rows_body(float *x, size_t n_rows, size_t n)
 {
-    for (size_t i = 0; i < n_rows; i++) {
+    for (size_t i = 0; i < n_rows; i++)
         softmax_body(x + i * n, n);
-    }
     return 0;
 }
 
@@ -130,8 +118,8 @@ static void attend_gemv(const bench_blas *b, const float *q, float scale, float 
     }
 }
 
-/* Tiles keep OpenBLAS on its path for small matrices, where it has one: there it reads the cache in place. Larger
- * products copy it first and take more than twice as long. */
+/* Tiles keep OpenBLAS on its path for small matrices, where it has one: there it reads the cache in place.
+ * Larger products copy it first and take more than twice as long. */
 static void attend_gemm(const bench_blas *b, const float *q, float scale, float *out, size_t kv_head)
 {
     enum { TILE = 256 };
@@ -156,11 +144,10 @@ static void attend_gemm(const bench_blas *b, const float *q, float scale, float 
 static void attend_head(const bench_blas *b, const float *q, float scale, bool gemv, float *out,
                         size_t kv_head)
 {
-    if (gemv) {
+    if (gemv)
         attend_gemv(b, q, scale, out, kv_head);
-    } else {
+    else
         attend_gemm(b, q, scale, out, kv_head);
-    }
 }
 
 void bench_blas_attend(const bench_blas *b, const float *q, float scale, int n_threads, bool gemv, float *out)
@@ -170,14 +157,12 @@ void bench_blas_attend(const bench_blas *b, const float *q, float scale, int n_t
         /* OpenBLAS on OpenMP asks OpenMP, not openblas_set_num_threads, how many threads it may use. */
         const int before = omp_get_max_threads();
         omp_set_num_threads(1);
-        for (size_t h = 0; h < b->shape.n_kv_heads; h++) {
+        for (size_t h = 0; h < b->shape.n_kv_heads; h++)
             attend_head(b, q, scale, gemv, out, h);
-        }
         omp_set_num_threads(before);
     } else { /* inside a parallel region it uses one by itself */
 #pragma omp parallel for num_threads(n_threads) schedule(static)
-        for (size_t h = 0; h < b->shape.n_kv_heads; h++) {
+        for (size_t h = 0; h < b->shape.n_kv_heads; h++)
             attend_head(b, q, scale, gemv, out, h);
-        }
     }
 }

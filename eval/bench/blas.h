@@ -6,7 +6,8 @@
 
 #include <stddef.h>
 
-/* One layer. Each head's keys lie together, [Hkv][T][D], and so its values: the layout that suits BLAS best. */
+/* One layer. Each head's keys lie together, [Hkv][T][D], and so its values: the layout that suits BLAS
+ * best. */
 typedef struct bench_blas {
     bench_shape shape;
     size_t n_tokens;
@@ -23,9 +24,9 @@ void bench_blas_fill(bench_blas *b, size_t at, const float *k, const float *v, s
 
 /**
  * out[H][D] = softmax(scale * q K^T) V for q[H][D], with n_threads threads over the heads and OpenBLAS
- * single-threaded in each. gemv: two matrix-vector products per query head. Otherwise matrix products per KV head
- * and tile of tokens, which read it once for all its query heads; where OpenBLAS has kernels for small matrices
- * they win with one query head, too.
+ * single-threaded in each. gemv: two matrix-vector products per query head. Otherwise matrix products per KV
+ * head and tile of tokens, which read it once for all its query heads; where OpenBLAS has kernels for small
+ * matrices they win with one query head, too.
  */
 void bench_blas_attend(const bench_blas *b, const float *q, float scale, int n_threads, bool gemv,
                        float *out);

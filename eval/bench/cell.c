@@ -34,21 +34,17 @@ static bool list_sources(bench_cell *c, eval_error *e)
 {
     const bench_options *o = c->options;
     kvq_scheme fp32, fp16;
-    if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK || kvq_scheme_parse("fp16", &fp16, NULL) != KVQ_OK) {
+    if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK || kvq_scheme_parse("fp16", &fp16, NULL) != KVQ_OK)
         return eval_fail(e, "internal error: no fp32");
-    }
-    if (!add_source(c, &fp32, kvq_isa(), e) || !add_source(c, &fp16, kvq_isa(), e)) {
+    if (!add_source(c, &fp32, kvq_isa(), e) || !add_source(c, &fp16, kvq_isa(), e))
         return false;
-    }
     for (size_t isa = 0; isa < o->n_isas; isa++) {
         const bool slow = strcmp(o->isas[isa], kvq_isa_name(0)) == 0 && o->n_isas > 1 && !o->isas_given;
         for (size_t i = 0; i < o->n_schemes && !(slow && c->n_tokens > MAX_PORTABLE_TOKENS) &&
                            c->n_sources < BENCH_MAX_SOURCES;
-             i++) {
-            if (!add_source(c, &o->schemes[i], o->isas[isa], e)) {
+             i++)
+            if (!add_source(c, &o->schemes[i], o->isas[isa], e))
                 return false;
-            }
-        }
     }
     return true;
 }
@@ -68,9 +64,8 @@ static size_t choose_layers(const bench_cell *c, const bench_machine *m)
 {
     const double fp32 = source_bytes(c, &c->sources[0]);
     double all = fp32; /* OpenBLAS's own copy */
-    for (size_t i = 0; i < c->n_sources; i++) {
+    for (size_t i = 0; i < c->n_sources; i++)
         all += 1.125 * source_bytes(c, &c->sources[i]); /* the library takes memory by eighths */
-    }
     const double wanted = fmin(MAX_LAYERS, fmax(MIN_LAYERS, ceil(2.0 * (double)m->l3 / fp32)));
     return (size_t)fmin(wanted, floor(c->options->memory / all));
 }
@@ -93,9 +88,8 @@ static bool make_numbers(bench_cell *c, eval_error *e)
     c->out = bench_alloc(q * sizeof(float));
     c->other = bench_alloc(q * sizeof(float));
     c->blas = calloc(c->n_layers, sizeof c->blas[0]);
-    if (!c->k || !c->v || !c->q || !c->out || !c->other || !c->blas) {
+    if (!c->k || !c->v || !c->q || !c->out || !c->other || !c->blas)
         return no_memory(c, e);
-    }
     bench_fill_normal(c->k, c->n_chunk * row, c->options->seed);
     bench_fill_normal(c->v, c->n_chunk * row, c->options->seed + 1);
     bench_fill_normal(c->q, q, c->options->seed + 2);
@@ -133,15 +127,12 @@ static bool fill_source(const bench_cell *c, bench_source *s, eval_error *e)
 
 static bool fill(bench_cell *c, eval_error *e)
 {
-    for (size_t i = 0; i < c->n_sources; i++) {
-        if (!fill_source(c, &c->sources[i], e)) {
+    for (size_t i = 0; i < c->n_sources; i++)
+        if (!fill_source(c, &c->sources[i], e))
             return false;
-        }
-    }
     for (size_t layer = 0; layer < c->n_layers; layer++) {
-        if (!bench_blas_init(&c->blas[layer], c->shape, c->n_tokens)) {
+        if (!bench_blas_init(&c->blas[layer], c->shape, c->n_tokens))
             return no_memory(c, e);
-        }
         for (size_t at = 0; at < c->n_tokens; at += c->n_chunk) {
             const size_t left = c->n_tokens - at;
             bench_blas_fill(&c->blas[layer], at, c->k, c->v, left < c->n_chunk ? left : c->n_chunk);
@@ -184,15 +175,13 @@ static bool check_answers(bench_cell *c, eval_error *e)
 {
     const size_t n = c->shape.n_heads * c->shape.head_dim;
     bench_competitor who = {.source = &c->sources[0], .precision = KVQ_PRECISION_EXACT, .n_threads = 1};
-    if (!attend(c, &who, 0, c->out, e)) {
+    if (!attend(c, &who, 0, c->out, e))
         return false;
-    }
     who.source = NULL;
     for (int gemv = 0; gemv < 2; gemv++) {
         who.gemv = gemv != 0;
-        if (!attend(c, &who, c->n_layers - 1, c->other, e)) {
+        if (!attend(c, &who, c->n_layers - 1, c->other, e))
             return false;
-        }
         const double error = relative_l2(c->other, c->out, n);
         if (!(error <= MAX_DISAGREEMENT)) {
             return eval_fail(
@@ -206,13 +195,11 @@ static bool check_answers(bench_cell *c, eval_error *e)
         bench_source *s = &c->sources[i];
         who.source = s;
         who.precision = KVQ_PRECISION_EXACT;
-        if (!attend(c, &who, 0, c->out, e)) {
+        if (!attend(c, &who, 0, c->out, e))
             return false;
-        }
         who.precision = KVQ_PRECISION_FAST;
-        if (!attend(c, &who, 0, c->other, e)) {
+        if (!attend(c, &who, 0, c->other, e))
             return false;
-        }
         s->fast_error = relative_l2(c->other, c->out, n);
         if (!(s->fast_error <= MAX_FAST_ERROR)) {
             return eval_fail(
@@ -225,9 +212,8 @@ static bool check_answers(bench_cell *c, eval_error *e)
 
 static void add_competitor(bench_cell *c, bench_competitor who)
 {
-    if (c->n_competitors < BENCH_MAX_COMPETITORS) {
+    if (c->n_competitors < BENCH_MAX_COMPETITORS)
         c->competitors[c->n_competitors++] = who;
-    }
 }
 
 static void list_competitors(bench_cell *c)
@@ -257,11 +243,9 @@ static bool walk(const bench_cell *c, const bench_competitor *who, size_t n_walk
 {
     const double start = progress_now();
     for (size_t i = 0; i < n_walks; i++) {
-        for (size_t layer = 0; layer < c->n_layers; layer++) {
-            if (!attend(c, who, layer, c->out, e)) {
+        for (size_t layer = 0; layer < c->n_layers; layer++)
+            if (!attend(c, who, layer, c->out, e))
                 return false;
-            }
-        }
     }
     *us = (progress_now() - start) * 1e6 / (double)(n_walks * c->n_layers);
     return true;
@@ -273,20 +257,19 @@ static double bytes_read(const bench_cell *c, const bench_competitor *who)
     return (double)c->n_layers * (who->source ? who->source->bytes_read : fp32);
 }
 
-/* One sample. The others have been through the caches: a walk that is not timed brings back what would be there. */
+/* One sample. The others have been through the caches: a walk that is not timed brings back what would be
+ * there. */
 static bool sample(const bench_cell *c, bench_competitor *who, eval_error *e)
 {
     double us = 0.0;
-    if ((who->n_walks == 0 || bytes_read(c, who) <= c->warm_bytes) && !walk(c, who, 1, &us, e)) {
+    if ((who->n_walks == 0 || bytes_read(c, who) <= c->warm_bytes) && !walk(c, who, 1, &us, e))
         return false;
-    }
     if (who->n_walks == 0) {
         const double seconds = us * 1e-6 * (double)c->n_layers;
         who->n_walks = 1 + (size_t)fmin(1000.0, MIN_SAMPLE_SECONDS / seconds);
     }
-    if (!walk(c, who, who->n_walks, &us, e)) {
+    if (!walk(c, who, who->n_walks, &us, e))
         return false;
-    }
     return bench_sample_add(&who->us, us) || eval_fail(e, "out of memory");
 }
 
@@ -295,25 +278,21 @@ bool bench_cell_run(bench_cell *c, const bench_machine *m, const bench_options *
 {
     *c = (bench_cell){.options = o, .shape = shape, .n_tokens = n_tokens, .warm_bytes = 2.0 * (double)m->l3};
     omp_set_num_threads(o->threads[o->n_threads - 1]); /* for filling */
-    if (!list_sources(c, e)) {
+    if (!list_sources(c, e))
         return false;
-    }
     c->n_layers = choose_layers(c, m);
     *skipped = c->n_layers == 0;
-    if (*skipped) {
+    if (*skipped)
         return true;
-    }
-    if (!make_numbers(c, e) || !fill(c, e) || !check_answers(c, e)) {
+    if (!make_numbers(c, e) || !fill(c, e) || !check_answers(c, e))
         return false;
-    }
     list_competitors(c);
     const double start = progress_now();
     for (size_t round = 0; round < MIN_ROUNDS || (round < MAX_ROUNDS && progress_now() - start < o->seconds);
          round++) {
         for (size_t i = 0; i < c->n_competitors; i++) {
-            if (!sample(c, &c->competitors[i], e)) {
+            if (!sample(c, &c->competitors[i], e))
                 return false;
-            }
             progress_update(p, "attention", fraction);
         }
     }
@@ -322,19 +301,15 @@ bool bench_cell_run(bench_cell *c, const bench_machine *m, const bench_options *
 
 void bench_cell_free(bench_cell *c)
 {
-    for (size_t i = 0; i < c->n_competitors; i++) {
+    for (size_t i = 0; i < c->n_competitors; i++)
         bench_sample_free(&c->competitors[i].us);
-    }
-    for (size_t i = 0; i < c->n_sources; i++) {
+    for (size_t i = 0; i < c->n_sources; i++)
         kvq_cache_free(c->sources[i].cache);
-    }
-    for (size_t i = 0; c->blas && i < c->n_layers; i++) {
+    for (size_t i = 0; c->blas && i < c->n_layers; i++)
         bench_blas_free(&c->blas[i]);
-    }
     free(c->blas);
     float *const arrays[] = {c->k, c->v, c->q, c->out, c->other};
-    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         free(arrays[i]);
-    }
     *c = (bench_cell){0};
 }

@@ -36,18 +36,16 @@ static bool forward(const decode_run *d, const decode_way *w, size_t at, size_t 
         gpt2_layer_qkv(m, layer, d->x, n, d->scratch, d->q, d->k, d->v);
         const double before = progress_now();
         kvq_status status = KVQ_OK;
-        if (w->has_cache) {
+        if (w->has_cache)
             status = kvq_cache_append(w->cache, layer, 0, d->k, d->v, n);
-        }
         if (status == KVQ_OK && at == 0) {
             gpt2_attention_causal(m, layer, d->q, d->k, d->v, n, d->attn);
         } else if (status == KVQ_OK) {
             status =
                 kvq_cache_attend(w->cache, layer, NULL, 1, d->q, n, gpt2_attn_scale(m, layer), &how, d->attn);
         }
-        if (status != KVQ_OK) {
+        if (status != KVQ_OK)
             return library_failed(w, at, status, e);
-        }
         spent += progress_now() - before;
         gpt2_layer_finish(m, layer, d->x, d->attn, n, d->scratch);
     }
@@ -65,9 +63,8 @@ static bool add_way(decode_run *d, const kvq_scheme *scheme, eval_error *e)
     w->has_cache = scheme != NULL;
     w->step = calloc(d->n_output, sizeof w->step[0]);
     w->attention = calloc(d->n_output, sizeof w->attention[0]);
-    if (!w->step || !w->attention) {
+    if (!w->step || !w->attention)
         return eval_fail(e, "out of memory");
-    }
     if (!scheme) {
         snprintf(w->name, sizeof w->name, "no cache");
         return true;
@@ -95,9 +92,8 @@ static size_t wanted_output(const decode_run *d)
 static void choose_points(decode_run *d)
 {
     static const size_t points[] = {16, 32, 64, 128, 256, 512, 1000};
-    for (size_t i = 0; i < sizeof points / sizeof points[0] && points[i] < d->n_output; i++) {
+    for (size_t i = 0; i < sizeof points / sizeof points[0] && points[i] < d->n_output; i++)
         d->points[d->n_points++] = points[i];
-    }
     d->points[d->n_points++] = d->n_output;
 }
 
@@ -120,20 +116,17 @@ static bool set_up(decode_run *d, const bench_options *o, eval_error *e)
     d->scratch = calloc(gpt2_scratch_floats(shape, n), sizeof(float));
     d->logits = calloc(shape->vocab_size, sizeof(float));
     d->ids = calloc(n, sizeof d->ids[0]);
-    if (!good || !d->scratch || !d->logits || !d->ids) {
+    if (!good || !d->scratch || !d->logits || !d->ids)
         return eval_fail(e, "out of memory for %zu tokens", n);
-    }
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         d->ids[i] = (int32_t)(splitmix64(o->seed, i + 1) % shape->vocab_size);
-    }
     kvq_scheme fp32, fp16;
     good = (kvq_scheme_parse("fp32", &fp32, NULL) == KVQ_OK &&
             kvq_scheme_parse("fp16", &fp16, NULL) == KVQ_OK) ||
            eval_fail(e, "internal error: no fp32");
     good = good && add_way(d, NULL, e) && add_way(d, &fp32, e) && add_way(d, &fp16, e);
-    for (size_t i = 0; good && i < o->n_schemes; i++) {
+    for (size_t i = 0; good && i < o->n_schemes; i++)
         good = add_way(d, &o->schemes[i], e);
-    }
     return good;
 }
 
@@ -146,9 +139,8 @@ static void tear_down(decode_run *d)
         free(d->ways[i].attention);
     }
     float *const arrays[] = {d->x, d->q, d->k, d->v, d->attn, d->scratch, d->logits};
-    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         free(arrays[i]);
-    }
     free(d->ids);
 }
 
@@ -161,19 +153,17 @@ static bool prefill(decode_run *d, eval_error *e)
     for (size_t round = 0; round <= N_PREFILLS; round++) {
         for (size_t i = 0; i < d->n_ways; i++) {
             kvq_cache_reset(d->ways[i].cache);
-            if (!forward(d, &d->ways[i], 0, DECODE_PROMPT, &seconds, &attention, e)) {
+            if (!forward(d, &d->ways[i], 0, DECODE_PROMPT, &seconds, &attention, e))
                 return false;
-            }
-            if (round > 0 && !bench_sample_add(&d->ways[i].first, seconds)) { /* round 0 warms up */
+            if (round > 0 && !bench_sample_add(&d->ways[i].first, seconds)) /* round 0 warms up */
                 return eval_fail(e, "out of memory");
-            }
         }
     }
     return true;
 }
 
-/* Without a cache, output token i costs a pass over all that is before it. The middle one of a few, more of them
- * where they are short. */
+/* Without a cache, output token i costs a pass over all that is before it. The middle one of a few, more of
+ * them where they are short. */
 static bool recompute(const decode_run *d, decode_way *w, size_t i, eval_error *e)
 {
     bench_sample seconds = {0}, attention = {0};
@@ -194,11 +184,9 @@ static bool recompute(const decode_run *d, decode_way *w, size_t i, eval_error *
 
 static bool is_point(const decode_run *d, size_t i)
 {
-    for (size_t j = 0; j < d->n_points; j++) {
-        if (i + 1 == d->points[j]) {
+    for (size_t j = 0; j < d->n_points; j++)
+        if (i + 1 == d->points[j])
             return true;
-        }
-    }
     return i == 1;
 }
 
@@ -207,9 +195,8 @@ static void interpolate(const decode_run *d, decode_way *w)
 {
     size_t from = 1;
     for (size_t i = 2; i < d->n_output; i++) {
-        if (!is_point(d, i)) {
+        if (!is_point(d, i))
             continue;
-        }
         for (size_t j = from + 1; j < i; j++) {
             const double part = (double)(j - from) / (double)(i - from);
             w->step[j] = w->step[from] + part * (w->step[i] - w->step[from]);
@@ -222,9 +209,8 @@ static void interpolate(const decode_run *d, decode_way *w)
 /* The end, when time is up before n_output: the last point that was reached. */
 static void cut_short(decode_run *d, size_t n_done)
 {
-    while (d->n_points > 1 && d->points[d->n_points - 1] > n_done) {
+    while (d->n_points > 1 && d->points[d->n_points - 1] > n_done)
         d->n_points--;
-    }
     d->n_output = d->points[d->n_points - 1];
 }
 
@@ -238,13 +224,11 @@ static bool generate_all(decode_run *d, progress *p, double from, double share, 
         }
         for (size_t j = 1; j < d->n_ways; j++) {
             decode_way *w = &d->ways[j];
-            if (!forward(d, w, DECODE_PROMPT + i - 1, 1, &w->step[i], &w->attention[i], e)) {
+            if (!forward(d, w, DECODE_PROMPT + i - 1, 1, &w->step[i], &w->attention[i], e))
                 return false;
-            }
         }
-        if (is_point(d, i) && !recompute(d, &d->ways[0], i, e)) {
+        if (is_point(d, i) && !recompute(d, &d->ways[0], i, e))
             return false;
-        }
         progress_update(p, "generating", from + share * (double)i / (double)d->n_output);
     }
     interpolate(d, &d->ways[0]);
@@ -252,9 +236,8 @@ static bool generate_all(decode_run *d, progress *p, double from, double share, 
         decode_way *w = &d->ways[i];
         kvq_usage usage = {0};
         const kvq_status status = w->has_cache ? kvq_cache_usage(w->cache, &usage) : KVQ_OK;
-        if (status != KVQ_OK) {
+        if (status != KVQ_OK)
             return library_failed(w, d->n_output, status, e);
-        }
         w->step[0] = BENCH_MEDIAN(&w->first);
         w->bytes = (double)usage.total;
     }
@@ -263,12 +246,10 @@ static bool generate_all(decode_run *d, progress *p, double from, double share, 
 
 static bool load_model(gpt2_model **model, const char *name, uint64_t seed, eval_error *e)
 {
-    if (gpt2_config_is_random(name)) {
+    if (gpt2_config_is_random(name))
         return gpt2_model_random(model, name, seed, e);
-    }
-    if (strcmp(name, "default") != 0) {
+    if (strcmp(name, "default") != 0)
         return gpt2_model_load(model, name, e);
-    }
     char directory[4096], path[4200];
     inputs_data_dir(directory, sizeof directory);
     snprintf(path, sizeof path, "%s/gpt2-6m", directory);
@@ -294,9 +275,8 @@ bool bench_decode(const bench_options *o, bench_report *r, progress *p, eval_err
     const double share = 1.0 / (double)o->n_models;
     for (size_t i = 0; good && i < o->n_models; i++) {
         gpt2_model *model = NULL;
-        if (!load_model(&model, o->models[i], o->seed, e)) {
+        if (!load_model(&model, o->models[i], o->seed, e))
             return false;
-        }
         decode_run *d = calloc(1, sizeof *d);
         good = d || eval_fail(e, "out of memory");
         if (good) {

@@ -1,4 +1,5 @@
-/* `kvq-eval bench --decode`: tokens per second of GPT-2 generation without a cache and with each kind of one. */
+/* `kvq-eval bench --decode`: tokens per second of GPT-2 generation without a cache and with each kind of
+ * one. */
 #ifndef KVQ_EVAL_BENCH_DECODE_H
 #define KVQ_EVAL_BENCH_DECODE_H
 

@@ -38,17 +38,17 @@ static double window(const double *x, size_t begin, size_t end, double q)
 {
     bench_sample s = {0};
     bool good = true;
-    for (size_t i = begin; good && i < end; i++) {
+    for (size_t i = begin; good && i < end; i++)
         good = bench_sample_add(&s, x[i]);
-    }
     const double value = good ? bench_quantile(&s, q) : NAN;
     bench_sample_free(&s);
     return value;
 }
 
 /*
- * Seconds from the prompt to output token n_output. A step of more than OUTLIER times the median of its stretch was
- * interrupted by another program, and counts as that much; the steps in which a window is packed stay below.
+ * Seconds from the prompt to output token n_output. A step of more than OUTLIER times the median of its
+ * stretch was interrupted by another program, and counts as that much; the steps in which a window is packed
+ * stay below.
  */
 static double total(const decode_run *d, size_t way, size_t n_output)
 {
@@ -57,15 +57,14 @@ static double total(const decode_run *d, size_t way, size_t n_output)
     for (size_t p = 0; p < d->n_points; p++) {
         const size_t from = p > 0 ? d->points[p - 1] : 1;
         const double most = w->has_cache ? OUTLIER * window(w->step, from, d->points[p], 0.5) : INFINITY;
-        for (size_t i = from; i < d->points[p] && i < n_output; i++) {
+        for (size_t i = from; i < d->points[p] && i < n_output; i++)
             seconds += fmin(w->step[i], most);
-        }
     }
     return seconds;
 }
 
-/* The steps that stand for point p: those since the one before, without step 0, which is the prompt's. No cache has
- * been measured at the point alone. */
+/* The steps that stand for point p: those since the one before, without step 0, which is the prompt's. No
+ * cache has been measured at the point alone. */
 static size_t window_begin(const decode_run *d, const decode_way *w, size_t p)
 {
     return !w->has_cache ? d->points[p] - 1 : p > 0 ? d->points[p - 1] : 1;
@@ -115,9 +114,8 @@ static void put_row(bench_table *t, const decode_run *d, size_t p, size_t way)
 static void say_cache_pays(bench_report *r, const decode_run *d)
 {
     size_t from = d->n_output + 1;
-    for (size_t n = d->n_output; n > 1 && total(d, 0, n) > total(d, 1, n); n--) {
+    for (size_t n = d->n_output; n > 1 && total(d, 0, n) > total(d, 1, n); n--)
         from = n; /* one token needs no cache: nothing is read back */
-    }
     const double none = total(d, 0, d->n_output), cached = total(d, 1, d->n_output);
     if (from > d->n_output) {
         bench_headline(r, "%s: up to %zu tokens no cache is as fast as one (fp32).", d->model_name,
@@ -140,9 +138,8 @@ static void say_packed_pays(bench_report *r, const decode_run *d, size_t way)
     size_t from = d->n_points;
     for (size_t p = d->n_points; p > 0 && d->points[p - 1] + DECODE_PROMPT > PRESET_WINDOW &&
                                  step_median(d, way, p - 1) < step_median(d, 1, p - 1);
-         p--) {
+         p--)
         from = p - 1; /* while all tokens lie in the window, a difference is chance */
-    }
     const size_t last = d->n_points - 1;
     const double gain = 100.0 * (step_median(d, 1, last) / step_median(d, way, last) - 1.0);
     const double cache_gain = attention_median(d, 1, last) / attention_median(d, way, last);
@@ -163,15 +160,12 @@ static void say_packed_pays(bench_report *r, const decode_run *d, size_t way)
 
 void bench_decode_rows(bench_report *r, const decode_run *d)
 {
-    for (size_t p = 0; p < d->n_points; p++) {
-        for (size_t way = 0; way < d->n_ways; way++) {
+    for (size_t p = 0; p < d->n_points; p++)
+        for (size_t way = 0; way < d->n_ways; way++)
             put_row(&r->tables[0], d, p, way);
-        }
-    }
     say_cache_pays(r, d);
-    for (size_t way = 3; way < d->n_ways; way++) {
+    for (size_t way = 3; way < d->n_ways; way++)
         say_packed_pays(r, d, way);
-    }
     const size_t last = d->n_points - 1;
     bench_headline(
         r, "%s: at %zu tokens %.0f %% of a step with an fp32 cache is matrix work and %.0f %% cache.",

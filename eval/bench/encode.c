@@ -1,4 +1,5 @@
-/* How fast the library encodes: appends timed into memory used before and into fresh memory (bench_attend.h). */
+/* How fast the library encodes: appends timed into memory used before and into fresh memory
+ * (bench_attend.h). */
 #include "eval/bench/attend.h"
 
 #include <math.h>
@@ -8,7 +9,8 @@
 
 enum { N_TOKENS = 1024, MIN_ROUNDS = 9, TABLE_ENCODE = 2, MAX_BLOCKS = 1024 };
 
-/* An allocator that keeps what is freed for the next request of that size, so that pages are mapped already. */
+/* An allocator that keeps what is freed for the next request of that size, so that pages are mapped
+ * already. */
 typedef struct keeper {
     struct {
         void *ptr;
@@ -47,9 +49,8 @@ static void keeper_free(void *ctx, void *ptr, size_t size)
 {
     keeper *k = ctx;
     (void)size;
-    for (size_t i = 0; i < k->n; i++) {
+    for (size_t i = 0; i < k->n; i++)
         k->blocks[i].used = k->blocks[i].used && k->blocks[i].ptr != ptr;
-    }
 }
 
 /* One scheme and instruction set with some number of threads. */
@@ -91,9 +92,8 @@ static bool encode_once(encoder *who, const encode_input *in, const kvq_allocato
     const double seconds = progress_now() - start;
     status = status == KVQ_OK ? kvq_cache_usage(cache, &usage) : status;
     kvq_cache_free(cache);
-    if (status != KVQ_OK) {
+    if (status != KVQ_OK)
         return eval_fail(e, "encoding %s: %s", who->text, kvq_status_string(status));
-    }
     who->bytes = (double)(usage.payload + usage.metadata + usage.residual + usage.sinks);
     return bench_sample_add(s, in->bytes / seconds * 1e-9) || eval_fail(e, "out of memory");
 }
@@ -139,9 +139,8 @@ static bool list_encoders(const bench_options *o, encoder *list, size_t *n, eval
                 encoder *who = &list[(*n)++];
                 *who = (encoder){.scheme = &o->schemes[i], .isa = o->isas[isa], .n_threads = o->threads[t]};
                 who->memory = calloc(1, sizeof *who->memory);
-                if (!who->memory || kvq_scheme_print(who->scheme, who->text, sizeof who->text) != KVQ_OK) {
+                if (!who->memory || kvq_scheme_print(who->scheme, who->text, sizeof who->text) != KVQ_OK)
                     return eval_fail(e, "out of memory");
-                }
             }
         }
     }
@@ -178,14 +177,12 @@ bool bench_encode(const bench_options *o, bench_shape shape, bench_report *r, ev
         const encode_input in = {shape, k, v, 2.0 * (double)n * sizeof(float)};
         good = list_encoders(o, list, &n_encoders, e) &&
                encode_rounds(list, n_encoders, &in, fmin(0.3, o->seconds) * (o->quick ? 1.0 : 10.0), e);
-        if (good) {
+        if (good)
             put_rows(t, list, n_encoders, &in);
-        }
     }
     for (size_t i = 0; i < n_encoders; i++) {
-        for (size_t j = 0; list[i].memory && j < list[i].memory->n; j++) {
+        for (size_t j = 0; list[i].memory && j < list[i].memory->n; j++)
             free(list[i].memory->blocks[j].ptr);
-        }
         free(list[i].memory);
         bench_sample_free(&list[i].warm);
         bench_sample_free(&list[i].fresh);

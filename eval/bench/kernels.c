@@ -1,9 +1,10 @@
 /*
- * Every kernel alone (bench_kernels.h). This is the one file of eval/ that looks into quant/: to measure kernels
- * is to measure quant/.
+ * Every kernel alone (bench_kernels.h). This is the one file of eval/ that looks into quant/: to measure
+ * kernels is to measure quant/.
  *
- * A slot is measured as the constant bench_SLOT says, found through KVQ_KERNEL_LIST: a new slot without one does
- * not compile. Its function makes one call on block i of a few that together stay in the second-level cache.
+ * A slot is measured as the constant bench_SLOT says, found through KVQ_KERNEL_LIST: a new slot without one
+ * does not compile. Its function makes one call on block i of a few that together stay in the second-level
+ * cache.
  */
 #include "eval/bench/kernels.h"
 
@@ -268,21 +269,18 @@ static bool workspace_init(workspace *w, size_t dim, uint32_t bits, size_t n_q, 
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         void *memory = bench_alloc(arrays[i].bytes);
         good = good && memory;
-        if (memory) {
+        if (memory)
             memset(memory, 0, arrays[i].bytes);
-        }
         memcpy(arrays[i].where, &memory, sizeof memory);
     }
-    if (!good) {
+    if (!good)
         return false;
-    }
     const kvq_kernels *k = &kvq_kernels_portable;
     bench_fill_normal(w->rows, N_BLOCKS * w->n_floats, seed);
     bench_fill_normal(w->q, n_q * dim, seed + 1);
     bench_fill_normal(w->p, n_q * T, seed + 2);
-    for (size_t i = 0; i < n_q * T; i++) {
+    for (size_t i = 0; i < n_q * T; i++)
         w->p[i] = fabsf(w->p[i]) / 8.0f; /* between 0 and 1 */
-    }
     k->convert_f32_f16(w->rows, N_BLOCKS * w->n_floats, w->half);
     for (size_t i = 0; i < N_BLOCKS; i++) {
         const float *x = w->rows + i * w->n_floats;
@@ -300,18 +298,16 @@ static void workspace_free(workspace *w)
                             w->halves,    w->q,       w->acc,     w->p,      w->scores, w->k_weights,
                             w->v_weights, w->weights, w->k_step,  w->k_bias, w->v_step, w->v_bias,
                             w->v_energy,  w->step,    w->bias,    w->energy};
-    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         free(arrays[i]);
-    }
 }
 
 /* Nanoseconds per call, over n turns through all blocks. */
 static double timed(const kernel_bench *b, const kvq_kernels *k, workspace *w, size_t n, size_t *bytes)
 {
     const double start = progress_now();
-    for (size_t i = 0; i < n * N_BLOCKS; i++) {
+    for (size_t i = 0; i < n * N_BLOCKS; i++)
         *bytes = b->run(k, w, i % N_BLOCKS);
-    }
     return (progress_now() - start) * 1e9 / (double)(n * N_BLOCKS);
 }
 
@@ -329,9 +325,8 @@ static void put_rows(bench_table *t, contenders *c, size_t kernel, const workspa
     const kernel_bench *b = kernels[kernel].bench;
     for (size_t i = 0; i < c->n; i++) {
         size_t origin = 0;
-        while (!kernels[kernel].same(kvq_kernels_at(origin), c->table[i])) {
+        while (!kernels[kernel].same(kvq_kernels_at(origin), c->table[i]))
             origin++;
-        }
         const double median = BENCH_MEDIAN(&ns[i]), ratio = BENCH_MEDIAN(&ns[0]) / median;
         bench_put_text(t, kernels[kernel].name);
         bench_put_number(t, (double)w->dim);
@@ -372,12 +367,10 @@ static bool measure(bench_table *t, contenders *c, size_t kernel, workspace *w, 
             bytes[i] = (double)n_bytes;
         }
     }
-    if (good) {
+    if (good)
         put_rows(t, c, kernel, w, bits, ns, bytes);
-    }
-    for (size_t i = 0; i < c->n; i++) {
+    for (size_t i = 0; i < c->n; i++)
         bench_sample_free(&ns[i]);
-    }
     return good || eval_fail(e, "out of memory");
 }
 
@@ -387,12 +380,10 @@ static void list_contenders(contenders *c, const bench_options *o)
     for (size_t i = o->n_isas; i > 0; i--) { /* the best one comes last */
         const kvq_kernels *table = kvq_kernels_for_isa(o->isas[i - 1]);
         bool known = !table;
-        for (size_t j = 0; j < c->n; j++) {
+        for (size_t j = 0; j < c->n; j++)
             known = known || c->table[j] == table;
-        }
-        if (!known) {
+        if (!known)
             c->table[c->n++] = table;
-        }
     }
 }
 
@@ -404,9 +395,8 @@ static bool measure_size(bench_table *t, contenders *c, const bench_options *o, 
     bool good = workspace_init(&w, dim, bits, n_q, o->seed) || eval_fail(e, "out of memory");
     for (size_t i = 0; good && i < N_KERNELS; i++) {
         const kernel_bench *b = kernels[i].bench;
-        if ((n_q > 1 && !b->queries) || (!first_bits && !b->packed)) {
+        if ((n_q > 1 && !b->queries) || (!first_bits && !b->packed))
             continue;
-        }
         good = measure(t, c, i, &w, bits, o->seconds, e);
         progress_update(p, "kernels", done);
     }

@@ -37,9 +37,8 @@ static void read_features(char *text, size_t size)
     text[0] = '\0';
     for (size_t i = 0; i < sizeof features / sizeof features[0]; i++) {
         const size_t used = strlen(text);
-        if (features[i].here) {
+        if (features[i].here)
             snprintf(text + used, size - used, "%s%s", used > 0 ? " " : "", features[i].name);
-        }
     }
 }
 #else
@@ -65,18 +64,16 @@ static size_t cache_bytes(int level, int sysconf_name)
         for (size_t i = 0; i < 3; i++) {
             snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/%s", index, names[i]);
             FILE *f = fopen(path, "r");
-            if (!f) {
+            if (!f)
                 break;
-            }
             const int n = i == 0   ? fscanf(f, "%d", &found_level)
                           : i == 1 ? fscanf(f, "%31s", type)
                                    : fscanf(f, "%lu%c", &size, &unit);
             (void)n; /* what was not read stays 0 */
             fclose(f);
         }
-        if (found_level == level && size > 0 && strcmp(type, "Instruction") != 0) {
+        if (found_level == level && size > 0 && strcmp(type, "Instruction") != 0)
             return unit == 'K' ? size << 10 : unit == 'M' ? size << 20 : size;
-        }
     }
     const long bytes = sysconf(sysconf_name);
     return bytes > 0 ? (size_t)bytes : 0;
@@ -92,11 +89,10 @@ static void read_huge_pages(char *text, size_t size)
         fclose(f);
     }
     const char *begin = strchr(line, '['), *end = strchr(line, ']');
-    if (begin && end && end > begin) {
+    if (begin && end && end > begin)
         snprintf(text, size, "%.*s", (int)(end - begin - 1), begin + 1);
-    } else {
+    else
         snprintf(text, size, "unknown");
-    }
 }
 
 void bench_machine_read(bench_machine *m)
@@ -129,14 +125,12 @@ void bench_machine_print(const bench_machine *m, char *text, size_t size)
 
 void *bench_alloc(size_t n_bytes)
 {
-    if (n_bytes > SIZE_MAX - HUGE_PAGE) {
+    if (n_bytes > SIZE_MAX - HUGE_PAGE)
         return NULL;
-    }
     const size_t size = (n_bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
     void *p = aligned_alloc(HUGE_PAGE, size > 0 ? size : HUGE_PAGE);
-    if (p) {
+    if (p)
         (void)madvise(p, size, MADV_HUGEPAGE); /* a wish */
-    }
     return p;
 }
 
@@ -145,9 +139,8 @@ bool bench_sample_add(bench_sample *s, double value)
     if (s->n == s->capacity) {
         const size_t capacity = s->capacity > 0 ? 2 * s->capacity : 64;
         double *values = realloc(s->values, capacity * sizeof values[0]);
-        if (!values) {
+        if (!values)
             return false;
-        }
         s->values = values;
         s->capacity = capacity;
     }
@@ -165,13 +158,11 @@ static int compare_doubles(const void *a, const void *b)
 
 double bench_quantile(const bench_sample *s, double q)
 {
-    if (s->n == 0) {
+    if (s->n == 0)
         return NAN;
-    }
     double *sorted = malloc(s->n * sizeof sorted[0]);
-    if (!sorted) {
+    if (!sorted)
         return NAN;
-    }
     memcpy(sorted, s->values, s->n * sizeof sorted[0]);
     qsort(sorted, s->n, sizeof sorted[0], compare_doubles);
     const double at = q * (double)(s->n - 1);

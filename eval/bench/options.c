@@ -77,9 +77,8 @@ static double parse_real(const struct argp_state *state, const char *name, const
 {
     char *end = NULL;
     const double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !isfinite(value) || value <= 0.0 || value > max) {
+    if (end == text || *end != '\0' || !isfinite(value) || value <= 0.0 || value > max)
         argp_error(state, "--%s: expected a number above 0 and up to %g, not '%s'", name, max, text);
-    }
     return value;
 }
 
@@ -91,9 +90,8 @@ static bench_shape parse_shape(const struct argp_state *state, const char *text)
     for (; n < 3; n++) {
         char *end = NULL;
         const unsigned long long value = at[0] >= '0' && at[0] <= '9' ? strtoull(at, &end, 10) : 0;
-        if (value == 0 || value > most[n]) {
+        if (value == 0 || value > most[n])
             break;
-        }
         part[n] = (size_t)value;
         at = end;
         if (*at != ',') {
@@ -115,17 +113,15 @@ static bench_shape parse_shape(const struct argp_state *state, const char *text)
 
 static size_t next_place(const struct argp_state *state, const char *name, size_t *n)
 {
-    if (*n == BENCH_MAX_LIST) {
+    if (*n == BENCH_MAX_LIST)
         argp_error(state, "--%s: at most %d", name, BENCH_MAX_LIST);
-    }
     return (*n)++;
 }
 
 static const char *file_name(const struct argp_state *state, const char *name, const char *text)
 {
-    if (text[0] == '\0') {
+    if (text[0] == '\0')
         argp_error(state, "--%s: the name is empty", name);
-    }
     return text;
 }
 
@@ -162,9 +158,8 @@ static error_t parse_grid_option(int key, char *arg, const struct argp_state *st
 static void check_combinations(const struct argp_state *state, const parse_state *p)
 {
     const bench_options *o = p->o;
-    if (p->kernels && p->decode) {
+    if (p->kernels && p->decode)
         argp_error(state, "--kernels and --decode: only one at a time");
-    }
     const bool attend = !p->kernels && !p->decode;
     const struct {
         const char *name;
@@ -185,9 +180,8 @@ static void check_combinations(const struct argp_state *state, const parse_state
                        p->decode && (o->n_isas > 1 || o->n_threads > 1) ? " more than once" : "");
         }
     }
-    if (o->json && o->csv && strcmp(o->json, "/dev/null") != 0 && output_file_same(o->json, o->csv)) {
+    if (o->json && o->csv && strcmp(o->json, "/dev/null") != 0 && output_file_same(o->json, o->csv))
         argp_error(state, "--json and --csv: '%s' and '%s' are one file", o->json, o->csv);
-    }
 }
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
@@ -254,9 +248,8 @@ static bool choose_isas(bench_options *o, eval_error *e)
     o->isas_given = o->n_isas > 0 || (wanted && wanted[0] != '\0');
     for (size_t i = 0; i < o->n_isas; i++) {
         size_t j = 0;
-        for (const char *name = kvq_isa_name(0); name && strcmp(name, o->isas[i]) != 0;) {
+        for (const char *name = kvq_isa_name(0); name && strcmp(name, o->isas[i]) != 0;)
             name = kvq_isa_name(++j);
-        }
         if (!kvq_isa_name(j)) {
             return eval_fail(e,
                              "--isa %.64s: no instruction set of that name runs here (kvq-eval info names "
@@ -264,19 +257,16 @@ static bool choose_isas(bench_options *o, eval_error *e)
                              o->isas[i]);
         }
     }
-    if (o->n_isas > 0) {
+    if (o->n_isas > 0)
         return true;
-    }
     /* All of them, the best one first; in quick and decode runs the best one alone. */
     const char *best = kvq_isa();
     o->isas[o->n_isas++] = best;
     for (size_t i = 0; !o->isas_given && !(o->quick && o->mode == BENCH_ATTEND) && o->mode != BENCH_DECODE &&
                        kvq_isa_name(i) && o->n_isas < BENCH_MAX_LIST;
-         i++) {
-        if (strcmp(kvq_isa_name(i), best) != 0) {
+         i++)
+        if (strcmp(kvq_isa_name(i), best) != 0)
             o->isas[o->n_isas++] = kvq_isa_name(i);
-        }
-    }
     return true;
 }
 
@@ -289,11 +279,9 @@ static bool choose_schemes(bench_options *o, const parse_state *p, eval_error *e
     const bool is_decode = o->mode == BENCH_DECODE;
     const char *const *texts = p->n_schemes > 0 ? p->schemes : is_decode ? decode : attend;
     const size_t n = p->n_schemes > 0 ? p->n_schemes : is_decode ? 2 : o->quick ? 3 : 5;
-    for (size_t i = 0; i < n; i++) {
-        if (!add_scheme(o, texts[i], e)) {
+    for (size_t i = 0; i < n; i++)
+        if (!add_scheme(o, texts[i], e))
             return false;
-        }
-    }
     return true;
 }
 
@@ -311,9 +299,8 @@ static void choose_grid(bench_options *o)
     }
     if (o->n_threads == 0) {
         const int all = omp_get_max_threads();
-        if (all > 1 && o->mode != BENCH_DECODE) {
+        if (all > 1 && o->mode != BENCH_DECODE)
             o->threads[o->n_threads++] = 1;
-        }
         o->threads[o->n_threads++] = all;
     }
     if (o->n_models == 0) {
@@ -321,9 +308,8 @@ static void choose_grid(bench_options *o)
         o->n_models = o->quick ? 1 : 3;
         memcpy(o->models, models, o->n_models * sizeof models[0]);
     }
-    if (o->seconds <= 0.0) {
+    if (o->seconds <= 0.0)
         o->seconds = o->mode == BENCH_KERNELS ? (o->quick ? 0.05 : 0.3) : o->quick ? 0.6 : 12.0;
-    }
     if (o->memory <= 0.0) {
         /* Whatever is asked for by default, leave half of what is free to others. */
         const double free_now = (double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
@@ -345,16 +331,14 @@ bool bench_options_parse(bench_options *o, int argc, char **argv, eval_error *e)
     o->seed = 1;
     parse_state p = {.o = o};
     argp_err_exit_status = STATUS_BAD_USAGE;
-    if (argp_parse(&parser, argc, argv, 0, NULL, &p) != 0) {
+    if (argp_parse(&parser, argc, argv, 0, NULL, &p) != 0)
         return eval_fail(e, "cannot read the command line");
-    }
     if (!kvq_isa()) {
         const char *wanted = getenv("KVQ_ISA");
         return eval_fail(e, "KVQ_ISA=%s: no instruction set of that name runs here", wanted ? wanted : "");
     }
-    if (!choose_isas(o, e) || !choose_schemes(o, &p, e)) {
+    if (!choose_isas(o, e) || !choose_schemes(o, &p, e))
         return false;
-    }
     choose_grid(o);
     return true;
 }

@@ -102,9 +102,8 @@ void bench_add_bandwidth(bench_report *r, const bench_bandwidth *b, size_t n)
 bool bench_report_check(const bench_report *r, eval_error *e)
 {
     for (size_t i = 0; i < r->n_tables; i++) {
-        if (r->tables[i].failed) {
+        if (r->tables[i].failed)
             return eval_fail(e, "out of memory for the report");
-        }
         assert(r->tables[i].n % r->tables[i].n_columns == 0);
     }
     return true;
@@ -112,9 +111,8 @@ bool bench_report_check(const bench_report *r, eval_error *e)
 
 void bench_report_free(bench_report *r)
 {
-    for (size_t i = 0; i < r->n_tables; i++) {
+    for (size_t i = 0; i < r->n_tables; i++)
         free(r->tables[i].values);
-    }
     r->n_tables = 0;
 }
 
@@ -124,13 +122,12 @@ void bench_report_free(bench_report *r)
 static void title_part(const bench_column *c, bool second, char *text)
 {
     const char *bar = strchr(c->title, '|');
-    if (!bar) {
+    if (!bar)
         snprintf(text, CELL, "%s", second ? c->title : "");
-    } else if (second) {
+    else if (second)
         snprintf(text, CELL, "%s", bar + 1);
-    } else {
+    else
         snprintf(text, CELL, "%.*s", (int)(bar - c->title), c->title);
-    }
 }
 
 /* Whole numbers with commas between thousands: token counts are what is read most. */
@@ -141,9 +138,8 @@ static void print_whole(double x, char *text)
     const size_t n = strlen(digits), first = digits[0] == '-' ? 1 : 0;
     size_t used = 0;
     for (size_t i = 0; i < n; i++) {
-        if (i > first && (n - i) % 3 == 0) {
+        if (i > first && (n - i) % 3 == 0)
             text[used++] = ',';
-        }
         text[used++] = digits[i];
     }
     text[used] = '\0';
@@ -151,27 +147,24 @@ static void print_whole(double x, char *text)
 
 static void cell_text(const bench_column *c, const bench_value *v, char *text)
 {
-    if (c->decimals == BENCH_TEXT) {
+    if (c->decimals == BENCH_TEXT)
         snprintf(text, CELL, "%s", v->text);
-    } else if (!isfinite(v->number)) {
+    else if (!isfinite(v->number))
         text[0] = '\0';
-    } else if (c->decimals == 0) {
+    else if (c->decimals == 0)
         print_whole(v->number, text);
-    } else if (v->number != 0.0 && fabs(v->number) < 0.5 * pow(10.0, -c->decimals)) {
+    else if (v->number != 0.0 && fabs(v->number) < 0.5 * pow(10.0, -c->decimals))
         snprintf(text, CELL, "%.1e", v->number);
-    } else {
+    else
         snprintf(text, CELL, "%.*f", c->decimals, v->number);
-    }
 }
 
 static bool same_group(const bench_table *t, size_t row)
 {
     const bench_value *a = &t->values[(row - 1) * t->n_columns], *b = a + t->n_columns;
-    for (size_t i = 0; i < t->n_group; i++) {
-        if (strcmp(a[i].text, b[i].text) != 0 || (a[i].number < b[i].number || a[i].number > b[i].number)) {
+    for (size_t i = 0; i < t->n_group; i++)
+        if (strcmp(a[i].text, b[i].text) != 0 || (a[i].number < b[i].number || a[i].number > b[i].number))
             return false;
-        }
-    }
     return true;
 }
 
@@ -193,11 +186,9 @@ static void column_widths(const bench_table *t, int *widths)
 
 static bool has_two_lines(const bench_table *t)
 {
-    for (size_t i = 0; i < t->n_columns; i++) {
-        if (t->columns[i].title && strchr(t->columns[i].title, '|')) {
+    for (size_t i = 0; i < t->n_columns; i++)
+        if (t->columns[i].title && strchr(t->columns[i].title, '|'))
             return true;
-        }
-    }
     return false;
 }
 
@@ -211,19 +202,16 @@ static void print_text_table(FILE *f, const bench_table *t)
     /* Rows -2 and -1 are the titles. */
     const size_t n_rows = t->n / t->n_columns;
     for (size_t line = has_two_lines(t) ? 0 : 1; line < n_rows + 2; line++) {
-        if (line > 2 && t->n_group > 0 && !same_group(t, line - 2)) {
+        if (line > 2 && t->n_group > 0 && !same_group(t, line - 2))
             fputc('\n', f);
-        }
         const char *gap = "";
         for (size_t i = 0; i < t->n_columns; i++) {
-            if (!t->columns[i].title) {
+            if (!t->columns[i].title)
                 continue;
-            }
-            if (line < 2) {
+            if (line < 2)
                 title_part(&t->columns[i], line == 1, text);
-            } else {
+            else
                 cell_text(&t->columns[i], &t->values[(line - 2) * t->n_columns + i], text);
-            }
             fprintf(f, "%s%*s", gap, t->columns[i].decimals == BENCH_TEXT ? -widths[i] : widths[i], text);
             gap = "  ";
         }
@@ -236,16 +224,14 @@ static void print_markdown_table(FILE *f, const bench_table *t)
     char first[CELL], second[CELL];
     for (int line = 0; line < 2; line++) {
         for (size_t i = 0; i < t->n_columns; i++) {
-            if (!t->columns[i].title) {
+            if (!t->columns[i].title)
                 continue;
-            }
             title_part(&t->columns[i], false, first);
             title_part(&t->columns[i], true, second);
-            if (line == 0) {
+            if (line == 0)
                 fprintf(f, "| %s%s%s ", first, first[0] ? " " : "", second);
-            } else {
+            else
                 fputs(t->columns[i].decimals == BENCH_TEXT ? "|---" : "|---:", f);
-            }
         }
         fputs("|\n", f);
     }
@@ -263,42 +249,36 @@ void bench_report_people(FILE *f, const bench_report *r, bool markdown)
 {
     char machine[BENCH_LINE_SIZE];
     bench_machine_print(&r->machine, machine, sizeof machine);
-    for (size_t i = 0; i < r->n_headline; i++) {
+    for (size_t i = 0; i < r->n_headline; i++)
         fprintf(f, "%s%s\n", markdown ? "- " : "", r->headline[i]);
-    }
     fprintf(f, "%s%s\n", r->n_headline > 0 ? "\n" : "", machine);
     for (size_t i = 0; i < r->n_tables; i++) {
-        if (r->tables[i].n == 0) {
+        if (r->tables[i].n == 0)
             continue;
-        }
         fprintf(f, markdown ? "\n**%s**\n\n" : "\n%s\n\n", r->tables[i].title);
-        if (markdown) {
+        if (markdown)
             print_markdown_table(f, &r->tables[i]);
-        } else {
+        else
             print_text_table(f, &r->tables[i]);
-        }
     }
     fputc('\n', f);
-    for (size_t i = 0; i < r->n_notes; i++) {
+    for (size_t i = 0; i < r->n_notes; i++)
         fprintf(f, "- %s\n", r->notes[i]);
-    }
 }
 
 void bench_report_csv(FILE *f, const bench_report *r)
 {
     const bench_table *t = &r->tables[r->main_table];
-    for (size_t i = 0; i < t->n_columns; i++) {
+    for (size_t i = 0; i < t->n_columns; i++)
         fprintf(f, "%s%s", i > 0 ? "," : "", t->columns[i].key);
-    }
     fputc('\n', f);
     for (size_t at = 0; at < t->n; at++) {
         const size_t i = at % t->n_columns;
         fputs(i > 0 ? "," : "", f);
-        if (t->columns[i].decimals == BENCH_TEXT) {
+        if (t->columns[i].decimals == BENCH_TEXT)
             fprintf(f, "\"%s\"", t->values[at].text); /* schemes hold commas; nothing holds quotes */
-        } else if (isfinite(t->values[at].number)) {
+        else if (isfinite(t->values[at].number))
             fprintf(f, "%.9g", t->values[at].number);
-        }
         fputs(i + 1 == t->n_columns ? "\n" : "", f);
     }
 }

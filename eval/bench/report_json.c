@@ -8,18 +8,16 @@
 /* JSON has no infinity and no NaN; null says that there is no number. Whole numbers stay whole. */
 static json_t *number(double x)
 {
-    if (!isfinite(x)) {
+    if (!isfinite(x))
         return json_null();
-    }
     return fabs(x) < 0x1p53 && !(floor(x) < x) ? json_integer((json_int_t)x) : json_real(x);
 }
 
 static json_t *lines_json(const char lines[][BENCH_LINE_SIZE], size_t n)
 {
     json_t *list = json_array();
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         json_array_append_new(list, json_string(lines[i]));
-    }
     return list;
 }
 
@@ -63,15 +61,13 @@ bool bench_report_json(FILE *f, const bench_report *r, eval_error *e)
     json_object_set_new(root, "seed", number((double)r->seed));
     json_object_set_new(root, "machine", machine_json(&r->machine));
     json_object_set_new(root, "headline_sentences", lines_json(r->headline, r->n_headline));
-    for (size_t i = 0; i < r->n_tables; i++) {
+    for (size_t i = 0; i < r->n_tables; i++)
         json_object_set_new(root, r->tables[i].key, table_json(&r->tables[i]));
-    }
     json_object_set_new(root, "notes", lines_json(r->notes, r->n_notes));
     char *dump = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     json_decref(root);
-    if (!dump) {
+    if (!dump)
         return eval_fail(e, "out of memory for the JSON report");
-    }
     fputs(dump, f);
     fputc('\n', f);
     free(dump);

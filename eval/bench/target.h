@@ -1,4 +1,5 @@
-/* One plain C loop, compiled for the vector units that the machine may have; for yardsticks, not for libkvq. */
+/* One plain C loop, compiled for the vector units that the machine may have; for yardsticks, not for
+ * libkvq. */
 #ifndef KVQ_EVAL_BENCH_TARGET_H
 #define KVQ_EVAL_BENCH_TARGET_H
 
@@ -9,9 +10,9 @@
 #endif
 
 /*
- * BENCH_CLONES(type, name, parameters, arguments) makes a static function `name` of `name_body`, which must be
- * static inline BENCH_INLINE. The choice is made at each call. (The attribute target_clones would do the same
- * by ifunc, which sanitizers do not get along with.)
+ * BENCH_CLONES(type, name, parameters, arguments) makes a static function `name` of `name_body`, which must
+ * be static inline BENCH_INLINE. The choice is made at each call. (The attribute target_clones would do the
+ * same by ifunc, which sanitizers do not get along with.)
  */
 #if defined(__x86_64__) && defined(__GNUC__)
 #if defined(__clang__)

@@ -38,14 +38,12 @@ void inputs_data_dir(char *path, size_t size)
     if (n > 0) {
         program[n] = '\0';
         char *slash = strrchr(program, '/');
-        if (slash) {
+        if (slash)
             *slash = '\0';
-        }
         struct stat info;
         snprintf(path, size, "%s/../share/kvq", program);
-        if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) {
+        if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
             return;
-        }
     }
     snprintf(path, size, "%s", KVQ_DATA_DIR);
 }
@@ -60,13 +58,11 @@ static bool join(char *path, size_t size, const char *directory, const char *nam
 static void last_part(char *name, size_t size, const char *path)
 {
     size_t end = strlen(path);
-    while (end > 1 && path[end - 1] == '/') {
+    while (end > 1 && path[end - 1] == '/')
         end--;
-    }
     size_t begin = end;
-    while (begin > 0 && path[begin - 1] != '/') {
+    while (begin > 0 && path[begin - 1] != '/')
         begin--;
-    }
     snprintf(name, size, "%.*s", (int)(end - begin), path + begin);
     char *resolved = NULL;
     if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
@@ -77,11 +73,9 @@ static void last_part(char *name, size_t size, const char *path)
     free(resolved);
     /* Names go into JSON, which must be UTF-8, and to terminals. */
     const size_t good = utf8_valid_prefix(name, strlen(name));
-    for (char *c = name; *c; c++) {
-        if ((unsigned char)*c < 0x20 || *c == 0x7f || c >= name + good) {
+    for (char *c = name; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f || c >= name + good)
             *c = '?';
-        }
-    }
 }
 
 static bool load_model(inputs *in, const options *o, const char *data, eval_error *e)
@@ -91,14 +85,12 @@ static bool load_model(inputs *in, const options *o, const char *data, eval_erro
         return gpt2_model_random(&in->model, o->model, o->seed, e);
     }
     char path[4096];
-    if (!o->model && !join(path, sizeof path, data, DEFAULT_MODEL, e)) {
+    if (!o->model && !join(path, sizeof path, data, DEFAULT_MODEL, e))
         return false;
-    }
     const char *directory = o->model ? o->model : path;
     last_part(in->model_name, sizeof in->model_name, directory);
-    if (!gpt2_model_load(&in->model, directory, e) || !tokenizer_load(&in->tokenizer, directory, e)) {
+    if (!gpt2_model_load(&in->model, directory, e) || !tokenizer_load(&in->tokenizer, directory, e))
         return false;
-    }
     const size_t n = tokenizer_vocab_size(in->tokenizer), vocab = in->model->config.vocab_size;
     return n <= vocab || eval_fail(e, "%s/vocab.json: %zu tokens, but vocab_size in config.json is %zu",
                                    directory, n, vocab);
@@ -108,22 +100,19 @@ static bool load_model(inputs *in, const options *o, const char *data, eval_erro
 static bool random_ids(inputs *in, uint64_t seed, size_t n, eval_error *e)
 {
     in->ids = calloc(n, sizeof in->ids[0]);
-    if (!in->ids) {
+    if (!in->ids)
         return eval_fail(e, "out of memory for %zu tokens", n);
-    }
     in->n_ids = n;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         in->ids[i] = (int32_t)(splitmix64(seed, i + 1) % in->model->config.vocab_size);
-    }
     return true;
 }
 
 static bool load_text(inputs *in, const char *path, eval_error *e)
 {
     mapped_file file;
-    if (!mapped_file_open(&file, NULL, path, e)) {
+    if (!mapped_file_open(&file, NULL, path, e))
         return false;
-    }
     last_part(in->text_name, sizeof in->text_name, path);
     const char *text = (const char *)file.data;
     const bool good = text_check_utf8(path, text, file.size, e) &&
@@ -152,9 +141,8 @@ static bool plan_window(inputs *in, const options *o, eval_error *e)
     in->n_prompt = o->prompt;
     if (o->generate > 0) {
         in->n_prompt = o->prompt_set ? o->prompt : DEFAULT_GENERATE_PROMPT;
-        if (in->n_prompt == 0) {
+        if (in->n_prompt == 0)
             return eval_fail(e, "--prompt 0: --generate needs a prompt of at least 1 token");
-        }
         return (in->n_prompt <= context && o->generate <= context - in->n_prompt) ||
                eval_fail(e, "--generate %zu: with a prompt of %zu over the context of %zu tokens",
                          o->generate, in->n_prompt, context);
@@ -173,9 +161,8 @@ static bool plan_windows(inputs *in, const options *o, const char *path, eval_er
     }
     const size_t available = in->n_ids / in->n_tokens;
     in->n_windows = o->windows ? o->windows : available < DEFAULT_WINDOWS ? available : DEFAULT_WINDOWS;
-    if (available > 0 && in->n_windows <= available) {
+    if (available > 0 && in->n_windows <= available)
         return true;
-    }
     const size_t needed = o->windows ? o->windows : 1;
     return eval_fail(e,
                      "%s: %zu tokens found, %zu needed for %zu window%s of %zu (--tokens makes them shorter)",
@@ -187,32 +174,26 @@ bool inputs_load(inputs *in, const options *o, eval_error *e)
     char data[4096], path[4096];
     memset(in, 0, sizeof *in);
     inputs_data_dir(data, sizeof data);
-    if (!load_model(in, o, data, e) || !plan_window(in, o, e)) {
+    if (!load_model(in, o, data, e) || !plan_window(in, o, e))
         return false;
-    }
     if (in->model->random && !o->text) {
         snprintf(in->text_name, sizeof in->text_name, "random tokens");
         in->n_windows = o->windows ? o->windows : 1;
-        if (in->n_windows > SIZE_MAX / sizeof(int32_t) / in->n_tokens) {
+        if (in->n_windows > SIZE_MAX / sizeof(int32_t) / in->n_tokens)
             return eval_fail(e, "--windows %zu: too many", in->n_windows);
-        }
         return random_ids(in, o->seed, o->generate ? in->n_prompt : in->n_windows * in->n_tokens, e);
     }
     if (in->model->random) {
-        if (!join(path, sizeof path, data, DEFAULT_MODEL, e) || !tokenizer_load(&in->tokenizer, path, e)) {
+        if (!join(path, sizeof path, data, DEFAULT_MODEL, e) || !tokenizer_load(&in->tokenizer, path, e))
             return false;
-        }
     }
-    if (!o->text && !join(path, sizeof path, data, DEFAULT_TEXT, e)) {
+    if (!o->text && !join(path, sizeof path, data, DEFAULT_TEXT, e))
         return false;
-    }
     const char *text = o->text ? o->text : path;
-    if (!load_text(in, text, e)) {
+    if (!load_text(in, text, e))
         return false;
-    }
-    for (size_t i = 0; in->model->random && i < in->n_ids; i++) {
+    for (size_t i = 0; in->model->random && i < in->n_ids; i++)
         in->ids[i] = (int32_t)((size_t)in->ids[i] % in->model->config.vocab_size);
-    }
     return plan_windows(in, o, text, e);
 }
 

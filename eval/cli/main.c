@@ -71,17 +71,15 @@ static int print_info(const char *isa)
 static bool print_tokens(const inputs *in, const int32_t *ids, size_t n, eval_error *e)
 {
     if (in->model->random) {
-        for (size_t i = 0; i < n; i++) {
+        for (size_t i = 0; i < n; i++)
             printf("%s%d", i > 0 ? " " : "", (int)ids[i]);
-        }
         fputs("\n\n", stdout);
         return true;
     }
     char *text = NULL;
     size_t n_bytes = 0;
-    if (!tokenizer_decode(in->tokenizer, ids, n, &text, &n_bytes, e)) {
+    if (!tokenizer_decode(in->tokenizer, ids, n, &text, &n_bytes, e))
         return false;
-    }
     fwrite(text, 1, n_bytes, stdout);
     fputs("\n\n", stdout);
     free(text);
@@ -95,30 +93,24 @@ static bool generate_one(const inputs *in, const options *o, const kvq_scheme *s
     char name[KVQ_SCHEME_TEXT_MAX];
     double seconds = 0.0;
     bool packed = false;
-    if (kvq_scheme_print(scheme, name, sizeof name) != KVQ_OK) {
+    if (kvq_scheme_print(scheme, name, sizeof name) != KVQ_OK)
         return eval_fail(e, "internal error: a scheme cannot be printed");
-    }
     if (!generate(in->model, scheme, in->ids, in->n_prompt, o->generate, o->threads, out, &seconds, &packed,
-                  e)) {
+                  e))
         return false;
-    }
     printf("--- %s", name);
-    if (o->generate > 1 && seconds > 0.0) {
+    if (o->generate > 1 && seconds > 0.0)
         printf(", %.1f tokens/s", (double)(o->generate - 1) / seconds);
-    }
     if (reference) {
         size_t same = 0;
-        while (same < o->generate && out[same] == reference[same]) {
+        while (same < o->generate && out[same] == reference[same])
             same++;
-        }
-        if (same == o->generate) {
+        if (same == o->generate)
             printf(", all %zu tokens as fp32", same);
-        } else {
+        else
             printf(", %zu of %zu tokens before the first that differs from fp32", same, o->generate);
-        }
-        if (!packed) {
+        if (!packed)
             fputs("; nothing is packed yet, because all tokens fit the full-precision window", stdout);
-        }
     }
     putchar('\n');
     return print_tokens(in, out, o->generate, e);
@@ -136,9 +128,8 @@ static bool run_generation(const inputs *in, const options *o, eval_error *e)
         printf("--- prompt, %zu tokens of %s\n", in->n_prompt, in->text_name);
         good = print_tokens(in, in->ids, in->n_prompt, e) && generate_one(in, o, &fp32, NULL, reference, e);
     }
-    for (size_t i = 0; good && i < o->n_schemes; i++) {
+    for (size_t i = 0; good && i < o->n_schemes; i++)
         good = generate_one(in, o, &o->schemes[i], reference, out, e);
-    }
     free(reference);
     free(out);
     return good;
@@ -149,9 +140,8 @@ static bool run_generation(const inputs *in, const options *o, eval_error *e)
 static bool write_json(const char *path, const report_context *context, const evaluation *ev, eval_error *e)
 {
     output_file file;
-    if (!output_file_open(&file, path, e)) {
+    if (!output_file_open(&file, path, e))
         return false;
-    }
     if (!report_json(file.stream, context, ev, e)) {
         output_file_discard(&file);
         return false;
@@ -162,22 +152,19 @@ static bool write_json(const char *path, const report_context *context, const ev
 static bool write_csv(const char *path, const evaluation *ev, eval_error *e)
 {
     output_file file;
-    if (!output_file_open(&file, path, e)) {
+    if (!output_file_open(&file, path, e))
         return false;
-    }
     report_csv(file.stream, ev);
     return output_file_commit(&file, e);
 }
 
 static bool write_reports(const options *o, report_context *context, const evaluation *ev, eval_error *e)
 {
-    if (o->json) {
+    if (o->json)
         context->model_checksum = gpt2_model_checksum(context->model);
-    }
     /* Files first: the table then says that all of it is there. */
-    if ((o->json && !write_json(o->json, context, ev, e)) || (o->csv && !write_csv(o->csv, ev, e))) {
+    if ((o->json && !write_json(o->json, context, ev, e)) || (o->csv && !write_csv(o->csv, ev, e)))
         return false;
-    }
     if (!is_stdout(o->json) && !is_stdout(o->csv) && !is_stdout(o->logits)) {
         const report_style style = {
             .markdown = o->markdown, .colour = !o->markdown && want_colour(), .per_layer = o->per_layer};
@@ -191,12 +178,10 @@ static bool measure(evaluation *ev, const inputs *in, const options *o, eval_err
 {
     output_file logits = {0};
     if ((o->json && !output_file_check(o->json, e)) || (o->csv && !output_file_check(o->csv, e)) ||
-        (o->logits && !output_file_open(&logits, o->logits, e))) {
+        (o->logits && !output_file_open(&logits, o->logits, e)))
         return false; /* better now than after the work */
-    }
-    if (o->logits) {
+    if (o->logits)
         report_npy_header(logits.stream, in->n_tokens, in->model->config.vocab_size);
-    }
     progress line;
     progress_start(&line, o->quiet);
     const evaluate_config config = {.model = in->model,
@@ -246,19 +231,17 @@ static int run_evaluation(const inputs *in, const options *o, const char *isa, e
 }
 
 /*
- * OpenMP's waiting threads spin, by default for milliseconds; where another program wants the cores, that keeps the very
- * thread they wait for from running, and a run takes many times as long. Both OpenMP libraries read the limit from
- * the environment before main begins, so set it and start again: about 50 microseconds for gcc's, none for clang's,
- * which counts in milliseconds.
+ * OpenMP's waiting threads spin, by default for milliseconds; where another program wants the cores, that
+ * keeps the very thread they wait for from running, and a run takes many times as long. Both OpenMP libraries
+ * read the limit from the environment before main begins, so set it and start again: about 50 microseconds
+ * for gcc's, none for clang's, which counts in milliseconds.
  */
 static void limit_spinning(char **argv)
 {
-    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || getenv("KMP_BLOCKTIME")) {
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || getenv("KMP_BLOCKTIME"))
         return;
-    }
-    if (setenv("GOMP_SPINCOUNT", "3000", 1) == 0 && setenv("KMP_BLOCKTIME", "0", 1) == 0) {
+    if (setenv("GOMP_SPINCOUNT", "3000", 1) == 0 && setenv("KMP_BLOCKTIME", "0", 1) == 0)
         (void)execv("/proc/self/exe", argv); /* returns only if that fails; then it runs as it is */
-    }
 }
 
 int main(int argc, char **argv)
@@ -266,16 +249,13 @@ int main(int argc, char **argv)
     static options o;
     eval_error e = {0};
     limit_spinning(argv);
-    if (atexit(close_stdout) != 0) {
+    if (atexit(close_stdout) != 0)
         return STATUS_BAD_INPUT;
-    }
     output_file_handle_signals();
-    if (argc > 1 && strcmp(argv[1], "bench") == 0) { /* a command with options of its own */
+    if (argc > 1 && strcmp(argv[1], "bench") == 0) /* a command with options of its own */
         return bench_main(argc - 1, argv + 1);
-    }
-    if (!options_parse(&o, argc, argv, &e)) {
+    if (!options_parse(&o, argc, argv, &e))
         return complain(&e);
-    }
     if (o.threads > 0) {
         omp_set_num_threads(o.threads);
         openblas_set_num_threads(o.threads);
@@ -286,18 +266,16 @@ int main(int argc, char **argv)
         (void)eval_fail(&e, "KVQ_ISA=%s: no instruction set of that name runs here", wanted ? wanted : "");
         return complain(&e);
     }
-    if (o.info) {
+    if (o.info)
         return print_info(isa);
-    }
     inputs in;
     int status = STATUS_GOOD;
-    if (!inputs_load(&in, &o, &e)) {
+    if (!inputs_load(&in, &o, &e))
         status = complain(&e);
-    } else if (o.generate > 0) {
+    else if (o.generate > 0)
         status = run_generation(&in, &o, &e) ? STATUS_GOOD : complain(&e);
-    } else {
+    else
         status = run_evaluation(&in, &o, isa, &e);
-    }
     inputs_free(&in);
     return status;
 }

@@ -138,9 +138,8 @@ static void parse_limit(const struct argp_state *state, const char *name, const 
 {
     char *end = NULL;
     const double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !isfinite(value) || value < 0.0) {
+    if (end == text || *end != '\0' || !isfinite(value) || value < 0.0)
         argp_error(state, "--%s: expected a number from 0, not '%s'", name, text);
-    }
     limit->set = true;
     limit->value = value;
 }
@@ -158,9 +157,8 @@ static const char *one_of(const struct argp_state *state, const char *name, cons
 {
     char list[80] = "";
     for (size_t i = 0; words[i]; i++) {
-        if (strcmp(text, words[i]) == 0) {
+        if (strcmp(text, words[i]) == 0)
             return text;
-        }
         const size_t used = strlen(list);
         snprintf(list + used, sizeof list - used, "%s%s",
                  i == 0         ? ""
@@ -181,9 +179,8 @@ static const char *number_text(const struct argp_state *state, const char *name,
 
 static const char *file_name(const struct argp_state *state, const char *name, const char *text)
 {
-    if (text[0] == '\0') {
+    if (text[0] == '\0')
         argp_error(state, "--%s: the name is empty", name);
-    }
     return text;
 }
 
@@ -303,18 +300,16 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
 static void check_different(const struct argp_state *state, const char *name, const char *path,
                             const char *other_name, const char *other)
 {
-    if (path && other && strcmp(path, "/dev/null") != 0 && output_file_same(path, other)) {
+    if (path && other && strcmp(path, "/dev/null") != 0 && output_file_same(path, other))
         argp_error(state, "--%s and --%s: '%s' and '%s' are one file", name, other_name, path, other);
-    }
 }
 
 /* What the library would say about the scheme these options make, in terms of the options. */
 static void check_scheme_flags(const struct argp_state *state, const scheme_flags *f)
 {
     const char *bits = f->k_bits ? f->k_bits : f->bits ? f->bits : "2";
-    if (strcmp(bits, "16") == 0 || strcmp(bits, "32") == 0) {
+    if (strcmp(bits, "16") == 0 || strcmp(bits, "32") == 0)
         return; /* the rest is about keys, which these options group per channel */
-    }
     const char *group = f->group ? f->group : DEFAULT_GROUP;
     if (strcmp(group, "full") == 0) {
         argp_error(state,
@@ -336,9 +331,8 @@ static void check_combinations(const struct argp_state *state, const options *o)
 {
     const int n_stdout = (o->json && strcmp(o->json, "-") == 0) + (o->csv && strcmp(o->csv, "-") == 0) +
                          (o->logits && strcmp(o->logits, "-") == 0);
-    if (n_stdout > 1) {
+    if (n_stdout > 1)
         argp_error(state, "only one of --json, --csv and --logits can go to standard output");
-    }
     check_different(state, "json", o->json, "csv", o->csv);
     check_different(state, "json", o->json, "logits", o->logits);
     check_different(state, "csv", o->csv, "logits", o->logits);
@@ -350,9 +344,8 @@ static void check_combinations(const struct argp_state *state, const options *o)
                    "--markdown and the limits");
     }
     const bool random = o->model && strncmp(o->model, "random:", 7) == 0;
-    if (random && (o->max_kld.set || o->max_ppl_increase.set)) {
+    if (random && (o->max_kld.set || o->max_ppl_increase.set))
         argp_error(state, "--max-kld and --max-ppl-increase mean nothing for random weights");
-    }
 }
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
@@ -360,16 +353,14 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     parse_state *p = state->input;
     if (key == KEY_SCHEME) {
         /* One place is kept for the scheme of the single options. */
-        if (p->n_texts + 1 == OPTIONS_MAX_SCHEMES) {
+        if (p->n_texts + 1 == OPTIONS_MAX_SCHEMES)
             argp_error(state, "--scheme: at most %d", OPTIONS_MAX_SCHEMES - 1);
-        }
         p->texts[p->n_texts++] = arg;
         return 0;
     }
     if (key == ARGP_KEY_ARG) {
-        if (state->arg_num > 0 || strcmp(arg, "info") != 0) {
+        if (state->arg_num > 0 || strcmp(arg, "info") != 0)
             argp_error(state, "'%s': the only word that can stand here is 'info'", arg);
-        }
         p->o->info = true;
         return 0;
     }
@@ -379,9 +370,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     }
     error_t status = parse_scheme_option(key, arg, state, &p->flags);
-    if (status == ARGP_ERR_UNKNOWN) {
+    if (status == ARGP_ERR_UNKNOWN)
         status = parse_input_option(key, arg, state, p->o);
-    }
     return status == ARGP_ERR_UNKNOWN ? parse_output_option(key, arg, state, p->o) : status;
 }
 
@@ -389,11 +379,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 static void append_side(char *text, size_t size, const char *name, const char *bits, const char *group)
 {
     const size_t used = strlen(text);
-    if (strcmp(bits, "16") == 0 || strcmp(bits, "32") == 0) {
+    if (strcmp(bits, "16") == 0 || strcmp(bits, "32") == 0)
         snprintf(text + used, size - used, "%s=f%s,", name, bits);
-    } else {
+    else
         snprintf(text + used, size - used, "%s=%s/%s,", name, bits, group);
-    }
 }
 
 static void append_item(char *text, size_t size, const char *name, const char *value)
@@ -443,9 +432,8 @@ static bool add_scheme(options *o, const char *option, const char *text, eval_er
     const size_t used = strlen(e->text);
     char shown[256];
     snprintf(shown, sizeof shown, "%s", text);
-    for (char *c = shown; *c; c++) {
+    for (char *c = shown; *c; c++)
         *c = (unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c;
-    }
     snprintf(e->text + used, sizeof e->text - used, "\n    %s\n    %*s", shown, offset + 1, "^");
     return false;
 }
@@ -465,21 +453,17 @@ bool options_parse(options *o, int argc, char **argv, eval_error *e)
     argp_program_version = "kvq-eval " STRINGIFY(KVQ_VERSION_MAJOR) "." STRINGIFY(
         KVQ_VERSION_MINOR) "." STRINGIFY(KVQ_VERSION_PATCH);
     argp_err_exit_status = STATUS_BAD_USAGE;
-    if (argp_parse(&parser, argc, argv, 0, NULL, &p) != 0) {
+    if (argp_parse(&parser, argc, argv, 0, NULL, &p) != 0)
         return eval_fail(e, "cannot read the command line");
-    }
     const scheme_flags none = {0};
     if (memcmp(&p.flags, &none, sizeof none) != 0 || p.n_texts == 0) {
         char text[512];
         text_of_flags(&p.flags, text, sizeof text);
-        if (!add_scheme(o, "the scheme options", text, e)) {
+        if (!add_scheme(o, "the scheme options", text, e))
             return false;
-        }
     }
-    for (size_t i = 0; i < p.n_texts; i++) {
-        if (!add_scheme(o, "--scheme", p.texts[i], e)) {
+    for (size_t i = 0; i < p.n_texts; i++)
+        if (!add_scheme(o, "--scheme", p.texts[i], e))
             return false;
-        }
-    }
     return true;
 }

@@ -51,7 +51,8 @@ EVAL_MUST_CHECK bool options_parse(options *o, int argc, char **argv, eval_error
 
 struct argp_state;
 
-/** The value of the option --name as a whole number from min to max; ends the process with argp's error otherwise. */
+/** The value of the option --name as a whole number from min to max; ends the process with argp's error
+ * otherwise. */
 uint64_t options_number(const struct argp_state *state, const char *name, const char *text, uint64_t min,
                         uint64_t max);
 

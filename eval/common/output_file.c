@@ -23,9 +23,8 @@ static void note_temporary(const char *path)
 {
     for (size_t i = 0; i < MAX_TEMPORARIES; i++) {
         const char *none = NULL;
-        if (atomic_compare_exchange_strong(&temporaries[i], &none, path)) {
+        if (atomic_compare_exchange_strong(&temporaries[i], &none, path))
             return;
-        }
     }
 }
 
@@ -41,9 +40,8 @@ static void remove_temporaries_and_die(int signal_number)
 {
     for (size_t i = 0; i < MAX_TEMPORARIES; i++) {
         const char *path = atomic_load(&temporaries[i]);
-        if (path) {
+        if (path)
             (void)unlink(path);
-        }
     }
     (void)signal(signal_number, SIG_DFL);
     (void)raise(signal_number); /* takes effect when this handler returns */
@@ -81,13 +79,12 @@ static void use_ordinary_mode(int fd)
 static void directory_of(const char *path, char *directory, size_t size)
 {
     const char *slash = strrchr(path, '/');
-    if (!slash) {
+    if (!slash)
         snprintf(directory, size, ".");
-    } else if (slash == path) {
+    else if (slash == path)
         snprintf(directory, size, "/");
-    } else {
+    else
         snprintf(directory, size, "%.*s", (int)(slash - path), path);
-    }
 }
 
 /* Bring a directory's entries to disk, as far as the file system allows. */
@@ -124,16 +121,13 @@ bool output_file_check(const char *path, eval_error *e)
 {
     char directory[4096];
     struct stat info;
-    if (strcmp(path, "-") == 0) {
+    if (strcmp(path, "-") == 0)
         return true;
-    }
-    if (path[0] == '\0' || strlen(path) + sizeof ".XXXXXX" > sizeof directory) {
+    if (path[0] == '\0' || strlen(path) + sizeof ".XXXXXX" > sizeof directory)
         return eval_fail(e, "%.200s: not a usable file name", path[0] == '\0' ? "(empty)" : path);
-    }
     const bool exists = stat(path, &info) == 0;
-    if (exists && S_ISDIR(info.st_mode)) {
+    if (exists && S_ISDIR(info.st_mode))
         return eval_fail(e, "%s: cannot write: %s", path, strerror(EISDIR));
-    }
     directory_of(path, directory, sizeof directory);
     const char *target = exists && !S_ISREG(info.st_mode) ? path : directory;
     return access(target, W_OK) == 0 || eval_fail(e, "%s: cannot write: %s", path, strerror(errno));
@@ -150,9 +144,8 @@ bool output_file_open(output_file *f, const char *path, eval_error *e)
         return true;
     }
     const int n = snprintf(f->temporary, sizeof f->temporary, "%s.XXXXXX", path);
-    if (path[0] == '\0' || n < 0 || (size_t)n >= sizeof f->temporary) {
+    if (path[0] == '\0' || n < 0 || (size_t)n >= sizeof f->temporary)
         return eval_fail(e, "%.200s: not a usable file name", path[0] == '\0' ? "(empty)" : path);
-    }
     memcpy(f->path, path, strlen(path) + 1);
     struct stat info;
     if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) {
@@ -192,9 +185,8 @@ bool output_file_commit(output_file *f, eval_error *e)
     /* After a failed write errno still says why: nothing since then was a system call that failed. */
     const bool written = !ferror(stream) && fflush(stream) == 0;
     const int write_errno = errno;
-    if (f->is_stdout) {
+    if (f->is_stdout)
         return written || eval_fail(e, "%s: write failed: %s", name, strerror(write_errno));
-    }
     const bool replaces = f->temporary[0] != '\0';
     bool good = written && (!replaces || fsync(fileno(stream)) == 0);
     int reason = written ? errno : write_errno;
@@ -206,24 +198,20 @@ bool output_file_commit(output_file *f, eval_error *e)
         good = false;
         reason = errno;
     }
-    if (!good && replaces) {
+    if (!good && replaces)
         (void)unlink(f->temporary);
-    }
     forget_temporary(f->temporary);
-    if (!good) {
+    if (!good)
         return eval_fail(e, "%s: write failed: %s", name, strerror(reason));
-    }
-    if (replaces) {
+    if (replaces)
         sync_directory_of(f->path);
-    }
     return true;
 }
 
 void output_file_discard(output_file *f)
 {
-    if (!f->stream) {
+    if (!f->stream)
         return;
-    }
     if (!f->is_stdout) {
         (void)fclose(f->stream);
         if (f->temporary[0] != '\0') {

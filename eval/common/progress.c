@@ -24,13 +24,11 @@ void progress_start(progress *p, bool quiet)
 
 void progress_update(progress *p, const char *what, double fraction)
 {
-    if (!p->shown) {
+    if (!p->shown)
         return;
-    }
     const double now = progress_now();
-    if (p->drawn && now - p->last < 0.1) {
+    if (p->drawn && now - p->last < 0.1)
         return;
-    }
     p->last = now;
     p->drawn = true;
     fprintf(stderr, "\r%s: %3.0f %%", what, 100.0 * fraction);

@@ -117,20 +117,16 @@ static bool allocate(work *w, eval_error *e)
 static bool make_caches(work *w, eval_error *e)
 {
     kvq_scheme fp32;
-    if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK) {
+    if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK)
         return eval_fail(e, "internal error: the library does not know fp32");
-    }
-    if (!make_cache(&w->reference, w, &fp32, w->L, e)) {
+    if (!make_cache(&w->reference, w, &fp32, w->L, e))
         return false;
-    }
     for (size_t i = 0; i < w->n_streams; i++) {
         stream *s = &w->streams[i];
-        if (!make_cache(&s->local, w, &s->run->scheme, w->L, e)) {
+        if (!make_cache(&s->local, w, &s->run->scheme, w->L, e))
             return false;
-        }
-        if (w->quality && !make_cache(&s->propagated, w, &s->run->scheme, 1, e)) {
+        if (w->quality && !make_cache(&s->propagated, w, &s->run->scheme, 1, e))
             return false;
-        }
     }
     return true;
 }
@@ -150,9 +146,8 @@ static void work_free(work *w)
         w->x,         w->ref_q, w->ref_k, w->ref_v,   w->ref_out,           w->q,
         w->k,         w->v,     w->out,   w->scratch, w->ref_probabilities, w->probabilities,
         w->ref_bound, w->bound};
-    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         free(arrays[i]);
-    }
 }
 
 static void step_done(work *w, double n)
@@ -160,9 +155,8 @@ static void step_done(work *w, double n)
     double done;
 #pragma omp atomic capture
     done = w->progress->done += n;
-    if (w->config->progress && omp_get_thread_num() == 0) {
+    if (w->config->progress && omp_get_thread_num() == 0)
         w->config->progress(w->config->progress_ctx, done / w->progress->total);
-    }
 }
 
 static bool library_failed(const char *scheme, const char *what, size_t layer, size_t token,
@@ -181,9 +175,8 @@ static bool decode_step(const work *w, kvq_cache *cache, const char *scheme, siz
 {
     const size_t at = t * w->E;
     kvq_status status = kvq_cache_append(cache, cache_layer, 0, k + at, v + at, 1);
-    if (status != KVQ_OK) {
+    if (status != KVQ_OK)
         return library_failed(scheme, "append", layer, t, status, e);
-    }
     kvq_attend_options options;
     kvq_attend_options_init(&options);
     options.precision = w->config->precision;
@@ -201,12 +194,10 @@ static bool prefill(const work *w, kvq_cache *cache, const char *scheme, size_t 
 {
     const size_t n = w->config->n_prompt;
     const kvq_status status = kvq_cache_append(cache, cache_layer, 0, k, v, n);
-    if (status != KVQ_OK) {
+    if (status != KVQ_OK)
         return library_failed(scheme, "append of the prompt", layer, 0, status, e);
-    }
-    if (out && n > 0) {
+    if (out && n > 0)
         gpt2_attention_causal(w->config->model, layer, q, k, v, n, out);
-    }
     return true;
 }
 
@@ -223,9 +214,8 @@ static void compare_step(const work *w, evaluate_head *heads, size_t t, bool wit
         head->prob_kl_sum +=
             metric_kl_probabilities(w->ref_probabilities + h * n, w->probabilities + h * n, n);
         head->n_steps++;
-        if (with_bound) {
+        if (with_bound)
             metric_bound_add(&head->bound, (double)w->bound[h], (double)w->ref_bound[h], (double)max_abs);
-        }
     }
 }
 
@@ -249,9 +239,8 @@ static bool local_step(work *w, stream *s, size_t layer, size_t t, bool with_bou
     const double start = progress_now();
     evaluate_head *heads = s->heads + layer * w->H;
     if (!decode_step(w, s->local, s->run->text, layer, layer, t, w->ref_q, w->ref_k, w->ref_v,
-                     w->probabilities, with_bound ? w->bound : NULL, w->out, e)) {
+                     w->probabilities, with_bound ? w->bound : NULL, w->out, e))
         return false;
-    }
     compare_step(w, heads, t, with_bound);
     s->seconds += progress_now() - start;
     return !with_bound || check_bounds(s, heads, w->H, layer, t, e);
@@ -263,9 +252,8 @@ static bool local_step(work *w, stream *s, size_t layer, size_t t, bool with_bou
 static bool compare_cache(const work *w, const stream *s, size_t layer, eval_error *e)
 {
     const kvq_status status = kvq_cache_read(s->local, layer, 0, 0, w->T, w->k, w->v);
-    if (status != KVQ_OK) {
+    if (status != KVQ_OK)
         return library_failed(s->run->text, "reading back", layer, 0, status, e);
-    }
     for (size_t t = 0; t < w->T; t++) {
         for (size_t h = 0; h < w->H; h++) {
             evaluate_head *head = &s->heads[layer * w->H + h];
@@ -284,39 +272,30 @@ static bool reference_layer(work *w, size_t layer, eval_error *e)
     const gpt2_model *model = w->config->model;
     double start = progress_now();
     gpt2_layer_qkv(model, layer, w->x, w->T, w->scratch, w->ref_q, w->ref_k, w->ref_v);
-    if (!prefill(w, w->reference, "fp32", layer, layer, w->ref_q, w->ref_k, w->ref_v, w->ref_out, e)) {
+    if (!prefill(w, w->reference, "fp32", layer, layer, w->ref_q, w->ref_k, w->ref_v, w->ref_out, e))
         return false;
-    }
     w->ref_seconds += progress_now() - start;
-    for (size_t i = 0; i < w->n_streams; i++) {
+    for (size_t i = 0; i < w->n_streams; i++)
         if (!prefill(w, w->streams[i].local, w->streams[i].run->text, layer, layer, w->ref_q, w->ref_k,
-                     w->ref_v, NULL, e)) {
+                     w->ref_v, NULL, e))
             return false;
-        }
-    }
     for (size_t t = w->config->n_prompt; t < w->T; t++) {
         const bool with_bound = (t + 1) % EVALUATE_BOUND_EVERY == 0 || t + 1 == w->T;
         start = progress_now();
         if (!decode_step(w, w->reference, "fp32", layer, layer, t, w->ref_q, w->ref_k, w->ref_v,
-                         w->ref_probabilities, with_bound ? w->ref_bound : NULL, w->ref_out, e)) {
+                         w->ref_probabilities, with_bound ? w->ref_bound : NULL, w->ref_out, e))
             return false;
-        }
         w->ref_seconds += progress_now() - start;
-        for (size_t h = 0; with_bound && h < w->H; h++) {
+        for (size_t h = 0; with_bound && h < w->H; h++)
             metric_bound_add(&w->ref_heads[layer * w->H + h].bound, (double)w->ref_bound[h], 0.0, 0.0);
-        }
-        for (size_t i = 0; i < w->n_streams; i++) {
-            if (!local_step(w, &w->streams[i], layer, t, with_bound, e)) {
+        for (size_t i = 0; i < w->n_streams; i++)
+            if (!local_step(w, &w->streams[i], layer, t, with_bound, e))
                 return false;
-            }
-        }
         step_done(w, 1.0 + (double)w->n_streams);
     }
-    for (size_t i = 0; i < w->n_streams; i++) {
-        if (!compare_cache(w, &w->streams[i], layer, e)) {
+    for (size_t i = 0; i < w->n_streams; i++)
+        if (!compare_cache(w, &w->streams[i], layer, e))
             return false;
-        }
-    }
     start = progress_now();
     gpt2_layer_finish(model, layer, w->x, w->ref_out, w->T, w->scratch);
     w->ref_seconds += progress_now() - start;
@@ -330,14 +309,12 @@ static bool propagated_layer(work *w, stream *s, size_t layer, eval_error *e)
     const double start = progress_now();
     gpt2_layer_qkv(model, layer, s->x, w->T, w->scratch, w->q, w->k, w->v);
     kvq_cache_reset(s->propagated);
-    if (!prefill(w, s->propagated, s->run->text, 0, layer, w->q, w->k, w->v, w->out, e)) {
+    if (!prefill(w, s->propagated, s->run->text, 0, layer, w->q, w->k, w->v, w->out, e))
         return false;
-    }
     for (size_t t = w->config->n_prompt; t < w->T; t++) {
         if (!decode_step(w, s->propagated, s->run->text, 0, layer, t, w->q, w->k, w->v, NULL, NULL, w->out,
-                         e)) {
+                         e))
             return false;
-        }
         step_done(w, 1.0);
     }
     gpt2_layer_finish(model, layer, s->x, w->out, w->T, w->scratch);
@@ -350,9 +327,8 @@ static bool propagated_layer(work *w, stream *s, size_t layer, eval_error *e)
 static bool measure_bytes(evaluate_run *run, const kvq_cache *cache, const work *w, eval_error *e)
 {
     const kvq_status status = kvq_cache_usage(cache, &run->usage);
-    if (status != KVQ_OK) {
+    if (status != KVQ_OK)
         return eval_fail(e, "scheme %s: memory usage: %s", run->text, kvq_status_string(status));
-    }
     const uint64_t elements = (uint64_t)w->T * w->L * 2 * w->E;
     run->fp32_bytes = elements * 4;
     run->fp16_bytes = elements * 2;
@@ -372,19 +348,15 @@ static bool run_window(work *w, size_t window, eval_error *e)
     kvq_cache_reset(w->reference);
     for (size_t i = 0; i < w->n_streams; i++) {
         kvq_cache_reset(w->streams[i].local);
-        if (w->quality) {
+        if (w->quality)
             memcpy(w->streams[i].x, w->x, w->T * w->E * sizeof(float));
-        }
     }
     for (size_t layer = 0; layer < w->L; layer++) {
-        if (!reference_layer(w, layer, e)) {
+        if (!reference_layer(w, layer, e))
             return false;
-        }
-        for (size_t i = 0; w->quality && i < w->n_streams; i++) {
-            if (!propagated_layer(w, &w->streams[i], layer, e)) {
+        for (size_t i = 0; w->quality && i < w->n_streams; i++)
+            if (!propagated_layer(w, &w->streams[i], layer, e))
                 return false;
-            }
-        }
     }
     return true;
 }
@@ -414,9 +386,8 @@ static bool finish_window(work *w, size_t window, eval_error *e)
     if (reference->is_reference) {
         merge_heads(reference->heads, w->ref_heads, w->L * w->H);
         reference->seconds += w->ref_seconds;
-        if (!measure_bytes(reference, w->reference, w, e)) {
+        if (!measure_bytes(reference, w->reference, w, e))
             return false;
-        }
     }
     w->ref_seconds = 0.0;
     for (size_t i = 0; i < w->n_streams; i++) {
@@ -424,26 +395,22 @@ static bool finish_window(work *w, size_t window, eval_error *e)
         merge_heads(s->run->heads, s->heads, w->L * w->H);
         s->run->seconds += s->seconds;
         s->seconds = 0.0;
-        if (!measure_bytes(s->run, s->local, w, e)) {
+        if (!measure_bytes(s->run, s->local, w, e))
             return false;
-        }
     }
-    if (!w->quality) {
+    if (!w->quality)
         return !logits_stream || quality_write_logits(c->model, w->x, w->T, logits_stream, e);
-    }
     quality_begin_window(w->quality, c->ids + window * w->T, w->x, logits_stream);
-    for (size_t i = 0; i < w->n_streams; i++) {
+    for (size_t i = 0; i < w->n_streams; i++)
         quality_set_stream(w->quality, i, w->streams[i].x);
-    }
     return quality_end_window(w->quality, e);
 }
 
 /* Run windows [first, first + n) side by side; on failure *e is the first one's. */
 static bool run_side_by_side(work *workers, size_t first, size_t n, eval_error *e)
 {
-    if (n == 1) { /* so that the threads may serve within a step */
+    if (n == 1) /* so that the threads may serve within a step */
         return run_window(&workers[0], first, e);
-    }
     size_t failed = n;
 #pragma omp parallel for schedule(static, 1) num_threads((int)n)
     for (size_t i = 0; i < n; i++) {
@@ -464,14 +431,11 @@ static bool run_windows(work *workers, size_t n_workers, eval_error *e)
     const size_t n_windows = workers[0].config->n_windows;
     for (size_t first = 0; first < n_windows; first += n_workers) {
         const size_t n = n_windows - first < n_workers ? n_windows - first : n_workers;
-        if (!run_side_by_side(workers, first, n, e)) {
+        if (!run_side_by_side(workers, first, n, e))
             return false;
-        }
-        for (size_t i = 0; i < n; i++) {
-            if (!finish_window(&workers[i], first + i, e)) {
+        for (size_t i = 0; i < n; i++)
+            if (!finish_window(&workers[i], first + i, e))
                 return false;
-            }
-        }
     }
     return true;
 }
@@ -498,35 +462,30 @@ static void summarize_local(evaluate_run *run, size_t n_heads)
 static bool make_runs(evaluation *result, const evaluate_config *c, eval_error *e)
 {
     kvq_scheme fp32;
-    if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK) {
+    if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK)
         return eval_fail(e, "internal error: the library does not know fp32");
-    }
     result->runs = calloc(c->n_schemes + 1, sizeof result->runs[0]);
-    if (!result->runs) {
+    if (!result->runs)
         return eval_fail(e, "out of memory");
-    }
     evaluate_run *runs = result->runs;
     size_t n = 1;
     runs[0] = (evaluate_run){.scheme = fp32, .text = "fp32", .is_reference = true};
     for (size_t i = 0; i < c->n_schemes; i++) {
         char text[KVQ_SCHEME_TEXT_MAX];
         const kvq_status status = kvq_scheme_print(&c->schemes[i], text, sizeof text);
-        if (status != KVQ_OK) {
+        if (status != KVQ_OK)
             return eval_fail(e, "scheme %zu: %s", i + 1, kvq_status_string(status));
-        }
         evaluate_run *run = &runs[0];
-        if (!runs[0].is_reference || strcmp(text, "fp32") != 0) {
+        if (!runs[0].is_reference || strcmp(text, "fp32") != 0)
             run = &runs[n++];
-        }
         *run = (evaluate_run){.scheme = c->schemes[i]};
         memcpy(run->text, text, sizeof text);
     }
     result->n_runs = n;
     for (size_t i = 0; i < n; i++) {
         runs[i].heads = calloc(result->n_layer * result->n_head, sizeof runs[i].heads[0]);
-        if (!runs[i].heads) {
+        if (!runs[i].heads)
             return eval_fail(e, "out of memory");
-        }
     }
     return true;
 }
@@ -537,27 +496,22 @@ static bool set_up(work *w, eval_error *e)
     const bool has_reference_row = result->runs[0].is_reference;
     w->n_streams = result->n_runs - (has_reference_row ? 1 : 0);
     w->streams = calloc(w->n_streams ? w->n_streams : 1, sizeof w->streams[0]);
-    if (!w->streams) {
+    if (!w->streams)
         return eval_fail(e, "out of memory");
-    }
-    for (size_t i = 0; i < w->n_streams; i++) {
+    for (size_t i = 0; i < w->n_streams; i++)
         w->streams[i].run = &result->runs[i + (has_reference_row ? 1 : 0)];
-    }
     return allocate(w, e) && make_caches(w, e);
 }
 
 static void summarize(const work *w)
 {
     evaluation *result = w->result;
-    for (size_t i = 0; i < result->n_runs; i++) {
+    for (size_t i = 0; i < result->n_runs; i++)
         summarize_local(&result->runs[i], w->L * w->H);
-    }
-    for (size_t i = 0; w->quality && i < w->n_streams; i++) {
+    for (size_t i = 0; w->quality && i < w->n_streams; i++)
         quality_finish(w->quality, i, w->streams[i].run);
-    }
-    if (w->quality && result->runs[0].is_reference) {
+    if (w->quality && result->runs[0].is_reference)
         quality_finish_reference(w->quality, &result->runs[0]);
-    }
 }
 
 /* The runs are made: set up the workers, run, sum up. */
@@ -587,12 +541,10 @@ static bool evaluate_runs(evaluation *result, const evaluate_config *config, eva
         good = set_up(&workers[i], e);
     }
     good = good && run_windows(workers, n_workers, e);
-    if (good) {
+    if (good)
         summarize(&workers[0]);
-    }
-    for (size_t i = 0; workers && i < n_workers; i++) {
+    for (size_t i = 0; workers && i < n_workers; i++)
         work_free(&workers[i]);
-    }
     free(workers);
     quality_free(shared_quality);
     return good;
@@ -622,9 +574,8 @@ bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
 
 void evaluation_free(evaluation *ev)
 {
-    for (size_t i = 0; ev->runs && i < ev->n_runs; i++) {
+    for (size_t i = 0; ev->runs && i < ev->n_runs; i++)
         free(ev->runs[i].heads);
-    }
     free(ev->runs);
     memset(ev, 0, sizeof *ev);
 }

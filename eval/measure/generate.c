@@ -27,9 +27,8 @@ static bool set_up(generator *g, const kvq_scheme *scheme, size_t n_prompt, eval
     }
     g->scratch = calloc(gpt2_scratch_floats(shape, n_prompt), sizeof(float));
     g->logits = calloc(shape->vocab_size, sizeof(float));
-    if (!good || !g->scratch || !g->logits) {
+    if (!good || !g->scratch || !g->logits)
         return eval_fail(e, "out of memory for a prompt of %zu tokens", n_prompt);
-    }
     kvq_config config;
     kvq_config_init(&config);
     config.n_layers = shape->n_layer;
@@ -45,9 +44,8 @@ static void tear_down(generator *g)
 {
     kvq_cache_free(g->cache);
     float *const arrays[] = {g->x, g->q, g->k, g->v, g->attn, g->scratch, g->logits};
-    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         free(arrays[i]);
-    }
 }
 
 /* Feed n tokens that begin at position `at`; n > 1 only for the prompt. Leaves the choice after the last one.
@@ -86,9 +84,8 @@ bool generate(const gpt2_model *model, const kvq_scheme *scheme, const int32_t *
     generator g = {.model = model, .n_threads = n_threads};
     bool good = set_up(&g, scheme, n_prompt, e) && feed(&g, ids, 0, n_prompt, &out[0], e);
     const double start = progress_now();
-    for (size_t i = 1; good && i < n_tokens; i++) {
+    for (size_t i = 1; good && i < n_tokens; i++)
         good = feed(&g, &out[i - 1], n_prompt + i - 1, 1, &out[i], e);
-    }
     *seconds = progress_now() - start;
     kvq_usage usage = {0};
     if (good) {

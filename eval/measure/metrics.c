@@ -29,9 +29,8 @@ void metric_l2_merge(metric_l2 *m, const metric_l2 *other)
 
 double metric_l2_value(const metric_l2 *m)
 {
-    if (m->error == 0.0) {
+    if (m->error == 0.0)
         return 0.0;
-    }
     return sqrt(m->error / m->reference);
 }
 
@@ -41,9 +40,8 @@ double metric_kl_probabilities(const float *p, const float *q, size_t n)
     for (size_t i = 0; i < n; i++) {
         const double a = (double)p[i];
         const double b = (double)q[i];
-        if (p[i] == q[i]) {
+        if (p[i] == q[i])
             continue; /* exactly 0, also where both underflowed */
-        }
         if (p[i] == 0.0f) {
             sum += b;
             continue;
@@ -58,13 +56,11 @@ double metric_kl_probabilities(const float *p, const float *q, size_t n)
 double metric_log_sum_exp(const float *logits, size_t n)
 {
     double max = (double)logits[0];
-    for (size_t i = 1; i < n; i++) {
+    for (size_t i = 1; i < n; i++)
         max = (double)logits[i] > max ? (double)logits[i] : max;
-    }
     double sum = 0.0;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         sum += exp((double)logits[i] - max);
-    }
     return max + log(sum);
 }
 
@@ -82,11 +78,9 @@ double metric_kl_logits(const float *reference, double reference_lse, const floa
 size_t metric_argmax(const float *x, size_t n)
 {
     size_t best = 0;
-    for (size_t i = 1; i < n; i++) {
-        if (x[i] > x[best]) {
+    for (size_t i = 1; i < n; i++)
+        if (x[i] > x[best])
             best = i;
-        }
-    }
     return best;
 }
 
@@ -99,9 +93,8 @@ static int compare_doubles(const void *a, const void *b)
 
 double metric_quantile(double *values, size_t n, double fraction)
 {
-    if (n == 0) {
+    if (n == 0)
         return 0.0;
-    }
     qsort(values, n, sizeof values[0], compare_doubles);
     const double rank = ceil(fraction * (double)n); /* from 1 */
     const size_t index = rank < 1.0 ? 0 : (size_t)rank - 1;
@@ -111,9 +104,8 @@ double metric_quantile(double *values, size_t n, double fraction)
 void metric_bound_add(metric_bound *m, double bound, double reference_bound, double error)
 {
     m->max = bound > m->max ? bound : m->max;
-    if (!(error <= bound + reference_bound)) {
+    if (!(error <= bound + reference_bound))
         m->n_violations++;
-    }
     if (error > 0.0 && bound > 0.0 && isfinite(bound)) {
         m->log_ratio_sum += log(bound / error);
         m->n_ratios++;

@@ -44,9 +44,8 @@ struct quality {
 quality *quality_create(const evaluate_config *config, size_t n_streams)
 {
     quality *q = calloc(1, sizeof *q);
-    if (!q) {
+    if (!q)
         return NULL;
-    }
     const size_t n_kl = config->n_windows * (config->n_tokens - config->n_prompt);
     q->config = config;
     q->vocab = config->model->config.vocab_size;
@@ -69,12 +68,10 @@ quality *quality_create(const evaluate_config *config, size_t n_streams)
 
 void quality_free(quality *q)
 {
-    if (!q) {
+    if (!q)
         return;
-    }
-    for (size_t i = 0; i < q->n_streams; i++) {
+    for (size_t i = 0; i < q->n_streams; i++)
         free(q->streams[i].kl);
-    }
     free(q->streams);
     free(q->scratch);
     free(q->reference_logits);
@@ -109,13 +106,11 @@ static void reference_chunk(quality *q, size_t first, size_t n)
         const float *row = q->reference_logits + i * q->vocab;
         q->reference_lse[i] = metric_log_sum_exp(row, q->vocab);
         q->reference_best[i] = metric_argmax(row, q->vocab);
-        if (first + i + 1 < T) {
+        if (first + i + 1 < T)
             nll[i] = q->reference_lse[i] - (double)row[q->ids[first + i + 1]];
-        }
     }
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         q->reference_nll_sum += nll[i];
-    }
 }
 
 static void stream_chunk(quality *q, quality_stream *s, size_t first, size_t n)
@@ -131,9 +126,8 @@ static void stream_chunk(quality *q, quality_stream *s, size_t first, size_t n)
         const double lse = metric_log_sum_exp(row, q->vocab);
         kl[i] = metric_kl_logits(reference, q->reference_lse[i], row, lse, q->vocab);
         agree[i] = metric_argmax(row, q->vocab) == q->reference_best[i];
-        if (first + i + 1 < T) {
+        if (first + i + 1 < T)
             nll[i] = lse - (double)row[q->ids[first + i + 1]];
-        }
     }
     for (size_t i = 0; i < n; i++) { /* in order, so that sums do not depend on the number of threads */
         s->nll_sum += nll[i];
@@ -145,9 +139,8 @@ bool quality_end_window(quality *q, eval_error *e)
 {
     const gpt2_model *model = q->config->model;
     const size_t T = q->config->n_tokens, E = model->config.n_embd, P = q->config->n_prompt;
-    if (q->logits_stream && !quality_write_logits(model, q->reference_x, T, q->logits_stream, e)) {
+    if (q->logits_stream && !quality_write_logits(model, q->reference_x, T, q->logits_stream, e))
         return false;
-    }
     for (size_t first = P; first < T; first += CHUNK_TOKENS) {
         const size_t n = T - first < CHUNK_TOKENS ? T - first : CHUNK_TOKENS;
         gpt2_logits(model, q->reference_x + first * E, n, q->scratch, q->reference_logits);
@@ -167,9 +160,8 @@ void quality_finish(quality *q, size_t stream, evaluate_run *run)
     quality_stream *s = &q->streams[stream];
     const double n = (double)q->n_counted;
     double sum = 0.0;
-    for (size_t i = 0; i < q->n_counted; i++) {
+    for (size_t i = 0; i < q->n_counted; i++)
         sum += s->kl[i];
-    }
     run->kld_mean = sum / n;
     run->kld_p99 = metric_quantile(s->kl, q->n_counted, 0.99);
     run->kld_max = s->kl[q->n_counted - 1]; /* metric_quantile sorted them */

@@ -16,13 +16,11 @@ static void print_scheme(FILE *f, const evaluate_run *run)
 
 static void print_numbers(FILE *f, const double *x, size_t n, bool known)
 {
-    for (size_t i = 0; i < n; i++) {
-        if (known && isfinite(x[i])) {
+    for (size_t i = 0; i < n; i++)
+        if (known && isfinite(x[i]))
             fprintf(f, ",%.9g", x[i]);
-        } else {
+        else
             fputc(',', f);
-        }
-    }
 }
 
 void report_csv(FILE *f, const evaluation *ev)
@@ -44,9 +42,8 @@ void report_csv(FILE *f, const evaluation *ev)
                                 r->bound_max,        r->bound_looseness};
         const double propagated[] = {r->kld_mean, r->kld_p99, r->kld_max, r->top1, r->ppl, r->ppl_fp32};
         print_scheme(f, r);
-        for (size_t j = 0; j < sizeof bytes / sizeof bytes[0]; j++) {
+        for (size_t j = 0; j < sizeof bytes / sizeof bytes[0]; j++)
             fprintf(f, ",%" PRIu64, bytes[j]);
-        }
         print_numbers(f, local, sizeof local / sizeof local[0], true);
         print_numbers(f, propagated, sizeof propagated / sizeof propagated[0], ev->has_quality);
         fprintf(f, ",%.3f\n", r->seconds);

@@ -112,9 +112,8 @@ static json_t *run_json(const evaluation *ev, const evaluate_run *run, size_t he
     json_object_set_new(o, "ratio_vs_fp32", number(run->ratio_vs_fp32));
     json_object_set_new(o, "ratio_vs_fp16", number(run->ratio_vs_fp16));
     json_object_set_new(o, "local", local_json(run));
-    if (ev->has_quality) {
+    if (ev->has_quality)
         json_object_set_new(o, "propagated", propagated_json(run));
-    }
     json_object_set_new(o, "per_layer", per_layer_json(ev, run));
     json_object_set_new(o, "seconds", number(run->seconds));
     return o;
@@ -127,9 +126,8 @@ bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_er
     json_object_set_new(text, "n_tokens", whole(ev->n_windows * ev->n_tokens));
     json_object_set_new(text, "n_windows", whole(ev->n_windows));
     json_t *runs = json_array();
-    for (size_t i = 0; i < ev->n_runs; i++) {
+    for (size_t i = 0; i < ev->n_runs; i++)
         json_array_append_new(runs, run_json(ev, &ev->runs[i], c->model->config.head_dim));
-    }
     json_t *root = json_object();
     json_object_set_new(root, "schema", json_string("kvq-eval/1"));
     json_object_set_new(root, "version", json_string(kvq_version()));
@@ -142,9 +140,8 @@ bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_er
     json_object_set_new(root, "runs", runs);
     char *dump = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     json_decref(root);
-    if (!dump) {
+    if (!dump)
         return eval_fail(e, "out of memory for the JSON report");
-    }
     fputs(dump, f);
     fputc('\n', f);
     free(dump);

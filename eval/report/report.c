@@ -48,11 +48,9 @@ bool report_is_fp32(const evaluate_run *run)
 size_t report_group(const kvq_scheme *scheme, size_t head_dim)
 {
     const kvq_side_scheme *sides[] = {&scheme->k, &scheme->v};
-    for (size_t i = 0; i < 2; i++) {
-        if (sides[i]->codec == KVQ_CODEC_AFFINE) {
+    for (size_t i = 0; i < 2; i++)
+        if (sides[i]->codec == KVQ_CODEC_AFFINE)
             return sides[i]->group == KVQ_GROUP_FULL ? head_dim : sides[i]->group;
-        }
-    }
     return 0;
 }
 
@@ -66,37 +64,34 @@ unsigned report_bits(const kvq_side_scheme *side)
 static void format_bytes(char *s, uint64_t bytes)
 {
     const double x = (double)bytes;
-    if (bytes < 1000000) {
+    if (bytes < 1000000)
         snprintf(s, CELL, "%.1f kB", x / 1e3);
-    } else if (bytes < 1000000000) {
+    else if (bytes < 1000000000)
         snprintf(s, CELL, "%.2f MB", x / 1e6);
-    } else {
+    else
         snprintf(s, CELL, "%.2f GB", x / 1e9);
-    }
 }
 
 /* Errors and divergences: four decimals where these show two digits or more, else with an exponent; exact
  * zeros as such. */
 static void format_error(char *s, double x)
 {
-    if (x == 0.0) {
+    if (x == 0.0)
         snprintf(s, CELL, "0");
-    } else if (x >= 0.00095 && x < 100.0) {
+    else if (x >= 0.00095 && x < 100.0)
         snprintf(s, CELL, "%.4f", x);
-    } else {
+    else
         snprintf(s, CELL, "%.1e", x);
-    }
 }
 
 static void format_count(char *s, size_t x)
 {
-    if (x < 1000) {
+    if (x < 1000)
         snprintf(s, CELL, "%zu", x);
-    } else if (x < 1000000) {
+    else if (x < 1000000)
         snprintf(s, CELL, "%zu,%03zu", x / 1000, x % 1000);
-    } else {
+    else
         snprintf(s, CELL, "%zu,%03zu,%03zu", x / 1000000, x / 1000 % 1000, x % 1000);
-    }
 }
 
 static double ppl_change_percent(const evaluate_run *run)
@@ -127,30 +122,26 @@ static void fill_cells(char cells[N_COLUMNS][CELL], const evaluate_run *run)
     snprintf(cells[11], CELL, "%.1f %%", 100.0 * run->top1);
     snprintf(cells[12], CELL, run->ppl < 1e5 ? "%.2f" : "%.2e", run->ppl);
     const double change = ppl_change_percent(run);
-    if (change == 0.0) {
+    if (change == 0.0)
         snprintf(cells[13], CELL, "-");
-    } else {
+    else
         format_change(cells[13], change);
-    }
 }
 
 static void print_markdown_table(FILE *f, const evaluation *ev, size_t n_columns)
 {
-    for (size_t c = 0; c < n_columns; c++) {
+    for (size_t c = 0; c < n_columns; c++)
         fprintf(f, "| %s ", columns[c].markdown);
-    }
     fputs("|\n", f);
-    for (size_t c = 0; c < n_columns; c++) {
+    for (size_t c = 0; c < n_columns; c++)
         fputs(c == 0 ? "|---" : "|---:", f);
-    }
     fputs("|\n", f);
     for (size_t i = 0; i < ev->n_runs; i++) {
         char cells[N_COLUMNS][CELL];
         fill_cells(cells, &ev->runs[i]);
         fprintf(f, "| %s ", ev->runs[i].text);
-        for (size_t c = 1; c < n_columns; c++) {
+        for (size_t c = 1; c < n_columns; c++)
             fprintf(f, "| %s ", cells[c]);
-        }
         fputs("|\n", f);
     }
     fputc('\n', f);
@@ -168,9 +159,8 @@ static void print_plain_table(FILE *f, const evaluation *ev, size_t n_columns, b
             used += snprintf(text + used, sizeof text - (size_t)used, "%*s", columns[c].width,
                              line == 0 ? columns[c].line1 : columns[c].line2);
         }
-        while (used > 0 && text[used - 1] == ' ') {
+        while (used > 0 && text[used - 1] == ' ')
             text[--used] = '\0';
-        }
         fprintf(f, "%s%s%s\n", bold, text, plain);
     }
     for (size_t i = 0; i < ev->n_runs; i++) {
@@ -178,14 +168,12 @@ static void print_plain_table(FILE *f, const evaluation *ev, size_t n_columns, b
         char cells[N_COLUMNS][CELL];
         fill_cells(cells, run);
         fputs(report_is_fp32(run) ? faint : "", f);
-        if (strlen(run->text) >= SCHEME_WIDTH) {
+        if (strlen(run->text) >= SCHEME_WIDTH)
             fprintf(f, "%s\n%-*s", run->text, SCHEME_WIDTH, "");
-        } else {
+        else
             fprintf(f, "%-*s", SCHEME_WIDTH, run->text);
-        }
-        for (size_t c = 1; c < n_columns; c++) {
+        for (size_t c = 1; c < n_columns; c++)
             fprintf(f, "%*s", columns[c].width, cells[c]);
-        }
         fprintf(f, "%s\n", report_is_fp32(run) ? plain : "");
     }
     fputc('\n', f);
@@ -287,9 +275,8 @@ static void quality_sentence(char *s, size_t size, const evaluate_run *run)
 static void print_sentences(FILE *f, const evaluation *ev)
 {
     const evaluate_run *run = NULL;
-    for (size_t i = ev->n_runs; i > 0; i--) {
+    for (size_t i = ev->n_runs; i > 0; i--)
         run = report_is_fp32(&ev->runs[i - 1]) && run ? run : &ev->runs[i - 1];
-    }
     char text[1024];
     memory_sentence(text, sizeof text, ev, run);
     print_wrapped(f, text);
@@ -316,9 +303,8 @@ void report_header(FILE *f, const report_context *c, size_t n_windows, size_t n_
     fprintf(f, "%s%s (%.1f M parameters%s), %s: %zu window%s of %s tokens", style->markdown ? "**" : "",
             c->model_name, (double)c->model->n_params / 1e6, c->model->random ? ", random" : "", c->text_name,
             n_windows, n_windows == 1 ? "" : "s", tokens);
-    if (n_prompt > 0) {
+    if (n_prompt > 0)
         fprintf(f, " (prompt %s)", prompt);
-    }
     fprintf(f, ", %s kernels, %d thread%s%s\n\n", c->isa, c->threads, c->threads == 1 ? "" : "s",
             style->markdown ? "**" : "");
 }
@@ -327,15 +313,12 @@ void report_people(FILE *f, const report_context *c, const evaluation *ev, const
 {
     report_header(f, c, ev->n_windows, ev->n_tokens, ev->n_prompt, style);
     const size_t n_columns = ev->has_quality ? N_COLUMNS : N_CACHE_COLUMNS;
-    if (style->markdown) {
+    if (style->markdown)
         print_markdown_table(f, ev, n_columns);
-    } else {
+    else
         print_plain_table(f, ev, n_columns, style->colour);
-    }
-    for (size_t i = 0; style->per_layer && i < ev->n_runs; i++) {
-        if (!ev->runs[i].is_reference) {
+    for (size_t i = 0; style->per_layer && i < ev->n_runs; i++)
+        if (!ev->runs[i].is_reference)
             print_per_layer(f, ev, &ev->runs[i], style->markdown);
-        }
-    }
     print_sentences(f, ev);
 }
