@@ -174,6 +174,18 @@ size_t kvq_cache_n_tokens(const kvq_cache *cache, size_t layer, size_t sequence)
     return state == NULL ? 0 : state->n_tokens;
 }
 
+kvq_status kvq_cache_n_packed(const kvq_cache *cache, size_t layer, size_t sequence, size_t *k, size_t *v)
+{
+    if (cache == NULL || layer >= cache->config.n_layers || sequence >= cache->config.n_sequences)
+        return KVQ_ERR_ARG;
+    const kvq_layer *state = kvq_layer_of(cache, layer, sequence);
+    if (k != NULL)
+        *k = state == NULL ? 0 : state->packed[KVQ_KEYS];
+    if (v != NULL)
+        *v = state == NULL ? 0 : state->packed[KVQ_VALUES];
+    return KVQ_OK;
+}
+
 /* ---- Memory ---- */
 
 static void add_layer_usage(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
