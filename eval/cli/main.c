@@ -192,6 +192,8 @@ static bool measure(evaluation *ev, const inputs *in, const options *o, eval_err
                                     .schemes = o->schemes,
                                     .n_schemes = o->n_schemes,
                                     .precision = o->precision,
+                                    .bound_every =
+                                        o->bound_set ? o->bound : evaluate_default_bound_every(in->n_tokens),
                                     .n_threads = o->threads,
                                     .logits_stream = logits.stream,
                                     .progress = show_progress,

@@ -35,6 +35,7 @@ enum {
     KEY_PROMPT,
     KEY_GENERATE,
     KEY_PRECISION,
+    KEY_BOUND,
     KEY_THREADS,
     KEY_SEED,
     KEY_PER_LAYER,
@@ -84,6 +85,8 @@ static const struct argp_option option_list[] = {
     {"generate", KEY_GENERATE, "N", 0,
      "Instead of measuring, write N tokens greedily after the text's first --prompt tokens (default 32)", 2},
     {"precision", KEY_PRECISION, "P", 0, "Arithmetic of attention: fast (default) or exact", 2},
+    {"bound", KEY_BOUND, "N", 0,
+     "Check the certified bound at every Nth step, or off (default: at eight steps of each window)", 2},
     {"threads", KEY_THREADS, "N", 0, "Threads (default: one per processor)", 2},
     {"seed", KEY_SEED, "N", 0, "Seed of random: weights (default 1)", 2},
 
@@ -284,6 +287,10 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
         o->precision = strcmp(one_of(state, "precision", arg, precision_words), "fast") == 0
                            ? KVQ_PRECISION_FAST
                            : KVQ_PRECISION_EXACT;
+        return 0;
+    case KEY_BOUND:
+        o->bound = strcmp(arg, "off") == 0 ? 0 : options_number(state, "bound", arg, 1, many);
+        o->bound_set = true;
         return 0;
     case KEY_THREADS:
         o->threads = (int)options_number(state, "threads", arg, 1, 1024);

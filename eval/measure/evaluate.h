@@ -12,12 +12,6 @@
 #include <stdint.h>
 #include <stdio.h>
 
-enum {
-    /* The certified bound costs 10 to 150 times the attention, so only every 8th step, and the last one of
-     * a window, asks for it. */
-    EVALUATE_BOUND_EVERY = 8,
-};
-
 typedef struct evaluate_config {
     const gpt2_model *model;
     const int32_t *ids; /* [n_windows][n_tokens] */
@@ -27,8 +21,11 @@ typedef struct evaluate_config {
         n_prompt; /* of each window: prefilled with exact attention and not counted; at most n_tokens - 2 */
     const kvq_scheme *schemes;
     size_t n_schemes;
-    kvq_precision precision; /* of attention, but for steps that ask for the bound */
-    int n_threads;           /* for attention; 0: as many as OpenMP gives */
+    kvq_precision precision; /* of attention, but for steps that ask for the bound, which are exact */
+    /* Step t of a window asks for the certified bound if t + 1 is a multiple of this or the window's last
+     * step; 0: none does. */
+    size_t bound_every;
+    int n_threads; /* for attention; 0: as many as OpenMP gives */
     FILE
         *logits_stream; /* gets the first window's fp32 logits, float32 [n_tokens][vocab]; NULL: not wanted */
     void (*progress)(void *ctx, double fraction); /* may be NULL */
@@ -37,8 +34,9 @@ typedef struct evaluate_config {
 
 /* Errors of one head of one layer whose cache was fed with the fp32 run's keys, values and queries. */
 typedef struct evaluate_head {
-    metric_l2 k, v; /* all tokens of each window, read back at its end */
-    metric_l2 attn; /* attention output of the counted steps */
+    metric_l2 k, v;               /* all tokens of each window, read back at its end */
+    metric_l2 k_packed, v_packed; /* of them those that are packed by then */
+    metric_l2 attn;               /* attention output of the counted steps */
     double prob_kl_sum;
     uint64_t n_steps;
     float attn_max_abs;
@@ -58,9 +56,13 @@ typedef struct evaluate_run {
     uint64_t fp32_bytes, fp16_bytes; /* the same keys and values as plain arrays */
     double ratio_vs_fp32, ratio_vs_fp16;
 
-    /* Local errors. attn_prob_kl is a mean over steps, layers and query heads. */
-    double k_rel_l2, v_rel_l2, attn_rel_l2, attn_max_abs, attn_prob_kl;
-    double bound_max;       /* +Inf where nothing is promised */
+    /* Local errors, each one figure for all layers and heads together; attn_prob_kl is a mean over steps,
+     * layers and query heads. The two of packed tokens are NaN where nothing is packed. */
+    double k_rel_l2, v_rel_l2, k_rel_l2_packed, v_rel_l2_packed, attn_rel_l2, attn_max_abs, attn_prob_kl;
+    /* The layer and head whose attn_rel_l2 alone is the largest; the first of equals. */
+    double attn_worst_rel_l2;
+    size_t attn_worst_layer, attn_worst_head;
+    double bound_max;       /* +Inf where nothing is promised; NaN if no step asked for a bound */
     double bound_looseness; /* geometric mean of bound / error; NaN if no error was seen */
     evaluate_head *heads;   /* [n_layer][n_head] */
 
@@ -73,10 +75,18 @@ typedef struct evaluate_run {
 
 typedef struct evaluation {
     size_t n_layer, n_head, n_windows, n_tokens, n_prompt;
-    bool has_quality; /* false for random weights */
+    size_t bound_every; /* as in the config */
+    bool has_quality;   /* false for random weights */
     evaluate_run *runs;
     size_t n_runs;
 } evaluation;
+
+/**
+ * bound_every for windows of n_tokens: eight steps of each window, the last among them. A bound costs 10 to
+ * 150 times the attention of its step; eight of them are 7 to 15 % of a run (measured with windows of 128 to
+ * 8,192 tokens), where every eighth step of 1,024 tokens would be two thirds of it.
+ */
+size_t evaluate_default_bound_every(size_t n_tokens);
 
 /**
  * Run all windows. runs[0] is fp32: the scheme itself if it is among those asked for, otherwise the
@@ -84,8 +94,9 @@ typedef struct evaluation {
  *
  * Each window is run layer by layer, which gives what token-by-token decoding gives (a layer's keys and
  * values of tokens up to t are all that step t needs of it), while the matrix products run over all tokens at
- * once. Errors: out of memory; a library error with scheme, layer and token; an attention error above the
- * library's certified bound, which is a defect of the library. On failure *out is untouched.
+ * once. Errors: out of memory; a library error with scheme, layer and token; attention or logits that
+ * are not finite, with scheme, window and token; an attention error above the library's certified bound,
+ * which is a defect of the library. On failure *out is untouched.
  */
 EVAL_MUST_CHECK bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e);
 
