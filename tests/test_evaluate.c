@@ -369,7 +369,7 @@ Test(evaluate, the_bound_is_asked_for_at_every_nth_step_and_the_last)
     const kvq_scheme scheme = scheme_of("kivi2,r=32");
     static const struct {
         size_t every, n; /* of a window's steps 10 to 59 */
-    } cases[] = {{8, 7}, {60, 1}, {1, 50}, {1000, 1}, {0, 0}};
+    } cases[] = {{8, 7}, {5, 10}, {60, 1}, {1, 50}, {1000, 1}, {0, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const evaluate_config config = {.model = in.model,
                                         .ids = in.ids,
