@@ -53,13 +53,13 @@ static void init_layout(kvq_layout *layout, const kvq_scheme *scheme, kvq_role r
                             });
 }
 
-/* The pool for units of this size; cache->pool has room for a new one. */
-static kvq_pool *pool_for(kvq_cache *cache, size_t unit_bytes)
+/* The pool for slots of this size; cache->pool has room for a new one. */
+static kvq_pool *pool_for(kvq_cache *cache, size_t slot_bytes)
 {
     for (size_t i = 0; i < cache->n_pools; i++)
-        if (cache->pool[i].unit_bytes == unit_bytes)
+        if (cache->pool[i].slot_bytes == slot_bytes)
             return &cache->pool[i];
-    cache->pool[cache->n_pools] = (kvq_pool){.unit_bytes = unit_bytes};
+    cache->pool[cache->n_pools] = (kvq_pool){.slot_bytes = slot_bytes};
     return &cache->pool[cache->n_pools++];
 }
 

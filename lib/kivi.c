@@ -175,7 +175,7 @@ static void import_side(const side *s)
     for (size_t head = 0; head < s->cache->config.n_kv_heads; head++)
         for (size_t i = 0; i < n_residual; i++)
             kvq_row_store(s->cache, s->plan,
-                          kvq_window_row(s->cache, s->plan, s->layer, s->role, head, s->n_packed + i),
+                          kvq_residual_row(s->cache, s->plan, s->layer, s->role, head, s->n_packed + i),
                           s->residual + (head * n_residual + i) * dim);
 }
 
@@ -207,9 +207,9 @@ static kvq_status take_memory(kvq_cache *cache, const kvq_layer_plan *plan, kvq_
     size_t most = kvq_max_size(packed[KVQ_KEYS], packed[KVQ_VALUES]);
     KVQ_TRY(kvq_pages_grow(cache, plan, layer, (most + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK));
     for (size_t role = 0; role < KVQ_N_ROLES; role++) {
-        kvq_window *window = &layer->window[role];
-        KVQ_TRY(
-            kvq_window_reserve(cache, plan, window, kvq_window_need(window, packed[role], kivi->n_tokens)));
+        kvq_residual *residual = &layer->residual[role];
+        KVQ_TRY(kvq_residual_reserve(cache, plan, residual,
+                                     kvq_residual_need(residual, packed[role], kivi->n_tokens)));
     }
     return KVQ_OK;
 }
@@ -230,7 +230,7 @@ kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer_index, size_t se
               kivi->v_code, kivi->v_scale, kivi->v_min, kivi->v_residual};
     KVQ_TRY(check_side(&k));
     KVQ_TRY(check_side(&v));
-    KVQ_TRY(kvq_sequence_open(cache, sequence));
+    KVQ_TRY(kvq_sequence_ensure(cache, sequence));
     kvq_layer *layer = &cache->sequence[sequence][layer_index];
     if (take_memory(cache, plan, layer, kivi) != KVQ_OK) {
         kvq_layer_release(cache, plan, layer, 0);
@@ -239,7 +239,7 @@ kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer_index, size_t se
     const size_t packed[KVQ_N_ROLES] = {kivi->n_k_packed, kivi->n_v_packed};
     for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
         layer->packed[role] = packed[role];
-        kvq_window_advance(cache, plan, &layer->window[role], packed[role], kivi->n_tokens);
+        kvq_residual_advance(cache, plan, &layer->residual[role], packed[role], kivi->n_tokens);
     }
     layer->n_tokens = kivi->n_tokens;
     k.layer = v.layer = layer;

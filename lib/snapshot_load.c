@@ -144,35 +144,35 @@ static kvq_status get_rows(reader *r, const kvq_cache *cache, const kvq_layer_pl
     return KVQ_OK;
 }
 
-static kvq_status get_window(reader *r, kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
-                             kvq_role role, size_t n)
+static kvq_status get_residual(reader *r, kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
+                               kvq_role role, size_t n)
 {
-    kvq_window *window = &layer->window[role];
+    kvq_residual *residual = &layer->residual[role];
     size_t begin = layer->packed[role];
-    window->first = begin / KVQ_BLOCK;
+    residual->first = begin / KVQ_BLOCK;
     for (size_t head = 0; head < cache->config.n_kv_heads; head++)
         for (size_t i = begin, run; i < n; i += run) {
             run = kvq_min_size(n - i, KVQ_BLOCK - i % KVQ_BLOCK);
             if (head == 0) { /* one block at a time, as the data proves to be there */
-                if (kvq_window_reserve(cache, plan, window, 1) != KVQ_OK)
+                if (kvq_residual_reserve(cache, plan, residual, 1) != KVQ_OK)
                     return fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
-                window->n += window->n_reserved;
-                window->n_reserved = 0;
+                residual->n += residual->n_reserved;
+                residual->n_reserved = 0;
             }
-            KVQ_TRY(get_rows(r, cache, plan, kvq_window_row(cache, plan, layer, role, head, i), run));
+            KVQ_TRY(get_rows(r, cache, plan, kvq_residual_row(cache, plan, layer, role, head, i), run));
         }
     return KVQ_OK;
 }
 
-static kvq_status get_exact(reader *r, kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
-                            kvq_role role)
+static kvq_status get_full_precision(reader *r, kvq_cache *cache, const kvq_layer_plan *plan,
+                                     kvq_layer *layer, kvq_role role)
 {
     size_t n = kvq_past_sinks(plan, layer->n_tokens), n_sinks = layer->n_tokens - n;
-    if (kvq_sinks_open(cache, plan, layer) != KVQ_OK)
+    if (kvq_sinks_ensure(cache, plan, layer) != KVQ_OK)
         return fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
     for (size_t head = 0; n_sinks > 0 && head < cache->config.n_kv_heads; head++)
         KVQ_TRY(get_rows(r, cache, plan, kvq_sinks_row(cache, plan, layer, role, head, 0), n_sinks));
-    return get_window(r, cache, plan, layer, role, n);
+    return get_residual(r, cache, plan, layer, role, n);
 }
 
 static kvq_status check_page(const reader *r, const kvq_cache *cache, const kvq_layer_plan *plan,
@@ -222,14 +222,15 @@ static kvq_status get_layer(reader *r, kvq_cache *cache, kvq_layer *layer, size_
     uint64_t begin = r->offset;
     XXH3_64bits_reset(&r->hash);
     r->nonfinite = false;
-    KVQ_TRY(get_exact(r, cache, plan, layer, KVQ_KEYS));
-    KVQ_TRY(get_exact(r, cache, plan, layer, KVQ_VALUES));
+    KVQ_TRY(get_full_precision(r, cache, plan, layer, KVQ_KEYS));
+    KVQ_TRY(get_full_precision(r, cache, plan, layer, KVQ_VALUES));
     uint64_t hash, at = r->offset;
     KVQ_TRY(get(r, &hash, sizeof hash));
     if (hash != XXH3_64bits_digest(&r->hash))
-        return fail(r, KVQ_ERR_CHECKSUM, "the checksum of a layer's exact tokens does not match", at);
+        return fail(r, KVQ_ERR_CHECKSUM, "the checksum of a layer's full-precision tokens does not match",
+                    at);
     if (r->nonfinite)
-        return fail(r, KVQ_ERR_NONFINITE, "NaN or Inf among a layer's exact tokens", begin);
+        return fail(r, KVQ_ERR_NONFINITE, "NaN or Inf among a layer's full-precision tokens", begin);
     return get_pages(r, cache, plan, layer);
 }
 

@@ -56,9 +56,9 @@ static kvq_status put_rows(writer *w, const void *data, size_t n_bytes)
     return put(w, data, n_bytes);
 }
 
-/* The exact tokens of one side: sinks, then window, head by head. */
-static kvq_status put_exact(writer *w, const kvq_cache *cache, const kvq_layer_plan *plan,
-                            const kvq_layer *layer, kvq_role role)
+/* The full-precision tokens of one side: sinks, then residual, head by head. */
+static kvq_status put_full_precision(writer *w, const kvq_cache *cache, const kvq_layer_plan *plan,
+                                     const kvq_layer *layer, kvq_role role)
 {
     size_t row_bytes = cache->config.head_dim * plan->element_bytes,
            n = kvq_past_sinks(plan, layer->n_tokens);
@@ -69,7 +69,7 @@ static kvq_status put_exact(writer *w, const kvq_cache *cache, const kvq_layer_p
     for (size_t head = 0; head < cache->config.n_kv_heads; head++)
         for (size_t i = layer->packed[role], run; i < n; i += run) {
             run = kvq_min_size(n - i, KVQ_BLOCK - i % KVQ_BLOCK);
-            KVQ_TRY(put_rows(w, kvq_window_row(cache, plan, layer, role, head, i), run * row_bytes));
+            KVQ_TRY(put_rows(w, kvq_residual_row(cache, plan, layer, role, head, i), run * row_bytes));
         }
     return KVQ_OK;
 }
@@ -102,8 +102,8 @@ static kvq_status put_layer(writer *w, const kvq_cache *cache, size_t sequence, 
     if (layer->n_tokens == 0)
         return KVQ_OK;
     XXH3_64bits_reset(&w->hash);
-    KVQ_TRY(put_exact(w, cache, plan, layer, KVQ_KEYS));
-    KVQ_TRY(put_exact(w, cache, plan, layer, KVQ_VALUES));
+    KVQ_TRY(put_full_precision(w, cache, plan, layer, KVQ_KEYS));
+    KVQ_TRY(put_full_precision(w, cache, plan, layer, KVQ_VALUES));
     uint64_t hash = XXH3_64bits_digest(&w->hash);
     KVQ_TRY(put(w, &hash, sizeof hash));
     return put_pages(w, plan, layer);

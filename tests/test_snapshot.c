@@ -309,7 +309,7 @@ Test(snapshot, nonfinite_window_is_found)
 {
     kvq_cache *cache = filled("kivi2,r=32", 150, NULL);
     float *window =
-        (float *)(void *)kvq_window_row(cache, &cache->plan[0], &cache->sequence[0][0], KVQ_KEYS, 0, 140);
+        (float *)(void *)kvq_residual_row(cache, &cache->plan[0], &cache->sequence[0][0], KVQ_KEYS, 0, 140);
     window[3] = NAN; /* as a program with a stray pointer would leave it */
     buffer file = saved(cache);
     kvq_error err;
