@@ -209,7 +209,7 @@ Test(cli, small_numbers_keep_two_digits_and_zero_has_no_sign)
     const report_style style = {0};
     for (int sign = -1; sign <= 1; sign += 2) {
         evaluate_run run = {.text = "kivi8",
-                            .bits_per_element = 9.0,
+                            .bits_packed = 9.0,
                             .usage = {.total = 2000000, .residual = 1580000, .n_packed_elements = 1},
                             .fp32_bytes = 4000000,
                             .k_rel_l2 = 0.0006,

@@ -3,6 +3,7 @@
 #include "eval/cli/inputs.h"
 #include "eval/measure/evaluate.h"
 #include "eval/measure/generate.h"
+#include "eval/measure/memory.h"
 #include "eval/measure/quality.h"
 #include "eval/model/gpt2_forward.h"
 #include "quant/kernels.h"
@@ -56,6 +57,19 @@ static evaluation run(const inputs *in, const kvq_scheme *schemes, size_t n_sche
                                     .n_threads = n_threads};
     cr_assert(evaluate(&ev, &config, &e), "%s", e.text);
     return ev;
+}
+
+static kvq_cache *plain_cache(const gpt2_model *m, const kvq_scheme *scheme)
+{
+    kvq_config config;
+    kvq_config_init(&config);
+    config.n_layers = m->config.n_layer;
+    config.n_heads = config.n_kv_heads = m->config.n_head;
+    config.head_dim = m->config.head_dim;
+    config.scheme = *scheme;
+    kvq_cache *cache;
+    cr_assert_eq(kvq_cache_create(&cache, &config), KVQ_OK);
+    return cache;
 }
 
 static void assert_no_error(const evaluation *ev, const evaluate_run *r)
@@ -120,19 +134,6 @@ typedef struct plain_stream {
     float *probabilities;        /* [H][T] */
     float *logits;               /* [V] */
 } plain_stream;
-
-static kvq_cache *plain_cache(const gpt2_model *m, const kvq_scheme *scheme)
-{
-    kvq_config config;
-    kvq_config_init(&config);
-    config.n_layers = m->config.n_layer;
-    config.n_heads = config.n_kv_heads = m->config.n_head;
-    config.head_dim = m->config.head_dim;
-    config.scheme = *scheme;
-    kvq_cache *cache;
-    cr_assert_eq(kvq_cache_create(&cache, &config), KVQ_OK);
-    return cache;
-}
 
 static plain_stream plain_make(const gpt2_model *m, const kvq_scheme *scheme, size_t T)
 {
@@ -537,10 +538,53 @@ Test(evaluate, bytes_are_those_of_a_cache_of_all_layers)
         cr_assert_eq(r->fp16_bytes * 2, r->fp32_bytes);
         cr_assert_float_eq(r->ratio_vs_fp32, (double)r->fp32_bytes / (double)u->total, 1e-12);
     }
-    cr_assert_eq(ev.runs[0].bits_per_element, 32.0);
-    cr_assert_eq(ev.runs[1].bits_per_element, 3.0);
-    cr_assert_eq(ev.runs[2].bits_per_element, 16.0);
+    cr_assert_eq(ev.runs[0].bits_packed, 32.0);
+    cr_assert_eq(ev.runs[1].bits_packed, 3.0);
+    cr_assert_eq(ev.runs[2].bits_packed, 16.0);
+    for (size_t i = 0; i < ev.n_runs; i++) {
+        const evaluate_run *r = &ev.runs[i];
+        cr_assert_float_eq(r->bits_here, 32.0 / r->ratio_vs_fp32, 1e-9);
+        cr_assert_gt(r->bits_here, r->bits_packed, "tables and unused room cost, too");
+    }
+    cr_assert_eq(ev.n_weighed, 1024);
+    cr_assert(ev.runs[0].pays_from == 0 && ev.runs[2].pays_from == 0, "neither is below plain fp16, ever");
     evaluation_free(&ev);
+    inputs_free(&in);
+}
+
+/* The same from a cache of random numbers that the test makes, by the definition: smaller from there on, and
+ * not one token earlier. */
+Test(memory, pays_from_is_where_it_stays_below_fp16)
+{
+    static const char *const texts[] = {"kivi2", "kivi2,r=32", "kivi8-g64,s=9", "kivi2,r=640", "fp16"};
+    inputs in = load("random:3,2,32,600,50", 1, 64, 0);
+    enum { N = 600 };
+    size_t n_found = 0;
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        const kvq_scheme scheme = scheme_of(texts[i]);
+        size_t from = 999;
+        eval_error e;
+        cr_assert(memory_pays_from(&in.model->config, &scheme, N, &from, &e), "%s", e.text);
+        kvq_cache *cache = plain_cache(in.model, &scheme);
+        bool larger[N + 1] = {true};
+        for (size_t n = 1; n <= N; n++) {
+            float x[64];
+            kvq_usage usage;
+            for (size_t j = 0; j < 64; j++)
+                x[j] = sinf((float)(n * 64 + j));
+            for (size_t layer = 0; layer < 3; layer++)
+                cr_assert_eq(kvq_cache_append(cache, layer, 0, x, x, 1), KVQ_OK);
+            cr_assert_eq(kvq_cache_usage(cache, &usage), KVQ_OK);
+            larger[n] = usage.total >= n * 3 * 2 * 64 * 2;
+        }
+        size_t expected = 0;
+        for (size_t n = N; n > 0 && !larger[n]; n--)
+            expected = n;
+        cr_expect_eq(from, expected, "%s: from %zu, expected %zu", texts[i], from, expected);
+        n_found += expected > 0;
+        kvq_cache_free(cache);
+    }
+    cr_assert_eq(n_found, 2, "the cases are meant to have both outcomes, not %zu", n_found);
     inputs_free(&in);
 }
 

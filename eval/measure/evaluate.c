@@ -18,6 +18,7 @@
 #include "eval/measure/evaluate.h"
 
 #include "eval/common/progress.h"
+#include "eval/measure/memory.h"
 #include "eval/measure/quality.h"
 #include "eval/model/gpt2_forward.h"
 
@@ -66,20 +67,6 @@ typedef struct work {
 
 /* ---- set up and tear down ---- */
 
-static bool make_cache(kvq_cache **out, const work *w, const kvq_scheme *scheme, size_t n_layers,
-                       eval_error *e)
-{
-    kvq_config config;
-    kvq_config_init(&config);
-    config.n_layers = n_layers;
-    config.n_heads = w->H;
-    config.n_kv_heads = w->H;
-    config.head_dim = w->D;
-    config.scheme = *scheme;
-    const kvq_status status = kvq_cache_create(out, &config);
-    return status == KVQ_OK || eval_fail(e, "cannot create a cache: %s", kvq_status_string(status));
-}
-
 static float *floats(size_t a, size_t b)
 {
     /* calloc checks the product; what it multiplies are sizes the model was loaded with. */
@@ -120,13 +107,14 @@ static bool make_caches(work *w, eval_error *e)
     kvq_scheme fp32;
     if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK)
         return eval_fail(e, "internal error: the library does not know fp32");
-    if (!make_cache(&w->reference, w, &fp32, w->L, e))
+    const gpt2_config *shape = &w->config->model->config;
+    if (!memory_make_cache(&w->reference, shape, w->L, &fp32, e))
         return false;
     for (size_t i = 0; i < w->n_streams; i++) {
         stream *s = &w->streams[i];
-        if (!make_cache(&s->local, w, &s->run->scheme, w->L, e))
+        if (!memory_make_cache(&s->local, shape, w->L, &s->run->scheme, e))
             return false;
-        if (w->quality && !make_cache(&s->propagated, w, &s->run->scheme, 1, e))
+        if (w->quality && !memory_make_cache(&s->propagated, shape, 1, &s->run->scheme, e))
             return false;
     }
     return true;
@@ -348,15 +336,15 @@ static bool measure_bytes(evaluate_run *run, const kvq_cache *cache, const work 
     const kvq_status status = kvq_cache_usage(cache, &run->usage);
     if (status != KVQ_OK)
         return eval_fail(e, "scheme %s: memory usage: %s", run->text, kvq_status_string(status));
-    const uint64_t elements = (uint64_t)w->T * w->L * 2 * w->E;
-    run->fp32_bytes = elements * 4;
-    run->fp16_bytes = elements * 2;
+    const kvq_usage *u = &run->usage;
+    run->fp32_bytes = memory_plain_bytes(&w->config->model->config, w->T, 4);
+    run->fp16_bytes = memory_plain_bytes(&w->config->model->config, w->T, 2);
     run->ratio_vs_fp32 = (double)run->fp32_bytes / (double)run->usage.total;
     run->ratio_vs_fp16 = (double)run->fp16_bytes / (double)run->usage.total;
-    /* The scheme's own figure: how much of K and of V happens to be packed at this length does not enter. */
-    run->bits_per_element =
-        (kvq_side_bits_per_element(&run->scheme.k, w->D) + kvq_side_bits_per_element(&run->scheme.v, w->D)) /
-        2.0;
+    run->bits_packed = u->n_packed_elements > 0
+                           ? 8.0 * (double)(u->payload + u->metadata) / (double)u->n_packed_elements
+                           : (double)NAN;
+    run->bits_here = 8.0 * (double)u->total / (double)u->n_elements;
     return true;
 }
 
@@ -533,6 +521,25 @@ static bool make_runs(evaluation *result, const evaluate_config *c, eval_error *
     return true;
 }
 
+/* Long contexts would take more memory to weigh than to measure. */
+static size_t weighed_tokens(const evaluate_config *c)
+{
+    enum { ENOUGH = 4096 };
+    const size_t n_ctx = c->model->config.n_ctx;
+    return n_ctx <= ENOUGH ? n_ctx : c->n_tokens > ENOUGH ? c->n_tokens : ENOUGH;
+}
+
+static bool weigh_runs(evaluation *result, const evaluate_config *c, eval_error *e)
+{
+    result->n_weighed = weighed_tokens(c);
+    for (size_t i = 0; i < result->n_runs; i++) {
+        evaluate_run *run = &result->runs[i];
+        if (!memory_pays_from(&c->model->config, &run->scheme, result->n_weighed, &run->pays_from, e))
+            return false;
+    }
+    return true;
+}
+
 static bool set_up(work *w, eval_error *e)
 {
     evaluation *result = w->result;
@@ -608,7 +615,8 @@ bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
                          .n_prompt = config->n_prompt,
                          .bound_every = config->bound_every,
                          .has_quality = !config->model->random};
-    if (!make_runs(&result, config, e) || !evaluate_runs(&result, config, e)) {
+    if (!make_runs(&result, config, e) || !weigh_runs(&result, config, e) ||
+        !evaluate_runs(&result, config, e)) {
         evaluation_free(&result);
         return false;
     }

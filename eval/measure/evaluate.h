@@ -51,10 +51,12 @@ typedef struct evaluate_run {
      * and its perplexity are measured. False for every scheme that was asked for, fp32 included. */
     bool is_reference;
 
-    kvq_usage usage; /* of a cache of all layers at the end of a window */
-    double bits_per_element;
+    kvq_usage usage;                 /* of a cache of all layers at the end of a window */
+    double bits_packed;              /* payload and metadata per packed element; NaN if nothing is packed */
+    double bits_here;                /* all bytes of the cache per element held */
     uint64_t fp32_bytes, fp16_bytes; /* the same keys and values as plain arrays */
     double ratio_vs_fp32, ratio_vs_fp16;
+    size_t pays_from; /* fewest tokens from which on the cache is smaller than fp16_bytes; 0: never */
 
     /* Local errors, each one figure for all layers and heads together; attn_prob_kl is a mean over steps,
      * layers and query heads. The two of packed tokens are NaN where nothing is packed. */
@@ -76,7 +78,9 @@ typedef struct evaluate_run {
 typedef struct evaluation {
     size_t n_layer, n_head, n_windows, n_tokens, n_prompt;
     size_t bound_every; /* as in the config */
-    bool has_quality;   /* false for random weights */
+    size_t
+        n_weighed; /* pays_from was looked for up to so many tokens: the model's context, if not too long */
+    bool has_quality; /* false for random weights */
     evaluate_run *runs;
     size_t n_runs;
 } evaluation;

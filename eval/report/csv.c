@@ -37,9 +37,9 @@ void report_csv(FILE *f, const evaluation *ev)
         const kvq_usage *u = &r->usage;
         const uint64_t bytes[] = {u->payload,     u->metadata, u->residual,   u->sinks,     u->slack,
                                   u->bookkeeping, u->total,    r->fp32_bytes, r->fp16_bytes};
-        const double local[] = {r->bits_per_element, r->ratio_vs_fp32,  r->ratio_vs_fp16, r->k_rel_l2,
-                                r->v_rel_l2,         r->attn_rel_l2,    r->attn_max_abs,  r->attn_prob_kl,
-                                r->bound_max,        r->bound_looseness};
+        const double local[] = {r->bits_packed, r->ratio_vs_fp32,  r->ratio_vs_fp16, r->k_rel_l2,
+                                r->v_rel_l2,    r->attn_rel_l2,    r->attn_max_abs,  r->attn_prob_kl,
+                                r->bound_max,   r->bound_looseness};
         const double propagated[] = {r->kld_mean, r->kld_p99, r->kld_max, r->top1, r->ppl, r->ppl_fp32};
         print_scheme(f, r);
         for (size_t j = 0; j < sizeof bytes / sizeof bytes[0]; j++)

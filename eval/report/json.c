@@ -105,7 +105,7 @@ static json_t *run_json(const evaluation *ev, const evaluate_run *run, size_t he
                         json_string(s->residual_mode == KVQ_RESIDUAL_KIVI ? "kivi" : "sliding"));
     json_object_set_new(o, "residual_dtype", json_string(s->residual_dtype == KVQ_F32 ? "f32" : "f16"));
     json_object_set_new(o, "sinks", whole(s->sinks));
-    json_object_set_new(o, "bits_per_element", number(run->bits_per_element));
+    json_object_set_new(o, "bits_per_element", number(run->bits_packed));
     json_object_set_new(o, "bytes", bytes_json(&run->usage));
     json_object_set_new(o, "fp32_bytes", whole(run->fp32_bytes));
     json_object_set_new(o, "fp16_bytes", whole(run->fp16_bytes));

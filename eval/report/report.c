@@ -109,7 +109,7 @@ static void format_change(char *s, double percent)
 
 static void fill_cells(char cells[N_COLUMNS][CELL], const evaluate_run *run)
 {
-    snprintf(cells[1], CELL, "%.2f", run->bits_per_element);
+    snprintf(cells[1], CELL, "%.2f", run->bits_packed);
     format_bytes(cells[2], run->usage.total);
     snprintf(cells[3], CELL, "%.2fx", run->ratio_vs_fp32);
     snprintf(cells[4], CELL, "%.2fx", run->ratio_vs_fp16);
@@ -233,13 +233,12 @@ static void memory_sentence(char *s, size_t size, const evaluation *ev, const ev
     if (run->usage.n_packed_elements == 0) {
         snprintf(rest, left, "nothing is packed yet, because all tokens fit the full-precision window.");
     } else if (run->usage.residual + run->usage.sinks == 0) {
-        snprintf(rest, left, "each value costs %.2f bits.", run->bits_per_element);
+        snprintf(rest, left, "each value costs %.2f bits.", run->bits_packed);
     } else {
         snprintf(rest, left,
                  "packed values cost %.2f bits each; %s of the cache are tokens kept as %s, a share that "
                  "shrinks as the context grows.",
-                 run->bits_per_element, unpacked,
-                 run->scheme.residual_dtype == KVQ_F32 ? "float32" : "float16");
+                 run->bits_packed, unpacked, run->scheme.residual_dtype == KVQ_F32 ? "float32" : "float16");
     }
 }
 
