@@ -553,10 +553,10 @@ Test(evaluate, bytes_are_those_of_a_cache_of_all_layers)
 }
 
 /* The same from a cache of random numbers that the test makes, by the definition: smaller from there on, and
- * not one token earlier. */
+ * not one token earlier. With r=96 it is smaller from 332 to 352 as well, until a page is opened. */
 Test(memory, pays_from_is_where_it_stays_below_fp16)
 {
-    static const char *const texts[] = {"kivi2", "kivi2,r=32", "kivi8-g64,s=9", "kivi2,r=640", "fp16"};
+    static const char *const texts[] = {"kivi2", "kivi2,r=96", "kivi8-g64,s=9", "fp16"};
     inputs in = load("random:3,2,32,600,50", 1, 64, 0);
     enum { N = 600 };
     size_t n_found = 0;
