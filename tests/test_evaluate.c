@@ -562,7 +562,7 @@ Test(memory, pays_from_is_where_it_stays_below_fp16)
     size_t n_found = 0;
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         const kvq_scheme scheme = scheme_of(texts[i]);
-        size_t from = 999;
+        uint64_t from = 999;
         eval_error e;
         cr_assert(memory_pays_from(&in.model->config, &scheme, N, &from, &e), "%s", e.text);
         kvq_cache *cache = plain_cache(in.model, &scheme);
@@ -580,7 +580,7 @@ Test(memory, pays_from_is_where_it_stays_below_fp16)
         size_t expected = 0;
         for (size_t n = N; n > 0 && !larger[n]; n--)
             expected = n;
-        cr_expect_eq(from, expected, "%s: from %zu, expected %zu", texts[i], from, expected);
+        cr_expect_eq(from, expected, "%s: from %d, expected %zu", texts[i], (int)from, expected);
         n_found += expected > 0;
         kvq_cache_free(cache);
     }

@@ -452,12 +452,6 @@ static bool run_windows(work *workers, size_t n_workers, eval_error *e)
 
 /* ---- results ---- */
 
-/* Of packed tokens alone. What the reference would have packed had error 0, too. */
-static double packed_error(const evaluate_run *run, const metric_l2 *packed)
-{
-    return packed->n > 0 || run->is_reference ? metric_l2_value(packed) : (double)NAN;
-}
-
 static void find_worst_head(evaluate_run *run, size_t n_layers, size_t n_heads)
 {
     for (size_t i = 0; i < n_layers * n_heads; i++) {
@@ -480,11 +474,11 @@ static void summarize_local(evaluate_run *run, size_t n_layers, size_t n_heads)
     find_worst_head(run, n_layers, n_heads);
     run->k_rel_l2 = metric_l2_value(&all.k);
     run->v_rel_l2 = metric_l2_value(&all.v);
-    run->k_rel_l2_packed = packed_error(run, &all.k_packed);
-    run->v_rel_l2_packed = packed_error(run, &all.v_packed);
+    run->k_rel_l2_packed = evaluate_packed_error(run, &all.k_packed);
+    run->v_rel_l2_packed = evaluate_packed_error(run, &all.v_packed);
     run->attn_rel_l2 = metric_l2_value(&all.attn);
     run->attn_max_abs = (double)all.attn_max_abs;
-    run->attn_prob_kl = all.n_steps ? all.prob_kl_sum / (double)all.n_steps : 0.0;
+    run->attn_prob_kl = evaluate_head_prob_kl(&all);
     run->bound_max = all.bound.n > 0 ? all.bound.max : (double)NAN;
     run->bound_looseness = metric_bound_looseness(&all.bound);
 }
@@ -610,6 +604,7 @@ bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
     }
     evaluation result = {.n_layer = shape->n_layer,
                          .n_head = shape->n_head,
+                         .head_dim = shape->head_dim,
                          .n_windows = config->n_windows,
                          .n_tokens = config->n_tokens,
                          .n_prompt = config->n_prompt,
@@ -635,6 +630,21 @@ void evaluation_free(evaluation *ev)
         free(ev->runs[i].heads);
     free(ev->runs);
     memset(ev, 0, sizeof *ev);
+}
+
+double evaluate_head_prob_kl(const evaluate_head *head)
+{
+    return head->n_steps ? head->prob_kl_sum / (double)head->n_steps : 0.0;
+}
+
+double evaluate_packed_error(const evaluate_run *run, const metric_l2 *packed)
+{
+    return packed->n > 0 || run->is_reference ? metric_l2_value(packed) : (double)NAN;
+}
+
+double evaluate_ppl_increase(const evaluate_run *run)
+{
+    return 100.0 * (run->ppl / run->ppl_fp32 - 1.0);
 }
 
 size_t evaluation_n_steps(const evaluation *ev)

@@ -56,14 +56,14 @@ typedef struct evaluate_run {
     double bits_here;                /* all bytes of the cache per element held */
     uint64_t fp32_bytes, fp16_bytes; /* the same keys and values as plain arrays */
     double ratio_vs_fp32, ratio_vs_fp16;
-    size_t pays_from; /* fewest tokens from which on the cache is smaller than fp16_bytes; 0: never */
+    uint64_t pays_from; /* fewest tokens from which on the cache is smaller than fp16_bytes; 0: never */
 
     /* Local errors, each one figure for all layers and heads together; attn_prob_kl is a mean over steps,
      * layers and query heads. The two of packed tokens are NaN where nothing is packed. */
     double k_rel_l2, v_rel_l2, k_rel_l2_packed, v_rel_l2_packed, attn_rel_l2, attn_max_abs, attn_prob_kl;
     /* The layer and head whose attn_rel_l2 alone is the largest; the first of equals. */
     double attn_worst_rel_l2;
-    size_t attn_worst_layer, attn_worst_head;
+    uint64_t attn_worst_layer, attn_worst_head;
     double bound_max;       /* +Inf where nothing is promised; NaN if no step asked for a bound */
     double bound_looseness; /* geometric mean of bound / error; NaN if no error was seen */
     evaluate_head *heads;   /* [n_layer][n_head] */
@@ -76,7 +76,7 @@ typedef struct evaluate_run {
 } evaluate_run;
 
 typedef struct evaluation {
-    size_t n_layer, n_head, n_windows, n_tokens, n_prompt;
+    size_t n_layer, n_head, head_dim, n_windows, n_tokens, n_prompt;
     size_t bound_every; /* as in the config */
     size_t
         n_weighed; /* pays_from was looked for up to so many tokens: the model's context, if not too long */
@@ -105,6 +105,16 @@ size_t evaluate_default_bound_every(size_t n_tokens);
 EVAL_MUST_CHECK bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e);
 
 void evaluation_free(evaluation *ev); /* an all-zero one is fine */
+
+/** Mean over a head's steps of the KL divergence of its attention probabilities. */
+double evaluate_head_prob_kl(const evaluate_head *head);
+
+/** Relative L2 error of a run's packed tokens, given their sums: NaN if nothing was packed, but 0 for the
+ * reference. */
+double evaluate_packed_error(const evaluate_run *run, const metric_l2 *packed);
+
+/** How far perplexity is above fp32's, in percent. */
+double evaluate_ppl_increase(const evaluate_run *run);
 
 /** Number of steps that count: each token of each window after its prompt. */
 size_t evaluation_n_steps(const evaluation *ev);

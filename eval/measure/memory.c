@@ -36,7 +36,7 @@ static kvq_status grow(kvq_cache *cache, size_t n_layers, const float *zeros, ui
     return status;
 }
 
-bool memory_pays_from(const gpt2_config *shape, const kvq_scheme *scheme, size_t n_max, size_t *n_tokens,
+bool memory_pays_from(const gpt2_config *shape, const kvq_scheme *scheme, size_t n_max, uint64_t *n_tokens,
                       eval_error *e)
 {
     kvq_cache *cache = NULL;

@@ -24,6 +24,6 @@ uint64_t memory_plain_bytes(const gpt2_config *shape, size_t n_tokens, size_t by
  * half-filled blocks and tables, and would be wrong the day one of them changes.
  */
 EVAL_MUST_CHECK bool memory_pays_from(const gpt2_config *shape, const kvq_scheme *scheme, size_t n_max,
-                                      size_t *n_tokens, eval_error *e);
+                                      uint64_t *n_tokens, eval_error *e);
 
 #endif
