@@ -62,7 +62,7 @@ static const struct argp_option option_list[] = {
      1},
     {"residual", KEY_RESIDUAL, "R", 0, "Newest tokens kept in full precision (default 128)", 1},
     {"residual-mode", KEY_RESIDUAL_MODE, "MODE", 0, "kivi (default) or sliding", 1},
-    {"residual-dtype", KEY_RESIDUAL_DTYPE, "TYPE", 0, "f32 (default) or f16, for the window and the sinks",
+    {"residual-dtype", KEY_RESIDUAL_DTYPE, "TYPE", 0, "f32 (default) or f16, for the residual and the sinks",
      1},
     {"sinks", KEY_SINKS, "S", 0, "First tokens kept in full precision (default 0)", 1},
     {"scheme", KEY_SCHEME, "TEXT", 0,
@@ -410,7 +410,7 @@ static void text_of_flags(const scheme_flags *f, char *text, size_t size)
     text[0] = '\0';
     const bool same = strcmp(k_bits, v_bits) == 0;
     if (same && strcmp(k_bits, "32") == 0) {
-        snprintf(text, size, "fp32,"); /* the presets, because nothing is gained by a window around them */
+        snprintf(text, size, "fp32,"); /* the presets, because a residual before them gains nothing */
     } else if (same && strcmp(k_bits, "16") == 0) {
         snprintf(text, size, "fp16,");
     } else {

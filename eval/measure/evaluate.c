@@ -148,7 +148,7 @@ static void step_done(work *w, double n)
         w->config->progress(w->config->progress_ctx, done / w->progress->total);
 }
 
-/* Windows, layers and tokens count from 0. */
+/* Windows, layers, heads and tokens count from 0. */
 static bool step_failed(const work *w, const char *scheme, size_t layer, size_t token, const char *what,
                         const char *why, eval_error *e)
 {
