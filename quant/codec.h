@@ -45,8 +45,9 @@ struct kvq_codec {
     bool (*is_valid)(const kvq_layout *l, const uint8_t *superblock, size_t n);
 
     /** scores[i][t] = q[i] . xhat[t], i < n_q <= KVQ_ROWS_MAX; rows of KVQ_SUPERBLOCK; q is [n_q][D].
-     * score_rms_error[i] is an estimate of how far fast precision is off, root mean square; 0 if exact. */
-    void (*score)(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+     * score_rms_error[i] is an estimate of how far fast precision is off, root mean square; 0 if exact.
+     * Returns how many of the queries were scored exactly although tokens->fast, because of their range. */
+    size_t (*score)(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
                   size_t n_q, float *scores, float *score_rms_error);
 
     /** acc[i] += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, 0 <= p <= 2^16; acc is [n_q][D].

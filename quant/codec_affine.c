@@ -221,7 +221,7 @@ static bool affine_is_valid(const kvq_layout *l, const uint8_t *superblock, size
  * is taken.
  */
 
-static void score_fast(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+static size_t score_fast(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
                        size_t n_q, float *scores, float *score_rms_error)
 {
     enum { META_TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
@@ -242,6 +242,7 @@ static void score_fast(const kvq_kernels *k, const kvq_layout *l, const kvq_toke
     for (size_t i = 0; i < n_q && n_too_wide > 0; i++)
         if (!(step[i] <= l->widest_step))
             k->score_affine(l, tokens->superblock, tokens->n, q + i * l->dim, 1, scores + i * KVQ_SUPERBLOCK);
+    return n_too_wide;
 }
 
 /* The exact kernels take so long that a superblock can be asked for all at once. */
@@ -252,16 +253,15 @@ static inline __attribute__((always_inline)) void prefetch_next(const kvq_layout
             __builtin_prefetch(tokens->next + i, 0, 2);
 }
 
-static void affine_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+static size_t affine_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
                          size_t n_q, float *scores, float *score_rms_error)
 {
-    if (tokens->fast && kvq_layout_folds(l)) {
-        score_fast(k, l, tokens, q, n_q, scores, score_rms_error);
-        return;
-    }
+    if (tokens->fast && kvq_layout_folds(l))
+        return score_fast(k, l, tokens, q, n_q, scores, score_rms_error);
     prefetch_next(l, tokens);
     k->score_affine(l, tokens->superblock, tokens->n, q, n_q, scores);
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
+    return 0;
 }
 
 static void affine_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
