@@ -84,12 +84,13 @@ typedef struct kvq_kernels {
                               size_t stride);
 
     /* TOL: each score within (D + 8) * 2^-23 * sum_c |q_c| * (|min| + levels * scale, of c's group) of the
-     * dot product over dequantized values. scores[i][t] = q[i] . xhat[t] for the first n tokens; rows of
-     * KVQ_SUPERBLOCK; q is [n_q][D]. */
+     * dot product over dequantized values; of |q_c xhat_c| for keys per token and in the parity arithmetic.
+     * scores[i][t] = q[i] . xhat[t] for the first n tokens; rows of KVQ_SUPERBLOCK; q is [n_q][D]. */
     void (*score_affine)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q, size_t n_q,
                          float *scores);
 
-    /* TOL: what is added is within (n + 8) * 2^-23 * sum_t |p_t| * (|min| + levels * scale), likewise. acc[i]
+    /* TOL: what is added is within (n + 8) * 2^-23 * sum_t |p_t| * (|min| + levels * scale), likewise; of
+     * |p_t xhat_t| for values per channel and in the parity arithmetic. acc[i]
      * += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, acc is [n_q][D]. */
     void (*accumulate_affine)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
                               size_t n_q, float *acc);
