@@ -58,21 +58,33 @@ static void encode_gathered(kvq_cache *cache, const kvq_layer_plan *plan, const 
     }
 }
 
+static void encode_head_direct(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
+                               kvq_role role, size_t head, size_t begin, size_t end, const append_input *in)
+{
+    const kvq_layout *layout = &plan->layout[role];
+    size_t stride = cache->config.n_kv_heads * cache->config.head_dim, n;
+    for (size_t i = begin; i < end; i += n) {
+        n = kvq_min_size(end, (i / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK) - i;
+        layout->codec->encode(cache->kernels, layout,
+                              kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head),
+                              i % KVQ_SUPERBLOCK, n, input_row(cache, in, role, head, i), stride);
+    }
+}
+
 static void encode_direct(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
                           kvq_role role, size_t begin, size_t end, const append_input *in)
 {
-    const kvq_layout *layout = &plan->layout[role];
-    size_t stride = cache->config.n_kv_heads * cache->config.head_dim;
-#pragma omp parallel for schedule(static) if ((end - begin) * stride >= MIN_PARALLEL_ELEMENTS)
-    for (size_t head = 0; head < cache->config.n_kv_heads; head++) {
-        size_t n;
-        for (size_t i = begin; i < end; i += n) {
-            n = kvq_min_size(end, (i / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK) - i;
-            layout->codec->encode(cache->kernels, layout,
-                                  kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head),
-                                  i % KVQ_SUPERBLOCK, n, input_row(cache, in, role, head, i), stride);
-        }
+    size_t n_heads = cache->config.n_kv_heads;
+    bool large = (end - begin) * n_heads * cache->config.head_dim >= MIN_PARALLEL_ELEMENTS;
+    int n_threads = large ? kvq_n_threads(0, n_heads) : 1;
+    if (n_threads == 1) { /* no pragma at all: see run_parallel in attend.c, and kvq_n_threads */
+        for (size_t head = 0; head < n_heads; head++)
+            encode_head_direct(cache, plan, layer, role, head, begin, end, in);
+        return;
     }
+#pragma omp parallel for schedule(static) num_threads(n_threads)
+    for (size_t head = 0; head < n_heads; head++)
+        encode_head_direct(cache, plan, layer, role, head, begin, end, in);
 }
 
 /* Pack indices [layer->packed, target) of one side. */

@@ -18,9 +18,10 @@
  *
  * Fast precision estimates what it is off by as it goes. At the end that is held against the output, which
  * may have become small by cancelling, and a row that could be off by more than MAX_ERROR is computed again
- * exactly.
+ * with wide sums, which are as good as float32.
  */
 #include "lib/internal.h"
+#include "lib/sized.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -45,8 +46,9 @@ typedef struct attend_call {
     size_t n_query_tiles; /* of a task */
     const float *q;
     float scale, log2_scale; /* scores carry log2(e), so that weights are powers of 2 */
-    bool fast;
+    kvq_sums sums;
     float *out, *probabilities, *bound;
+    kvq_attend_counters *counters; /* of this call; query tiles add their own */
 } attend_call;
 
 /* What a run of tokens adds up to, per row of a tile. The arrays lie in one piece of memory (sums_in). */
@@ -67,7 +69,8 @@ typedef struct query_tile {
     size_t n_tokens;              /* the most that any row may see */
     float q[QUERY_TILE * KVQ_DIM_MAX]; /* scaled; [n_rows][D] */
     sums now;                          /* of the segment in flight */
-    bool fast;
+    kvq_sums sums;
+    kvq_attend_counters counters;
     float score_rms_error[QUERY_TILE]; /* of the scores of a chunk, as codecs estimate it */
     bool finite[QUERY_TILE];           /* scale * q is; otherwise the row overflows whatever it sees */
     float scores[QUERY_TILE * KVQ_SUPERBLOCK];
@@ -193,7 +196,7 @@ static kvq_tokens packed_tokens(const query_tile *t, const chunk *c, kvq_role ro
         .superblock = kvq_superblock(t->call->plan, &t->layer->page[page], role, t->kv_head),
         .next = more ? kvq_superblock(t->call->plan, &t->layer->page[page + 1], role, t->kv_head) : NULL,
         .n = n,
-        .fast = t->fast,
+        .sums = t->sums,
     };
 }
 
@@ -205,9 +208,15 @@ static void score_chunk(query_tile *t, const chunk *c)
     if (packed > 0) {
         kvq_tokens tokens = packed_tokens(t, c, KVQ_KEYS, packed);
         size_t packed_values = n_packed_in(t, c, KVQ_VALUES);
-        tokens.fast = tokens.fast && packed_values > 0; /* which tell what errors of scores amount to */
+        if (tokens.sums == KVQ_SUMS_FAST && packed_values == 0)
+            tokens.sums = KVQ_SUMS_WIDE; /* nothing packed tells what errors of scores amount to */
+        kvq_score_counts counts = {0};
         layout->codec->score(t->call->cache->kernels, layout, &tokens, t->q, t->n_rows, t->scores,
-                             t->score_rms_error);
+                             t->score_rms_error, &counts);
+        if (tokens.sums != KVQ_SUMS_EXACT)
+            t->counters.superblocks += t->n_rows;
+        t->counters.superblocks_wide += counts.wide;
+        t->counters.superblocks_exact += counts.exact;
         for (size_t row = 0; row < t->n_rows && packed_values < packed && packed_values > 0; row++)
             t->score_rms_error[row] *=
                 sqrtf((float)packed / (float)packed_values); /* taken for as large as the others */
@@ -278,7 +287,8 @@ static void start_query_tile(query_tile *t, const attend_call *call, size_t s, s
     t->call = call;
     t->layer = kvq_layer_of(call->cache, call->layer, sequence);
     t->kv_head = kv_head;
-    t->fast = call->fast;
+    t->sums = call->sums;
+    t->counters = (kvq_attend_counters){0};
     t->n_rows = kvq_min_size(QUERY_TILE, call->n_q * heads_per_kv - first);
     t->n_tokens = 0;
     for (size_t row = 0; row < t->n_rows; row++) {
@@ -361,7 +371,7 @@ static void finish_query_tile(query_tile *t, const sums *total, float *now, floa
 {
     size_t dim = t->call->cache->config.head_dim, n_again = 0;
     for (size_t row = 0; row < t->n_rows; row++) {
-        if (!t->fast || !is_too_far_off(total, row, dim)) {
+        if (t->sums != KVQ_SUMS_FAST || !is_too_far_off(total, row, dim)) {
             finish_row(t, row, total);
             continue;
         }
@@ -374,10 +384,11 @@ static void finish_query_tile(query_tile *t, const sums *total, float *now, floa
     if (n_again == 0)
         return;
     t->n_rows = n_again;
-    t->fast = false;
-    sums exact = run_segments(t, now, all);
+    t->sums = KVQ_SUMS_WIDE;
+    t->counters.heads_again += n_again;
+    sums wide = run_segments(t, now, all);
     for (size_t row = 0; row < n_again; row++)
-        finish_row(t, row, &exact);
+        finish_row(t, row, &wide);
 }
 
 /* ---- Jobs: a tile, or a segment of one ---- */
@@ -388,6 +399,20 @@ static void start_query_tile_number(query_tile *t, const attend_call *call, size
     start_query_tile(t, call, task / n_kv_heads, task % n_kv_heads, number % call->n_query_tiles);
 }
 
+/* Add what a tile counted to what the call did. Once per tile and job. */
+static void count(const query_tile *t)
+{
+    kvq_attend_counters *sum = t->call->counters;
+#pragma omp atomic
+    sum->superblocks += t->counters.superblocks;
+#pragma omp atomic
+    sum->superblocks_wide += t->counters.superblocks_wide;
+#pragma omp atomic
+    sum->superblocks_exact += t->counters.superblocks_exact;
+#pragma omp atomic
+    sum->heads_again += t->counters.heads_again;
+}
+
 /* One tile from segment to segment. */
 static void run_query_tile(const attend_call *call, size_t number)
 {
@@ -396,6 +421,7 @@ static void run_query_tile(const attend_call *call, size_t number)
     start_query_tile_number(&t, call, number);
     sums total = run_segments(&t, now, all);
     finish_query_tile(&t, &total, now, all);
+    count(&t);
 }
 
 /* Segments [0, n_segments) of tile number job / n_segments, each into its own place. */
@@ -404,6 +430,7 @@ static void run_job(const attend_call *call, size_t job, size_t n_segments, floa
     query_tile t;
     start_query_tile_number(&t, call, job / n_segments);
     run_segment(&t, job % n_segments, memory + job * stride);
+    count(&t);
 }
 
 static void add_segments(const attend_call *call, size_t number, size_t n_segments, float *memory,
@@ -418,6 +445,7 @@ static void add_segments(const attend_call *call, size_t number, size_t n_segmen
         sums_add(call->cache->kernels, &total, &part, t.n_rows, call->cache->config.head_dim);
     }
     finish_query_tile(&t, &total, now, all);
+    count(&t);
 }
 
 /* All tiles on several threads. Pragmas are chosen by branches, not by an if clause: with libomp,
@@ -449,9 +477,18 @@ static void run_parallel(const attend_call *call, size_t n_numbers, size_t n_seg
 
 /* ---- The public call ---- */
 
-void kvq_attend_options_init(kvq_attend_options *options)
+void kvq_attend_options_init_sized(kvq_attend_options *options, size_t struct_size)
 {
-    *options = (kvq_attend_options){.struct_size = sizeof *options};
+    static const kvq_attend_options defaults;
+    if (options != NULL)
+        kvq_sized_write(options, struct_size, &defaults, sizeof defaults, false);
+}
+
+void kvq_attend_counters_init_sized(kvq_attend_counters *counters, size_t struct_size)
+{
+    static const kvq_attend_counters none;
+    if (counters != NULL)
+        kvq_sized_write(counters, struct_size, &none, sizeof none, false);
 }
 
 static kvq_status check_sequences(const kvq_cache *cache, size_t layer, const size_t *sequences,
@@ -498,47 +535,82 @@ static bool folds(const kvq_layer_plan *plan)
            kvq_layout_folds(&plan->layout[KVQ_VALUES]);
 }
 
+/* Read what the caller's counters hold; the call adds to it. */
+static bool read_counters(const kvq_attend_options *options, kvq_attend_counters *counters)
+{
+    *counters = (kvq_attend_counters){0};
+    return options->counters == NULL || kvq_sized_read(counters, sizeof *counters, options->counters,
+                                                       KVQ_SIZE_THROUGH(kvq_attend_counters, heads_again));
+}
+
+static void write_counters(const kvq_attend_options *options, const kvq_attend_counters *counters)
+{
+    if (options->counters != NULL)
+        kvq_sized_write(options->counters, options->counters->struct_size, counters, sizeof *counters, false);
+}
+
+static kvq_status read_options(const kvq_attend_options *given, kvq_attend_options *options)
+{
+    *options = (kvq_attend_options){0};
+    if (given != NULL &&
+        !kvq_sized_read(options, sizeof *options, given, KVQ_SIZE_THROUGH(kvq_attend_options, counters)))
+        return KVQ_ERR_ARG;
+    bool precision = options->precision == KVQ_PRECISION_FAST || options->precision == KVQ_PRECISION_EXACT;
+    return precision && options->n_threads >= 0 ? KVQ_OK : KVQ_ERR_ARG;
+}
+
+/* All query tiles, on as many threads as are worth it. */
+static void run_call(const attend_call *call, size_t n_sequences, int wanted_threads)
+{
+    const kvq_cache *cache = call->cache;
+    size_t n_numbers = n_sequences * cache->config.n_kv_heads * call->n_query_tiles;
+    size_t n_segments = (longest(cache, call->layer, call->sequences, n_sequences) + SEGMENT - 1) / SEGMENT;
+    int n_threads = kvq_n_threads(wanted_threads, n_numbers * n_segments);
+    if (n_threads > 1 &&
+        work_size(cache, call->layer, call->sequences, n_sequences, call->n_q) >= MIN_PARALLEL_ELEMENTS) {
+        run_parallel(call, n_numbers, n_segments, n_threads);
+        return;
+    }
+    for (size_t i = 0; i < n_numbers; i++)
+        run_query_tile(call, i);
+}
+
 kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *sequences, size_t n_sequences,
-                            const float *q, size_t n_q, float scale, const kvq_attend_options *options,
+                            const float *q, size_t n_q, float scale, const kvq_attend_options *given,
                             float *out)
 {
-    kvq_attend_options defaults;
-    kvq_attend_options_init(&defaults);
-    if (options == NULL)
-        options = &defaults;
-    if (cache == NULL || q == NULL || out == NULL || options->struct_size != sizeof *options ||
-        (options->precision != KVQ_PRECISION_FAST && options->precision != KVQ_PRECISION_EXACT) ||
-        options->n_threads < 0 || layer >= cache->config.n_layers || n_q == 0 || !isfinite(scale))
+    kvq_attend_options options;
+    kvq_attend_counters counters;
+    KVQ_TRY(read_options(given, &options));
+    if (cache == NULL || q == NULL || out == NULL || layer >= cache->config.n_layers || n_q == 0 ||
+        !isfinite(scale) || !read_counters(&options, &counters))
         return KVQ_ERR_ARG;
-    KVQ_TRY(check_sequences(cache, layer, sequences, n_sequences, n_q, options->probabilities != NULL));
+    KVQ_TRY(check_sequences(cache, layer, sequences, n_sequences, n_q, options.probabilities != NULL));
     const kvq_config *config = &cache->config;
     if (!cache->kernels->all_finite_f32(q, n_sequences * n_q * config->n_heads * config->head_dim))
         return KVQ_ERR_NONFINITE;
+    size_t heads_per_kv = config->n_heads / config->n_kv_heads;
+    bool is_fast =
+        options.precision == KVQ_PRECISION_FAST && options.bound == NULL && folds(&cache->plan[layer]);
     attend_call call = {
         .cache = cache,
         .plan = &cache->plan[layer],
         .sequences = sequences,
         .layer = layer,
         .n_q = n_q,
-        .heads_per_kv = config->n_heads / config->n_kv_heads,
+        .heads_per_kv = heads_per_kv,
+        .n_query_tiles = (n_q * heads_per_kv + QUERY_TILE - 1) / QUERY_TILE,
         .q = q,
         .scale = scale,
         .log2_scale = scale * 0x1.715476p+0f,
-        .fast =
-            options->precision == KVQ_PRECISION_FAST && options->bound == NULL && folds(&cache->plan[layer]),
+        .sums = is_fast ? KVQ_SUMS_FAST : KVQ_SUMS_EXACT,
         .out = out,
-        .probabilities = options->probabilities,
-        .bound = options->bound,
+        .probabilities = options.probabilities,
+        .bound = options.bound,
+        .counters = &counters,
     };
-    call.n_query_tiles = (n_q * call.heads_per_kv + QUERY_TILE - 1) / QUERY_TILE;
-    size_t n_numbers = n_sequences * config->n_kv_heads * call.n_query_tiles;
-    size_t n_segments = (longest(cache, layer, sequences, n_sequences) + SEGMENT - 1) / SEGMENT;
-    int n_threads = kvq_n_threads(options->n_threads, n_numbers * n_segments);
-    if (n_threads > 1 && work_size(cache, layer, sequences, n_sequences, n_q) >= MIN_PARALLEL_ELEMENTS) {
-        run_parallel(&call, n_numbers, n_segments, n_threads);
-        return KVQ_OK;
-    }
-    for (size_t i = 0; i < n_numbers; i++)
-        run_query_tile(&call, i);
+    run_call(&call, n_sequences, options.n_threads);
+    counters.heads += n_sequences * n_q * config->n_heads;
+    write_counters(&options, &counters);
     return KVQ_OK;
 }

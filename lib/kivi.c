@@ -3,6 +3,7 @@
  * (kvq_kivi in kvq.h). Words, scales and minimums move bit for bit; only their places differ from ours.
  */
 #include "lib/internal.h"
+#include "lib/sized.h"
 
 static size_t words(size_t n, size_t bits)
 {
@@ -128,19 +129,32 @@ static void export_side(const side *s)
                       s->residual + head * n_residual * dim, dim);
 }
 
-kvq_status kvq_cache_export_kivi(const kvq_cache *cache, size_t layer_index, size_t sequence, kvq_kivi *kivi)
+void kvq_kivi_init_sized(kvq_kivi *kivi, size_t struct_size)
 {
-    if (cache == NULL || kivi == NULL || kivi->struct_size != sizeof *kivi ||
-        layer_index >= cache->config.n_layers || sequence >= cache->config.n_sequences ||
-        !scheme_fits(cache, &cache->plan[layer_index].scheme))
+    static const kvq_kivi empty;
+    if (kivi != NULL)
+        kvq_sized_write(kivi, struct_size, &empty, sizeof empty, false);
+}
+
+static bool read_kivi(const kvq_kivi *given, kvq_kivi *ours)
+{
+    *ours = (kvq_kivi){0};
+    return given != NULL && kvq_sized_read(ours, sizeof *ours, given, KVQ_SIZE_THROUGH(kvq_kivi, v_residual));
+}
+
+kvq_status kvq_cache_export_kivi(const kvq_cache *cache, size_t layer_index, size_t sequence, kvq_kivi *given)
+{
+    kvq_kivi ours, *kivi = &ours;
+    if (cache == NULL || !read_kivi(given, kivi) || layer_index >= cache->config.n_layers ||
+        sequence >= cache->config.n_sequences || !scheme_fits(cache, &cache->plan[layer_index].scheme))
         return KVQ_ERR_ARG;
     static const kvq_layer empty;
     const kvq_layer *layer = kvq_layer_of(cache, layer_index, sequence);
     if (layer == NULL)
         layer = &empty;
-    kivi->n_tokens = layer->n_tokens;
-    kivi->n_k_packed = layer->packed[KVQ_KEYS];
-    kivi->n_v_packed = layer->packed[KVQ_VALUES];
+    given->n_tokens = kivi->n_tokens = layer->n_tokens;
+    given->n_k_packed = kivi->n_k_packed = layer->packed[KVQ_KEYS];
+    given->n_v_packed = kivi->n_v_packed = layer->packed[KVQ_VALUES];
     const kvq_layer_plan *plan = &cache->plan[layer_index];
     export_side(&(side){cache, plan, layer, KVQ_KEYS, kivi->n_tokens, kivi->n_k_packed, kivi->k_code,
                         kivi->k_scale, kivi->k_min, kivi->k_residual});
@@ -214,11 +228,11 @@ static kvq_status take_memory(kvq_cache *cache, const kvq_layer_plan *plan, kvq_
     return KVQ_OK;
 }
 
-kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer_index, size_t sequence, const kvq_kivi *kivi)
+kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer_index, size_t sequence, const kvq_kivi *given)
 {
-    if (cache == NULL || kivi == NULL || kivi->struct_size != sizeof *kivi ||
-        layer_index >= cache->config.n_layers || sequence >= cache->config.n_sequences ||
-        !scheme_fits(cache, &cache->plan[layer_index].scheme) ||
+    kvq_kivi ours, *kivi = &ours;
+    if (cache == NULL || !read_kivi(given, kivi) || layer_index >= cache->config.n_layers ||
+        sequence >= cache->config.n_sequences || !scheme_fits(cache, &cache->plan[layer_index].scheme) ||
         kvq_cache_n_tokens(cache, layer_index, sequence) != 0)
         return KVQ_ERR_ARG;
     if (kivi->n_tokens > cache->config.max_tokens)

@@ -1,43 +1,15 @@
 /*
  * The counting allocator and the pools of memory.h.
  */
-#define _DEFAULT_SOURCE /* madvise */
-
 #include "lib/memory.h"
 
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 enum { SLOT_ALIGNMENT = 64 };
-static const size_t huge_page = (size_t)2 << 20;
-
-static void *default_alloc(void *ctx, size_t size, size_t align)
-{
-    (void)ctx;
-    void *ptr = NULL;
-    if (posix_memalign(&ptr, align < sizeof(void *) ? sizeof(void *) : align, size) != 0)
-        return NULL;
-#ifdef MADV_HUGEPAGE
-    /* Scanning a long cache with 4 KB pages costs 15 to 25 % in address translation. Advice may be refused.
-     */
-    if (align >= huge_page)
-        (void)madvise(ptr, size, MADV_HUGEPAGE);
-#endif
-    return ptr;
-}
-
-static void default_free(void *ctx, void *ptr, size_t size)
-{
-    (void)ctx, (void)size;
-    free(ptr);
-}
 
 void kvq_memory_init(kvq_memory *memory, const kvq_allocator *allocator)
 {
-    *memory = (kvq_memory){.allocator = allocator != NULL
-                                            ? *allocator
-                                            : (kvq_allocator){.alloc = default_alloc, .free = default_free}};
+    *memory = (kvq_memory){.allocator = allocator != NULL ? *allocator : kvq_default_allocator};
 }
 
 static uint64_t *counter(kvq_memory *memory, kvq_purpose purpose)
@@ -103,9 +75,9 @@ static kvq_chunk *add_chunk(kvq_memory *memory, kvq_pool *pool)
     if (n_slots > SIZE_MAX / 2 / pool->slot_bytes)
         return NULL;
     size_t bytes = n_slots * pool->slot_bytes, align = SLOT_ALIGNMENT;
-    if (bytes >= huge_page) {
-        align = huge_page;
-        bytes = (bytes + huge_page - 1) / huge_page * huge_page;
+    if (bytes >= KVQ_HUGE_PAGE) {
+        align = KVQ_HUGE_PAGE;
+        bytes = (bytes + align - 1) / align * align;
     }
     uint8_t *base = take_bytes(memory, KVQ_FOR_DATA, bytes, align);
     if (base == NULL)

@@ -20,7 +20,12 @@ typedef enum kvq_purpose {
     KVQ_FOR_BOOKKEEPING,
 } kvq_purpose;
 
-/** Start with the given allocator, or the C library's for NULL. */
+enum { KVQ_HUGE_PAGE = 2 << 20 }; /* chunks of that and more are aligned to it and whole multiples of it */
+
+/** What is used without an allocator of the caller's (allocator.c). */
+extern const kvq_allocator kvq_default_allocator;
+
+/** Start with the given allocator, or the default one for NULL. */
 void kvq_memory_init(kvq_memory *memory, const kvq_allocator *allocator);
 
 /** NULL if the allocator fails or n * size overflows; n = 0 counts as 1. Zeroed for bookkeeping only. */

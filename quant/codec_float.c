@@ -80,8 +80,9 @@ static bool f32_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t 
 }
 
 static void f32_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                      size_t n_q, float *scores, float *score_rms_error)
+                      size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
+    (void)counts;
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
     for (size_t i = 0; i < n_q; i++)
         k->dot_f32(f32_row(l, tokens->superblock, 0), l->dim, tokens->n, q + i * l->dim, l->dim,
@@ -151,8 +152,9 @@ static bool f16_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t 
 }
 
 static void f16_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                      size_t n_q, float *scores, float *score_rms_error)
+                      size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
+    (void)counts;
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
     for (size_t i = 0; i < n_q; i++)
         k->dot_f16(f16_row(l, tokens->superblock, 0), l->dim, tokens->n, q + i * l->dim, l->dim,

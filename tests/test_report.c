@@ -109,7 +109,7 @@ static evaluate_run made_up_run(void)
         .seconds = 12.5,
         .heads = heads,
     };
-    cr_assert_eq(kvq_scheme_parse("k=4/64,v=2,r=192,mode=sliding,rtype=f16,s=7", &run.scheme, NULL), KVQ_OK);
+    cr_assert_eq(kvq_scheme_create(&run.scheme, "k=4/64,v=2,r=192,mode=sliding,rtype=f16,s=7", NULL), KVQ_OK);
     for (size_t i = 0; i < N_HEADS; i++)
         heads[i] = (evaluate_head){.k = {1.0, 100.0, 1},
                                    .v = {4.0, 100.0, 1},

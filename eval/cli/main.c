@@ -91,15 +91,12 @@ static bool print_tokens(const inputs *in, const int32_t *ids, size_t n, eval_er
 static bool generate_one(const inputs *in, const options *o, const kvq_scheme *scheme,
                          const int32_t *reference, int32_t *out, eval_error *e)
 {
-    char name[KVQ_SCHEME_TEXT_MAX];
     double seconds = 0.0;
     bool packed = false;
-    if (kvq_scheme_print(scheme, name, sizeof name) != KVQ_OK)
-        return eval_fail(e, "internal error: a scheme cannot be printed");
     if (!generate(in->model, scheme, in->ids, in->n_prompt, o->generate, o->threads, out, &seconds, &packed,
                   e))
         return false;
-    printf("--- %s", name);
+    printf("--- %s", kvq_scheme_text(scheme));
     if (o->generate > 1 && seconds > 0.0)
         printf(", %.1f tokens/s", (double)(o->generate - 1) / seconds);
     if (reference) {
@@ -119,18 +116,19 @@ static bool generate_one(const inputs *in, const options *o, const kvq_scheme *s
 
 static bool run_generation(const inputs *in, const options *o, eval_error *e)
 {
-    kvq_scheme fp32;
+    kvq_scheme *fp32 = NULL;
     int32_t *reference = calloc(o->generate, sizeof reference[0]);
     int32_t *out = calloc(o->generate, sizeof out[0]);
     bool good = (reference && out) || eval_fail(e, "out of memory for %zu tokens", o->generate);
     good =
-        good && (kvq_scheme_parse("fp32", &fp32, NULL) == KVQ_OK || eval_fail(e, "internal error: no fp32"));
+        good && (kvq_scheme_create(&fp32, "fp32", NULL) == KVQ_OK || eval_fail(e, "internal error: no fp32"));
     if (good) {
         printf("--- prompt, %zu tokens of %s\n", in->n_prompt, in->text_name);
-        good = print_tokens(in, in->ids, in->n_prompt, e) && generate_one(in, o, &fp32, NULL, reference, e);
+        good = print_tokens(in, in->ids, in->n_prompt, e) && generate_one(in, o, fp32, NULL, reference, e);
     }
     for (size_t i = 0; good && i < o->n_schemes; i++)
-        good = generate_one(in, o, &o->schemes[i], reference, out, e);
+        good = generate_one(in, o, o->schemes[i], reference, out, e);
+    kvq_scheme_free(fp32);
     free(reference);
     free(out);
     return good;

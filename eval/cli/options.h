@@ -26,7 +26,7 @@ typedef struct options_limit {
 typedef struct options {
     const char *model; /* directory or random:...; NULL for the default */
     const char *text;  /* file; NULL for the default */
-    kvq_scheme schemes[OPTIONS_MAX_SCHEMES];
+    kvq_scheme *schemes[OPTIONS_MAX_SCHEMES];
     size_t n_schemes; /* at least 1 */
     size_t context;   /* 0: the model's */
     size_t tokens;    /* per window; 0: the context, but at most 1,024 */

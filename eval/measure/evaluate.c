@@ -102,19 +102,25 @@ static bool allocate(work *w, eval_error *e)
     return good || eval_fail(e, "out of memory for windows of %zu tokens", T);
 }
 
+static bool copy_scheme(kvq_scheme **out, const char *text, eval_error *e)
+{
+    const kvq_status status = kvq_scheme_create(out, text, NULL);
+    return status == KVQ_OK || eval_fail(e, "scheme %s: %s", text, kvq_status_string(status));
+}
+
 static bool make_caches(work *w, eval_error *e)
 {
-    kvq_scheme fp32;
-    if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK)
-        return eval_fail(e, "internal error: the library does not know fp32");
     const gpt2_config *shape = &w->config->model->config;
-    if (!memory_make_cache(&w->reference, shape, w->L, &fp32, e))
+    kvq_scheme *fp32 = NULL;
+    bool good = copy_scheme(&fp32, "fp32", e) && memory_make_cache(&w->reference, shape, w->L, fp32, e);
+    kvq_scheme_free(fp32);
+    if (!good)
         return false;
     for (size_t i = 0; i < w->n_streams; i++) {
         stream *s = &w->streams[i];
-        if (!memory_make_cache(&s->local, shape, w->L, &s->run->scheme, e))
+        if (!memory_make_cache(&s->local, shape, w->L, s->run->scheme, e))
             return false;
-        if (w->quality && !memory_make_cache(&s->propagated, shape, 1, &s->run->scheme, e))
+        if (w->quality && !memory_make_cache(&s->propagated, shape, 1, s->run->scheme, e))
             return false;
     }
     return true;
@@ -247,7 +253,8 @@ static bool compare_cache(const work *w, const stream *s, size_t layer, eval_err
         status = kvq_cache_read(s->local, layer, 0, 0, w->T, w->k, w->v);
     if (status != KVQ_OK)
         return step_failed(w, s->run->text, layer, 0, "reading back", kvq_status_string(status), e);
-    const size_t first = s->run->scheme.sinks; /* packed tokens lie between the sinks and the residual */
+    const size_t first =
+        kvq_scheme_sinks(s->run->scheme); /* packed tokens lie between the sinks and the residual */
     for (size_t t = 0; t < w->T; t++) {
         for (size_t h = 0; h < w->H; h++) {
             evaluate_head *head = &s->heads[layer * w->H + h];
@@ -483,31 +490,33 @@ static void summarize_local(evaluate_run *run, size_t n_layers, size_t n_heads)
     run->bound_looseness = metric_bound_looseness(&all.bound);
 }
 
+static bool set_scheme(evaluate_run *run, const char *text, eval_error *e)
+{
+    if (!copy_scheme(&run->scheme, text, e))
+        return false;
+    run->text = kvq_scheme_text(run->scheme);
+    return true;
+}
+
 /* The rows of the result: fp32 first, then the schemes in their order. */
 static bool make_runs(evaluation *result, const evaluate_config *c, eval_error *e)
 {
-    kvq_scheme fp32;
-    if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK)
-        return eval_fail(e, "internal error: the library does not know fp32");
     result->runs = calloc(c->n_schemes + 1, sizeof result->runs[0]);
     if (!result->runs)
         return eval_fail(e, "out of memory");
     evaluate_run *runs = result->runs;
-    size_t n = 1;
-    runs[0] = (evaluate_run){.scheme = fp32, .text = "fp32", .is_reference = true};
+    result->n_runs = 1;
+    runs[0].is_reference = true;
+    if (!set_scheme(&runs[0], "fp32", e))
+        return false;
     for (size_t i = 0; i < c->n_schemes; i++) {
-        char text[KVQ_SCHEME_TEXT_MAX];
-        const kvq_status status = kvq_scheme_print(&c->schemes[i], text, sizeof text);
-        if (status != KVQ_OK)
-            return eval_fail(e, "scheme %zu: %s", i + 1, kvq_status_string(status));
-        evaluate_run *run = &runs[0];
-        if (!runs[0].is_reference || strcmp(text, "fp32") != 0)
-            run = &runs[n++];
-        *run = (evaluate_run){.scheme = c->schemes[i]};
-        memcpy(run->text, text, sizeof text);
+        const char *text = kvq_scheme_text(c->schemes[i]);
+        if (runs[0].is_reference && strcmp(text, "fp32") == 0)
+            runs[0].is_reference = false; /* asked for: what stood for the reference is it */
+        else if (!set_scheme(&runs[result->n_runs++], text, e))
+            return false;
     }
-    result->n_runs = n;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < result->n_runs; i++) {
         runs[i].heads = calloc(result->n_layer * result->n_head, sizeof runs[i].heads[0]);
         if (!runs[i].heads)
             return eval_fail(e, "out of memory");
@@ -528,7 +537,7 @@ static bool weigh_runs(evaluation *result, const evaluate_config *c, eval_error 
     result->n_weighed = weighed_tokens(c);
     for (size_t i = 0; i < result->n_runs; i++) {
         evaluate_run *run = &result->runs[i];
-        if (!memory_pays_from(&c->model->config, &run->scheme, result->n_weighed, &run->pays_from, e))
+        if (!memory_pays_from(&c->model->config, run->scheme, result->n_weighed, &run->pays_from, e))
             return false;
     }
     return true;
@@ -626,8 +635,10 @@ size_t evaluate_default_bound_every(size_t n_tokens)
 
 void evaluation_free(evaluation *ev)
 {
-    for (size_t i = 0; ev->runs && i < ev->n_runs; i++)
+    for (size_t i = 0; ev->runs && i < ev->n_runs; i++) {
         free(ev->runs[i].heads);
+        kvq_scheme_free(ev->runs[i].scheme);
+    }
     free(ev->runs);
     memset(ev, 0, sizeof *ev);
 }

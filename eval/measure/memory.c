@@ -12,7 +12,7 @@ bool memory_make_cache(kvq_cache **out, const gpt2_config *shape, size_t n_layer
     config.n_heads = shape->n_head;
     config.n_kv_heads = shape->n_head;
     config.head_dim = shape->head_dim;
-    config.scheme = *scheme;
+    config.scheme = scheme;
     const kvq_status status = kvq_cache_create(out, &config);
     return status == KVQ_OK || eval_fail(e, "cannot create a cache: %s", kvq_status_string(status));
 }

@@ -2,6 +2,7 @@
 #include "eval/report/columns.h"
 
 #include <math.h>
+#include <string.h>
 
 const column_part_info column_parts[N_PARTS] = {
     [PART_SCHEME] = {.title = "The scheme"},
@@ -37,18 +38,35 @@ static column_value real(double x)
 
 /* ---- what a scheme says of itself ---- */
 
-static uint64_t side_bits(const kvq_side_scheme *side)
+static kvq_side_info keys(const evaluate_run *run)
 {
-    return side->codec == KVQ_CODEC_F32 ? 32 : side->codec == KVQ_CODEC_F16 ? 16 : side->bits;
+    kvq_side_info info = {.codec = ""};
+    return kvq_scheme_keys(run->scheme, &info) == KVQ_OK ? info : (kvq_side_info){.codec = ""};
 }
 
-static uint64_t group_of(const kvq_scheme *scheme, size_t head_dim)
+static kvq_side_info values(const evaluate_run *run)
 {
-    const kvq_side_scheme *sides[] = {&scheme->k, &scheme->v};
+    kvq_side_info info = {.codec = ""};
+    return kvq_scheme_values(run->scheme, &info) == KVQ_OK ? info : (kvq_side_info){.codec = ""};
+}
+
+static uint64_t group_of(const evaluate_run *run, size_t head_dim)
+{
+    const kvq_side_info sides[] = {keys(run), values(run)};
     for (size_t i = 0; i < 2; i++)
-        if (sides[i]->codec == KVQ_CODEC_AFFINE)
-            return sides[i]->group == KVQ_GROUP_FULL ? head_dim : sides[i]->group;
+        if (strcmp(sides[i].codec, "affine") == 0)
+            return sides[i].group == KVQ_GROUP_FULL ? head_dim : sides[i].group;
     return 0;
+}
+
+static const char *mode_of(const evaluate_run *run)
+{
+    return kvq_scheme_residual_mode(run->scheme) == KVQ_RESIDUAL_KIVI ? "kivi" : "sliding";
+}
+
+static const char *dtype_of(const evaluate_run *run)
+{
+    return kvq_scheme_residual_dtype(run->scheme) == KVQ_F32 ? "f32" : "f16";
 }
 
 /* ---- where the figures come from ---- */
@@ -68,13 +86,13 @@ static uint64_t group_of(const kvq_scheme *scheme, size_t head_dim)
 
 /* clang-format off */ /* so that each is one line */
 RUN(scheme, text(run->text))
-RUN(k_bits, whole(side_bits(&run->scheme.k)))
-RUN(v_bits, whole(side_bits(&run->scheme.v)))
-RUN(group, whole(group_of(&run->scheme, ev->head_dim)))
-RUN(residual, whole(run->scheme.residual))
-RUN(residual_mode, text(run->scheme.residual_mode == KVQ_RESIDUAL_KIVI ? "kivi" : "sliding"))
-RUN(residual_dtype, text(run->scheme.residual_dtype == KVQ_F32 ? "f32" : "f16"))
-RUN(sinks, whole(run->scheme.sinks))
+RUN(k_bits, whole(keys(run).bits))
+RUN(v_bits, whole(values(run).bits))
+RUN(group, whole(group_of(run, ev->head_dim)))
+RUN(residual, whole(kvq_scheme_residual(run->scheme)))
+RUN(residual_mode, text(mode_of(run)))
+RUN(residual_dtype, text(dtype_of(run)))
+RUN(sinks, whole(kvq_scheme_sinks(run->scheme)))
 RUN(payload, whole(run->usage.payload))
 RUN(metadata, whole(run->usage.metadata))
 RUN(residual_bytes, whole(run->usage.residual))

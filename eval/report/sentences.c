@@ -57,7 +57,7 @@ static void say_bits(paragraph *p, const evaluate_run *run)
         char bytes[FORMAT_SIZE];
         format_bytes(bytes, unpacked);
         say(p, "; %s of the cache are tokens kept as %s, a share that shrinks as the context grows", bytes,
-            run->scheme.residual_dtype == KVQ_F32 ? "float32" : "float16");
+            kvq_scheme_residual_dtype(run->scheme) == KVQ_F32 ? "float32" : "float16");
     }
     say(p, ".");
 }
