@@ -321,8 +321,9 @@ const column columns[] = {
      .width = 8,
      .of_run = run_k_rel_l2_packed,
      .of_head = head_k_rel_l2_packed,
-     .doc = "The same of the packed keys alone, which is what other tools report. Missing if nothing "
-            "is packed."},
+     .doc =
+         "The same of the packed keys alone. Tools that quantize every token report another figure, that of "
+         "the scheme with r=0,mode=sliding. Missing if nothing is packed."},
     {.name = "v_rel_l2_packed",
      .part = PART_LOCAL,
      .unit = UNIT_ERROR,
