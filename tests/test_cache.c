@@ -412,7 +412,7 @@ Test(cache, a_failed_truncation_takes_nothing)
     free_tokens(&t);
 }
 
-/* Hand-worked counts (which tokens are packed: kvq_scheme in kvq.h); and outside of the range they name, every
+/* Hand-worked counts (which tokens are packed: kvq_scheme in kvq.h); and outside of the range they name, each
  * token is read back as it was appended, inside none is. */
 Test(cache, n_packed_names_the_packed_tokens)
 {

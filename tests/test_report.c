@@ -1,9 +1,10 @@
-/* The reports, made from runs of made-up figures that all differ: each figure stands under its own name, the table
- * follows its width, the sentences say what the figures say, and the manual has every column. */
+/* The reports, made from runs of made-up figures that all differ: each figure stands under its own name, the
+ * table follows its width, the sentences say what the figures say, and the manual has every column. */
 #define _XOPEN_SOURCE 700
 
 #include "eval/report/columns.h"
 #include "eval/report/report.h"
+#include "tests/support.h"
 
 #include <criterion/criterion.h>
 #include <jansson.h>
@@ -12,8 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What the columns must show of the run below. This list is the test's own, and repeats the one in columns.c on
- * purpose: a value under a wrong name must differ from it. */
+/* What the columns must show of the run below. This list is the test's own, and repeats the one in columns.c
+ * on purpose: a value under a wrong name must differ from it. */
 typedef struct figure {
     const char *name;  /* in CSV */
     const char *value; /* there */
@@ -109,7 +110,7 @@ static evaluate_run made_up_run(void)
         .seconds = 12.5,
         .heads = heads,
     };
-    cr_assert_eq(kvq_scheme_create(&run.scheme, "k=4/64,v=2,r=192,mode=sliding,rtype=f16,s=7", NULL), KVQ_OK);
+    run.scheme = scheme_of("k=4/64,v=2,r=192,mode=sliding,rtype=f16,s=7");
     for (size_t i = 0; i < N_HEADS; i++)
         heads[i] = (evaluate_head){.k = {1.0, 100.0, 1},
                                    .v = {4.0, 100.0, 1},
@@ -280,7 +281,7 @@ Test(report, markdown_has_each_figure_under_its_title)
     free(text);
 }
 
-/* The plain table: the lower line of each title and its value end in the same place, and the upper line, too. */
+/* The plain table: both lines of each title and its value end in the same place. */
 static void expect_plain(const char *lines, int left, const figure *const *shown, size_t n)
 {
     const char *line[3] = {lines, strchr(lines, '\n') + 1, NULL};
@@ -460,8 +461,8 @@ static bool next_line(const char **at, char *line, size_t size)
     return true;
 }
 
-/* Its sections are the parts, its items the columns with name, title and sentences, in their order, and there are no
- * others. */
+/* Its sections are the parts, its items the columns with name, title and sentences, in their order, and there
+ * are no others. */
 Test(report, the_manual_has_every_column_and_nothing_else)
 {
     static char manual[1 << 16];

@@ -187,7 +187,7 @@ static bool decode_step(const work *w, kvq_cache *cache, const char *scheme, siz
            step_failed(w, scheme, layer, t, "attention", "the output is not finite (NaN or Inf)", e);
 }
 
-/* The prompt: exact attention within it, as in KIVI's prefill; the cache takes all its tokens at once. */
+/* The prompt: full-precision attention within it, as in KIVI's prefill; the cache takes it at once. */
 static bool prefill(const work *w, kvq_cache *cache, const char *scheme, size_t cache_layer, size_t layer,
                     const float *q, const float *k, const float *v, float *out, eval_error *e)
 {

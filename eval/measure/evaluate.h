@@ -17,8 +17,8 @@ typedef struct evaluate_config {
     const int32_t *ids; /* [n_windows][n_tokens] */
     size_t n_windows;
     size_t n_tokens; /* per window, 2 to the model's n_ctx */
-    size_t
-        n_prompt; /* of each window: prefilled with exact attention and not counted; at most n_tokens - 2 */
+    /* Of each window: prefilled with full-precision attention and not counted; at most n_tokens - 2. */
+    size_t n_prompt;
     kvq_scheme *const *schemes; /* [n_schemes] */
     size_t n_schemes;
     kvq_precision precision; /* of attention, but for steps that ask for the bound, which are exact */

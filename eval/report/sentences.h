@@ -6,8 +6,7 @@
 
 #include <stdio.h>
 
-/** Two paragraphs about the first scheme that is not fp32, lines of at most `width` characters, and of 110 in any
- * case. */
+/** Two paragraphs about the first scheme that is not fp32; lines of at most `width` characters and 110. */
 void sentences(FILE *f, const evaluation *ev, size_t width);
 
 #endif
