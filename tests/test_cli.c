@@ -189,13 +189,12 @@ Test(cli, generation_prints_the_text_of_each_scheme)
 Test(cli, generation_says_when_nothing_is_packed)
 {
     cr_assert_eq(run("$E --generate 4 --prompt 8"), 0);
-    const char *line = strstr(out, "--- kivi2,");
-    cr_assert(line &&
-                  strstr(line, "; nothing is packed yet, because all tokens fit the full-precision window\n"),
-              "%s", out);
-    cr_assert(!strstr(strstr(out, "--- fp32"), "nothing is packed yet") ||
-                  strstr(out, "nothing is packed yet") > line,
-              "%s", out);
+    const char *line = strstr(out, "--- kivi2\n");
+    cr_assert(
+        line &&
+            strstr(line, "; nothing is packed yet, because all tokens fit the full-precision residual)\n"),
+        "%s", out);
+    cr_assert_gt(strstr(out, "nothing is packed yet"), line, "fp32 packs nothing, ever: %s", out);
     cr_assert_eq(run("$E --generate 4 --prompt 80 --residual 32"), 0);
     cr_assert(!strstr(out, "nothing is packed"), "%s", out);
 }
@@ -246,7 +245,7 @@ Test(cli, small_numbers_keep_two_digits_and_zero_has_no_sign)
 
 typedef struct key {
     const char *name;
-    char type; /* s string, i integer, r real, o object, a array, n real or null */
+    char type; /* s string, i integer, r real, b boolean, o object, a array, n real or null */
 } key;
 
 static void check_keys(const json_t *object, const char *where, const key *keys, size_t n)
@@ -258,6 +257,7 @@ static void check_keys(const json_t *object, const char *where, const key *keys,
         const bool good = t == 's'   ? json_is_string(v)
                           : t == 'i' ? json_is_integer(v)
                           : t == 'r' ? json_is_real(v)
+                          : t == 'b' ? json_is_boolean(v)
                           : t == 'o' ? json_is_object(v)
                           : t == 'a' ? json_is_array(v)
                                      : json_is_real(v) || json_is_null(v);
@@ -302,11 +302,15 @@ Test(cli, json_has_every_key_and_fp32_is_exactly_zero)
     cr_assert_eq(run("$E " SMALL "--scheme fp32 --json -"), 0);
     json_t *root = load_json(out);
     CHECK_KEYS(root, "report", {"schema", 's'}, {"version", 's'}, {"isa", 's'}, {"precision", 's'},
-               {"threads", 'i'}, {"seed", 'i'}, {"model", 'o'}, {"text", 'o'}, {"runs", 'a'});
+               {"threads", 'i'}, {"seed", 'i'}, {"partial", 'b'}, {"model", 'o'}, {"text", 'o'},
+               {"runs", 'a'});
     cr_assert_str_eq(json_string_value(json_object_get(root, "schema")), "kvq-eval/1");
     CHECK_KEYS(json_object_get(root, "model"), "model", {"name", 's'}, {"n_layer", 'i'}, {"n_head", 'i'},
-               {"n_kv_head", 'i'}, {"head_dim", 'i'}, {"n_ctx", 'i'}, {"n_params", 'i'}, {"checksum", 's'});
-    CHECK_KEYS(json_object_get(root, "text"), "text", {"name", 's'}, {"n_tokens", 'i'}, {"n_windows", 'i'});
+               {"n_kv_head", 'i'}, {"head_dim", 'i'}, {"n_ctx", 'i'}, {"n_params", 'i'}, {"checksum", 's'},
+               {"head", 's'});
+    CHECK_KEYS(json_object_get(root, "text"), "text", {"name", 's'}, {"n_tokens", 'i'}, {"n_windows", 'i'},
+               {"n_windows_asked", 'i'});
+    cr_assert(json_is_false(json_object_get(root, "partial")));
     const json_t *runs = json_object_get(root, "runs");
     cr_assert_eq(json_array_size(runs), 2);
     for (size_t i = 0; i < 2; i++)
@@ -578,7 +582,8 @@ ParameterizedTestParameters(cli, bad_usage_is_status_2)
         "--min-ratio -1",
         "--max-kld 1x",
         "--json - --csv -",
-        "--generate 5 --json -",
+        "--generate 5 --csv -",
+        "--windows 1 info",
         "--generate 0",
         "info info",
         "--model random:gpt2 --max-kld 1",

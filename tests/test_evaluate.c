@@ -1,9 +1,9 @@
 /* The evaluation: fp32 through the same path is exactly 0, layer by layer equals token by token, metrics
  * equal plain formulas, and the regression values of KIVI on the default model. */
-#include "eval/cli/inputs.h"
 #include "eval/measure/evaluate.h"
 #include "eval/measure/generate.h"
 #include "eval/model/gpt2_forward.h"
+#include "eval/model/inputs.h"
 #include "quant/kernels.h"
 #include "tests/npy.h"
 
@@ -27,16 +27,14 @@ static inputs load(const char *model, size_t n_windows, size_t n_tokens, size_t 
 {
     inputs in;
     eval_error e;
-    options o;
-    memset(&o, 0, sizeof o);
-    const bool random = gpt2_config_is_random(model);
-    o.model = model;
-    o.text = random ? NULL : TEXT;
-    o.windows = n_windows;
-    o.tokens = n_tokens;
-    o.prompt = n_prompt;
-    o.seed = 7;
-    cr_assert(inputs_load(&in, &o, &e), "%s", e.text);
+    progress line = {.shown = false};
+    const inputs_request request = {.model = model,
+                                    .text = gpt2_config_is_random(model) ? NULL : TEXT,
+                                    .windows = n_windows,
+                                    .tokens = n_tokens,
+                                    .prompt = n_prompt,
+                                    .seed = 7};
+    cr_assert(inputs_load(&in, &request, &line, &e), "%s", e.text);
     return in;
 }
 
@@ -495,7 +493,9 @@ Test(generate, fp32_writes_the_reference_tokens_and_a_wide_window_the_same)
     cr_assert_eq(n_ids, 4);
     for (size_t i = 0; i < 2; i++) {
         const kvq_scheme scheme = scheme_of(texts[i]);
-        cr_assert(generate(in.model, &scheme, ids, n_ids, 64, 0, out, &seconds, &packed, &e), "%s", e.text);
+        const generate_config config = {
+            .model = in.model, .scheme = &scheme, .ids = ids, .n_prompt = n_ids, .n_tokens = 64};
+        cr_assert(generate(&config, out, &seconds, &packed, &e), "%s", e.text);
         cr_assert_eq(packed, i == 0);
         for (size_t t = 0; t < 64; t++) {
             int32_t expected; /* the prompt's tokens come first */

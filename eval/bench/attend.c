@@ -1,5 +1,8 @@
-/* The attention benchmark: its grid, its rows and its sentences (bench_attend.h). */
+/* The attention benchmark: its grid, its rows and its sentences (attend.h). */
 #include "eval/bench/attend.h"
+
+#include "eval/bench/cell.h"
+#include "eval/bench/encode.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -10,15 +13,7 @@ enum { TABLE_HEADLINE, TABLE_ATTEND, SPOKEN_TOKENS = 16384, QUICK_SECONDS = 30 }
 /* The columns of "headline" that the sentences are made of. */
 enum { H_SHAPE, H_TOKENS, H_THREADS, H_ISA, H_SCHEME, H_X_SGEMV = 7, H_X_SGEMM };
 
-void bench_shape_print(bench_shape s, char *text, size_t size)
-{
-    if (s.n_heads == s.n_kv_heads)
-        snprintf(text, size, "%zu x %zu", s.head_dim, s.n_kv_heads);
-    else
-        snprintf(text, size, "%zu x %zu, %zu q", s.head_dim, s.n_kv_heads, s.n_heads);
-}
-
-void bench_attend_tables(bench_report *r)
+static void add_tables(bench_report *r)
 {
     static const bench_column headline[] = {
         {"shape", "shape", BENCH_TEXT},
@@ -187,7 +182,7 @@ static const bench_competitor *spoken_of(const bench_cell *c, int n_threads)
     return find(c, 2, n_threads);
 }
 
-void bench_attend_rows(bench_report *r, const bench_cell *c, const bench_bandwidth *b, size_t n_bandwidth)
+static void add_rows(bench_report *r, const bench_cell *c, const bench_bandwidth *b, size_t n_bandwidth)
 {
     for (size_t i = 0; i < c->n_competitors; i++)
         put_row(&r->tables[TABLE_ATTEND], r, c, &c->competitors[i], b, n_bandwidth);
@@ -263,7 +258,7 @@ static void say_noise(bench_report *r)
     }
 }
 
-void bench_attend_sentences(bench_report *r, const bench_options *o)
+static void say_sentences(bench_report *r, const bench_options *o)
 {
     say_noise(r);
     say_headline(r);
@@ -303,7 +298,7 @@ bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_err
     bench_bandwidth *b = calloc(n_bandwidth, sizeof b[0]);
     bench_cell *c = calloc(1, sizeof *c);
     bool good = (b && c) || eval_fail(e, "out of memory");
-    bench_attend_tables(r);
+    add_tables(r);
     progress_update(p, "bandwidth", 0.0);
     good = good && bench_measure_bandwidth(&r->machine, o->threads, o->n_threads,
                                            fmin(o->quick ? 1.0 : 5.0, o->seconds), b, e);
@@ -329,7 +324,7 @@ bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_err
                 "than %.1f GB (--memory).",
                 n_tokens, shape.head_dim, shape.n_kv_heads, o->memory * 1e-9);
         } else if (good) {
-            bench_attend_rows(r, c, b, n_bandwidth);
+            add_rows(r, c, b, n_bandwidth);
             n_done++;
         }
         bench_cell_free(c);
@@ -345,7 +340,7 @@ bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_err
     }
     if (good) {
         bench_add_bandwidth(r, b, n_bandwidth);
-        bench_attend_sentences(r, o);
+        say_sentences(r, o);
     }
     for (size_t i = 0; b && i < n_bandwidth; i++)
         bench_sample_free(&b[i].gb_s);

@@ -1,6 +1,6 @@
 /* One cell of the attention benchmark: its caches, its competitors, and their samples taken in turns
- * (bench_attend.h). */
-#include "eval/bench/attend.h"
+ * (cell.h). */
+#include "eval/bench/cell.h"
 
 #include <math.h>
 #include <omp.h>

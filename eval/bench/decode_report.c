@@ -1,4 +1,4 @@
-/* Rows and sentences about generation (bench_decode.h). */
+/* Rows and sentences about generation (decode.h). */
 #include "eval/bench/decode.h"
 
 #include <math.h>

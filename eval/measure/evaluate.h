@@ -33,6 +33,9 @@ typedef struct evaluate_config {
         *logits_stream; /* gets the first window's fp32 logits, float32 [n_tokens][vocab]; NULL: not wanted */
     void (*progress)(void *ctx, double fraction); /* may be NULL */
     void *progress_ctx;
+    /* Asked before every step, by any thread: true ends the work early. May be NULL. */
+    bool (*stop)(void *ctx);
+    void *stop_ctx;
 } evaluate_config;
 
 /* Errors of one head of one layer whose cache was fed with the fp32 run's keys, values and queries. */
@@ -73,7 +76,10 @@ typedef struct evaluate_run {
 
 typedef struct evaluation {
     size_t n_layer, n_head, n_windows, n_tokens, n_prompt;
-    bool has_quality; /* false for random weights */
+    size_t
+        n_windows_asked; /* more than n_windows if the work was stopped: those are the first that were done */
+    eval_error logits_failed; /* "" unless logits_stream could not be written, which ends nothing */
+    bool has_quality;         /* false for random weights */
     evaluate_run *runs;
     size_t n_runs;
 } evaluation;
@@ -85,11 +91,15 @@ typedef struct evaluation {
  * Each window is run layer by layer, which gives what token-by-token decoding gives (a layer's keys and
  * values of tokens up to t are all that step t needs of it), while the matrix products run over all tokens at
  * once. Errors: out of memory; a library error with scheme, layer and token; an attention error above the
- * library's certified bound, which is a defect of the library. On failure *out is untouched.
+ * library's certified bound, which is a defect of the library; stopped before a window was done. On failure *out is
+ * untouched.
  */
 EVAL_MUST_CHECK bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e);
 
 void evaluation_free(evaluation *ev); /* an all-zero one is fine */
+
+/** Was the work stopped before all windows were done? */
+bool evaluation_is_partial(const evaluation *ev);
 
 /** Number of steps that count: each token of each window after its prompt. */
 size_t evaluation_n_steps(const evaluation *ev);

@@ -1,4 +1,4 @@
-/* Divergence, agreement and perplexity of the next-token distributions (evaluate_quality.h).
+/* Divergence, agreement and perplexity of the next-token distributions (quality.h).
  *
  * Step t of a window is counted if t >= n_prompt: its distribution is compared with the reference's.
  * Perplexity is exp of the mean negative log-likelihood of the token that really follows, over the counted
@@ -30,7 +30,6 @@ struct quality {
     size_t vocab;
     const int32_t *ids;
     const float *reference_x;
-    FILE *logits_stream;
     float *scratch, *reference_logits, *logits;
     double reference_lse[CHUNK_TOKENS];
     size_t reference_best[CHUNK_TOKENS];
@@ -79,11 +78,10 @@ void quality_free(quality *q)
     free(q);
 }
 
-void quality_begin_window(quality *q, const int32_t *ids, const float *reference_x, FILE *logits_stream)
+void quality_begin_window(quality *q, const int32_t *ids, const float *reference_x)
 {
     q->ids = ids;
     q->reference_x = reference_x;
-    q->logits_stream = logits_stream;
 }
 
 void quality_set_stream(quality *q, size_t stream, const float *x)
@@ -135,12 +133,10 @@ static void stream_chunk(quality *q, quality_stream *s, size_t first, size_t n)
     }
 }
 
-bool quality_end_window(quality *q, eval_error *e)
+void quality_end_window(quality *q)
 {
     const gpt2_model *model = q->config->model;
     const size_t T = q->config->n_tokens, E = model->config.n_embd, P = q->config->n_prompt;
-    if (q->logits_stream && !quality_write_logits(model, q->reference_x, T, q->logits_stream, e))
-        return false;
     for (size_t first = P; first < T; first += CHUNK_TOKENS) {
         const size_t n = T - first < CHUNK_TOKENS ? T - first : CHUNK_TOKENS;
         gpt2_logits(model, q->reference_x + first * E, n, q->scratch, q->reference_logits);
@@ -152,7 +148,6 @@ bool quality_end_window(quality *q, eval_error *e)
         q->n_counted += n;
     }
     q->n_targets += T - P - 1;
-    return true;
 }
 
 void quality_finish(quality *q, size_t stream, evaluate_run *run)

@@ -32,6 +32,9 @@ typedef struct gpt2_model {
     gpt2_config config;
     bool random;       /* seeded noise: speed and memory are real, quality means nothing */
     uint64_t n_params; /* a tied head counts once */
+    /* config.json ties the head to wte, but the file has another lm_head.weight, which is used. config.tied_head says
+     * what is so. */
+    bool head_against_config;
 
     const float *wte;                     /* token embedding [vocab][E] */
     const float *wpe;                     /* position embedding [n_ctx][E] */
@@ -48,7 +51,8 @@ typedef struct gpt2_model {
  * Load config.json and model.safetensors (or its shards) from `dir`.
  *
  * F32, F16 and BF16; tensor names with or without `transformer.`; other tensors (attention mask buffers) are
- * ignored. The head follows tie_word_embeddings: if true, an lm_head.weight in the file is not used.
+ * ignored. The head is wte if tie_word_embeddings is true, unless the file has an lm_head.weight with other numbers
+ * (head_against_config), and lm_head.weight otherwise.
  * Errors name the tensor and what was expected: missing, shape against config, dtype, NaN or infinite
  * element, more layers in the file than in the config. On failure *out is untouched.
  */

@@ -30,7 +30,7 @@ void report_csv(FILE *f, const evaluation *ev)
         "sinks_bytes,slack,bookkeeping,total,fp32_bytes,fp16_bytes,bits_per_element,ratio_vs_fp32,ratio_vs_"
         "fp16,"
         "k_rel_l2,v_rel_l2,attn_rel_l2,attn_max_abs,attn_prob_kl,bound_max,bound_looseness,kld_mean,kld_p99,"
-        "kld_max,top1,ppl,ppl_fp32,seconds\n",
+        "kld_max,top1,ppl,ppl_fp32,seconds,partial\n",
         f);
     for (size_t i = 0; i < ev->n_runs; i++) {
         const evaluate_run *r = &ev->runs[i];
@@ -46,7 +46,7 @@ void report_csv(FILE *f, const evaluation *ev)
             fprintf(f, ",%" PRIu64, bytes[j]);
         print_numbers(f, local, sizeof local / sizeof local[0], true);
         print_numbers(f, propagated, sizeof propagated / sizeof propagated[0], ev->has_quality);
-        fprintf(f, ",%.3f\n", r->seconds);
+        fprintf(f, ",%.3f,%d\n", r->seconds, evaluation_is_partial(ev) ? 1 : 0);
     }
 }
 

@@ -312,6 +312,10 @@ void report_header(FILE *f, const report_context *c, size_t n_windows, size_t n_
 void report_people(FILE *f, const report_context *c, const evaluation *ev, const report_style *style)
 {
     report_header(f, c, ev->n_windows, ev->n_tokens, ev->n_prompt, style);
+    if (evaluation_is_partial(ev)) {
+        fprintf(f, "PARTIAL: interrupted when %zu of %zu windows were done.\n\n", ev->n_windows,
+                ev->n_windows_asked);
+    }
     const size_t n_columns = ev->has_quality ? N_COLUMNS : N_CACHE_COLUMNS;
     if (style->markdown)
         print_markdown_table(f, ev, n_columns);
