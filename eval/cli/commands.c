@@ -157,6 +157,8 @@ static int check_arguments(const command *c, int argc, char **argv)
             const size_t length = strcspn(name, "=");
             const struct argp_option *o = find_option(c->options, name, length, &n);
             const bool standard = find_option(standard_options, name, length, &n_standard) != NULL;
+            if (!o && !standard && n + n_standard > 1)
+                return STATUS_GOOD; /* which of them is meant, argp will ask */
             if (!o && !standard && n + n_standard == 0)
                 status = no_option(c, argv[0], name, length);
             i += o && o->arg && name[length] == '\0' ? 1 : 0; /* the value is not looked at */
