@@ -249,6 +249,73 @@ Test(cli, a_report_that_cannot_be_written_costs_no_run)
     cr_expect_eq(n_lines(err), 2, "one line for each: %s", err);
 }
 
+/* ---- the head ---- */
+
+/* data/gpt2-6m, whose config.json ties the head, with an lm_head.weight all the same: wte.weight, but for its last value
+ * if `differs`. */
+static void make_model_with_head(const char *name, bool differs)
+{
+    cr_assert_eq(run("mkdir %s; cp '%s'/gpt2-6m/*.json '%s'/gpt2-6m/merges.txt %s", name, DATA, DATA, name),
+                 0);
+    FILE *f = fopen(DATA "/gpt2-6m/model.safetensors", "rb");
+    uint64_t length = 0;
+    cr_assert(f && fread(&length, 1, 8, f) == 8 && length < 1 << 20);
+    char *header = calloc(1, length + 1);
+    cr_assert_eq(fread(header, 1, length, f), length);
+    json_t *root = load_json(header), *wte = json_object_get(root, "wte.weight");
+    wte = wte ? wte : json_object_get(root, "transformer.wte.weight");
+    const json_t *offsets = json_object_get(wte, "data_offsets");
+    const long begin = (long)json_integer_value(json_array_get(offsets, 0)),
+               n = (long)json_integer_value(json_array_get(offsets, 1)) - begin;
+    cr_assert_eq(fseek(f, 0, SEEK_END), 0);
+    const long n_data = ftell(f) - 8 - (long)length;
+    char *data = malloc((size_t)(n_data + n));
+    cr_assert_eq(fseek(f, 8 + (long)length, SEEK_SET), 0);
+    cr_assert_eq(fread(data, 1, (size_t)n_data, f), n_data);
+    fclose(f);
+    memcpy(data + n_data, data + begin, (size_t)n);
+    if (differs)
+        data[n_data + n - 2] ^= 1; /* of a little-endian number: not the exponent */
+    json_t *head = json_deep_copy(wte);
+    json_object_set_new(head, "data_offsets",
+                        json_pack("[I, I]", (json_int_t)n_data, (json_int_t)(n_data + n)));
+    json_object_set_new(root, "lm_head.weight", head);
+    char *text = json_dumps(root, JSON_COMPACT), path[64];
+    length = strlen(text);
+    char *file = malloc(8 + length + (size_t)(n_data + n));
+    memcpy(file, &length, 8);
+    memcpy(file + 8, text, length);
+    memcpy(file + 8 + length, data, (size_t)(n_data + n));
+    snprintf(path, sizeof path, "%s/model.safetensors", name);
+    write_text(path, file, 8 + length + (size_t)(n_data + n));
+    json_decref(root);
+    free(header), free(data), free(text), free(file);
+}
+
+static const char *head_of_report(void)
+{
+    json_t *root = load_json(out);
+    const char *head = json_string_value(json_object_get(json_object_get(root, "model"), "head"));
+    static char copy[64];
+    snprintf(copy, sizeof copy, "%s", head ? head : "?");
+    json_decref(root);
+    return copy;
+}
+
+Test(cli, a_head_that_is_not_tied_is_told)
+{
+    make_model_with_head("same", false);
+    make_model_with_head("other", true);
+    cr_assert_eq(run("$E " SMALL "--model same --json -"), 0, "%s", err);
+    cr_assert_str_empty(err);
+    cr_assert_str_eq(head_of_report(), "wte.weight");
+    cr_assert_eq(run("$E " SMALL "--model other --json -"), 0, "%s", err);
+    cr_assert(strstr(err, "kvq-eval: note: other: config.json says tie_word_embeddings, but") &&
+                  n_lines(err) == 1,
+              "%s", err);
+    cr_assert_str_eq(head_of_report(), "lm_head.weight");
+}
+
 /* ---- the seed ---- */
 
 /* The report of random weights without its times, which are never the same. */

@@ -508,6 +508,61 @@ Test(generate, fp32_writes_the_reference_tokens_and_a_wide_window_the_same)
     inputs_free(&in);
 }
 
+/* ---- stopping ---- */
+
+/* Says stop after so many steps. */
+static bool after(void *ctx)
+{
+    size_t *n_left = ctx;
+    if (*n_left == 0)
+        return true;
+    (*n_left)--;
+    return false;
+}
+
+Test(evaluate, a_stop_leaves_the_windows_that_are_done)
+{
+    inputs in = load(MODEL, 3, 60, 10);
+    const kvq_scheme scheme = scheme_of("kivi2,r=32");
+    const size_t steps_of_window = 6 * 50 * 3; /* layers, tokens; reference, local and propagated run */
+    evaluation ev = {0};
+    eval_error e = {""};
+    for (size_t halves = 1; halves <= 6; halves++) {
+        size_t n_left = halves * steps_of_window / 2;
+        const evaluate_config config = {.model = in.model,
+                                        .ids = in.ids,
+                                        .n_windows = 3,
+                                        .n_tokens = 60,
+                                        .n_prompt = 10,
+                                        .schemes = &scheme,
+                                        .n_schemes = 1,
+                                        .n_threads = 1,
+                                        .stop = after,
+                                        .stop_ctx = &n_left};
+        const size_t n_done = halves / 2;
+        cr_assert_eq(evaluate(&ev, &config, &e), n_done > 0, "%zu halves: %s", halves, e.text);
+        if (n_done == 0) {
+            cr_assert_str_eq(e.text, "stopped before a window was done");
+            cr_assert_null(ev.runs);
+            continue;
+        }
+        cr_assert_eq(ev.n_windows, n_done);
+        cr_assert_eq(ev.n_windows_asked, 3);
+        cr_assert_eq(evaluation_is_partial(&ev), n_done < 3);
+        in.n_windows = n_done;
+        evaluation alone = run(&in, &scheme, 1, 1);
+        const evaluate_run *a = &ev.runs[1], *b = &alone.runs[1];
+        cr_assert(a->attn_rel_l2 == b->attn_rel_l2 && a->k_rel_l2 == b->k_rel_l2 &&
+                  a->attn_prob_kl == b->attn_prob_kl && a->kld_mean == b->kld_mean &&
+                  a->kld_p99 == b->kld_p99 && a->top1 == b->top1 && a->ppl == b->ppl &&
+                  a->bound_max == b->bound_max);
+        cr_assert_eq(a->heads[0].n_steps, evaluation_n_steps(&ev));
+        evaluation_free(&alone);
+        evaluation_free(&ev);
+    }
+    inputs_free(&in);
+}
+
 /* ---- regression values ---- */
 
 typedef struct golden {
