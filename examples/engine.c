@@ -111,11 +111,11 @@ static void run(layer_weights *weights, const float *tokens, const char *text, f
     config.n_heads = H;
     config.n_kv_heads = HKV;
     config.head_dim = D;
-    check(kvq_scheme_parse(text, &config.scheme, NULL), text);
+    config.scheme_text = text;
     engine e = {.layer = weights};
     check(kvq_cache_create(&e.cache, &config), "create");
     config.n_layers = 1;
-    check(kvq_scheme_parse("fp32", &config.scheme, NULL), "fp32");
+    config.scheme_text = "fp32";
     check(kvq_cache_create(&e.prompt, &config), "create");
 
     float *x = malloc(PROMPT * WIDTH * sizeof *x);

@@ -1,8 +1,8 @@
 /*
- * Appending tokens: into the sinks, into pages, into the window, in that order of age.
+ * Appending tokens: into the sinks, into pages, into the residual, in that order of age.
  *
  * Which indices end up packed depends only on how many tokens there are (kvq_packed_target), so a token goes
- * either from the caller's array straight into a page, or through the window first; the codes are the same
+ * either from the caller's array straight into a page, or through the residual first; the codes are the same
  * either way, because a group is always encoded as a whole from the same values. All memory is taken before
  * anything changes, so a failed append changes no token; memory it took for sinks and tables stays for the
  * next.
@@ -24,7 +24,7 @@ static const float *input_row(const kvq_cache *cache, const append_input *in, kv
     return in->x[role] + ((index - in->first) * cache->config.n_kv_heads + head) * cache->config.head_dim;
 }
 
-/* Collect rows [index, index + n) of a head, wherever they are, as the window would hold them. */
+/* Collect rows [index, index + n) of a head, wherever they are, as the residual would hold them. */
 static void gather(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer, kvq_role role,
                    size_t head, const append_input *in, size_t index, size_t n, float *out)
 {
@@ -32,7 +32,7 @@ static void gather(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq
     uint16_t rounded[KVQ_DIM_MAX];
     for (size_t i = index; i < index + n; i++, out += dim) {
         if (i < in->first) {
-            kvq_row_load(cache, plan, kvq_window_row(cache, plan, layer, role, head, i), out);
+            kvq_row_load(cache, plan, kvq_residual_row(cache, plan, layer, role, head, i), out);
         } else if (plan->scheme.residual_dtype == KVQ_F16) {
             cache->kernels->convert_f32_f16(input_row(cache, in, role, head, i), dim, rounded);
             cache->kernels->convert_f16_f32(rounded, dim, out);
@@ -58,21 +58,33 @@ static void encode_gathered(kvq_cache *cache, const kvq_layer_plan *plan, const 
     }
 }
 
+static void encode_head_direct(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
+                               kvq_role role, size_t head, size_t begin, size_t end, const append_input *in)
+{
+    const kvq_layout *layout = &plan->layout[role];
+    size_t stride = cache->config.n_kv_heads * cache->config.head_dim, n;
+    for (size_t i = begin; i < end; i += n) {
+        n = kvq_min_size(end, (i / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK) - i;
+        layout->codec->encode(cache->kernels, layout,
+                              kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head),
+                              i % KVQ_SUPERBLOCK, n, input_row(cache, in, role, head, i), stride);
+    }
+}
+
 static void encode_direct(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
                           kvq_role role, size_t begin, size_t end, const append_input *in)
 {
-    const kvq_layout *layout = &plan->layout[role];
-    size_t stride = cache->config.n_kv_heads * cache->config.head_dim;
-#pragma omp parallel for schedule(static) if ((end - begin) * stride >= MIN_PARALLEL_ELEMENTS)
-    for (size_t head = 0; head < cache->config.n_kv_heads; head++) {
-        size_t n;
-        for (size_t i = begin; i < end; i += n) {
-            n = kvq_min_size(end, (i / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK) - i;
-            layout->codec->encode(cache->kernels, layout,
-                                  kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head),
-                                  i % KVQ_SUPERBLOCK, n, input_row(cache, in, role, head, i), stride);
-        }
+    size_t n_heads = cache->config.n_kv_heads;
+    bool large = (end - begin) * n_heads * cache->config.head_dim >= MIN_PARALLEL_ELEMENTS;
+    int n_threads = large ? kvq_n_threads(0, n_heads) : 1;
+    if (n_threads == 1) { /* no pragma at all: see run_parallel in attend.c, and kvq_n_threads */
+        for (size_t head = 0; head < n_heads; head++)
+            encode_head_direct(cache, plan, layer, role, head, begin, end, in);
+        return;
     }
+#pragma omp parallel for schedule(static) num_threads(n_threads)
+    for (size_t head = 0; head < n_heads; head++)
+        encode_head_direct(cache, plan, layer, role, head, begin, end, in);
 }
 
 /* Pack indices [layer->packed, target) of one side. */
@@ -80,7 +92,7 @@ static void pack_side(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *l
                       size_t target, const append_input *in)
 {
     size_t begin = layer->packed[role], run = plan->layout[role].tokens_per_run;
-    /* From here on whole runs come from the caller's array; with a rounded window every value must pass
+    /* From here on whole runs come from the caller's array; with a rounded residual every value must pass
      * through it. */
     size_t direct = plan->scheme.residual_dtype == KVQ_F16 ? target : (in->first + run - 1) / run * run;
     direct = kvq_max_size(begin, kvq_min_size(direct, target));
@@ -88,14 +100,14 @@ static void pack_side(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *l
     encode_direct(cache, plan, layer, role, direct, target, in);
 }
 
-/* Write the newest tokens, which stay exact, into the window (already advanced to [packed, n)). */
-static void fill_window(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                        kvq_role role, const append_input *in)
+/* Write the newest tokens, which stay in full precision, into the residual (already advanced to [packed, n)). */
+static void fill_residual(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
+                          kvq_role role, const append_input *in)
 {
     size_t begin = kvq_max_size(layer->packed[role], in->first);
     for (size_t i = begin; i < in->first + in->n; i++)
         for (size_t head = 0; head < cache->config.n_kv_heads; head++)
-            kvq_row_store(cache, plan, kvq_window_row(cache, plan, layer, role, head, i),
+            kvq_row_store(cache, plan, kvq_residual_row(cache, plan, layer, role, head, i),
                           input_row(cache, in, role, head, i));
 }
 
@@ -112,11 +124,11 @@ static kvq_status reserve(kvq_cache *cache, const kvq_layer_plan *plan, kvq_laye
                           const size_t target[KVQ_N_ROLES], size_t n)
 {
     size_t most = kvq_max_size(target[KVQ_KEYS], target[KVQ_VALUES]);
-    KVQ_TRY(kvq_sinks_open(cache, plan, layer));
+    KVQ_TRY(kvq_sinks_ensure(cache, plan, layer));
     KVQ_TRY(kvq_pages_grow(cache, plan, layer, (most + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK));
     for (size_t role = 0; role < KVQ_N_ROLES; role++) {
-        kvq_window *window = &layer->window[role];
-        KVQ_TRY(kvq_window_reserve(cache, plan, window, kvq_window_need(window, target[role], n)));
+        kvq_residual *residual = &layer->residual[role];
+        KVQ_TRY(kvq_residual_reserve(cache, plan, residual, kvq_residual_need(residual, target[role], n)));
     }
     return KVQ_OK;
 }
@@ -128,8 +140,8 @@ static void take_tokens(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer 
     for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
         pack_side(cache, plan, layer, role, target[role], in);
         layer->packed[role] = target[role];
-        kvq_window_advance(cache, plan, &layer->window[role], target[role], in->first + in->n);
-        fill_window(cache, plan, layer, role, in);
+        kvq_residual_advance(cache, plan, &layer->residual[role], target[role], in->first + in->n);
+        fill_residual(cache, plan, layer, role, in);
     }
     kvq_pages_seal(plan, layer, sealed);
 }
@@ -149,7 +161,7 @@ kvq_status kvq_cache_append(kvq_cache *cache, size_t layer_index, size_t sequenc
     if (!cache->kernels->all_finite_f32(k, n_tokens * token_elements) ||
         !cache->kernels->all_finite_f32(v, n_tokens * token_elements))
         return KVQ_ERR_NONFINITE;
-    KVQ_TRY(kvq_sequence_open(cache, sequence));
+    KVQ_TRY(kvq_sequence_ensure(cache, sequence));
 
     const kvq_layer_plan *plan = &cache->plan[layer_index];
     kvq_layer *layer = &cache->sequence[sequence][layer_index];

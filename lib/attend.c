@@ -2,34 +2,35 @@
  * Attention over the cache.
  *
  * One task is the queries of one sequence that share a KV head: n_q queries times H/Hkv heads, called rows
- * here, in tiles of up to TILE rows. A tile walks the tokens in chunks of at most 128 and keeps, per row, a
- * reference near the maximum, a running sum and a running weighted sum of values (online softmax: Milakov and
- * Gimelshein, arXiv 1805.02867), so each page is read once.
+ * here, in tiles of up to QUERY_TILE rows. A tile walks the tokens in chunks of at most 128 and keeps, per
+ * row, a reference near the maximum, a running sum and a running weighted sum of values (online softmax:
+ * Milakov and Gimelshein, arXiv 1805.02867), so each page is read once.
  *
  * Chunks follow indices past the sinks: [0, 128), [128, 256), ..., after the sinks' own chunks. A chunk's
- * tokens may be packed, in the window, or partly both; that changes where a row comes from but not the order
- * of the sums. This is why a cache that still holds everything in a float32 window gives the bits of the fp32
- * scheme.
+ * tokens may be packed, in the residual, or partly both; that changes where a row comes from but not the
+ * order of the sums. This is why a cache that still holds everything in a float32 residual gives the bits of
+ * the fp32 scheme.
  *
- * Every SPAN chunks the sums start afresh, and spans are added up in their order. So a span can be computed
- * by any thread at any time without changing a bit of the result: a single thread goes from span to span and
- * adds as it goes; where there are fewer tiles than threads to feed, spans are dealt out and their sums kept
- * until all are there.
+ * Every SEGMENT chunks the sums start afresh, and segments are added up in their order. So a segment can be
+ * computed by any thread at any time without changing a bit of the result: a single thread goes from segment
+ * to segment and adds as it goes; where there are fewer tiles than threads to feed, segments are dealt out
+ * and their sums kept until all are there.
  *
  * Fast precision estimates what it is off by as it goes. At the end that is held against the output, which
  * may have become small by cancelling, and a row that could be off by more than MAX_ERROR is computed again
  * exactly.
  */
 #include "lib/internal.h"
+#include "lib/sized.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 enum {
-    TILE = KVQ_ROWS_MAX,
-    SPAN = 16 * KVQ_SUPERBLOCK,      /* tokens: long enough that starting afresh costs nothing */
+    QUERY_TILE = KVQ_ROWS_MAX,
+    SEGMENT = 16 * KVQ_SUPERBLOCK,   /* tokens: long enough that starting afresh costs nothing */
     MIN_PARALLEL_ELEMENTS = 1 << 16, /* keys to visit, below which threads cost more than they save */
-    UNITS_PER_THREAD = 4,            /* pieces of work that balance the threads */
+    JOBS_PER_THREAD = 4,             /* pieces of work that balance the threads */
 };
 
 /* Relative L2, estimated; a third of what is promised, because single rows may have bad luck. */
@@ -42,11 +43,12 @@ typedef struct attend_call {
     const kvq_layer_plan *plan;
     const size_t *sequences;
     size_t layer, n_q, heads_per_kv;
-    size_t n_tiles; /* of a task */
+    size_t n_query_tiles; /* of a task */
     const float *q;
     float scale, log2_scale; /* scores carry log2(e), so that weights are powers of 2 */
     bool fast;
     float *out, *probabilities, *bound;
+    kvq_attend_counters *counters; /* of this call; query tiles add their own */
 } attend_call;
 
 /* What a run of tokens adds up to, per row of a tile. The arrays lie in one piece of memory (sums_in). */
@@ -58,20 +60,21 @@ typedef struct sums {
 } sums;
 
 /* Rows of one KV head of one sequence, in flight. */
-typedef struct tile {
+typedef struct query_tile {
     const attend_call *call;
     const kvq_layer *layer;
     size_t kv_head, n_rows;
-    size_t row_index[TILE];      /* ((sequence * n_q + query) * H + head): where its q, out, bound are */
-    size_t n_visible[TILE];      /* tokens it may see */
-    size_t n_tokens;             /* the most that any row may see */
-    float q[TILE * KVQ_DIM_MAX]; /* scaled; [n_rows][D] */
-    sums now;                    /* of the span in flight */
+    size_t row_index[QUERY_TILE]; /* ((sequence * n_q + query) * H + head): where its q, out, bound are */
+    size_t n_visible[QUERY_TILE]; /* tokens it may see */
+    size_t n_tokens;              /* the most that any row may see */
+    float q[QUERY_TILE * KVQ_DIM_MAX]; /* scaled; [n_rows][D] */
+    sums now;                          /* of the segment in flight */
     bool fast;
-    float off[TILE];   /* of the scores of a chunk, as codecs estimate it */
-    bool finite[TILE]; /* scale * q is; otherwise the row overflows whatever it sees */
-    float scores[TILE * KVQ_SUPERBLOCK];
-} tile;
+    kvq_attend_counters counters;
+    float score_rms_error[QUERY_TILE]; /* of the scores of a chunk, as codecs estimate it */
+    bool finite[QUERY_TILE];           /* scale * q is; otherwise the row overflows whatever it sees */
+    float scores[QUERY_TILE * KVQ_SUPERBLOCK];
+} query_tile;
 
 /* ---- Sums ---- */
 
@@ -110,27 +113,27 @@ static void sums_raise(const kvq_kernels *kernels, const sums *s, size_t row, si
     s->error[row] *= factor * factor;
 }
 
-/* Add the sums of a span to those of the spans before it. Both end up relative to the same ref. */
-static void sums_add(const kvq_kernels *kernels, const sums *total, const sums *span, size_t n_rows,
+/* Add the sums of a segment to those of the segments before it. Both end up relative to the same ref. */
+static void sums_add(const kvq_kernels *kernels, const sums *total, const sums *segment, size_t n_rows,
                      size_t dim)
 {
     for (size_t row = 0; row < n_rows; row++) {
-        float ref = total->ref[row] > span->ref[row] ? total->ref[row] : span->ref[row];
-        if (!(span->sum[row] > 0.0f))
+        float ref = total->ref[row] > segment->ref[row] ? total->ref[row] : segment->ref[row];
+        if (!(segment->sum[row] > 0.0f))
             continue; /* it may see none of these tokens */
         sums_raise(kernels, total, row, dim, ref);
-        sums_raise(kernels, span, row, dim, ref);
+        sums_raise(kernels, segment, row, dim, ref);
         for (size_t c = 0; c < dim; c++)
-            total->acc[row * dim + c] += span->acc[row * dim + c];
-        total->sum[row] += span->sum[row];
-        total->error[row] += span->error[row];
-        total->overflowed[row] += span->overflowed[row];
+            total->acc[row * dim + c] += segment->acc[row * dim + c];
+        total->sum[row] += segment->sum[row];
+        total->error[row] += segment->error[row];
+        total->overflowed[row] += segment->overflowed[row];
     }
 }
 
-/* ---- Plain rows, of the window or the sinks ---- */
+/* ---- Plain rows, of the residual or the sinks ---- */
 
-static void score_rows(const tile *t, const uint8_t *rows, size_t n, float *scores)
+static void score_rows(const query_tile *t, const uint8_t *rows, size_t n, float *scores)
 {
     const kvq_kernels *kernels = t->call->cache->kernels;
     size_t dim = t->call->cache->config.head_dim;
@@ -144,7 +147,7 @@ static void score_rows(const tile *t, const uint8_t *rows, size_t n, float *scor
     }
 }
 
-static void accumulate_rows(tile *t, const uint8_t *rows, size_t n, const float *p)
+static void accumulate_rows(query_tile *t, const uint8_t *rows, size_t n, const float *p)
 {
     const kvq_kernels *kernels = t->call->cache->kernels;
     size_t dim = t->call->cache->config.head_dim;
@@ -166,7 +169,7 @@ typedef struct chunk {
     size_t n;
 } chunk;
 
-static size_t n_packed_in(const tile *t, const chunk *c, kvq_role role)
+static size_t n_packed_in(const query_tile *t, const chunk *c, kvq_role role)
 {
     size_t packed = t->layer->packed[role];
     return c->sinks || packed <= c->begin ? 0 : kvq_min_size(c->n, packed - c->begin);
@@ -174,7 +177,7 @@ static size_t n_packed_in(const tile *t, const chunk *c, kvq_role role)
 
 /* Rows of token i of the chunk, which is not packed, and how many of the chunk's tokens lie there from i on.
  */
-static const uint8_t *plain_rows(const tile *t, const chunk *c, kvq_role role, size_t i, size_t *n)
+static const uint8_t *plain_rows(const query_tile *t, const chunk *c, kvq_role role, size_t i, size_t *n)
 {
     const kvq_cache *cache = t->call->cache;
     size_t at = c->begin + i;
@@ -182,10 +185,10 @@ static const uint8_t *plain_rows(const tile *t, const chunk *c, kvq_role role, s
     if (c->sinks)
         return kvq_sinks_row(cache, t->call->plan, t->layer, role, t->kv_head, at);
     *n = kvq_min_size(*n, KVQ_BLOCK - at % KVQ_BLOCK);
-    return kvq_window_row(cache, t->call->plan, t->layer, role, t->kv_head, at);
+    return kvq_residual_row(cache, t->call->plan, t->layer, role, t->kv_head, at);
 }
 
-static kvq_tokens packed_tokens(const tile *t, const chunk *c, kvq_role role, size_t n)
+static kvq_tokens packed_tokens(const query_tile *t, const chunk *c, kvq_role role, size_t n)
 {
     size_t page = c->begin / KVQ_SUPERBLOCK;
     bool more = c->begin + KVQ_SUPERBLOCK < t->layer->packed[role];
@@ -197,18 +200,24 @@ static kvq_tokens packed_tokens(const tile *t, const chunk *c, kvq_role role, si
     };
 }
 
-static void score_chunk(tile *t, const chunk *c)
+static void score_chunk(query_tile *t, const chunk *c)
 {
     const kvq_layout *layout = &t->call->plan->layout[KVQ_KEYS];
     size_t packed = n_packed_in(t, c, KVQ_KEYS), n;
-    memset(t->off, 0, sizeof t->off);
+    memset(t->score_rms_error, 0, sizeof t->score_rms_error);
     if (packed > 0) {
         kvq_tokens tokens = packed_tokens(t, c, KVQ_KEYS, packed);
         size_t packed_values = n_packed_in(t, c, KVQ_VALUES);
         tokens.fast = tokens.fast && packed_values > 0; /* which tell what errors of scores amount to */
-        layout->codec->score(t->call->cache->kernels, layout, &tokens, t->q, t->n_rows, t->scores, t->off);
+        size_t n_exact = layout->codec->score(t->call->cache->kernels, layout, &tokens, t->q, t->n_rows,
+                                              t->scores, t->score_rms_error);
+        if (t->fast) {
+            t->counters.superblocks += t->n_rows;
+            t->counters.superblocks_exact += tokens.fast ? n_exact : t->n_rows;
+        }
         for (size_t row = 0; row < t->n_rows && packed_values < packed && packed_values > 0; row++)
-            t->off[row] *= sqrtf((float)packed / (float)packed_values); /* taken for as large as the others */
+            t->score_rms_error[row] *=
+                sqrtf((float)packed / (float)packed_values); /* taken for as large as the others */
     }
     for (size_t i = packed; i < c->n; i += n) {
         const uint8_t *rows = plain_rows(t, c, KVQ_KEYS, i, &n);
@@ -216,14 +225,14 @@ static void score_chunk(tile *t, const chunk *c)
     }
 }
 
-static void accumulate_chunk(tile *t, const chunk *c)
+static void accumulate_chunk(query_tile *t, const chunk *c)
 {
     const kvq_layout *layout = &t->call->plan->layout[KVQ_VALUES];
     size_t packed = n_packed_in(t, c, KVQ_VALUES), n;
     if (packed > 0) {
         kvq_tokens tokens = packed_tokens(t, c, KVQ_VALUES, packed);
-        layout->codec->accumulate(t->call->cache->kernels, layout, &tokens, t->scores, t->n_rows, t->off,
-                                  t->now.acc, t->now.error);
+        layout->codec->accumulate(t->call->cache->kernels, layout, &tokens, t->scores, t->n_rows,
+                                  t->score_rms_error, t->now.acc, t->now.error);
     }
     for (size_t i = packed; i < c->n; i += n) {
         const uint8_t *rows = plain_rows(t, c, KVQ_VALUES, i, &n);
@@ -233,7 +242,7 @@ static void accumulate_chunk(tile *t, const chunk *c)
 
 /* Turn a row's scores into weights relative to its ref. That follows the maximum only in leaps, because what
  * was added up so far must follow, and float does not mind weights of up to 2^SLACK. */
-static void weigh_row(tile *t, size_t row, size_t token, size_t n)
+static void weigh_row(query_tile *t, size_t row, size_t token, size_t n)
 {
     const kvq_kernels *kernels = t->call->cache->kernels;
     size_t dim = t->call->cache->config.head_dim;
@@ -256,7 +265,7 @@ static void weigh_row(tile *t, size_t row, size_t token, size_t n)
     t->now.sum[row] += kernels->exp2_sum_f32(scores, visible, t->now.ref[row]);
 }
 
-static void process_chunk(tile *t, const chunk *c)
+static void process_chunk(query_tile *t, const chunk *c)
 {
     size_t token = c->sinks ? c->begin : c->begin + t->call->plan->scheme.sinks;
     score_chunk(t, c);
@@ -265,19 +274,20 @@ static void process_chunk(tile *t, const chunk *c)
     accumulate_chunk(t, c);
 }
 
-/* ---- Tiles: start, spans, finish ---- */
+/* ---- Tiles: start, segments, finish ---- */
 
 /* Tile i of a task: of the s-th sequence of the call and a KV head. Its sums are still nowhere. */
-static void start_tile(tile *t, const attend_call *call, size_t s, size_t kv_head, size_t i)
+static void start_query_tile(query_tile *t, const attend_call *call, size_t s, size_t kv_head, size_t i)
 {
     const kvq_config *config = &call->cache->config;
     size_t dim = config->head_dim, sequence = call->sequences == NULL ? s : call->sequences[s];
-    size_t first = i * TILE, heads_per_kv = call->heads_per_kv;
+    size_t first = i * QUERY_TILE, heads_per_kv = call->heads_per_kv;
     t->call = call;
     t->layer = kvq_layer_of(call->cache, call->layer, sequence);
     t->kv_head = kv_head;
     t->fast = call->fast;
-    t->n_rows = kvq_min_size(TILE, call->n_q * heads_per_kv - first);
+    t->counters = (kvq_attend_counters){0};
+    t->n_rows = kvq_min_size(QUERY_TILE, call->n_q * heads_per_kv - first);
     t->n_tokens = 0;
     for (size_t row = 0; row < t->n_rows; row++) {
         size_t query = (first + row) / heads_per_kv,
@@ -293,21 +303,22 @@ static void start_tile(tile *t, const attend_call *call, size_t s, size_t kv_hea
     }
 }
 
-/* Indices [span * SPAN, (span + 1) * SPAN), and the sinks with span 0; its sums go to memory. */
-static void run_span(tile *t, size_t span, float *memory)
+/* Indices [segment * SEGMENT, (segment + 1) * SEGMENT), and the sinks with segment 0; its sums go to
+ * memory. */
+static void run_segment(query_tile *t, size_t segment, float *memory)
 {
     size_t sinks = kvq_min_size(t->call->plan->scheme.sinks, t->n_tokens), n = t->n_tokens - sinks;
     t->now = sums_start(memory, t->n_rows, t->call->cache->config.head_dim);
     for (size_t row = 0; row < t->n_rows; row++)
         t->now.overflowed[row] = t->finite[row] ? 0.0f : 1.0f;
-    for (size_t i = 0; span == 0 && i < sinks; i += KVQ_SUPERBLOCK)
+    for (size_t i = 0; segment == 0 && i < sinks; i += KVQ_SUPERBLOCK)
         process_chunk(t, &(chunk){.sinks = true, .begin = i, .n = kvq_min_size(sinks - i, KVQ_SUPERBLOCK)});
-    for (size_t i = span * SPAN; i < kvq_min_size(n, (span + 1) * SPAN); i += KVQ_SUPERBLOCK)
+    for (size_t i = segment * SEGMENT; i < kvq_min_size(n, (segment + 1) * SEGMENT); i += KVQ_SUPERBLOCK)
         process_chunk(t, &(chunk){.begin = i, .n = kvq_min_size(n - i, KVQ_SUPERBLOCK)});
 }
 
 /* The scores of a row, in its place of the caller's array, become probabilities. */
-static void finish_probabilities(const tile *t, size_t row, const sums *total)
+static void finish_probabilities(const query_tile *t, size_t row, const sums *total)
 {
     size_t n_tokens = t->layer->n_tokens, visible = t->n_visible[row];
     float *p = t->call->probabilities + t->row_index[row] * n_tokens;
@@ -317,7 +328,7 @@ static void finish_probabilities(const tile *t, size_t row, const sums *total)
     memset(p + visible, 0, (n_tokens - visible) * sizeof *p);
 }
 
-static void finish_row(const tile *t, size_t row, const sums *total)
+static void finish_row(const query_tile *t, size_t row, const sums *total)
 {
     const attend_call *call = t->call;
     size_t dim = call->cache->config.head_dim, index = t->row_index[row];
@@ -342,19 +353,19 @@ static bool is_too_far_off(const sums *total, size_t row, size_t dim)
     return total->error[row] > MAX_ERROR * MAX_ERROR * norm;
 }
 
-/* From span to span, adding as it goes. */
-static sums run_spans(tile *t, float *now, float *all)
+/* From segment to segment, adding as it goes. */
+static sums run_segments(query_tile *t, float *now, float *all)
 {
     sums total = sums_start(all, t->n_rows, t->call->cache->config.head_dim);
-    for (size_t span = 0; span == 0 || span * SPAN < t->n_tokens; span++) {
-        run_span(t, span, now);
+    for (size_t segment = 0; segment == 0 || segment * SEGMENT < t->n_tokens; segment++) {
+        run_segment(t, segment, now);
         sums_add(t->call->cache->kernels, &total, &t->now, t->n_rows, t->call->cache->config.head_dim);
     }
     return total;
 }
 
 /* now and all: room for sums, which total may lie in. */
-static void finish_tile(tile *t, const sums *total, float *now, float *all)
+static void finish_query_tile(query_tile *t, const sums *total, float *now, float *all)
 {
     size_t dim = t->call->cache->config.head_dim, n_again = 0;
     for (size_t row = 0; row < t->n_rows; row++) {
@@ -372,82 +383,108 @@ static void finish_tile(tile *t, const sums *total, float *now, float *all)
         return;
     t->n_rows = n_again;
     t->fast = false;
-    sums exact = run_spans(t, now, all);
+    t->counters.heads_again += n_again;
+    sums exact = run_segments(t, now, all);
     for (size_t row = 0; row < n_again; row++)
         finish_row(t, row, &exact);
 }
 
-/* ---- Units of work: a tile, or a span of one ---- */
+/* ---- Jobs: a tile, or a segment of one ---- */
 
-static void start_tile_number(tile *t, const attend_call *call, size_t number)
+static void start_query_tile_number(query_tile *t, const attend_call *call, size_t number)
 {
-    size_t task = number / call->n_tiles, n_kv_heads = call->cache->config.n_kv_heads;
-    start_tile(t, call, task / n_kv_heads, task % n_kv_heads, number % call->n_tiles);
+    size_t task = number / call->n_query_tiles, n_kv_heads = call->cache->config.n_kv_heads;
+    start_query_tile(t, call, task / n_kv_heads, task % n_kv_heads, number % call->n_query_tiles);
 }
 
-/* One tile from span to span. */
-static void run_tile(const attend_call *call, size_t number)
+/* Add what a tile counted to what the call did. Once per tile and job. */
+static void count(const query_tile *t)
 {
-    float now[TILE * (4 + KVQ_DIM_MAX)], all[TILE * (4 + KVQ_DIM_MAX)];
-    tile t; /* its arrays are large and filled as far as they are used */
-    start_tile_number(&t, call, number);
-    sums total = run_spans(&t, now, all);
-    finish_tile(&t, &total, now, all);
+    kvq_attend_counters *sum = t->call->counters;
+#pragma omp atomic
+    sum->superblocks += t->counters.superblocks;
+#pragma omp atomic
+    sum->superblocks_exact += t->counters.superblocks_exact;
+#pragma omp atomic
+    sum->heads_again += t->counters.heads_again;
 }
 
-/* Spans [0, n_spans) of tile number unit / n_spans, each into its own place. */
-static void run_unit(const attend_call *call, size_t unit, size_t n_spans, float *memory, size_t stride)
+/* One tile from segment to segment. */
+static void run_query_tile(const attend_call *call, size_t number)
 {
-    tile t;
-    start_tile_number(&t, call, unit / n_spans);
-    run_span(&t, unit % n_spans, memory + unit * stride);
+    float now[QUERY_TILE * (4 + KVQ_DIM_MAX)], all[QUERY_TILE * (4 + KVQ_DIM_MAX)];
+    query_tile t; /* its arrays are large and filled as far as they are used */
+    start_query_tile_number(&t, call, number);
+    sums total = run_segments(&t, now, all);
+    finish_query_tile(&t, &total, now, all);
+    count(&t);
 }
 
-static void add_spans(const attend_call *call, size_t number, size_t n_spans, float *memory, size_t stride)
+/* Segments [0, n_segments) of tile number job / n_segments, each into its own place. */
+static void run_job(const attend_call *call, size_t job, size_t n_segments, float *memory, size_t stride)
 {
-    float now[TILE * (4 + KVQ_DIM_MAX)], all[TILE * (4 + KVQ_DIM_MAX)];
-    tile t;
-    start_tile_number(&t, call, number);
+    query_tile t;
+    start_query_tile_number(&t, call, job / n_segments);
+    run_segment(&t, job % n_segments, memory + job * stride);
+    count(&t);
+}
+
+static void add_segments(const attend_call *call, size_t number, size_t n_segments, float *memory,
+                         size_t stride)
+{
+    float now[QUERY_TILE * (4 + KVQ_DIM_MAX)], all[QUERY_TILE * (4 + KVQ_DIM_MAX)];
+    query_tile t;
+    start_query_tile_number(&t, call, number);
     sums total = sums_start(all, t.n_rows, call->cache->config.head_dim);
-    for (size_t span = 0; span < n_spans; span++) {
-        sums part = sums_in(memory + (number * n_spans + span) * stride, t.n_rows);
+    for (size_t segment = 0; segment < n_segments; segment++) {
+        sums part = sums_in(memory + (number * n_segments + segment) * stride, t.n_rows);
         sums_add(call->cache->kernels, &total, &part, t.n_rows, call->cache->config.head_dim);
     }
-    finish_tile(&t, &total, now, all);
+    finish_query_tile(&t, &total, now, all);
+    count(&t);
 }
 
 /* All tiles on several threads. Pragmas are chosen by branches, not by an if clause: with libomp,
  * num_threads(1) would stay for someone else's region. */
-static void run_parallel(const attend_call *call, size_t n_numbers, size_t n_spans, int n_threads)
+static void run_parallel(const attend_call *call, size_t n_numbers, size_t n_segments, int n_threads)
 {
-    size_t n_units = n_numbers * n_spans;
+    size_t n_jobs = n_numbers * n_segments;
     size_t stride =
-        sums_floats(kvq_min_size(TILE, call->n_q * call->heads_per_kv), call->cache->config.head_dim);
-    bool split = n_spans > 1 && n_numbers < (size_t)n_threads * UNITS_PER_THREAD;
-    float *memory = split ? malloc(n_units * stride * sizeof *memory) : NULL;
+        sums_floats(kvq_min_size(QUERY_TILE, call->n_q * call->heads_per_kv), call->cache->config.head_dim);
+    bool split = n_segments > 1 && n_numbers < (size_t)n_threads * JOBS_PER_THREAD;
+    float *memory = split ? malloc(n_jobs * stride * sizeof *memory) : NULL;
     if (memory == NULL) { /* nothing to gain, or no memory: the result is the same */
 #pragma omp parallel for schedule(dynamic) num_threads(n_threads)
         for (size_t i = 0; i < n_numbers; i++)
-            run_tile(call, i);
+            run_query_tile(call, i);
         return;
     }
 #pragma omp parallel num_threads(n_threads)
     {
 #pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < n_units; i++)
-            run_unit(call, i, n_spans, memory, stride);
+        for (size_t i = 0; i < n_jobs; i++)
+            run_job(call, i, n_segments, memory, stride);
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < n_numbers; i++)
-            add_spans(call, i, n_spans, memory, stride);
+            add_segments(call, i, n_segments, memory, stride);
     }
     free(memory);
 }
 
 /* ---- The public call ---- */
 
-void kvq_attend_options_init(kvq_attend_options *options)
+void kvq_attend_options_init_sized(kvq_attend_options *options, size_t struct_size)
 {
-    *options = (kvq_attend_options){.struct_size = sizeof *options};
+    static const kvq_attend_options defaults;
+    if (options != NULL)
+        kvq_sized_write(options, struct_size, &defaults, sizeof defaults, false);
+}
+
+void kvq_attend_counters_init_sized(kvq_attend_counters *counters, size_t struct_size)
+{
+    static const kvq_attend_counters none;
+    if (counters != NULL)
+        kvq_sized_write(counters, struct_size, &none, sizeof none, false);
 }
 
 static kvq_status check_sequences(const kvq_cache *cache, size_t layer, const size_t *sequences,
@@ -494,47 +531,82 @@ static bool folds(const kvq_layer_plan *plan)
            kvq_layout_folds(&plan->layout[KVQ_VALUES]);
 }
 
+/* Read what the caller's counters hold; the call adds to it. */
+static bool read_counters(const kvq_attend_options *options, kvq_attend_counters *counters)
+{
+    *counters = (kvq_attend_counters){0};
+    return options->counters == NULL || kvq_sized_read(counters, sizeof *counters, options->counters,
+                                                       KVQ_SIZE_THROUGH(kvq_attend_counters, heads_again));
+}
+
+static void write_counters(const kvq_attend_options *options, const kvq_attend_counters *counters)
+{
+    if (options->counters != NULL)
+        kvq_sized_write(options->counters, options->counters->struct_size, counters, sizeof *counters, false);
+}
+
+static kvq_status read_options(const kvq_attend_options *given, kvq_attend_options *options)
+{
+    *options = (kvq_attend_options){0};
+    if (given != NULL &&
+        !kvq_sized_read(options, sizeof *options, given, KVQ_SIZE_THROUGH(kvq_attend_options, counters)))
+        return KVQ_ERR_ARG;
+    bool precision =
+        options->precision == KVQ_PRECISION_FAST || options->precision == KVQ_PRECISION_EXACT;
+    return precision && options->n_threads >= 0 ? KVQ_OK : KVQ_ERR_ARG;
+}
+
+/* All query tiles, on as many threads as are worth it. */
+static void run_call(const attend_call *call, size_t n_sequences, int wanted_threads)
+{
+    const kvq_cache *cache = call->cache;
+    size_t n_numbers = n_sequences * cache->config.n_kv_heads * call->n_query_tiles;
+    size_t n_segments = (longest(cache, call->layer, call->sequences, n_sequences) + SEGMENT - 1) / SEGMENT;
+    int n_threads = kvq_n_threads(wanted_threads, n_numbers * n_segments);
+    if (n_threads > 1 &&
+        work_size(cache, call->layer, call->sequences, n_sequences, call->n_q) >= MIN_PARALLEL_ELEMENTS) {
+        run_parallel(call, n_numbers, n_segments, n_threads);
+        return;
+    }
+    for (size_t i = 0; i < n_numbers; i++)
+        run_query_tile(call, i);
+}
+
 kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *sequences, size_t n_sequences,
-                            const float *q, size_t n_q, float scale, const kvq_attend_options *options,
+                            const float *q, size_t n_q, float scale, const kvq_attend_options *given,
                             float *out)
 {
-    kvq_attend_options defaults;
-    kvq_attend_options_init(&defaults);
-    if (options == NULL)
-        options = &defaults;
-    if (cache == NULL || q == NULL || out == NULL || options->struct_size != sizeof *options ||
-        (options->precision != KVQ_PRECISION_FAST && options->precision != KVQ_PRECISION_EXACT) ||
-        options->n_threads < 0 || layer >= cache->config.n_layers || n_q == 0 || !isfinite(scale))
+    kvq_attend_options options;
+    kvq_attend_counters counters;
+    KVQ_TRY(read_options(given, &options));
+    if (cache == NULL || q == NULL || out == NULL || layer >= cache->config.n_layers || n_q == 0 ||
+        !isfinite(scale) || !read_counters(&options, &counters))
         return KVQ_ERR_ARG;
-    KVQ_TRY(check_sequences(cache, layer, sequences, n_sequences, n_q, options->probabilities != NULL));
+    KVQ_TRY(check_sequences(cache, layer, sequences, n_sequences, n_q, options.probabilities != NULL));
     const kvq_config *config = &cache->config;
     if (!cache->kernels->all_finite_f32(q, n_sequences * n_q * config->n_heads * config->head_dim))
         return KVQ_ERR_NONFINITE;
+    size_t heads_per_kv = config->n_heads / config->n_kv_heads;
     attend_call call = {
         .cache = cache,
         .plan = &cache->plan[layer],
         .sequences = sequences,
         .layer = layer,
         .n_q = n_q,
-        .heads_per_kv = config->n_heads / config->n_kv_heads,
+        .heads_per_kv = heads_per_kv,
+        .n_query_tiles = (n_q * heads_per_kv + QUERY_TILE - 1) / QUERY_TILE,
         .q = q,
         .scale = scale,
         .log2_scale = scale * 0x1.715476p+0f,
         .fast =
-            options->precision == KVQ_PRECISION_FAST && options->bound == NULL && folds(&cache->plan[layer]),
+            options.precision == KVQ_PRECISION_FAST && options.bound == NULL && folds(&cache->plan[layer]),
         .out = out,
-        .probabilities = options->probabilities,
-        .bound = options->bound,
+        .probabilities = options.probabilities,
+        .bound = options.bound,
+        .counters = &counters,
     };
-    call.n_tiles = (n_q * call.heads_per_kv + TILE - 1) / TILE;
-    size_t n_numbers = n_sequences * config->n_kv_heads * call.n_tiles;
-    size_t n_spans = (longest(cache, layer, sequences, n_sequences) + SPAN - 1) / SPAN;
-    int n_threads = kvq_n_threads(options->n_threads, n_numbers * n_spans);
-    if (n_threads > 1 && work_size(cache, layer, sequences, n_sequences, n_q) >= MIN_PARALLEL_ELEMENTS) {
-        run_parallel(&call, n_numbers, n_spans, n_threads);
-        return KVQ_OK;
-    }
-    for (size_t i = 0; i < n_numbers; i++)
-        run_tile(&call, i);
+    run_call(&call, n_sequences, options.n_threads);
+    counters.heads += n_sequences * n_q * config->n_heads;
+    write_counters(&options, &counters);
     return KVQ_OK;
 }

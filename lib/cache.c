@@ -2,28 +2,27 @@
  * A cache's life: create, free, reset, and what it says of itself (config, tokens, bytes, integrity).
  */
 #include "lib/internal.h"
+#include "lib/sized.h"
 
 #include <math.h>
 
 _Static_assert((int)KVQ_MAX_HEAD_DIM == (int)KVQ_DIM_MAX, "kernels size their scratch for the public limit");
 _Static_assert((int)KVQ_GROUP_FULL == 0, "kvq_layout_spec takes 0 for a full group");
 
-void kvq_config_init(kvq_config *config)
+static const kvq_config default_config = {
+    .n_sequences = 1,
+    .max_tokens = KVQ_MAX_TOKENS,
+    .scheme_text = "kivi2",
+};
+
+void kvq_config_init_sized(kvq_config *config, size_t struct_size)
 {
-    *config = (kvq_config){
-        .struct_size = sizeof *config,
-        .n_sequences = 1,
-        .max_tokens = KVQ_MAX_TOKENS,
-        .scheme = {.k = {.codec = KVQ_CODEC_AFFINE, .bits = 2, .axis = KVQ_AXIS_CHANNEL, .group = 32},
-                   .v = {.codec = KVQ_CODEC_AFFINE, .bits = 2, .axis = KVQ_AXIS_TOKEN, .group = 32},
-                   .residual = 128},
-    };
+    if (config != NULL)
+        kvq_sized_write(config, struct_size, &default_config, sizeof default_config, false);
 }
 
 static kvq_status check_config(const kvq_config *config)
 {
-    if (config == NULL || config->struct_size != sizeof *config)
-        return KVQ_ERR_ARG;
     if (config->n_layers == 0 || config->n_layers > KVQ_MAX_LAYERS || config->n_kv_heads == 0 ||
         config->n_heads > KVQ_MAX_HEADS || config->n_heads % config->n_kv_heads != 0 ||
         config->n_heads == 0 || config->head_dim == 0 || config->head_dim > KVQ_MAX_HEAD_DIM ||
@@ -33,9 +32,10 @@ static kvq_status check_config(const kvq_config *config)
     if (config->allocator != NULL && (config->allocator->alloc == NULL || config->allocator->free == NULL))
         return KVQ_ERR_ARG;
     if (config->layer_schemes == NULL)
-        return kvq_scheme_check(&config->scheme, NULL);
+        return config->scheme == NULL && config->scheme_text == NULL ? KVQ_ERR_ARG : KVQ_OK;
     for (size_t i = 0; i < config->n_layers; i++)
-        KVQ_TRY(kvq_scheme_check(&config->layer_schemes[i], NULL));
+        if (config->layer_schemes[i] == NULL)
+            return KVQ_ERR_ARG;
     return KVQ_OK;
 }
 
@@ -53,13 +53,13 @@ static void init_layout(kvq_layout *layout, const kvq_scheme *scheme, kvq_role r
                             });
 }
 
-/* The pool for units of this size; cache->pool has room for a new one. */
-static kvq_pool *pool_for(kvq_cache *cache, size_t unit_bytes)
+/* The pool for slots of this size; cache->pool has room for a new one. */
+static kvq_pool *pool_for(kvq_cache *cache, size_t slot_bytes)
 {
     for (size_t i = 0; i < cache->n_pools; i++)
-        if (cache->pool[i].unit_bytes == unit_bytes)
+        if (cache->pool[i].slot_bytes == slot_bytes)
             return &cache->pool[i];
-    cache->pool[cache->n_pools] = (kvq_pool){.unit_bytes = unit_bytes};
+    cache->pool[cache->n_pools] = (kvq_pool){.slot_bytes = slot_bytes};
     return &cache->pool[cache->n_pools++];
 }
 
@@ -84,22 +84,42 @@ static kvq_status take_arrays(kvq_cache *cache)
     kvq_memory *memory = &cache->memory;
     size_t n_layers = cache->config.n_layers;
     cache->schemes = kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, n_layers, sizeof *cache->schemes);
+    cache->scheme_pointers =
+        kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, n_layers, sizeof *cache->scheme_pointers);
     cache->plan = kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, n_layers, sizeof *cache->plan);
     cache->pool = kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, 2 * n_layers, sizeof *cache->pool);
     cache->sequence =
         kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, cache->config.n_sequences, sizeof *cache->sequence);
     cache->scratch =
         kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, KVQ_SUPERBLOCK * cache->config.head_dim, sizeof(float));
-    bool all = cache->schemes != NULL && cache->plan != NULL && cache->pool != NULL &&
+    bool all = cache->schemes != NULL && cache->scheme_pointers != NULL && cache->plan != NULL && cache->pool != NULL &&
                cache->sequence != NULL && cache->scratch != NULL;
     return all ? KVQ_OK : KVQ_ERR_NOMEM;
 }
 
-kvq_status kvq_cache_create(kvq_cache **out, const kvq_config *config)
+/* Every layer's scheme, from whichever of the three ways to say it is in force. */
+static void choose_schemes(kvq_cache *cache, const kvq_config *config, const kvq_scheme *common)
 {
-    if (out == NULL)
+    for (size_t i = 0; i < config->n_layers; i++) {
+        cache->schemes[i] = config->layer_schemes == NULL ? *common : *config->layer_schemes[i];
+        cache->scheme_pointers[i] = &cache->schemes[i];
+        init_plan(cache, i);
+    }
+    cache->config.layer_schemes = cache->scheme_pointers;
+}
+
+kvq_status kvq_cache_create(kvq_cache **out, const kvq_config *given)
+{
+    kvq_config ours = default_config, *config = &ours;
+    if (out == NULL || given == NULL ||
+        !kvq_sized_read(config, sizeof *config, given, KVQ_SIZE_THROUGH(kvq_config, isa)))
         return KVQ_ERR_ARG;
     KVQ_TRY(check_config(config));
+    kvq_scheme common;
+    if (config->layer_schemes == NULL && config->scheme == NULL)
+        KVQ_TRY(kvq_scheme_parse(config->scheme_text, &common, NULL));
+    else if (config->layer_schemes == NULL)
+        common = *config->scheme;
     const kvq_kernels *kernels = config->isa == NULL ? kvq_kernels_get() : kvq_kernels_for_isa(config->isa);
     if (kernels == NULL)
         return KVQ_ERR_ISA;
@@ -111,17 +131,15 @@ kvq_status kvq_cache_create(kvq_cache **out, const kvq_config *config)
     cache->memory = memory;
     cache->kernels = kernels;
     cache->config = *config;
+    cache->config.scheme_text = NULL;
+    cache->config.scheme = NULL;
     cache->config.allocator = NULL;
     cache->config.isa = kernels->isa;
     if (take_arrays(cache) != KVQ_OK) {
         kvq_cache_free(cache);
         return KVQ_ERR_NOMEM;
     }
-    for (size_t i = 0; i < config->n_layers; i++) {
-        cache->schemes[i] = config->layer_schemes == NULL ? config->scheme : config->layer_schemes[i];
-        init_plan(cache, i);
-    }
-    cache->config.layer_schemes = cache->schemes;
+    choose_schemes(cache, config, &common);
     *out = cache;
     return KVQ_OK;
 }
@@ -151,14 +169,16 @@ void kvq_cache_free(kvq_cache *cache)
                     sizeof *cache->sequence);
     kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache->pool, 2 * n_layers, sizeof *cache->pool);
     kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache->plan, n_layers, sizeof *cache->plan);
+    kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache->scheme_pointers, n_layers,
+                    sizeof *cache->scheme_pointers);
     kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache->schemes, n_layers, sizeof *cache->schemes);
     kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache, 1, sizeof *cache);
 }
 
-void kvq_cache_get_config(const kvq_cache *cache, kvq_config *out)
+void kvq_cache_get_config_sized(const kvq_cache *cache, kvq_config *out, size_t struct_size)
 {
     if (cache != NULL && out != NULL)
-        *out = cache->config;
+        kvq_sized_write(out, struct_size, &cache->config, sizeof cache->config, false);
 }
 
 const char *kvq_cache_isa(const kvq_cache *cache)
@@ -193,7 +213,7 @@ static void add_layer_usage(const kvq_cache *cache, const kvq_layer_plan *plan, 
     }
 }
 
-kvq_status kvq_cache_usage(const kvq_cache *cache, kvq_usage *out)
+kvq_status kvq_cache_usage_sized(const kvq_cache *cache, kvq_usage *out, size_t struct_size)
 {
     if (cache == NULL || out == NULL)
         return KVQ_ERR_ARG;
@@ -204,7 +224,7 @@ kvq_status kvq_cache_usage(const kvq_cache *cache, kvq_usage *out)
     sum.bookkeeping = cache->memory.bookkeeping_bytes;
     sum.slack = cache->memory.data_bytes - (sum.payload + sum.metadata + sum.residual + sum.sinks);
     sum.total = cache->memory.data_bytes + sum.bookkeeping;
-    *out = sum;
+    kvq_sized_write(out, struct_size, &sum, sizeof sum, true);
     return KVQ_OK;
 }
 

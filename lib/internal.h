@@ -2,14 +2,16 @@
  * What the files of lib/ share: the cache's structs and the functions between them. Not installed.
  *
  * Indices. Callers count tokens from 0. Inside a layer the first S tokens are sinks; the others have an index
- * counted from S. On each side indices [0, packed) lie in pages of 128, [packed, n) in the window, in blocks
- * of 32 rows. Keys and values differ in `packed`, so most structs hold an array of two, indexed by kvq_role.
+ * counted from S. On each side indices [0, packed) lie in pages of 128, [packed, n) in the residual, in
+ * blocks of 32 rows. Keys and values differ in `packed`, so most structs hold an array of two, indexed by
+ * kvq_role.
  */
 #ifndef KVQ_LIB_INTERNAL_H
 #define KVQ_LIB_INTERNAL_H
 
 #include "lib/kvq.h"
 #include "lib/memory.h"
+#include "lib/scheme.h"
 #include "quant/codec.h"
 
 enum { KVQ_N_ROLES = 2 };
@@ -29,19 +31,19 @@ typedef struct kvq_page {
 } kvq_page;
 
 /** The tokens of one side that are not packed. block[i] holds indices 32 (first + i) and on, [Hkv][32][D]. */
-typedef struct kvq_window {
+typedef struct kvq_residual {
     uint8_t **block;
     size_t first, n;
     size_t
         n_reserved; /* further blocks taken from the pool, at block[n], for a change that is being prepared */
     size_t capacity;
-} kvq_window;
+} kvq_residual;
 
 /** One layer of one sequence. */
 typedef struct kvq_layer {
     size_t n_tokens; /* T, sinks included */
     size_t packed[KVQ_N_ROLES];
-    kvq_window window[KVQ_N_ROLES];
+    kvq_residual residual[KVQ_N_ROLES];
     uint8_t *sinks[KVQ_N_ROLES]; /* [Hkv][S][D], NULL until the first token */
     kvq_page *page;
     size_t n_pages, page_capacity;
@@ -53,7 +55,7 @@ typedef struct kvq_layer_plan {
     kvq_layout layout[KVQ_N_ROLES];
     size_t head_bytes; /* of a page */
     size_t page_bytes;
-    size_t element_bytes; /* of the window and the sinks */
+    size_t element_bytes; /* of the residual and the sinks */
     size_t sinks_bytes;   /* of one side */
     kvq_pool *pages, *blocks;
 } kvq_layer_plan;
@@ -61,10 +63,11 @@ typedef struct kvq_layer_plan {
 struct kvq_cache {
     kvq_memory memory;
     const kvq_kernels *kernels;
-    kvq_config config;    /* layer_schemes points to schemes, allocator is NULL */
+    kvq_config config;    /* what kvq_cache_get_config hands out */
     kvq_scheme *schemes;  /* [L] */
+    const kvq_scheme **scheme_pointers; /* [L], to schemes: config.layer_schemes */
     kvq_layer_plan *plan; /* [L] */
-    kvq_pool *pool;       /* one per unit size, at most two per layer */
+    kvq_pool *pool;       /* one per slot size, at most two per layer */
     size_t n_pools;
     kvq_layer **sequence; /* [n_sequences], each NULL (empty) or [L] */
     float *scratch;       /* [128][D], for the one thread that changes the cache */
@@ -109,7 +112,7 @@ static inline const kvq_layer *kvq_layer_of(const kvq_cache *cache, size_t layer
 }
 
 /** Allocate the sequence's layers if they are not there. */
-kvq_status kvq_sequence_open(kvq_cache *cache, size_t sequence);
+kvq_status kvq_sequence_ensure(kvq_cache *cache, size_t sequence);
 
 /** Free a sequence's [L] layers with all they hold; NULL is fine. */
 void kvq_sequence_free(kvq_cache *cache, kvq_layer *layers);
@@ -121,9 +124,9 @@ static inline uint8_t *kvq_superblock(const kvq_layer_plan *plan, const kvq_page
     return page->data + head * plan->head_bytes + (role == KVQ_VALUES ? plan->layout[KVQ_KEYS].bytes : 0);
 }
 
-/** Window row of an index: D elements; the rows of the same block follow it. */
-uint8_t *kvq_window_row(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                        kvq_role role, size_t head, size_t index);
+/** Residual row of an index: D elements; the rows of the same block follow it. */
+uint8_t *kvq_residual_row(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
+                          kvq_role role, size_t head, size_t index);
 
 /** Sinks row of a token below S; the rows of the next sinks follow it. */
 static inline uint8_t *kvq_sinks_row(const kvq_cache *cache, const kvq_layer_plan *plan,
@@ -142,20 +145,21 @@ void kvq_pages_shrink(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *l
 void kvq_layer_release(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, size_t n_pages);
 
 /** Allocate the sinks of both sides if the scheme has any and they are not there. */
-kvq_status kvq_sinks_open(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer);
+kvq_status kvq_sinks_ensure(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer);
 
 /** Take n more blocks for a coming change; it is carried out by _advance and forgotten by _release. */
-kvq_status kvq_window_reserve(kvq_cache *cache, const kvq_layer_plan *plan, kvq_window *window, size_t n);
-void kvq_window_release(kvq_cache *cache, const kvq_layer_plan *plan, kvq_window *window);
+kvq_status kvq_residual_reserve(kvq_cache *cache, const kvq_layer_plan *plan, kvq_residual *residual,
+                                size_t n);
+void kvq_residual_release(kvq_cache *cache, const kvq_layer_plan *plan, kvq_residual *residual);
 
-/** Blocks to reserve so that a window that holds some blocks can move on to indices [packed, n). */
-size_t kvq_window_need(const kvq_window *window, size_t packed, size_t n);
+/** Blocks to reserve so that a residual that holds some blocks can move on to indices [packed, n). */
+size_t kvq_residual_need(const kvq_residual *residual, size_t packed, size_t n);
 
 /** Move on to indices [packed, n): drop the blocks before, add the reserved ones after. */
-void kvq_window_advance(kvq_cache *cache, const kvq_layer_plan *plan, kvq_window *window, size_t packed,
-                        size_t n);
+void kvq_residual_advance(kvq_cache *cache, const kvq_layer_plan *plan, kvq_residual *residual, size_t packed,
+                          size_t n);
 
-/** Store or fetch one row of D values in the window's dtype. */
+/** Store or fetch one row of D values in the residual's dtype. */
 void kvq_row_store(const kvq_cache *cache, const kvq_layer_plan *plan, uint8_t *row, const float *x);
 void kvq_row_load(const kvq_cache *cache, const kvq_layer_plan *plan, const uint8_t *row, float *x);
 

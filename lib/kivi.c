@@ -3,6 +3,7 @@
  * (kvq_kivi in kvq.h). Words, scales and minimums move bit for bit; only their places differ from ours.
  */
 #include "lib/internal.h"
+#include "lib/sized.h"
 
 static size_t words(size_t n, size_t bits)
 {
@@ -128,9 +129,23 @@ static void export_side(const side *s)
                       s->residual + head * n_residual * dim, dim);
 }
 
-kvq_status kvq_cache_export_kivi(const kvq_cache *cache, size_t layer_index, size_t sequence, kvq_kivi *kivi)
+void kvq_kivi_init_sized(kvq_kivi *kivi, size_t struct_size)
 {
-    if (cache == NULL || kivi == NULL || kivi->struct_size != sizeof *kivi ||
+    static const kvq_kivi empty;
+    if (kivi != NULL)
+        kvq_sized_write(kivi, struct_size, &empty, sizeof empty, false);
+}
+
+static bool read_kivi(const kvq_kivi *given, kvq_kivi *ours)
+{
+    *ours = (kvq_kivi){0};
+    return given != NULL && kvq_sized_read(ours, sizeof *ours, given, KVQ_SIZE_THROUGH(kvq_kivi, v_residual));
+}
+
+kvq_status kvq_cache_export_kivi(const kvq_cache *cache, size_t layer_index, size_t sequence, kvq_kivi *given)
+{
+    kvq_kivi ours, *kivi = &ours;
+    if (cache == NULL || !read_kivi(given, kivi) ||
         layer_index >= cache->config.n_layers || sequence >= cache->config.n_sequences ||
         !scheme_fits(cache, &cache->plan[layer_index].scheme))
         return KVQ_ERR_ARG;
@@ -138,9 +153,9 @@ kvq_status kvq_cache_export_kivi(const kvq_cache *cache, size_t layer_index, siz
     const kvq_layer *layer = kvq_layer_of(cache, layer_index, sequence);
     if (layer == NULL)
         layer = &empty;
-    kivi->n_tokens = layer->n_tokens;
-    kivi->n_k_packed = layer->packed[KVQ_KEYS];
-    kivi->n_v_packed = layer->packed[KVQ_VALUES];
+    given->n_tokens = kivi->n_tokens = layer->n_tokens;
+    given->n_k_packed = kivi->n_k_packed = layer->packed[KVQ_KEYS];
+    given->n_v_packed = kivi->n_v_packed = layer->packed[KVQ_VALUES];
     const kvq_layer_plan *plan = &cache->plan[layer_index];
     export_side(&(side){cache, plan, layer, KVQ_KEYS, kivi->n_tokens, kivi->n_k_packed, kivi->k_code,
                         kivi->k_scale, kivi->k_min, kivi->k_residual});
@@ -175,7 +190,7 @@ static void import_side(const side *s)
     for (size_t head = 0; head < s->cache->config.n_kv_heads; head++)
         for (size_t i = 0; i < n_residual; i++)
             kvq_row_store(s->cache, s->plan,
-                          kvq_window_row(s->cache, s->plan, s->layer, s->role, head, s->n_packed + i),
+                          kvq_residual_row(s->cache, s->plan, s->layer, s->role, head, s->n_packed + i),
                           s->residual + (head * n_residual + i) * dim);
 }
 
@@ -207,16 +222,17 @@ static kvq_status take_memory(kvq_cache *cache, const kvq_layer_plan *plan, kvq_
     size_t most = kvq_max_size(packed[KVQ_KEYS], packed[KVQ_VALUES]);
     KVQ_TRY(kvq_pages_grow(cache, plan, layer, (most + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK));
     for (size_t role = 0; role < KVQ_N_ROLES; role++) {
-        kvq_window *window = &layer->window[role];
-        KVQ_TRY(
-            kvq_window_reserve(cache, plan, window, kvq_window_need(window, packed[role], kivi->n_tokens)));
+        kvq_residual *residual = &layer->residual[role];
+        KVQ_TRY(kvq_residual_reserve(cache, plan, residual,
+                                     kvq_residual_need(residual, packed[role], kivi->n_tokens)));
     }
     return KVQ_OK;
 }
 
-kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer_index, size_t sequence, const kvq_kivi *kivi)
+kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer_index, size_t sequence, const kvq_kivi *given)
 {
-    if (cache == NULL || kivi == NULL || kivi->struct_size != sizeof *kivi ||
+    kvq_kivi ours, *kivi = &ours;
+    if (cache == NULL || !read_kivi(given, kivi) ||
         layer_index >= cache->config.n_layers || sequence >= cache->config.n_sequences ||
         !scheme_fits(cache, &cache->plan[layer_index].scheme) ||
         kvq_cache_n_tokens(cache, layer_index, sequence) != 0)
@@ -230,7 +246,7 @@ kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer_index, size_t se
               kivi->v_code, kivi->v_scale, kivi->v_min, kivi->v_residual};
     KVQ_TRY(check_side(&k));
     KVQ_TRY(check_side(&v));
-    KVQ_TRY(kvq_sequence_open(cache, sequence));
+    KVQ_TRY(kvq_sequence_ensure(cache, sequence));
     kvq_layer *layer = &cache->sequence[sequence][layer_index];
     if (take_memory(cache, plan, layer, kivi) != KVQ_OK) {
         kvq_layer_release(cache, plan, layer, 0);
@@ -239,7 +255,7 @@ kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer_index, size_t se
     const size_t packed[KVQ_N_ROLES] = {kivi->n_k_packed, kivi->n_v_packed};
     for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
         layer->packed[role] = packed[role];
-        kvq_window_advance(cache, plan, &layer->window[role], packed[role], kivi->n_tokens);
+        kvq_residual_advance(cache, plan, &layer->residual[role], packed[role], kivi->n_tokens);
     }
     layer->n_tokens = kivi->n_tokens;
     k.layer = v.layer = layer;

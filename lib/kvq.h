@@ -8,7 +8,7 @@
  * Words used throughout:
  *   T      tokens cached            L, H, Hkv  layers, query heads, KV heads (H is a multiple of Hkv)
  *   D      head dimension           G          group: values that share one scale and one minimum
- *   R      residual window: the most recent tokens, kept in full precision
+ *   R      residual: the most recent tokens, kept in full precision
  *   S      sinks: the first tokens, kept in full precision for good
  *   page   128 consecutive tokens of one layer of one sequence, all KV heads
  * Arrays are row-major, slowest dimension first.
@@ -23,7 +23,13 @@
  *     that changes a cache must be alone with it. Two caches are independent of each other.
  *   - A call may use 512 KB of stack, on each thread that takes part.
  *   - Floating-point rounding must be to nearest, as it is by default.
- *   - Structs that begin with struct_size must be filled by their _init function first.
+ *   - Structs that begin with struct_size may grow at their end in later versions. Your compiler's size of
+ *     them travels along: fill those that you hand in by their _init function first, and call the functions
+ *     that hand one out by the name without _sized. A smaller struct than the library's gets defaults for
+ *     what it lacks; a larger one is fine while the rest that the library does not know is zero, and
+ *     KVQ_ERR_ARG otherwise. All other structs stay as they are.
+ *   - After fork(), calls in the child use one thread, whatever was asked for: OpenMP's threads do not
+ *     survive it, and waiting for them would take for ever. The child's copy of a cache is its own.
  */
 #ifndef KVQ_H
 #define KVQ_H
@@ -33,8 +39,12 @@
 #include <stdint.h>
 
 #define KVQ_VERSION_MAJOR 0
-#define KVQ_VERSION_MINOR 1
+#define KVQ_VERSION_MINOR 2
 #define KVQ_VERSION_PATCH 0
+/** The version as one number that can be compared: 0.2.0 is 200. */
+#define KVQ_VERSION_NUMBER (KVQ_VERSION_MAJOR * 10000 + KVQ_VERSION_MINOR * 100 + KVQ_VERSION_PATCH)
+/** Raised only when a program compiled before would break; the shared library's SOVERSION. */
+#define KVQ_ABI 1
 
 #if defined(__GNUC__)
 #define KVQ_API        __attribute__((visibility("default")))
@@ -82,6 +92,9 @@ typedef struct kvq_error {
 /** Version of the library that runs, as "major.minor.patch". */
 KVQ_API const char *kvq_version(void);
 
+/** The same as KVQ_VERSION_NUMBER counts. */
+KVQ_API uint32_t kvq_version_number(void);
+
 /**
  * Name of the instruction set whose kernels new caches will use, such as "portable": the best that runs here,
  * or the one named by the environment variable KVQ_ISA. NULL if KVQ_ISA names none that runs here.
@@ -93,12 +106,6 @@ KVQ_API const char *kvq_isa_name(size_t i);
 
 /* ---- Schemes: how keys and values are stored ---------------------------------------------------------- */
 
-typedef enum kvq_codec_id {
-    KVQ_CODEC_AFFINE = 0, /* code * scale + minimum per group, scale and minimum as IEEE half */
-    KVQ_CODEC_F16 = 1,    /* IEEE half, round to nearest even, no groups                      */
-    KVQ_CODEC_F32 = 2,    /* as appended                                                      */
-} kvq_codec_id;
-
 typedef enum kvq_axis {
     KVQ_AXIS_CHANNEL = 0, /* a group runs along T inside one channel: KIVI's choice for keys   */
     KVQ_AXIS_TOKEN = 1,   /* a group runs along D inside one token: KIVI's choice for values   */
@@ -106,7 +113,7 @@ typedef enum kvq_axis {
 
 typedef enum kvq_residual_mode {
     KVQ_RESIDUAL_KIVI = 0,    /* the order of the KIVI paper (arXiv 2402.02750, algorithm 1); see below */
-    KVQ_RESIDUAL_SLIDING = 1, /* keys and values alike: at least R newest tokens stay exact             */
+    KVQ_RESIDUAL_SLIDING = 1, /* keys and values alike: at least R newest tokens stay in full precision */
 } kvq_residual_mode;
 
 typedef enum kvq_dtype {
@@ -128,74 +135,103 @@ enum {
     KVQ_MAX_LAYERS = 4096,
     KVQ_MAX_HEADS = 4096,
     KVQ_MAX_SEQUENCES = 1 << 20,
-    KVQ_SCHEME_TEXT_MAX = 128, /* bytes that hold every printed scheme and its terminating NUL */
 };
 #define KVQ_MAX_TOKENS ((size_t)1 << 30)
 
-/** How one side, K or V, is stored. bits, axis and group count for KVQ_CODEC_AFFINE only. */
-typedef struct kvq_side_scheme {
-    kvq_codec_id codec;
-    uint32_t bits; /* 1, 2, 3, 4, 5, 6, 8 */
-    kvq_axis axis;
-    uint32_t group; /* 16, 32, 64, 128, or KVQ_GROUP_FULL */
-} kvq_side_scheme;
-
 /**
- * How K and V are stored.
+ * How K and V are stored: a codec for each with its parameters, a residual, sinks. Made from text, never
+ * changed.
  *
  * Which tokens are packed is a function of the number of tokens T appended so far (the sinks apart), so any
  * split of the same tokens into appends gives byte-identical caches:
- *   kivi, channel axis   groups of R are packed together once a further token arrives: 1 to R stay exact
- *   kivi, token axis     all but the newest R + 1 are packed
+ *   kivi, channel axis   groups of R are packed together once a further token arrives: 1 to R stay in the
+ *                        residual
+ *   kivi, token axis     all but the newest R + 1 are packed; the same goes for a side stored as f16 or f32,
+ *                        which has no axis
  *   sliding, both        packed in steps of the larger G (a full group counts as 32; f16 and f32 as 1), so
- *                        that R to R + step - 1 stay exact
- * The step that completes a group of R keys still sees them exact, as in KIVI, where a decode step attends
- * first and quantizes afterwards; here the packing happens when the next token arrives.
+ *                        that R to R + step - 1 stay in the residual
+ * The step that completes a group of R keys still sees them in full precision, as in KIVI, where a decode
+ * step attends first and quantizes afterwards; here the packing happens when the next token arrives.
  */
-typedef struct kvq_scheme {
-    kvq_side_scheme k, v;
-    kvq_arith arith;
-    uint32_t residual; /* R; a multiple of the G of each side on the channel axis; in kivi mode not 0 then */
-    kvq_residual_mode residual_mode;
-    kvq_dtype residual_dtype; /* KVQ_F16 halves the window and rounds it; sinks are stored the same way */
-    uint32_t sinks;           /* S */
-} kvq_scheme;
+typedef struct kvq_scheme kvq_scheme;
 
 /**
- * Parse a scheme from text.
+ * Make a scheme from text.
  *
  *   text    := (preset | item) ("," item)*
  *   preset  := "fp32" | "fp16" | "kivi" BITS ["-g" GROUP]
  *   item    := ("k" | "v") "=" side      how keys or values are stored; both are needed without a preset
- *            | "r=" N                    residual window R                          (default 128)
+ *            | "r=" N                    residual R                                 (default 128)
  *            | "mode=" ("kivi" | "sliding")                                         (default kivi)
- *            | "rtype=" ("f32" | "f16")  dtype of the window and the sinks          (default f32)
+ *            | "rtype=" ("f32" | "f16")  dtype of the residual and the sinks        (default f32)
  *            | "s=" N                    sinks S                                    (default 0)
  *            | "arith=" ("f32" | "kivi-f16")                                        (default f32)
  *   side    := "f32" | "f16" | BITS ["@" ("channel" | "token")] ["/" (GROUP | "full")]
  * kiviB is k=B@channel/32,v=B@token/32,r=128; fp32 and fp16 are k=f32,v=f32 (f16) with r=0,mode=sliding.
- * A side left without axis is per channel for k and per token for v; without group it has 32.
+ * BITS is 1, 2, 3, 4, 5, 6 or 8, GROUP 16, 32, 64 or 128. A side left without axis is per channel for k and
+ * per token for v; without group it has 32. R is a multiple of the G of each side on the channel axis, and
+ * not 0 then in kivi mode.
  *
- * text    NUL-terminated; spaces are not allowed.
- * Returns KVQ_OK; KVQ_ERR_ARG (NULL); KVQ_ERR_SCHEME with err->offset at the offending character.
- * err     may be NULL.
+ * text      NUL-terminated; spaces are not allowed.
+ * err       may be NULL.
+ * Ownership free it with kvq_scheme_free, at any time: caches keep a copy.
+ * Returns KVQ_OK; KVQ_ERR_ARG (NULL); KVQ_ERR_SCHEME with err->offset at the offending character;
+ * KVQ_ERR_NOMEM.
  */
-KVQ_API KVQ_MUST_CHECK kvq_status kvq_scheme_parse(const char *text, kvq_scheme *out, kvq_error *err);
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_scheme_create(kvq_scheme **out, const char *text, kvq_error *err);
+
+/** Free a scheme; NULL is fine. Not for those that a cache hands out. */
+KVQ_API void kvq_scheme_free(kvq_scheme *scheme);
 
 /**
- * Print a scheme in its shortest canonical form (presets where they fit); parsing it gives the same scheme.
- * Returns KVQ_OK; KVQ_ERR_ARG (NULL, size too small: KVQ_SCHEME_TEXT_MAX always suffices); KVQ_ERR_SCHEME.
+ * The scheme in its shortest canonical form (presets where they fit). kvq_scheme_create makes the same scheme
+ * of it; two schemes are equal if their texts are. Lives as long as the scheme. NULL for NULL.
  */
-KVQ_API KVQ_MUST_CHECK kvq_status kvq_scheme_print(const kvq_scheme *scheme, char *text, size_t size);
+KVQ_API const char *kvq_scheme_text(const kvq_scheme *scheme);
 
-/** Check a scheme's fields. Returns KVQ_OK or KVQ_ERR_SCHEME; err (may be NULL) names the field. */
-KVQ_API KVQ_MUST_CHECK kvq_status kvq_scheme_check(const kvq_scheme *scheme, kvq_error *err);
+/** Text of the i-th preset, from the widest down, with the usual groups; NULL past the last. */
+KVQ_API const char *kvq_scheme_preset(size_t i);
+
+/** What one side of a scheme, keys or values, says. */
+typedef struct kvq_side_info {
+    size_t struct_size; /* out: bytes filled */
+    const char *codec;  /* "affine", "f16", "f32"; static */
+    uint32_t bits;      /* of a code; 16 and 32 for f16 and f32 */
+    kvq_axis axis;      /* of groups; affine only, as the next two */
+    uint32_t group;     /* G: 16, 32, 64, 128 or KVQ_GROUP_FULL */
+    kvq_arith arith;
+} kvq_side_info;
+
+/** Call kvq_scheme_keys and kvq_scheme_values instead. */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_scheme_keys_sized(const kvq_scheme *scheme, kvq_side_info *out,
+                                                        size_t struct_size);
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_scheme_values_sized(const kvq_scheme *scheme, kvq_side_info *out,
+                                                          size_t struct_size);
+
+/** What a scheme says of keys. Returns KVQ_OK or KVQ_ERR_ARG (NULL). */
+static inline kvq_status kvq_scheme_keys(const kvq_scheme *scheme, kvq_side_info *out)
+{
+    return kvq_scheme_keys_sized(scheme, out, sizeof *out);
+}
+
+/** The same of values. */
+static inline kvq_status kvq_scheme_values(const kvq_scheme *scheme, kvq_side_info *out)
+{
+    return kvq_scheme_values_sized(scheme, out, sizeof *out);
+}
+
+/* What it says of both sides; 0 for NULL. */
+KVQ_API size_t kvq_scheme_residual(const kvq_scheme *scheme); /* R */
+KVQ_API size_t kvq_scheme_sinks(const kvq_scheme *scheme);    /* S */
+KVQ_API kvq_residual_mode kvq_scheme_residual_mode(const kvq_scheme *scheme);
+KVQ_API kvq_dtype kvq_scheme_residual_dtype(const kvq_scheme *scheme); /* of the residual and the sinks */
 
 /**
- * Storage cost of the packed part in bits per element, metadata included, of one side for head dimension D:
- * 3.0 for two bits with G = 32. Padding of D to the layout's multiple is counted. 0 for an invalid scheme.
+ * Storage cost of the packed part in bits per element, metadata included, for head dimension D, mean of keys
+ * and values: 3.0 for two bits with G = 32. Padding of D to the layout's multiple is counted. 0 for NULL or a
+ * D out of range.
  */
-KVQ_API double kvq_side_bits_per_element(const kvq_side_scheme *side, size_t head_dim);
+KVQ_API double kvq_scheme_bits_per_element(const kvq_scheme *scheme, size_t head_dim);
 
 /* ---- The cache ---------------------------------------------------------------------------------------- */
 
@@ -213,20 +249,31 @@ typedef struct kvq_allocator {
 
 typedef struct kvq_config {
     size_t struct_size;
-    size_t n_layers;                 /* L */
-    size_t n_heads;                  /* H, query heads; a multiple of n_kv_heads */
-    size_t n_kv_heads;               /* Hkv */
-    size_t head_dim;                 /* D, 1 to KVQ_MAX_HEAD_DIM */
-    size_t n_sequences;              /* default 1 */
-    size_t max_tokens;               /* per sequence; default KVQ_MAX_TOKENS. Nothing is reserved for it. */
-    kvq_scheme scheme;               /* default kivi2 */
-    const kvq_scheme *layer_schemes; /* [n_layers], overrides `scheme`; NULL for none; copied */
-    const kvq_allocator *allocator;  /* NULL: the C library's, with huge pages asked for; copied */
-    const char *isa;                 /* instruction set to use, as in KVQ_ISA; NULL: what kvq_isa() names */
+    size_t n_layers;          /* L */
+    size_t n_heads;           /* H, query heads; a multiple of n_kv_heads */
+    size_t n_kv_heads;        /* Hkv */
+    size_t head_dim;          /* D, 1 to KVQ_MAX_HEAD_DIM */
+    size_t n_sequences;       /* default 1 */
+    size_t max_tokens;        /* per sequence; default KVQ_MAX_TOKENS. Nothing is reserved for it. */
+    const char *scheme_text;  /* default "kivi2"; copied, as the next two */
+    const kvq_scheme *scheme; /* overrides scheme_text; NULL for none */
+    const kvq_scheme *const *layer_schemes; /* [n_layers], overrides both; NULL for none */
+    const kvq_allocator *allocator;         /* NULL: the default one (see kvq_config_init); copied */
+    const char *isa; /* instruction set to use, as in KVQ_ISA; NULL: what kvq_isa() names */
 } kvq_config;
 
-/** Fill a config with its defaults. The four dimensions are 0 and must be set. */
-KVQ_API void kvq_config_init(kvq_config *config);
+/** Call kvq_config_init instead. */
+KVQ_API void kvq_config_init_sized(kvq_config *config, size_t struct_size);
+
+/**
+ * Fill a config with its defaults; NULL is fine. The four dimensions are 0 and must be set.
+ * The default allocator takes what is large from the system by mmap, asks for huge pages there, and gives it
+ * back by munmap as soon as it is empty; the rest comes from malloc.
+ */
+static inline void kvq_config_init(kvq_config *config)
+{
+    kvq_config_init_sized(config, sizeof *config);
+}
 
 /**
  * Make an empty cache. It holds little memory until tokens arrive; the first token of a layer takes room for
@@ -239,11 +286,18 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_create(kvq_cache **out, const kvq_co
 /** Free a cache and all its memory; NULL is fine. */
 KVQ_API void kvq_cache_free(kvq_cache *cache);
 
+/** Call kvq_cache_get_config instead. */
+KVQ_API void kvq_cache_get_config_sized(const kvq_cache *cache, kvq_config *out, size_t struct_size);
+
 /**
- * The dimensions and schemes a cache was made with. layer_schemes points to [n_layers] schemes inside the
- * cache and lives as long as it; allocator is NULL, and isa the one in use.
+ * The dimensions and schemes a cache was made with, ready to make another one alike. layer_schemes points to
+ * [n_layers] schemes of the cache and lives as long as it; scheme_text, scheme and allocator are NULL, and
+ * isa is the one in use.
  */
-KVQ_API void kvq_cache_get_config(const kvq_cache *cache, kvq_config *out);
+static inline void kvq_cache_get_config(const kvq_cache *cache, kvq_config *out)
+{
+    kvq_cache_get_config_sized(cache, out, sizeof *out);
+}
 
 /** Name of the instruction set whose kernels this cache uses. */
 KVQ_API const char *kvq_cache_isa(const kvq_cache *cache);
@@ -290,9 +344,9 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read_bound(const kvq_cache *cache, s
 /**
  * Forget all but the first n_tokens of one sequence, in every layer, and return the memory.
  *
- * Tokens that a fresh cache of n_tokens would hold exact, but that were already packed, come back
+ * Tokens that a fresh cache of n_tokens would hold in full precision, but that were already packed, come back
  * dequantized. So truncate + append equals a fresh cache bit for bit as long as those tokens still were in
- * the window, and always for f32.
+ * the residual, and always for f32.
  * Returns KVQ_OK (also if a layer holds fewer tokens: it keeps them); KVQ_ERR_ARG; KVQ_ERR_NOMEM.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_truncate(kvq_cache *cache, size_t sequence, size_t n_tokens);
@@ -313,6 +367,27 @@ typedef enum kvq_precision {
     KVQ_PRECISION_EXACT = 1, /* float32 arithmetic over dequantized values */
 } kvq_precision;
 
+/**
+ * What attention had to do, added to what the struct holds. While superblocks_exact and heads_again stay 0,
+ * fast precision has given the same bits as on every other instruction set (kvq_cache_attend, Numerics).
+ */
+typedef struct kvq_attend_counters {
+    size_t struct_size;
+    uint64_t heads;             /* query heads, of all queries and sequences */
+    uint64_t superblocks;       /* superblocks of keys scored for a query head, where fast precision serves */
+    uint64_t superblocks_exact; /* of them scored exactly, because the query's range was too wide */
+    uint64_t heads_again;       /* heads computed again exactly, because they could be too far off */
+} kvq_attend_counters;
+
+/** Call kvq_attend_counters_init instead. */
+KVQ_API void kvq_attend_counters_init_sized(kvq_attend_counters *counters, size_t struct_size);
+
+/** Set all counters to 0; NULL is fine. */
+static inline void kvq_attend_counters_init(kvq_attend_counters *counters)
+{
+    kvq_attend_counters_init_sized(counters, sizeof *counters);
+}
+
 typedef struct kvq_attend_options {
     size_t struct_size;
     kvq_precision precision;
@@ -321,18 +396,26 @@ typedef struct kvq_attend_options {
      * process. */
     int n_threads;
     float *probabilities; /* out, [n_sequences][n_q][H][T]; all T must be equal. NULL: not wanted */
-    float
-        *bound; /* out, [n_sequences][n_q][H]. NULL: not wanted. Costs 10 to 150 times the attention, exact */
+    /* out, [n_sequences][n_q][H]. NULL: not wanted. Costs 10 to 150 times the attention, which is exact
+     * then */
+    float *bound;
+    kvq_attend_counters *counters; /* added to; not by two calls at once. NULL: not wanted */
 } kvq_attend_options;
 
-/** Fill the options with their defaults. */
-KVQ_API void kvq_attend_options_init(kvq_attend_options *options);
+/** Call kvq_attend_options_init instead. */
+KVQ_API void kvq_attend_options_init_sized(kvq_attend_options *options, size_t struct_size);
+
+/** Fill the options with their defaults; NULL is fine. */
+static inline void kvq_attend_options_init(kvq_attend_options *options)
+{
+    kvq_attend_options_init_sized(options, sizeof *options);
+}
 
 /**
  * Causal attention of the newest n_q tokens of each sequence over its cache:
  * out = softmax(scale * q K^T) V, in which query i of n_q sees the first T - n_q + i + 1 tokens.
  *
- * sequences [n_sequences] indices; NULL stands for 0, 1, ..., n_sequences - 1.
+ * sequences [n_sequences] indices; NULL stands for 0, 1, ..., n_sequences - 1. None is a no-op.
  * q, out    [n_sequences][n_q][H][D] float32; out must not overlap q. Query head h uses KV head h / (H/Hkv).
  * scale     usually 1/sqrt(D).
  * options   NULL for the defaults.
@@ -366,20 +449,27 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
 
 /** Every byte the cache got from its allocator, by purpose. total is their sum. */
 typedef struct kvq_usage {
-    uint64_t payload;     /* packed codes, and f16 or f32 values outside the window                    */
+    size_t struct_size;   /* out: bytes filled                                                         */
+    uint64_t payload;     /* packed codes, and f16 or f32 values outside the residual                  */
     uint64_t metadata;    /* scales and minimums of packed groups                                      */
-    uint64_t residual;    /* the window's tokens                                                       */
+    uint64_t residual;    /* the residual's tokens                                                     */
     uint64_t sinks;       /* the sinks' tokens                                                         */
-    uint64_t slack;       /* for tokens, but holding none: open and free pages, half-full window blocks */
+    uint64_t slack;       /* for tokens, but holding none: open and free pages, half-full residual blocks */
     uint64_t bookkeeping; /* structs, page tables, checksums, scratch                                  */
     uint64_t total;
-    uint64_t n_elements; /* keys and values held                                                      */
-    uint64_t
-        n_packed_elements; /* of them packed: (payload + metadata) * 8 / this = bits per element        */
+    uint64_t n_elements;        /* keys and values held */
+    uint64_t n_packed_elements; /* of them packed: (payload + metadata) * 8 / this = bits per element */
 } kvq_usage;
 
+/** Call kvq_cache_usage instead. */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_usage_sized(const kvq_cache *cache, kvq_usage *out,
+                                                        size_t struct_size);
+
 /** Bytes in use now. Returns KVQ_OK or KVQ_ERR_ARG. */
-KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_usage(const kvq_cache *cache, kvq_usage *out);
+static inline kvq_status kvq_cache_usage(const kvq_cache *cache, kvq_usage *out)
+{
+    return kvq_cache_usage_sized(cache, out, sizeof *out);
+}
 
 /** Where kvq_cache_verify found damage: `page` counts from 0 within the layer of the sequence. */
 typedef struct kvq_damage {
@@ -404,23 +494,40 @@ typedef size_t (*kvq_read_fn)(void *ctx, void *data, size_t n_bytes);
  * Write sequences to a callback. Saving the same tokens gives the same bytes.
  *
  * sequences [n_sequences]; NULL stands for 0, 1, ..., n_sequences - 1. They are 0, 1, ... in the saved cache.
+ *           None is fine, too: dimensions and schemes are saved.
  * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_CHECKSUM (a sealed page is damaged; what was written
  * before it is no complete file).
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_save(const kvq_cache *cache, const size_t *sequences,
                                                  size_t n_sequences, kvq_write_fn write, void *ctx);
 
+typedef struct kvq_load_options {
+    size_t struct_size;
+    const kvq_allocator *allocator; /* as in kvq_config */
+    const char *isa;                /* as in kvq_config */
+} kvq_load_options;
+
+/** Call kvq_load_options_init instead. */
+KVQ_API void kvq_load_options_init_sized(kvq_load_options *options, size_t struct_size);
+
+/** Fill the options with their defaults; NULL is fine. */
+static inline void kvq_load_options_init(kvq_load_options *options)
+{
+    kvq_load_options_init_sized(options, sizeof *options);
+}
+
 /**
- * Make a new cache from saved bytes, with all its sequences. It attends to the same bits.
+ * Make a new cache from saved bytes, with all its sequences (an empty one if there are none). It attends to
+ * the same bits. Reads what this version and all before it have saved.
  *
- * allocator NULL for the default. err may be NULL.
+ * options may be NULL for the defaults. err may be NULL.
  * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_FORMAT; KVQ_ERR_TRUNCATED; KVQ_ERR_CHECKSUM;
  * KVQ_ERR_SCHEME; KVQ_ERR_NONFINITE; KVQ_ERR_FULL (more tokens than the saved max_tokens); KVQ_ERR_NOMEM;
  * KVQ_ERR_ISA. Nothing is left behind on an error, and nothing is allocated for data that a damaged length
  * promises but the reader does not deliver, beyond one page and the sinks; what those may weigh, an allocator
  * can limit.
  */
-KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_load(kvq_cache **out, const kvq_allocator *allocator,
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_load(kvq_cache **out, const kvq_load_options *options,
                                                  kvq_read_fn read, void *ctx, kvq_error *err);
 
 /**
@@ -454,6 +561,15 @@ typedef struct kvq_kivi {
     uint16_t *k_scale, *k_min, *v_scale, *v_min;
     float *k_residual, *v_residual;
 } kvq_kivi;
+
+/** Call kvq_kivi_init instead. */
+KVQ_API void kvq_kivi_init_sized(kvq_kivi *kivi, size_t struct_size);
+
+/** Set all counts to 0 and all pointers to NULL; NULL is fine. */
+static inline void kvq_kivi_init(kvq_kivi *kivi)
+{
+    kvq_kivi_init_sized(kivi, sizeof *kivi);
+}
 
 /**
  * Export one layer of one sequence. First call with all pointers NULL to learn the three counts (written on

@@ -1,46 +1,14 @@
 /*
- * The state of one layer of one sequence: page table, window blocks, sinks, and the rule of what is packed
- * when.
+ * What one layer of one sequence holds: pages with their checksums, sinks.
  */
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include "lib/internal.h"
 
-/* Tokens that the sliding window packs together: the larger G, where a full group counts as a block and a
- * codec without groups as one token. All are powers of two, so the larger is a multiple of the other. */
-static size_t sliding_step(const kvq_layer_plan *plan)
-{
-    const kvq_side_scheme *sides[] = {&plan->scheme.k, &plan->scheme.v};
-    size_t step = 1;
-    for (size_t i = 0; i < 2; i++) {
-        if (sides[i]->codec != KVQ_CODEC_AFFINE)
-            continue;
-        step = kvq_max_size(step, sides[i]->group == KVQ_GROUP_FULL ? KVQ_BLOCK : sides[i]->group);
-    }
-    return step;
-}
-
-size_t kvq_packed_target(const kvq_layer_plan *plan, kvq_role role, size_t n)
-{
-    size_t residual = plan->scheme.residual;
-    if (plan->scheme.residual_mode == KVQ_RESIDUAL_SLIDING) {
-        size_t step = sliding_step(plan);
-        return n > residual ? (n - residual) / step * step : 0;
-    }
-    if (plan->layout[role].tokens_per_run > 1)
-        return n == 0 ? 0 : (n - 1) / residual * residual;
-    return n > residual + 1 ? n - residual - 1 : 0;
-}
-
-size_t kvq_n_sealed(const kvq_layer *layer)
-{
-    return kvq_min_size(layer->packed[KVQ_KEYS], layer->packed[KVQ_VALUES]) / KVQ_SUPERBLOCK;
-}
-
 /* ---- Sequences ---- */
 
-kvq_status kvq_sequence_open(kvq_cache *cache, size_t sequence)
+kvq_status kvq_sequence_ensure(kvq_cache *cache, size_t sequence)
 {
     if (cache->sequence[sequence] == NULL)
         cache->sequence[sequence] =
@@ -59,11 +27,11 @@ void kvq_sequence_free(kvq_cache *cache, kvq_layer *layers)
         kvq_memory_give(&cache->memory, KVQ_FOR_BOOKKEEPING, layer->page, layer->page_capacity,
                         sizeof(kvq_page));
         for (size_t role = 0; role < KVQ_N_ROLES; role++) {
-            kvq_window *window = &layer->window[role];
-            kvq_window_release(cache, plan, window);
-            kvq_window_advance(cache, plan, window, 0, 0);
-            kvq_memory_give(&cache->memory, KVQ_FOR_BOOKKEEPING, window->block, window->capacity,
-                            sizeof *window->block);
+            kvq_residual *residual = &layer->residual[role];
+            kvq_residual_release(cache, plan, residual);
+            kvq_residual_advance(cache, plan, residual, 0, 0);
+            kvq_memory_give(&cache->memory, KVQ_FOR_BOOKKEEPING, residual->block, residual->capacity,
+                            sizeof *residual->block);
             kvq_memory_give(&cache->memory, KVQ_FOR_DATA, layer->sinks[role], plan->sinks_bytes, 1);
         }
     }
@@ -74,12 +42,12 @@ void kvq_layer_release(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *
 {
     kvq_pages_shrink(cache, plan, layer, n_pages);
     for (size_t role = 0; role < KVQ_N_ROLES; role++)
-        kvq_window_release(cache, plan, &layer->window[role]);
+        kvq_residual_release(cache, plan, &layer->residual[role]);
 }
 
 /* ---- Sinks ---- */
 
-kvq_status kvq_sinks_open(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer)
+kvq_status kvq_sinks_ensure(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer)
 {
     for (size_t role = 0; plan->scheme.sinks > 0 && role < KVQ_N_ROLES; role++) {
         if (layer->sinks[role] != NULL)
@@ -123,80 +91,4 @@ void kvq_pages_seal(const kvq_layer_plan *plan, kvq_layer *layer, size_t from)
 {
     for (size_t i = from; i < kvq_n_sealed(layer); i++)
         layer->page[i].hash = kvq_page_hash(plan, &layer->page[i]);
-}
-
-/* ---- Window ---- */
-
-uint8_t *kvq_window_row(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                        kvq_role role, size_t head, size_t index)
-{
-    const kvq_window *window = &layer->window[role];
-    size_t row = head * KVQ_BLOCK + index % KVQ_BLOCK;
-    return window->block[index / KVQ_BLOCK - window->first] +
-           row * cache->config.head_dim * plan->element_bytes;
-}
-
-static size_t end_block(size_t packed, size_t n)
-{
-    return packed < n ? (n + KVQ_BLOCK - 1) / KVQ_BLOCK : packed / KVQ_BLOCK;
-}
-
-size_t kvq_window_need(const kvq_window *window, size_t packed, size_t n)
-{
-    size_t held_end = window->n > 0 ? window->first + window->n : 0;
-    size_t begin = kvq_max_size(held_end, packed / KVQ_BLOCK), end = end_block(packed, n);
-    return end > begin ? end - begin : 0;
-}
-
-kvq_status kvq_window_reserve(kvq_cache *cache, const kvq_layer_plan *plan, kvq_window *window, size_t n)
-{
-    void *blocks = window->block;
-    if (!kvq_memory_grow(&cache->memory, &blocks, &window->capacity, window->n + window->n_reserved + n,
-                         sizeof *window->block))
-        return KVQ_ERR_NOMEM;
-    window->block = blocks;
-    for (; n > 0; n--) {
-        uint8_t *block = kvq_pool_take(&cache->memory, plan->blocks);
-        if (block == NULL)
-            return KVQ_ERR_NOMEM;
-        window->block[window->n + window->n_reserved++] = block;
-    }
-    return KVQ_OK;
-}
-
-void kvq_window_release(kvq_cache *cache, const kvq_layer_plan *plan, kvq_window *window)
-{
-    while (window->n_reserved > 0)
-        kvq_pool_give(&cache->memory, plan->blocks, window->block[window->n + --window->n_reserved]);
-}
-
-void kvq_window_advance(kvq_cache *cache, const kvq_layer_plan *plan, kvq_window *window, size_t packed,
-                        size_t n)
-{
-    size_t begin = packed / KVQ_BLOCK, end = end_block(packed, n), n_dropped = 0;
-    while (n_dropped < window->n && (window->first + n_dropped < begin || begin == end))
-        kvq_pool_give(&cache->memory, plan->blocks, window->block[n_dropped++]);
-    window->n += window->n_reserved - n_dropped;
-    window->n_reserved = 0;
-    if (n_dropped > 0)
-        memmove(window->block, window->block + n_dropped, window->n * sizeof *window->block);
-    window->first = begin;
-}
-
-void kvq_row_store(const kvq_cache *cache, const kvq_layer_plan *plan, uint8_t *row, const float *x)
-{
-    size_t dim = cache->config.head_dim;
-    if (plan->scheme.residual_dtype == KVQ_F16)
-        cache->kernels->convert_f32_f16(x, dim, (uint16_t *)(void *)row);
-    else
-        memcpy(row, x, dim * sizeof *x);
-}
-
-void kvq_row_load(const kvq_cache *cache, const kvq_layer_plan *plan, const uint8_t *row, float *x)
-{
-    size_t dim = cache->config.head_dim;
-    if (plan->scheme.residual_dtype == KVQ_F16)
-        cache->kernels->convert_f16_f32((const uint16_t *)(const void *)row, dim, x);
-    else
-        memcpy(x, row, dim * sizeof *x);
 }

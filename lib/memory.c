@@ -1,43 +1,15 @@
 /*
  * The counting allocator and the pools of memory.h.
  */
-#define _DEFAULT_SOURCE /* madvise */
-
 #include "lib/memory.h"
 
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-enum { UNIT_ALIGNMENT = 64 };
-static const size_t huge_page = (size_t)2 << 20;
-
-static void *default_alloc(void *ctx, size_t size, size_t align)
-{
-    (void)ctx;
-    void *ptr = NULL;
-    if (posix_memalign(&ptr, align < sizeof(void *) ? sizeof(void *) : align, size) != 0)
-        return NULL;
-#ifdef MADV_HUGEPAGE
-    /* Scanning a long cache with 4 KB pages costs 15 to 25 % in address translation. Advice may be refused.
-     */
-    if (align >= huge_page)
-        (void)madvise(ptr, size, MADV_HUGEPAGE);
-#endif
-    return ptr;
-}
-
-static void default_free(void *ctx, void *ptr, size_t size)
-{
-    (void)ctx, (void)size;
-    free(ptr);
-}
+enum { SLOT_ALIGNMENT = 64 };
 
 void kvq_memory_init(kvq_memory *memory, const kvq_allocator *allocator)
 {
-    *memory = (kvq_memory){.allocator = allocator != NULL
-                                            ? *allocator
-                                            : (kvq_allocator){.alloc = default_alloc, .free = default_free}};
+    *memory = (kvq_memory){.allocator = allocator != NULL ? *allocator : kvq_default_allocator};
 }
 
 static uint64_t *counter(kvq_memory *memory, kvq_purpose purpose)
@@ -64,7 +36,7 @@ void *kvq_memory_take(kvq_memory *memory, kvq_purpose purpose, size_t n, size_t 
     n = n == 0 ? 1 : n;
     if (n > SIZE_MAX / size)
         return NULL;
-    void *ptr = take_bytes(memory, purpose, n * size, UNIT_ALIGNMENT);
+    void *ptr = take_bytes(memory, purpose, n * size, SLOT_ALIGNMENT);
     if (ptr != NULL && purpose == KVQ_FOR_BOOKKEEPING)
         memset(ptr, 0, n * size);
     return ptr;
@@ -99,58 +71,58 @@ static kvq_chunk *add_chunk(kvq_memory *memory, kvq_pool *pool)
     if (!kvq_memory_grow(memory, &chunks, &pool->chunk_capacity, pool->n_chunks + 1, sizeof *pool->chunk))
         return NULL;
     pool->chunk = chunks;
-    size_t n_units = pool->n_units / 8 + 1;
-    if (n_units > SIZE_MAX / 2 / pool->unit_bytes)
+    size_t n_slots = pool->n_slots / 8 + 1;
+    if (n_slots > SIZE_MAX / 2 / pool->slot_bytes)
         return NULL;
-    size_t bytes = n_units * pool->unit_bytes, align = UNIT_ALIGNMENT;
-    if (bytes >= huge_page) {
-        align = huge_page;
-        bytes = (bytes + huge_page - 1) / huge_page * huge_page;
+    size_t bytes = n_slots * pool->slot_bytes, align = SLOT_ALIGNMENT;
+    if (bytes >= KVQ_HUGE_PAGE) {
+        align = KVQ_HUGE_PAGE;
+        bytes = (bytes + align - 1) / align * align;
     }
     uint8_t *base = take_bytes(memory, KVQ_FOR_DATA, bytes, align);
     if (base == NULL)
         return NULL;
     kvq_chunk *chunk = &pool->chunk[pool->n_chunks++];
-    *chunk = (kvq_chunk){.base = base, .bytes = bytes, .n_units = bytes / pool->unit_bytes};
-    chunk->n_fresh = chunk->n_units;
-    pool->n_units += chunk->n_units;
+    *chunk = (kvq_chunk){.base = base, .bytes = bytes, .n_slots = bytes / pool->slot_bytes};
+    chunk->n_fresh = chunk->n_slots;
+    pool->n_slots += chunk->n_slots;
     return chunk;
 }
 
 void *kvq_pool_take(kvq_memory *memory, kvq_pool *pool)
 {
     kvq_chunk *chunk = NULL;
-    if (pool->n_used < pool->n_units) /* the oldest chunk with room, so that the youngest can empty and go */
+    if (pool->n_used < pool->n_slots) /* the oldest chunk with room, so that the youngest can empty and go */
         for (size_t i = 0; chunk == NULL; i++)
-            chunk = pool->chunk[i].n_used < pool->chunk[i].n_units ? &pool->chunk[i] : NULL;
+            chunk = pool->chunk[i].n_used < pool->chunk[i].n_slots ? &pool->chunk[i] : NULL;
     else
         chunk = add_chunk(memory, pool);
     if (chunk == NULL)
         return NULL;
-    void *unit = chunk->free_list;
-    if (unit != NULL)
-        memcpy(&chunk->free_list, unit, sizeof chunk->free_list);
+    void *slot = chunk->free_list;
+    if (slot != NULL)
+        memcpy(&chunk->free_list, slot, sizeof chunk->free_list);
     else
-        unit = chunk->base + (chunk->n_units - chunk->n_fresh--) * pool->unit_bytes;
+        slot = chunk->base + (chunk->n_slots - chunk->n_fresh--) * pool->slot_bytes;
     chunk->n_used++;
     pool->n_used++;
-    memset(unit, 0, pool->unit_bytes);
-    return unit;
+    memset(slot, 0, pool->slot_bytes);
+    return slot;
 }
 
-void kvq_pool_give(kvq_memory *memory, kvq_pool *pool, void *unit)
+void kvq_pool_give(kvq_memory *memory, kvq_pool *pool, void *slot)
 {
     size_t i = 0;
-    while ((uint8_t *)unit < pool->chunk[i].base ||
-           (uint8_t *)unit >= pool->chunk[i].base + pool->chunk[i].bytes)
+    while ((uint8_t *)slot < pool->chunk[i].base ||
+           (uint8_t *)slot >= pool->chunk[i].base + pool->chunk[i].bytes)
         i++;
     kvq_chunk *chunk = &pool->chunk[i];
-    memcpy(unit, &chunk->free_list, sizeof chunk->free_list);
-    chunk->free_list = unit;
+    memcpy(slot, &chunk->free_list, sizeof chunk->free_list);
+    chunk->free_list = slot;
     chunk->n_used--;
     pool->n_used--;
     if (chunk->n_used == 0) {
-        pool->n_units -= chunk->n_units;
+        pool->n_slots -= chunk->n_slots;
         give_bytes(memory, KVQ_FOR_DATA, chunk->base, chunk->bytes);
         memmove(chunk, chunk + 1, (--pool->n_chunks - i) * sizeof *chunk);
     }
@@ -159,5 +131,5 @@ void kvq_pool_give(kvq_memory *memory, kvq_pool *pool, void *unit)
 void kvq_pool_free(kvq_memory *memory, kvq_pool *pool)
 {
     kvq_memory_give(memory, KVQ_FOR_BOOKKEEPING, pool->chunk, pool->chunk_capacity, sizeof *pool->chunk);
-    *pool = (kvq_pool){.unit_bytes = pool->unit_bytes};
+    *pool = (kvq_pool){.slot_bytes = pool->slot_bytes};
 }

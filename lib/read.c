@@ -8,7 +8,7 @@
 /* A stretch of tokens that lie side by side in one place. */
 typedef struct stretch {
     size_t n;
-    const uint8_t *rows;       /* sinks or window rows, or NULL: */
+    const uint8_t *rows;       /* sinks or residual rows, or NULL: */
     const uint8_t *superblock; /* packed, from token t0 of it on */
     size_t t0;
 } stretch;
@@ -24,7 +24,7 @@ static stretch find_stretch(const kvq_cache *cache, const kvq_layer_plan *plan, 
     size_t index = begin - sinks, packed = layer->packed[role];
     if (index >= packed)
         return (stretch){.n = kvq_min_size(n, KVQ_BLOCK - index % KVQ_BLOCK),
-                         .rows = kvq_window_row(cache, plan, layer, role, head, index)};
+                         .rows = kvq_residual_row(cache, plan, layer, role, head, index)};
     size_t end = kvq_min_size(packed, (index / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK);
     return (stretch){.n = kvq_min_size(n, end - index),
                      .superblock = kvq_superblock(plan, &layer->page[index / KVQ_SUPERBLOCK], role, head),
@@ -39,7 +39,7 @@ void kvq_read_head(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq
     while (n > 0) {
         stretch s = find_stretch(cache, plan, layer, role, head, begin, n);
         if (s.rows == NULL)
-            layout->codec->decode(cache->kernels, layout, s.superblock, s.t0, s.n, out, stride);
+            layout->codec->dequantize(cache->kernels, layout, s.superblock, s.t0, s.n, out, stride);
         else
             for (size_t i = 0; i < s.n; i++)
                 kvq_row_load(cache, plan, s.rows + i * row_bytes, out + i * stride);
@@ -50,7 +50,7 @@ void kvq_read_head(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq
 }
 
 /* What rounding to half did to a value before it came to be stored as x with an error of at most bound. */
-static float with_window_rounding(float x, float bound)
+static float with_residual_rounding(float x, float bound)
 {
     return bound + kvq_f16_error_bound(fabsf(x) + bound);
 }
@@ -67,11 +67,11 @@ void kvq_read_head_bound(const kvq_cache *cache, const kvq_layer_plan *plan, con
         for (size_t i = 0; i < s.n; i++, out += stride) {
             if (s.rows != NULL)
                 memset(out, 0, dim * sizeof *out);
-            if (plan->scheme.residual_dtype == KVQ_F16) { /* everything passes through a window of half */
+            if (plan->scheme.residual_dtype == KVQ_F16) { /* everything passes through a residual of half */
                 float x[KVQ_DIM_MAX];
                 kvq_read_head(cache, plan, layer, role, head, begin + i, 1, x, dim);
                 for (size_t c = 0; c < dim; c++)
-                    out[c] = with_window_rounding(x[c], out[c]);
+                    out[c] = with_residual_rounding(x[c], out[c]);
             }
         }
         begin += s.n;

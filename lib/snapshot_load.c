@@ -3,13 +3,15 @@
  * checked before it is used, memory is taken as data arrives, and nothing is kept unless all of it was right.
  */
 #include "lib/snapshot.h"
+#include "lib/sized.h"
 
 typedef struct reader {
     kvq_read_fn read;
     void *ctx;
     kvq_error *err;
     uint64_t offset;   /* of the next byte */
-    XXH3_state_t hash; /* of the rows read since the last checksum */
+    uint32_t version;  /* of the file */
+    kvq_hash hash;     /* of the rows read since the last checksum */
     bool nonfinite;    /* among those rows; reported only if the checksum says they are what was written */
 } reader;
 
@@ -41,8 +43,9 @@ static kvq_status get_header(reader *r, kvq_snapshot_header *header)
     KVQ_TRY(get(r, header, sizeof *header));
     if (memcmp(header->magic, KVQ_SNAPSHOT_MAGIC, sizeof header->magic) != 0)
         return fail(r, KVQ_ERR_FORMAT, "not a saved cache: the first 8 bytes must be KVQCACHE", 0);
-    if (header->version != KVQ_SNAPSHOT_VERSION)
-        return fail(r, KVQ_ERR_FORMAT, "version: this library reads version 1",
+    r->version = header->version;
+    if (header->version == 0 || header->version > KVQ_SNAPSHOT_VERSION)
+        return fail(r, KVQ_ERR_FORMAT, "version: this library reads versions 1 and 2",
                     offsetof(kvq_snapshot_header, version));
     if (header->n_layers == 0 || header->n_layers > KVQ_MAX_LAYERS)
         return fail(r, KVQ_ERR_FORMAT, "n_layers must be 1 to 4096", offsetof(kvq_snapshot_header, n_layers));
@@ -53,8 +56,8 @@ static kvq_status get_header(reader *r, kvq_snapshot_header *header)
                     offsetof(kvq_snapshot_header, n_kv_heads));
     if (header->head_dim == 0 || header->head_dim > KVQ_MAX_HEAD_DIM)
         return fail(r, KVQ_ERR_FORMAT, "head_dim must be 1 to 1024", offsetof(kvq_snapshot_header, head_dim));
-    if (header->n_sequences == 0 || header->n_sequences > KVQ_MAX_SEQUENCES)
-        return fail(r, KVQ_ERR_FORMAT, "n_sequences must be 1 to 1048576",
+    if ((header->n_sequences == 0 && header->version == 1) || header->n_sequences > KVQ_MAX_SEQUENCES)
+        return fail(r, KVQ_ERR_FORMAT, "n_sequences must be at most 1048576, and not 0 in version 1",
                     offsetof(kvq_snapshot_header, n_sequences));
     if (header->max_tokens == 0 || header->max_tokens > KVQ_MAX_TOKENS)
         return fail(r, KVQ_ERR_FORMAT, "max_tokens must be 1 to 1073741824",
@@ -62,39 +65,42 @@ static kvq_status get_header(reader *r, kvq_snapshot_header *header)
     return KVQ_OK;
 }
 
-static kvq_status unpack_scheme(const reader *r, const kvq_snapshot_scheme *stored, kvq_scheme *out,
-                                uint64_t offset)
+/* Bytes of a stored scheme. */
+static size_t scheme_bytes(const reader *r)
 {
-    *out = (kvq_scheme){
-        .k = {(kvq_codec_id)stored->k.codec, stored->k.bits, (kvq_axis)stored->k.axis, stored->k.group},
-        .v = {(kvq_codec_id)stored->v.codec, stored->v.bits, (kvq_axis)stored->v.axis, stored->v.group},
-        .arith = (kvq_arith)stored->arith,
-        .residual = stored->residual,
-        .residual_mode = (kvq_residual_mode)stored->residual_mode,
-        .residual_dtype = (kvq_dtype)stored->residual_dtype,
-        .sinks = stored->sinks,
-    };
-    kvq_error problem;
-    if (kvq_scheme_check(out, &problem) != KVQ_OK)
-        return fail(r, KVQ_ERR_SCHEME, problem.message, offset);
-    kvq_snapshot_scheme again;
-    kvq_snapshot_scheme_pack(out, &again);
-    if (memcmp(&again, stored, sizeof again) != 0)
-        return fail(r, KVQ_ERR_FORMAT, "a scheme's unused bytes must be zero", offset);
-    return KVQ_OK;
+    return r->version == 1 ? sizeof(kvq_snapshot_scheme_v1) : sizeof(kvq_snapshot_scheme);
 }
 
-/* Read the schemes into stored[n_layers] and schemes[n_layers]. */
-static kvq_status get_schemes(reader *r, const kvq_snapshot_header *header, kvq_snapshot_scheme *stored,
+static kvq_status unpack_scheme(const reader *r, const void *stored, kvq_scheme *out, uint64_t offset)
+{
+    kvq_error problem;
+    kvq_status status = r->version == 1 ? kvq_snapshot_scheme_unpack_v1(stored, out, &problem)
+                                        : kvq_snapshot_scheme_unpack(stored, out, &problem);
+    return status == KVQ_OK ? KVQ_OK : fail(r, status, problem.message, offset + problem.offset);
+}
+
+static uint64_t header_hash(const reader *r, const kvq_snapshot_header *header, const void *stored)
+{
+    if (r->version == 1)
+        return kvq_snapshot_header_hash_v1(*header, stored);
+    kvq_hash hash;
+    kvq_snapshot_header_hash_start(&hash, *header);
+    kvq_hash_add(&hash, stored, header->n_layers * scheme_bytes(r));
+    return kvq_hash_value(&hash);
+}
+
+/* Read the schemes into stored[n_layers * scheme_bytes] and schemes[n_layers]. */
+static kvq_status get_schemes(reader *r, const kvq_snapshot_header *header, uint8_t *stored,
                               kvq_scheme *schemes)
 {
     uint64_t begin = r->offset;
-    KVQ_TRY(get(r, stored, header->n_layers * sizeof *stored));
-    if (kvq_snapshot_header_hash(*header, stored) != header->hash)
+    size_t size = scheme_bytes(r);
+    KVQ_TRY(get(r, stored, header->n_layers * size));
+    if (header_hash(r, header, stored) != header->hash)
         return fail(r, KVQ_ERR_CHECKSUM, "the header's checksum does not match",
                     offsetof(kvq_snapshot_header, hash));
     for (size_t i = 0; i < header->n_layers; i++)
-        KVQ_TRY(unpack_scheme(r, &stored[i], &schemes[i], begin + i * sizeof *stored));
+        KVQ_TRY(unpack_scheme(r, stored + i * size, &schemes[i], begin + i * size));
     return KVQ_OK;
 }
 
@@ -139,40 +145,40 @@ static kvq_status get_rows(reader *r, const kvq_cache *cache, const kvq_layer_pl
 {
     size_t n_bytes = n_rows * cache->config.head_dim * plan->element_bytes;
     KVQ_TRY(get(r, rows, n_bytes));
-    XXH3_64bits_update(&r->hash, rows, n_bytes);
+    kvq_hash_add(&r->hash, rows, n_bytes);
     r->nonfinite = r->nonfinite || !rows_are_finite(cache, plan, rows, n_rows);
     return KVQ_OK;
 }
 
-static kvq_status get_window(reader *r, kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
-                             kvq_role role, size_t n)
+static kvq_status get_residual(reader *r, kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
+                               kvq_role role, size_t n)
 {
-    kvq_window *window = &layer->window[role];
+    kvq_residual *residual = &layer->residual[role];
     size_t begin = layer->packed[role];
-    window->first = begin / KVQ_BLOCK;
+    residual->first = begin / KVQ_BLOCK;
     for (size_t head = 0; head < cache->config.n_kv_heads; head++)
         for (size_t i = begin, run; i < n; i += run) {
             run = kvq_min_size(n - i, KVQ_BLOCK - i % KVQ_BLOCK);
             if (head == 0) { /* one block at a time, as the data proves to be there */
-                if (kvq_window_reserve(cache, plan, window, 1) != KVQ_OK)
+                if (kvq_residual_reserve(cache, plan, residual, 1) != KVQ_OK)
                     return fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
-                window->n += window->n_reserved;
-                window->n_reserved = 0;
+                residual->n += residual->n_reserved;
+                residual->n_reserved = 0;
             }
-            KVQ_TRY(get_rows(r, cache, plan, kvq_window_row(cache, plan, layer, role, head, i), run));
+            KVQ_TRY(get_rows(r, cache, plan, kvq_residual_row(cache, plan, layer, role, head, i), run));
         }
     return KVQ_OK;
 }
 
-static kvq_status get_exact(reader *r, kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
-                            kvq_role role)
+static kvq_status get_full_precision(reader *r, kvq_cache *cache, const kvq_layer_plan *plan,
+                                     kvq_layer *layer, kvq_role role)
 {
     size_t n = kvq_past_sinks(plan, layer->n_tokens), n_sinks = layer->n_tokens - n;
-    if (kvq_sinks_open(cache, plan, layer) != KVQ_OK)
+    if (kvq_sinks_ensure(cache, plan, layer) != KVQ_OK)
         return fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
     for (size_t head = 0; n_sinks > 0 && head < cache->config.n_kv_heads; head++)
         KVQ_TRY(get_rows(r, cache, plan, kvq_sinks_row(cache, plan, layer, role, head, 0), n_sinks));
-    return get_window(r, cache, plan, layer, role, n);
+    return get_residual(r, cache, plan, layer, role, n);
 }
 
 static kvq_status check_page(const reader *r, const kvq_cache *cache, const kvq_layer_plan *plan,
@@ -192,16 +198,24 @@ static kvq_status check_page(const reader *r, const kvq_cache *cache, const kvq_
     return KVQ_OK;
 }
 
-static kvq_status get_pages(reader *r, kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer)
+/* The checksum of content in its place. In version 1 it did not say where it belongs. */
+static uint64_t bound_hash(const reader *r, uint64_t hash, const kvq_snapshot_layer *place, int64_t page)
+{
+    return r->version == 1 ? hash : kvq_snapshot_bind(hash, place, page);
+}
+
+static kvq_status get_pages(reader *r, kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
+                            const kvq_snapshot_layer *place)
 {
     size_t most = kvq_max_size(layer->packed[KVQ_KEYS], layer->packed[KVQ_VALUES]);
     for (size_t p = 0; p < (most + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK; p++) {
         if (kvq_pages_grow(cache, plan, layer, p + 1) != KVQ_OK)
             return fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
-        uint64_t begin = r->offset;
+        uint64_t begin = r->offset, stored;
         KVQ_TRY(get(r, layer->page[p].data, plan->page_bytes));
-        KVQ_TRY(get(r, &layer->page[p].hash, sizeof layer->page[p].hash));
-        if (kvq_page_hash(plan, &layer->page[p]) != layer->page[p].hash)
+        KVQ_TRY(get(r, &stored, sizeof stored));
+        layer->page[p].hash = kvq_page_hash(plan, &layer->page[p]);
+        if (bound_hash(r, layer->page[p].hash, place, (int64_t)p) != stored)
             return fail(r, KVQ_ERR_CHECKSUM, "a page's checksum does not match", begin);
         KVQ_TRY(check_page(r, cache, plan, layer, p, begin));
     }
@@ -220,17 +234,18 @@ static kvq_status get_layer(reader *r, kvq_cache *cache, kvq_layer *layer, size_
     if (record.n_tokens == 0)
         return KVQ_OK;
     uint64_t begin = r->offset;
-    XXH3_64bits_reset(&r->hash);
+    kvq_hash_start(&r->hash);
     r->nonfinite = false;
-    KVQ_TRY(get_exact(r, cache, plan, layer, KVQ_KEYS));
-    KVQ_TRY(get_exact(r, cache, plan, layer, KVQ_VALUES));
+    KVQ_TRY(get_full_precision(r, cache, plan, layer, KVQ_KEYS));
+    KVQ_TRY(get_full_precision(r, cache, plan, layer, KVQ_VALUES));
     uint64_t hash, at = r->offset;
     KVQ_TRY(get(r, &hash, sizeof hash));
-    if (hash != XXH3_64bits_digest(&r->hash))
-        return fail(r, KVQ_ERR_CHECKSUM, "the checksum of a layer's exact tokens does not match", at);
+    if (hash != bound_hash(r, kvq_hash_value(&r->hash), &record, KVQ_SNAPSHOT_ROWS))
+        return fail(r, KVQ_ERR_CHECKSUM, "the checksum of a layer's full-precision tokens does not match",
+                    at);
     if (r->nonfinite)
-        return fail(r, KVQ_ERR_NONFINITE, "NaN or Inf among a layer's exact tokens", begin);
-    return get_pages(r, cache, plan, layer);
+        return fail(r, KVQ_ERR_NONFINITE, "NaN or Inf among a layer's full-precision tokens", begin);
+    return get_pages(r, cache, plan, layer, &record);
 }
 
 /* Read all sequences into loaded[n_sequences], each NULL or [L] layers; on an error some may be there
@@ -257,51 +272,85 @@ static kvq_status get_sequences(reader *r, kvq_cache *cache, kvq_layer **loaded,
 
 /* ---- The public calls ---- */
 
-/* A new, empty cache of the saved dimensions and schemes. */
-static kvq_status create_from_header(reader *r, const kvq_allocator *allocator, kvq_cache **out)
-{
-    kvq_memory memory; /* for what is needed until the cache has its own */
-    kvq_memory_init(&memory, allocator);
+/* A header and its schemes, in memory of `memory`. */
+typedef struct saved_header {
     kvq_snapshot_header header;
-    KVQ_TRY(get_header(r, &header));
-    size_t n = header.n_layers;
-    kvq_snapshot_scheme *stored = kvq_memory_take(&memory, KVQ_FOR_BOOKKEEPING, n, sizeof *stored);
-    kvq_scheme *schemes = kvq_memory_take(&memory, KVQ_FOR_BOOKKEEPING, n, sizeof *schemes);
-    kvq_status status = KVQ_OK;
-    if (stored == NULL || schemes == NULL)
-        status = fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
-    else
-        status = get_schemes(r, &header, stored, schemes);
-    if (status == KVQ_OK) {
-        kvq_config config;
-        kvq_config_init(&config);
-        config.n_layers = n;
-        config.n_heads = header.n_heads;
-        config.n_kv_heads = header.n_kv_heads;
-        config.head_dim = header.head_dim;
-        config.n_sequences = header.n_sequences;
-        config.max_tokens = header.max_tokens;
-        config.layer_schemes = schemes;
-        config.allocator = allocator;
-        status = kvq_cache_create(out, &config);
-        if (status != KVQ_OK)
-            (void)fail(r, status, kvq_status_string(status), r->offset);
-    }
-    kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, stored, n, sizeof *stored);
-    kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, schemes, n, sizeof *schemes);
+    kvq_scheme *schemes;       /* [n_layers] */
+    const kvq_scheme **scheme; /* [n_layers], to them */
+} saved_header;
+
+static void give_saved_header(kvq_memory *memory, saved_header *saved)
+{
+    size_t n = saved->header.n_layers;
+    kvq_memory_give(memory, KVQ_FOR_BOOKKEEPING, saved->schemes, n, sizeof *saved->schemes);
+    kvq_memory_give(memory, KVQ_FOR_BOOKKEEPING, saved->scheme, n, sizeof *saved->scheme);
+}
+
+static kvq_status get_saved_header(reader *r, kvq_memory *memory, saved_header *saved)
+{
+    *saved = (saved_header){0};
+    KVQ_TRY(get_header(r, &saved->header));
+    size_t n = saved->header.n_layers;
+    uint8_t *stored = kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, n, scheme_bytes(r));
+    saved->schemes = kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, n, sizeof *saved->schemes);
+    saved->scheme = kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, n, sizeof *saved->scheme);
+    bool all = stored != NULL && saved->schemes != NULL && saved->scheme != NULL;
+    kvq_status status = all ? get_schemes(r, &saved->header, stored, saved->schemes)
+                            : fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
+    for (size_t i = 0; i < n && all; i++)
+        saved->scheme[i] = &saved->schemes[i];
+    kvq_memory_give(memory, KVQ_FOR_BOOKKEEPING, stored, n, scheme_bytes(r));
+    if (status != KVQ_OK)
+        give_saved_header(memory, saved);
     return status;
 }
 
-kvq_status kvq_cache_load(kvq_cache **out, const kvq_allocator *allocator, kvq_read_fn read, void *ctx,
+static kvq_status create_from_header(const reader *r, const saved_header *saved,
+                                     const kvq_load_options *options, kvq_cache **out)
+{
+    kvq_config config;
+    kvq_config_init(&config);
+    config.n_layers = saved->header.n_layers;
+    config.n_heads = saved->header.n_heads;
+    config.n_kv_heads = saved->header.n_kv_heads;
+    config.head_dim = saved->header.head_dim;
+    config.n_sequences = kvq_max_size(saved->header.n_sequences, 1);
+    config.max_tokens = saved->header.max_tokens;
+    config.layer_schemes = saved->scheme;
+    config.allocator = options->allocator;
+    config.isa = options->isa;
+    kvq_status status = kvq_cache_create(out, &config);
+    return status == KVQ_OK ? KVQ_OK : fail(r, status, kvq_status_string(status), r->offset);
+}
+
+void kvq_load_options_init_sized(kvq_load_options *options, size_t struct_size)
+{
+    static const kvq_load_options defaults;
+    if (options != NULL)
+        kvq_sized_write(options, struct_size, &defaults, sizeof defaults, false);
+}
+
+kvq_status kvq_cache_load(kvq_cache **out, const kvq_load_options *given, kvq_read_fn read, void *ctx,
                           kvq_error *err)
 {
     reader r = {.read = read, .ctx = ctx, .err = err};
+    kvq_load_options options = {0};
+    if (given != NULL &&
+        !kvq_sized_read(&options, sizeof options, given, KVQ_SIZE_THROUGH(kvq_load_options, isa)))
+        return fail(&r, KVQ_ERR_ARG, "options were not initialised, or are of a newer version", 0);
+    const kvq_allocator *allocator = options.allocator;
     if (out == NULL || read == NULL ||
         (allocator != NULL && (allocator->alloc == NULL || allocator->free == NULL)))
         return fail(&r, KVQ_ERR_ARG, "out, read or a function of allocator is NULL", 0);
-    kvq_cache *cache;
-    KVQ_TRY(create_from_header(&r, allocator, &cache));
-    kvq_status status = get_sequences(&r, cache, cache->sequence, cache->config.n_sequences);
+    kvq_memory memory; /* for what is needed until the cache has its own */
+    kvq_memory_init(&memory, allocator);
+    saved_header saved;
+    KVQ_TRY(get_saved_header(&r, &memory, &saved));
+    kvq_cache *cache = NULL;
+    kvq_status status = create_from_header(&r, &saved, &options, &cache);
+    give_saved_header(&memory, &saved);
+    if (status == KVQ_OK)
+        status = get_sequences(&r, cache, cache->sequence, saved.header.n_sequences);
     if (status != KVQ_OK) {
         kvq_cache_free(cache);
         return status;
@@ -310,55 +359,64 @@ kvq_status kvq_cache_load(kvq_cache **out, const kvq_allocator *allocator, kvq_r
     return KVQ_OK;
 }
 
-/* Read and compare the header with the cache. */
-static kvq_status match_header(reader *r, const kvq_cache *cache, size_t n_sequences)
+/* Is what was saved for a cache like this one? */
+static kvq_status check_match(const reader *r, const kvq_cache *cache, const saved_header *saved,
+                              size_t n_sequences)
 {
     const kvq_config *config = &cache->config;
-    kvq_snapshot_header header;
-    KVQ_TRY(get_header(r, &header));
-    if (header.n_layers != config->n_layers || header.n_heads != config->n_heads ||
-        header.n_kv_heads != config->n_kv_heads || header.head_dim != config->head_dim)
+    const kvq_snapshot_header *header = &saved->header;
+    if (header->n_layers != config->n_layers || header->n_heads != config->n_heads ||
+        header->n_kv_heads != config->n_kv_heads || header->head_dim != config->head_dim)
         return fail(r, KVQ_ERR_MISMATCH, "the saved cache has other dimensions",
                     offsetof(kvq_snapshot_header, n_layers));
-    if (header.n_sequences != n_sequences)
+    if (header->n_sequences != n_sequences)
         return fail(r, KVQ_ERR_MISMATCH, "the saved cache has another number of sequences",
                     offsetof(kvq_snapshot_header, n_sequences));
-    kvq_snapshot_hash_start(&r->hash, header);
-    for (size_t i = 0; i < config->n_layers; i++) {
-        kvq_snapshot_scheme stored, wanted;
-        uint64_t begin = r->offset;
-        KVQ_TRY(get(r, &stored, sizeof stored));
-        XXH3_64bits_update(&r->hash, &stored, sizeof stored);
-        kvq_snapshot_scheme_pack(&cache->schemes[i], &wanted);
-        if (memcmp(&stored, &wanted, sizeof stored) != 0)
-            return fail(r, KVQ_ERR_MISMATCH, "the saved cache has another scheme for a layer", begin);
-    }
-    if (XXH3_64bits_digest(&r->hash) != header.hash)
-        return fail(r, KVQ_ERR_CHECKSUM, "the header's checksum does not match",
-                    offsetof(kvq_snapshot_header, hash));
+    for (size_t i = 0; i < config->n_layers; i++)
+        if (strcmp(saved->schemes[i].text, cache->schemes[i].text) != 0)
+            return fail(r, KVQ_ERR_MISMATCH, "the saved cache has another scheme for a layer",
+                        sizeof *header + i * scheme_bytes(r));
     return KVQ_OK;
 }
 
-static bool all_different(const size_t *sequences, size_t n)
+static kvq_status match_header(reader *r, kvq_cache *cache, size_t n_sequences)
 {
-    for (size_t i = 0; sequences != NULL && i < n; i++)
-        for (size_t j = 0; j < i; j++)
-            if (sequences[i] == sequences[j])
-                return false;
-    return true;
+    saved_header saved;
+    KVQ_TRY(get_saved_header(r, &cache->memory, &saved));
+    kvq_status status = check_match(r, cache, &saved, n_sequences);
+    give_saved_header(&cache->memory, &saved);
+    return status;
+}
+
+/* All in range, none twice? */
+static kvq_status check_places(const reader *r, kvq_cache *cache, const size_t *sequences, size_t n)
+{
+    if (sequences == NULL)
+        return KVQ_OK;
+    size_t n_all = cache->config.n_sequences;
+    bool *taken = kvq_memory_take(&cache->memory, KVQ_FOR_BOOKKEEPING, n_all, sizeof *taken);
+    if (taken == NULL)
+        return fail(r, KVQ_ERR_NOMEM, "out of memory", 0);
+    const char *problem = NULL;
+    for (size_t i = 0; i < n && problem == NULL; i++) {
+        if (sequences[i] >= n_all)
+            problem = "a sequence is out of range";
+        else if (taken[sequences[i]])
+            problem = "a sequence is given twice";
+        else
+            taken[sequences[i]] = true;
+    }
+    kvq_memory_give(&cache->memory, KVQ_FOR_BOOKKEEPING, taken, n_all, sizeof *taken);
+    return problem == NULL ? KVQ_OK : fail(r, KVQ_ERR_ARG, problem, 0);
 }
 
 kvq_status kvq_cache_load_into(kvq_cache *cache, const size_t *sequences, size_t n_sequences,
                                kvq_read_fn read, void *ctx, kvq_error *err)
 {
     reader r = {.read = read, .ctx = ctx, .err = err};
-    if (cache == NULL || read == NULL || n_sequences == 0 || n_sequences > cache->config.n_sequences)
+    if (cache == NULL || read == NULL || n_sequences > cache->config.n_sequences)
         return fail(&r, KVQ_ERR_ARG, "cache or read is NULL, or n_sequences is out of range", 0);
-    for (size_t s = 0; s < n_sequences; s++)
-        if ((sequences == NULL ? s : sequences[s]) >= cache->config.n_sequences)
-            return fail(&r, KVQ_ERR_ARG, "a sequence is out of range", 0);
-    if (!all_different(sequences, n_sequences))
-        return fail(&r, KVQ_ERR_ARG, "a sequence is given twice", 0);
+    KVQ_TRY(check_places(&r, cache, sequences, n_sequences));
     KVQ_TRY(match_header(&r, cache, n_sequences));
     kvq_layer **loaded = kvq_memory_take(&cache->memory, KVQ_FOR_BOOKKEEPING, n_sequences, sizeof *loaded);
     if (loaded == NULL)

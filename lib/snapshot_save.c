@@ -6,44 +6,8 @@
 typedef struct writer {
     kvq_write_fn write;
     void *ctx;
-    XXH3_state_t hash; /* of the rows written since the last checksum */
+    kvq_hash hash; /* of the rows written since the last checksum */
 } writer;
-
-void kvq_snapshot_scheme_pack(const kvq_scheme *scheme, kvq_snapshot_scheme *out)
-{
-    const kvq_side_scheme *sides[] = {&scheme->k, &scheme->v};
-    kvq_snapshot_side stored[2];
-    for (size_t i = 0; i < 2; i++) {
-        bool affine = sides[i]->codec == KVQ_CODEC_AFFINE; /* the other codecs leave the rest undefined */
-        stored[i] = (kvq_snapshot_side){
-            .codec = (uint8_t)sides[i]->codec,
-            .bits = affine ? (uint8_t)sides[i]->bits : 0,
-            .axis = affine ? (uint8_t)sides[i]->axis : 0,
-            .group = affine ? sides[i]->group : 0,
-        };
-    }
-    *out = (kvq_snapshot_scheme){
-        .k = stored[0],
-        .v = stored[1],
-        .arith = (uint8_t)scheme->arith,
-        .residual_mode = (uint8_t)scheme->residual_mode,
-        .residual_dtype = (uint8_t)scheme->residual_dtype,
-        .residual = scheme->residual,
-        .sinks = scheme->sinks,
-    };
-}
-
-void kvq_snapshot_hash_start(XXH3_state_t *hash, kvq_snapshot_header header)
-{
-    header.hash = 0;
-    XXH3_64bits_reset_withSeed(hash, XXH3_64bits(&header, sizeof header));
-}
-
-uint64_t kvq_snapshot_layer_hash(kvq_snapshot_layer record)
-{
-    record.hash = 0;
-    return XXH3_64bits(&record, sizeof record);
-}
 
 static kvq_status put(writer *w, const void *data, size_t n_bytes)
 {
@@ -52,13 +16,13 @@ static kvq_status put(writer *w, const void *data, size_t n_bytes)
 
 static kvq_status put_rows(writer *w, const void *data, size_t n_bytes)
 {
-    XXH3_64bits_update(&w->hash, data, n_bytes);
+    kvq_hash_add(&w->hash, data, n_bytes);
     return put(w, data, n_bytes);
 }
 
-/* The exact tokens of one side: sinks, then window, head by head. */
-static kvq_status put_exact(writer *w, const kvq_cache *cache, const kvq_layer_plan *plan,
-                            const kvq_layer *layer, kvq_role role)
+/* The full-precision tokens of one side: sinks, then residual, head by head. */
+static kvq_status put_full_precision(writer *w, const kvq_cache *cache, const kvq_layer_plan *plan,
+                                     const kvq_layer *layer, kvq_role role)
 {
     size_t row_bytes = cache->config.head_dim * plan->element_bytes,
            n = kvq_past_sinks(plan, layer->n_tokens);
@@ -69,17 +33,19 @@ static kvq_status put_exact(writer *w, const kvq_cache *cache, const kvq_layer_p
     for (size_t head = 0; head < cache->config.n_kv_heads; head++)
         for (size_t i = layer->packed[role], run; i < n; i += run) {
             run = kvq_min_size(n - i, KVQ_BLOCK - i % KVQ_BLOCK);
-            KVQ_TRY(put_rows(w, kvq_window_row(cache, plan, layer, role, head, i), run * row_bytes));
+            KVQ_TRY(put_rows(w, kvq_residual_row(cache, plan, layer, role, head, i), run * row_bytes));
         }
     return KVQ_OK;
 }
 
-static kvq_status put_pages(writer *w, const kvq_layer_plan *plan, const kvq_layer *layer)
+static kvq_status put_pages(writer *w, const kvq_layer_plan *plan, const kvq_layer *layer,
+                            const kvq_snapshot_layer *place)
 {
     for (size_t p = 0; p < layer->n_pages; p++) {
         uint64_t hash = kvq_page_hash(plan, &layer->page[p]);
         if (p < kvq_n_sealed(layer) && hash != layer->page[p].hash)
             return KVQ_ERR_CHECKSUM;
+        hash = kvq_snapshot_bind(hash, place, (int64_t)p);
         KVQ_TRY(put(w, layer->page[p].data, plan->page_bytes));
         KVQ_TRY(put(w, &hash, sizeof hash));
     }
@@ -101,12 +67,12 @@ static kvq_status put_layer(writer *w, const kvq_cache *cache, size_t sequence, 
     KVQ_TRY(put(w, &record, sizeof record));
     if (layer->n_tokens == 0)
         return KVQ_OK;
-    XXH3_64bits_reset(&w->hash);
-    KVQ_TRY(put_exact(w, cache, plan, layer, KVQ_KEYS));
-    KVQ_TRY(put_exact(w, cache, plan, layer, KVQ_VALUES));
-    uint64_t hash = XXH3_64bits_digest(&w->hash);
+    kvq_hash_start(&w->hash);
+    KVQ_TRY(put_full_precision(w, cache, plan, layer, KVQ_KEYS));
+    KVQ_TRY(put_full_precision(w, cache, plan, layer, KVQ_VALUES));
+    uint64_t hash = kvq_snapshot_bind(kvq_hash_value(&w->hash), &record, KVQ_SNAPSHOT_ROWS);
     KVQ_TRY(put(w, &hash, sizeof hash));
-    return put_pages(w, plan, layer);
+    return put_pages(w, plan, layer, &record);
 }
 
 static kvq_status put_header(writer *w, const kvq_cache *cache, size_t n_sequences)
@@ -122,22 +88,17 @@ static kvq_status put_header(writer *w, const kvq_cache *cache, size_t n_sequenc
         .n_sequences = (uint32_t)n_sequences,
         .max_tokens = config->max_tokens,
     };
-    kvq_snapshot_scheme schemes[64];
-    kvq_snapshot_hash_start(&w->hash, header);
-    for (size_t pass = 0; pass < 2; pass++) { /* hash, then write, without memory for all the schemes */
-        if (pass == 1) {
-            header.hash = XXH3_64bits_digest(&w->hash);
-            KVQ_TRY(put(w, &header, sizeof header));
-        }
-        for (size_t begin = 0, n; begin < config->n_layers; begin += n) {
-            n = kvq_min_size(config->n_layers - begin, sizeof schemes / sizeof schemes[0]);
-            for (size_t i = 0; i < n; i++)
-                kvq_snapshot_scheme_pack(&cache->schemes[begin + i], &schemes[i]);
-            if (pass == 0)
-                XXH3_64bits_update(&w->hash, schemes, n * sizeof schemes[0]);
-            else
-                KVQ_TRY(put(w, schemes, n * sizeof schemes[0]));
-        }
+    kvq_snapshot_scheme scheme;
+    kvq_snapshot_header_hash_start(&w->hash, header);
+    for (size_t i = 0; i < config->n_layers; i++) {
+        kvq_snapshot_scheme_pack(&cache->schemes[i], &scheme);
+        kvq_hash_add(&w->hash, &scheme, sizeof scheme);
+    }
+    header.hash = kvq_hash_value(&w->hash);
+    KVQ_TRY(put(w, &header, sizeof header));
+    for (size_t i = 0; i < config->n_layers; i++) {
+        kvq_snapshot_scheme_pack(&cache->schemes[i], &scheme);
+        KVQ_TRY(put(w, &scheme, sizeof scheme));
     }
     return KVQ_OK;
 }
@@ -145,7 +106,7 @@ static kvq_status put_header(writer *w, const kvq_cache *cache, size_t n_sequenc
 kvq_status kvq_cache_save(const kvq_cache *cache, const size_t *sequences, size_t n_sequences,
                           kvq_write_fn write, void *ctx)
 {
-    if (cache == NULL || write == NULL || n_sequences == 0 || n_sequences > KVQ_MAX_SEQUENCES)
+    if (cache == NULL || write == NULL || n_sequences > KVQ_MAX_SEQUENCES)
         return KVQ_ERR_ARG;
     for (size_t s = 0; s < n_sequences; s++)
         if ((sequences == NULL ? s : sequences[s]) >= cache->config.n_sequences)

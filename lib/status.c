@@ -42,14 +42,7 @@ const char *kvq_version(void)
     return VALUE_OF(KVQ_VERSION_MAJOR) "." VALUE_OF(KVQ_VERSION_MINOR) "." VALUE_OF(KVQ_VERSION_PATCH);
 }
 
-const char *kvq_isa(void)
+uint32_t kvq_version_number(void)
 {
-    const kvq_kernels *kernels = kvq_kernels_get();
-    return kernels == NULL ? NULL : kernels->isa;
-}
-
-const char *kvq_isa_name(size_t i)
-{
-    const kvq_kernels *kernels = kvq_kernels_at(i);
-    return kernels == NULL ? NULL : kernels->isa;
+    return KVQ_VERSION_NUMBER;
 }

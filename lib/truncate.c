@@ -2,8 +2,8 @@
  * Truncation: a sequence goes back to its first n tokens.
  *
  * The layer must end up packed as a fresh one of n tokens would be, or later appends would pack other groups.
- * Tokens that are packed now but were not then are dequantized into the window; that needs blocks, which are
- * taken for every layer before any layer changes.
+ * Tokens that are packed now but were not then are dequantized into the residual; that needs blocks, which
+ * are taken for every layer before any layer changes.
  */
 #include "lib/internal.h"
 
@@ -19,33 +19,35 @@ static plan_back plan_side(const kvq_layer_plan *plan, const kvq_layer *layer, k
     return (plan_back){.n = n, .packed = kvq_min_size(layer->packed[role], kvq_packed_target(plan, role, n))};
 }
 
-/* Blocks that the window lacks at its front to reach back to `packed`. */
-static size_t blocks_before(const kvq_window *window, plan_back back)
+/* Blocks that the residual lacks at its front to reach back to `packed`. */
+static size_t blocks_before(const kvq_residual *residual, plan_back back)
 {
     if (back.packed == back.n)
         return 0;
     size_t begin = back.packed / KVQ_BLOCK, end = (back.n + KVQ_BLOCK - 1) / KVQ_BLOCK;
-    if (window->n > 0)
-        end = kvq_min_size(end, window->first);
+    if (residual->n > 0)
+        end = kvq_min_size(end, residual->first);
     return end > begin ? end - begin : 0;
 }
 
 /* Put the reserved blocks before the others and drop those past the end. */
-static void move_window_back(kvq_cache *cache, const kvq_layer_plan *plan, kvq_window *window, plan_back back)
+static void move_residual_back(kvq_cache *cache, const kvq_layer_plan *plan, kvq_residual *residual,
+                               plan_back back)
 {
     size_t begin = back.packed / KVQ_BLOCK;
     size_t end = back.packed < back.n ? (back.n + KVQ_BLOCK - 1) / KVQ_BLOCK : begin;
-    size_t n_front = window->n_reserved, n_wanted = end - begin;
-    for (; n_front > 0; n_front--) { /* rotate one reserved block to the front at a time; windows are short */
-        uint8_t *block = window->block[window->n];
-        memmove(window->block + 1, window->block, window->n * sizeof *window->block);
-        window->block[0] = block;
-        window->n++;
+    size_t n_front = residual->n_reserved, n_wanted = end - begin;
+    for (; n_front > 0;
+         n_front--) { /* rotate one reserved block to the front at a time; residuals are short */
+        uint8_t *block = residual->block[residual->n];
+        memmove(residual->block + 1, residual->block, residual->n * sizeof *residual->block);
+        residual->block[0] = block;
+        residual->n++;
     }
-    window->n_reserved = 0;
-    while (window->n > n_wanted)
-        kvq_pool_give(&cache->memory, plan->blocks, window->block[--window->n]);
-    window->first = begin;
+    residual->n_reserved = 0;
+    while (residual->n > n_wanted)
+        kvq_pool_give(&cache->memory, plan->blocks, residual->block[--residual->n]);
+    residual->first = begin;
 }
 
 static void truncate_side(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, kvq_role role,
@@ -54,13 +56,13 @@ static void truncate_side(kvq_cache *cache, const kvq_layer_plan *plan, kvq_laye
     const kvq_layout *layout = &plan->layout[role];
     plan_back back = plan_side(plan, layer, role, n_tokens);
     size_t dim = cache->config.head_dim, unpack_end = kvq_min_size(layer->packed[role], back.n);
-    move_window_back(cache, plan, &layer->window[role], back);
+    move_residual_back(cache, plan, &layer->residual[role], back);
     for (size_t head = 0; head < cache->config.n_kv_heads; head++) {
         for (size_t i = back.packed; i < unpack_end; i++) {
             const uint8_t *superblock = kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head);
-            layout->codec->decode(cache->kernels, layout, superblock, i % KVQ_SUPERBLOCK, 1, cache->scratch,
-                                  dim);
-            kvq_row_store(cache, plan, kvq_window_row(cache, plan, layer, role, head, i), cache->scratch);
+            layout->codec->dequantize(cache->kernels, layout, superblock, i % KVQ_SUPERBLOCK, 1,
+                                      cache->scratch, dim);
+            kvq_row_store(cache, plan, kvq_residual_row(cache, plan, layer, role, head, i), cache->scratch);
         }
         if (back.packed < layer->packed[role] && back.packed % KVQ_SUPERBLOCK != 0) {
             uint8_t *last = kvq_superblock(plan, &layer->page[back.packed / KVQ_SUPERBLOCK], role, head);
@@ -107,8 +109,8 @@ kvq_status kvq_cache_truncate(kvq_cache *cache, size_t sequence, size_t n_tokens
             if (layers[i].n_tokens <= n_tokens)
                 continue;
             plan_back back = plan_side(&cache->plan[i], &layers[i], role, n_tokens);
-            kvq_window *window = &layers[i].window[role];
-            status = kvq_window_reserve(cache, &cache->plan[i], window, blocks_before(window, back));
+            kvq_residual *residual = &layers[i].residual[role];
+            status = kvq_residual_reserve(cache, &cache->plan[i], residual, blocks_before(residual, back));
         }
     for (size_t i = 0; i < cache->config.n_layers; i++)
         if (status != KVQ_OK)

@@ -1,5 +1,5 @@
 /*
- * Encoding and decoding of the affine codec with AVX2 and F16C: the vocabulary of vector_encode.h.
+ * Encoding and dequantizing of the affine codec with AVX2 and F16C: the vocabulary of vector_encode.h.
  */
 #include <immintrin.h>
 

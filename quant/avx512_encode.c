@@ -1,5 +1,6 @@
 /*
- * Encoding and decoding of the affine codec with AVX-512 (F, BW, VL, DQ): the vocabulary of vector_encode.h.
+ * Encoding and dequantizing of the affine codec with AVX-512 (F, BW, VL, DQ): the vocabulary of
+ * vector_encode.h.
  */
 #include <immintrin.h>
 

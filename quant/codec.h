@@ -29,8 +29,8 @@ struct kvq_codec {
                    const float *x, size_t stride);
 
     /** Read n tokens from t0 on into rows out + i * stride. */
-    void (*decode)(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
-                   float *out, size_t stride);
+    void (*dequantize)(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
+                       size_t n, float *out, size_t stride);
 
     /** |x - xhat| is at most this, for each element of n tokens from t0 on; +Inf where nothing is promised.
      */
@@ -44,16 +44,17 @@ struct kvq_codec {
      * negative scales and for bytes past token n that are not zero. For data that comes from outside. */
     bool (*is_valid)(const kvq_layout *l, const uint8_t *superblock, size_t n);
 
-    /** scores[i][t] = q[i] . xhat[t], i < n_q <= KVQ_ROWS_MAX; rows of KVQ_SUPERBLOCK; q is [n_q][D]. off[i]
-     * is an estimate of how far fast precision is off, root mean square; 0 if exact. */
-    void (*score)(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                  size_t n_q, float *scores, float *off);
+    /** scores[i][t] = q[i] . xhat[t], i < n_q <= KVQ_ROWS_MAX; rows of KVQ_SUPERBLOCK; q is [n_q][D].
+     * score_rms_error[i] is an estimate of how far fast precision is off, root mean square; 0 if exact.
+     * Returns how many of the queries were scored exactly although tokens->fast, because of their range. */
+    size_t (*score)(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                  size_t n_q, float *scores, float *score_rms_error);
 
-    /** acc[i] += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, 0 <= p <= 2^16; acc is [n_q][D]. off
-     * comes from score; what both put acc[i] off by, an estimate of the squared L2 norm, is added to
-     * error[i]. */
+    /** acc[i] += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, 0 <= p <= 2^16; acc is [n_q][D].
+     * score_rms_error comes from score; what both put acc[i] off by, an estimate of the squared L2 norm, is
+     * added to error[i]. */
     void (*accumulate)(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *p,
-                       size_t n_q, const float *off, float *acc, float *error);
+                       size_t n_q, const float *score_rms_error, float *acc, float *error);
 };
 
 extern const kvq_codec kvq_codec_affine, kvq_codec_f16, kvq_codec_f32;

@@ -100,9 +100,9 @@ static void affine_layout(kvq_layout *l)
     size_t dim_padded = round_up(l->dim, 16), code_bytes = 0;
     float levels = levels_of(l);
     l->dim_padded = dim_padded;
-    l->tile_tokens = l->role == KVQ_VALUES                    ? KVQ_SUPERBLOCK
-                     : l->per_channel && l->group > KVQ_BLOCK ? l->group
-                                                              : KVQ_BLOCK;
+    l->meta_tile_tokens = l->role == KVQ_VALUES                    ? KVQ_SUPERBLOCK
+                          : l->per_channel && l->group > KVQ_BLOCK ? l->group
+                                                                   : KVQ_BLOCK;
     for (l->n_planes = 0; l->n_planes < KVQ_MAX_PLANES && plane_widths[l->bits][l->n_planes] != 0;
          l->n_planes++) {
         kvq_plane *plane = &l->plane[l->n_planes];
@@ -114,15 +114,15 @@ static void affine_layout(kvq_layout *l)
                           : dim_padded * plane->width / 8 * KVQ_SUPERBLOCK;
     }
     l->block_bytes = l->role == KVQ_KEYS ? code_bytes : code_bytes / 4;
-    l->meta_offset = l->block_bytes * (l->tile_tokens / KVQ_BLOCK);
-    l->n_meta = l->per_channel ? l->tile_tokens / l->group * dim_padded
-                               : round_up(l->dim, l->group) / l->group * l->tile_tokens;
+    l->meta_offset = l->block_bytes * (l->meta_tile_tokens / KVQ_BLOCK);
+    l->n_meta = l->per_channel ? l->meta_tile_tokens / l->group * dim_padded
+                               : round_up(l->dim, l->group) / l->group * l->meta_tile_tokens;
     l->min_offset = 2 * l->n_meta;
-    l->tile_bytes = l->meta_offset + 4 * l->n_meta;
-    l->bytes = round_up(l->tile_bytes * (KVQ_SUPERBLOCK / l->tile_tokens), KVQ_ALIGNMENT);
+    l->meta_tile_bytes = l->meta_offset + 4 * l->n_meta;
+    l->bytes = round_up(l->meta_tile_bytes * (KVQ_SUPERBLOCK / l->meta_tile_tokens), KVQ_ALIGNMENT);
     l->payload_per_token = l->block_bytes / KVQ_BLOCK;
     l->tokens_per_run = l->per_channel ? l->group : 1;
-    l->metadata_per_run = 4 * l->n_meta / (l->tile_tokens / l->tokens_per_run);
+    l->metadata_per_run = 4 * l->n_meta / (l->meta_tile_tokens / l->tokens_per_run);
     l->score_error_per_step = levels * sqrtf((float)l->dim / 12.0f * MEAN_SQUARE_CODE);
     l->widest_step = 0x1p-12f / l->score_error_per_step;
 }
@@ -133,10 +133,10 @@ static void affine_encode(const kvq_kernels *k, const kvq_layout *l, uint8_t *su
     (l->per_channel ? k->encode_affine_channel : k->encode_affine_token)(l, superblock, t0, n, x, stride);
 }
 
-static void affine_decode(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
-                          size_t n, float *out, size_t stride)
+static void affine_dequantize(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
+                              size_t n, float *out, size_t stride)
 {
-    k->decode_affine(l, superblock, t0, n, out, stride);
+    k->dequantize_affine(l, superblock, t0, n, out, stride);
 }
 
 static void affine_error_bound(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
@@ -209,38 +209,40 @@ static bool affine_is_valid(const kvq_layout *l, const uint8_t *superblock, size
  * ---- Attention ----
  *
  * Fast precision folds first, and scores exactly those queries whose range is too wide. How far it is off:
- * rounding moves a weight by r, uniform in half a step either way, r^2 = step^2 / 12, independently of the
- * others.
+ * rounding moves a folded number by r, uniform in half a step either way, r^2 = step^2 / 12, independently of
+ * the others.
  *
  *   scores    sum_c r_c d_tc with d = code - levels / 2: root mean square step * sqrt(D / 12 * mean d^2)
  *   output    of a channel, sum_t r_t d_tc: squared, n / 12 * step^2 * mean d^2; and what the scores are off
- *             by moves weights p by p * off, which moves the output by about off * sqrt(sum_t p_t^2 v_t^2)
+ *             by (score_rms_error) moves p by p times as much, and so the output by about
+ *             score_rms_error * sqrt(sum_t p_t^2 v_t^2)
  *
  * d^2 has a mean of 0.06 levels^2 for normal numbers and 0.25 where all codes are at an end; half-way between
  * is taken.
  */
 
-static void score_fast(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                       size_t n_q, float *scores, float *off)
+static size_t score_fast(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                       size_t n_q, float *scores, float *score_rms_error)
 {
-    enum { TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
-    _Alignas(KVQ_ALIGNMENT) int8_t weights[TILES * KVQ_ROWS_MAX * 2 * KVQ_DIM_MAX];
-    float step[KVQ_ROWS_MAX], bias[TILES * KVQ_ROWS_MAX];
+    enum { META_TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
+    _Alignas(KVQ_ALIGNMENT) int8_t q_folded[META_TILES * KVQ_ROWS_MAX * 2 * KVQ_DIM_MAX];
+    float step[KVQ_ROWS_MAX], bias[META_TILES * KVQ_ROWS_MAX];
     size_t n_too_wide = 0;
-    k->fold_keys(l, tokens->superblock, tokens->next, tokens->n, q, n_q, weights, step, bias);
+    k->fold_keys(l, tokens->superblock, tokens->next, tokens->n, q, n_q, q_folded, step, bias);
     for (size_t i = 0; i < n_q; i++) {
         bool fits = step[i] <= l->widest_step;
-        for (size_t t = 0, tile = 0; t < tokens->n; t += l->tile_tokens, tile++)
-            fits = fits && fabsf(bias[tile * n_q + i]) <= KVQ_FOLD_MAX; /* false for NaN */
+        for (size_t t = 0, meta_tile = 0; t < tokens->n; t += l->meta_tile_tokens, meta_tile++)
+            fits = fits && fabsf(bias[meta_tile * n_q + i]) <= KVQ_FOLD_MAX; /* false for NaN */
         step[i] = fits ? step[i] : INFINITY;
-        off[i] = fits ? step[i] * l->score_error_per_step : 0.0f;
+        score_rms_error[i] = fits ? step[i] * l->score_error_per_step : 0.0f;
         n_too_wide += !fits;
     }
     if (n_too_wide < n_q)
-        k->score_folded(l, tokens->superblock, tokens->next, tokens->n, weights, step, bias, n_q, scores);
+        k->score_folded(l, tokens->superblock, tokens->next, tokens->n, q_folded, step, bias, n_q, scores);
     for (size_t i = 0; i < n_q && n_too_wide > 0; i++)
         if (!(step[i] <= l->widest_step))
             k->score_affine(l, tokens->superblock, tokens->n, q + i * l->dim, 1, scores + i * KVQ_SUPERBLOCK);
+    return n_too_wide;
 }
 
 /* The exact kernels take so long that a superblock can be asked for all at once. */
@@ -251,44 +253,45 @@ static inline __attribute__((always_inline)) void prefetch_next(const kvq_layout
             __builtin_prefetch(tokens->next + i, 0, 2);
 }
 
-static void affine_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                         size_t n_q, float *scores, float *off)
+static size_t affine_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                         size_t n_q, float *scores, float *score_rms_error)
 {
-    if (tokens->fast && kvq_layout_folds(l)) {
-        score_fast(k, l, tokens, q, n_q, scores, off);
-        return;
-    }
+    if (tokens->fast && kvq_layout_folds(l))
+        return score_fast(k, l, tokens, q, n_q, scores, score_rms_error);
     prefetch_next(l, tokens);
     k->score_affine(l, tokens->superblock, tokens->n, q, n_q, scores);
-    memset(off, 0, n_q * sizeof *off);
+    memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
+    return 0;
 }
 
 static void affine_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
-                              const float *p, size_t n_q, const float *off, float *acc, float *error)
+                              const float *p, size_t n_q, const float *score_rms_error, float *acc,
+                              float *error)
 {
     if (!tokens->fast || !kvq_layout_folds(l)) {
         prefetch_next(l, tokens);
         k->accumulate_affine(l, tokens->superblock, tokens->n, p, n_q, acc);
         return;
     }
-    _Alignas(KVQ_ALIGNMENT) int8_t weights[KVQ_GROUPS_MAX * KVQ_ROWS_MAX * 2 * KVQ_SUPERBLOCK];
+    _Alignas(KVQ_ALIGNMENT) int8_t p_folded[KVQ_GROUPS_MAX * KVQ_ROWS_MAX * 2 * KVQ_SUPERBLOCK];
     float step[KVQ_GROUPS_MAX * KVQ_ROWS_MAX], bias[KVQ_GROUPS_MAX * KVQ_ROWS_MAX];
     float energy[KVQ_GROUPS_MAX * KVQ_ROWS_MAX];
-    k->fold_values(l, tokens->superblock, tokens->next, tokens->n, p, n_q, weights, step, bias, energy);
-    k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, weights, step, bias, n_q, acc);
+    k->fold_values(l, tokens->superblock, tokens->next, tokens->n, p, n_q, p_folded, step, bias, energy);
+    k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, p_folded, step, bias, n_q, acc);
     float levels = levels_of(l), group = (float)l->group;
-    float of_weights =
+    float of_folded =
         group * levels * levels * 0.25f / 12.0f * (float)tokens->n; /* all codes at an end: it is small */
     for (size_t c = 0, at = 0; c < l->dim; c += l->group)
         for (size_t i = 0; i < n_q; i++, at++)
-            error[i] += step[at] * step[at] * of_weights + off[i] * off[i] * energy[at] * group;
+            error[i] += step[at] * step[at] * of_folded +
+                        score_rms_error[i] * score_rms_error[i] * energy[at] * group;
 }
 
 const kvq_codec kvq_codec_affine = {
     .name = "affine",
     .layout = affine_layout,
     .encode = affine_encode,
-    .decode = affine_decode,
+    .dequantize = affine_dequantize,
     .error_bound = affine_error_bound,
     .clear = affine_clear,
     .is_valid = affine_is_valid,

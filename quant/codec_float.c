@@ -57,8 +57,8 @@ static void f32_encode(const kvq_kernels *k, const kvq_layout *l, uint8_t *super
         memcpy(superblock + (t0 + i) * l->payload_per_token, x + i * stride, l->payload_per_token);
 }
 
-static void f32_decode(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
-                       size_t n, float *out, size_t stride)
+static void f32_dequantize(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
+                           size_t n, float *out, size_t stride)
 {
     (void)k;
     for (size_t i = 0; i < n; i++)
@@ -79,19 +79,20 @@ static bool f32_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t 
            rest_is_zero(l, superblock, n);
 }
 
-static void f32_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                      size_t n_q, float *scores, float *off)
+static size_t f32_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                      size_t n_q, float *scores, float *score_rms_error)
 {
-    memset(off, 0, n_q * sizeof *off);
+    memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
     for (size_t i = 0; i < n_q; i++)
         k->dot_f32(f32_row(l, tokens->superblock, 0), l->dim, tokens->n, q + i * l->dim, l->dim,
                    scores + i * KVQ_SUPERBLOCK);
+    return 0;
 }
 
 static void f32_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
-                           const float *p, size_t n_q, const float *off, float *acc, float *error)
+                           const float *p, size_t n_q, const float *score_rms_error, float *acc, float *error)
 {
-    (void)off, (void)error;
+    (void)score_rms_error, (void)error;
     for (size_t i = 0; i < n_q; i++)
         k->accumulate_f32(f32_row(l, tokens->superblock, 0), l->dim, tokens->n, p + i * KVQ_SUPERBLOCK,
                           l->dim, acc + i * l->dim);
@@ -101,7 +102,7 @@ const kvq_codec kvq_codec_f32 = {
     .name = "f32",
     .layout = f32_layout,
     .encode = f32_encode,
-    .decode = f32_decode,
+    .dequantize = f32_dequantize,
     .error_bound = f32_error_bound,
     .clear = rows_clear,
     .is_valid = f32_is_valid,
@@ -124,8 +125,8 @@ static void f16_encode(const kvq_kernels *k, const kvq_layout *l, uint8_t *super
         k->convert_f32_f16(x + i * stride, l->dim, rows + (t0 + i) * l->dim);
 }
 
-static void f16_decode(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
-                       size_t n, float *out, size_t stride)
+static void f16_dequantize(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
+                           size_t n, float *out, size_t stride)
 {
     for (size_t i = 0; i < n; i++)
         k->convert_f16_f32(f16_row(l, superblock, t0 + i), l->dim, out + i * stride);
@@ -150,19 +151,20 @@ static bool f16_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t 
     return rest_is_zero(l, superblock, n);
 }
 
-static void f16_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                      size_t n_q, float *scores, float *off)
+static size_t f16_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                      size_t n_q, float *scores, float *score_rms_error)
 {
-    memset(off, 0, n_q * sizeof *off);
+    memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
     for (size_t i = 0; i < n_q; i++)
         k->dot_f16(f16_row(l, tokens->superblock, 0), l->dim, tokens->n, q + i * l->dim, l->dim,
                    scores + i * KVQ_SUPERBLOCK);
+    return 0;
 }
 
 static void f16_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
-                           const float *p, size_t n_q, const float *off, float *acc, float *error)
+                           const float *p, size_t n_q, const float *score_rms_error, float *acc, float *error)
 {
-    (void)off, (void)error;
+    (void)score_rms_error, (void)error;
     for (size_t i = 0; i < n_q; i++)
         k->accumulate_f16(f16_row(l, tokens->superblock, 0), l->dim, tokens->n, p + i * KVQ_SUPERBLOCK,
                           l->dim, acc + i * l->dim);
@@ -172,7 +174,7 @@ const kvq_codec kvq_codec_f16 = {
     .name = "f16",
     .layout = f16_layout,
     .encode = f16_encode,
-    .decode = f16_decode,
+    .dequantize = f16_dequantize,
     .error_bound = f16_error_bound,
     .clear = rows_clear,
     .is_valid = f16_is_valid,

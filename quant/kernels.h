@@ -24,9 +24,9 @@
 
 #include "quant/layout.h"
 
-/* Fast precision. Weights stay below 127 * 256 + 128, so that low and high are signed bytes. */
+/* Fast precision. Folded numbers stay below 127 * 256 + 128, so that low and high are signed bytes. */
 enum {
-    KVQ_WEIGHT_MAX = 127 * 256,
+    KVQ_FOLDED_MAX = 127 * 256,
     KVQ_ROWS_MAX = 8,    /* the most rows (queries) of one kernel call in fast precision */
     KVQ_GROUPS_MAX = 64, /* of values: KVQ_DIM_MAX / 16 */
 };
@@ -37,11 +37,11 @@ enum {
             2.0f                                                                                             \
     }
 
-#define KVQ_FOLD_MIN 0x1p-100f /* below it weights are 0: an error of levels * 2^-100 per element */
+#define KVQ_FOLD_MIN 0x1p-100f /* below it they are 0: an error of levels * 2^-100 per element */
 #define KVQ_FOLD_MAX 0x1p100f
 
-/** Weights per query and tile of keys: D up to a multiple of 32, because a dword of one-bit codes holds
- * 32. */
+/** Folded numbers per query and meta_tile of keys: D up to a multiple of 32, because a dword of one-bit codes
+ * holds 32. */
 static inline size_t kvq_fold_dim(size_t dim)
 {
     return (dim + 31) / 32 * 32;
@@ -79,8 +79,8 @@ typedef struct kvq_kernels {
                                 size_t stride);
 
     /* EXACT. Dequantize n tokens from t0 on into rows out + i * stride. */
-    void (*decode_affine)(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, float *out,
-                          size_t stride);
+    void (*dequantize_affine)(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, float *out,
+                              size_t stride);
 
     /* TOL: each score within (D + 8) * 2^-23 * sum_c |q_c| * (|min| + levels * scale, of c's group) of the
      * dot product over dequantized values. scores[i][t] = q[i] . xhat[t] for the first n tokens; rows of
@@ -93,39 +93,44 @@ typedef struct kvq_kernels {
     void (*accumulate_affine)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
                               size_t n_q, float *acc);
 
-    /* Fast precision, for keys per channel with G >= 32 and values per token, default arithmetic
-     * (kvq_layout_folds says whether a layout qualifies); portable_fast.c derives it. A factor that is
-     * constant along a sum (q times scale, p times scale) is folded into whole-number weights w, with value ~
-     * step * w and |w| <= KVQ_WEIGHT_MAX, and the sum of w * code runs in whole numbers. Weights are stored
-     * as signed bytes, w = low + 256 high: 32 bytes hold the sixteen lows and then the sixteen highs of
-     * sixteen weights. `next` is a superblock that will be read soon and may be prefetched, or NULL.
+    /* Fast precision, for layouts that fold (kvq_layout_folds): keys per channel with G >= 32 and values per
+     * token, in the default arithmetic; portable_fast.c derives it. A factor that is constant along a sum
+     * (q times scale, p times scale) is folded into whole numbers w, value ~ step * w, |w| <= KVQ_FOLDED_MAX,
+     * and the sum of w * code runs in whole numbers. A w is stored as two signed bytes, w = low + 256 high:
+     * 32 bytes hold the sixteen lows and then the sixteen highs of sixteen numbers. `next` is a superblock
+     * that will be read soon and may be prefetched, or NULL. Sums of floats are in the lane order of dot_f32.
      *
-     * EXACT. Fold n_q queries into the first n tokens of keys, by tiles (layout.h), the last one whole. Tile
-     * j, query i: weights from (j * n_q + i) * 2 * kvq_fold_dim(D) on, zero from D on; bias = sum_c q_c min_c
-     * + step * kvq_half_levels * sum_c (what rounding took from w_c), both in the lane order of dot_f32, at j
-     * * n_q + i; step, for all tiles, at i. It is +Inf, and weights are 0, where |q * scale|, or |q| over the
-     * largest of it, passes 2^100. */
+     * EXACT. Fold n_q queries into the first n tokens of keys, one metadata tile after the other (layout.h),
+     * the last one whole.
+     *   q_folded  of meta_tile j, query i: D numbers from byte (j * n_q + i) * 2 * kvq_fold_dim(D) on, then 0
+     *   step      at i, for all metadata tiles. +Inf, and all w 0, where |q * scale|, or |q| over the largest
+     *             of it, passes 2^100
+     *   bias      at j * n_q + i: sum_c q_c min_c + step * kvq_half_levels * sum_c (what rounding took from
+     *             w_c) */
     void (*fold_keys)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                      const float *q, size_t n_q, int8_t *weights, float *step, float *bias);
+                      const float *q, size_t n_q, int8_t *q_folded, float *step, float *bias);
 
     /* EXACT. scores[i][t] = bias + sum over planes of step * 2^shift * (float(low sum) + 256 float(high
      * sum)), in this order; rows of KVQ_SUPERBLOCK. The last block of 32 tokens is written whole. */
     void (*score_folded)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                         const int8_t *weights, const float *step, const float *bias, size_t n_q,
+                         const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
                          float *scores);
 
-    /* EXACT. Fold n_q rows of n weights p, 0 <= p <= 2^16, rows KVQ_SUPERBLOCK apart, into tokens [0, n) of
-     * values. Group u, row i: 128 weights from (u * n_q + i) * 256 on, zero from n on; at u * n_q + i step,
-     * bias = sum_t p_t min_t + step * kvq_half_levels * sum_t (what rounding took from w_t), and energy,
-     * which is about sum_t p_t^2 times the mean square of token t's values: of m^2 + h^2 / 4 with h =
-     * kvq_half_levels * p_t scale_t, m = p_t min_t + h. All in the lane order of dot_f32. */
+    /* EXACT. Fold n_q rows of n probabilities p (or multiples of them), 0 <= p <= 2^16, rows KVQ_SUPERBLOCK
+     * apart, into tokens [0, n) of values. For group u and row i:
+     *   p_folded  128 numbers from byte (u * n_q + i) * 256 on, 0 from n on
+     *   step      at u * n_q + i, as the next two
+     *   bias      sum_t p_t min_t + step * kvq_half_levels * sum_t (what rounding took from w_t)
+     *   energy    about sum_t p_t^2 times the mean square of token t's values: sum_t m^2 + h^2 / 4 with
+     *             h = kvq_half_levels * p_t scale_t, m = p_t min_t + h */
     void (*fold_values)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                        const float *p, size_t n_q, int8_t *weights, float *step, float *bias, float *energy);
+                        const float *p, size_t n_q, int8_t *p_folded, float *step, float *bias,
+                        float *energy);
 
     /* EXACT. acc[i][c] = acc[i][c] + x for each plane, x = step * 2^shift * (float(low sum) + 256 float(high
      * sum)), to which the first plane adds bias first. */
     void (*accumulate_folded)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                              const int8_t *weights, const float *step, const float *bias, size_t n_q,
+                              const int8_t *p_folded, const float *step, const float *bias, size_t n_q,
                               float *acc);
 
     /* EXACT. scores[j] = q . row j, rows of dim values at rows + j * stride. The sum has a fixed order:
@@ -155,7 +160,7 @@ typedef struct kvq_kernels {
     X(convert_f16_f32)                                                                                       \
     X(encode_affine_channel)                                                                                 \
     X(encode_affine_token)                                                                                   \
-    X(decode_affine)                                                                                         \
+    X(dequantize_affine)                                                                                     \
     X(score_affine)                                                                                          \
     X(accumulate_affine)                                                                                     \
     X(fold_keys)                                                                                             \
@@ -188,23 +193,23 @@ void kvq_encode_affine_channel_portable(const kvq_layout *l, uint8_t *superblock
                                         const float *x, size_t stride);
 void kvq_encode_affine_token_portable(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
                                       const float *x, size_t stride);
-void kvq_decode_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
-                                float *out, size_t stride);
+void kvq_dequantize_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                                    float *out, size_t stride);
 void kvq_score_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
                                size_t n_q, float *scores);
 void kvq_accumulate_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
                                     size_t n_q, float *acc);
 /* Likewise portable_fast.c. */
 void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                            const float *q, size_t n_q, int8_t *weights, float *step, float *bias);
+                            const float *q, size_t n_q, int8_t *q_folded, float *step, float *bias);
 void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                               const int8_t *weights, const float *step, const float *bias, size_t n_q,
+                               const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
                                float *scores);
 void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                              const float *p, size_t n_q, int8_t *weights, float *step, float *bias,
+                              const float *p, size_t n_q, int8_t *p_folded, float *step, float *bias,
                               float *energy);
 void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next,
-                                    size_t n, const int8_t *weights, const float *step, const float *bias,
+                                    size_t n, const int8_t *p_folded, const float *step, const float *bias,
                                     size_t n_q, float *acc);
 
 #endif /* KVQ_QUANT_KERNELS_H */

@@ -1,6 +1,6 @@
 /*
  * Kernels for AArch64 with the dot-product extension (FEAT_DotProd): Cortex-A75 and Neoverse N1 of 2018,
- * Apple's M1, and later. Encoding and decoding are the portable ones, which the compiler vectorises.
+ * Apple's M1, and later. Encoding and dequantizing are the portable ones, which the compiler vectorises.
  */
 #include <math.h>
 

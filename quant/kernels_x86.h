@@ -11,13 +11,13 @@ void kvq_encode_affine_channel_avx2(const kvq_layout *l, uint8_t *superblock, si
                                     const float *x, size_t stride);
 void kvq_encode_affine_token_avx2(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
                                   const float *x, size_t stride);
-void kvq_decode_affine_avx2(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, float *out,
-                            size_t stride);
+void kvq_dequantize_affine_avx2(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                                float *out, size_t stride);
 void kvq_encode_affine_channel_avx512(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
                                       const float *x, size_t stride);
 void kvq_encode_affine_token_avx512(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
                                     const float *x, size_t stride);
-void kvq_decode_affine_avx512(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, float *out,
-                              size_t stride);
+void kvq_dequantize_affine_avx512(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                                  float *out, size_t stride);
 
 #endif /* KVQ_QUANT_KERNELS_X86_H */

@@ -16,12 +16,12 @@
  *   values   per plane: uint32 code[Dp/16][4][w][16]; dword (c, block, h, lane) holds tokens nh .. nh + n-1
  *            of that block for channel 16c + lane
  *
- * Metadata. Superblocks are cut into tiles: keys have tiles of 32 tokens (of G, where a group along T is
- * longer), so that what a block needs lies together; values have one tile of 128. A tile is its codes, then
- * its scales, then its minimums, both as half:
+ * Metadata. Superblocks are cut into meta_tiles: keys have meta_tiles of 32 tokens (of G, where a group along
+ * T is longer), so that what a block needs lies together; values have one meta_tile of 128. A meta_tile is
+ * its codes, then its scales, then its minimums, both as half:
  *
- *   channel axis   scale[tile/G][Dp], min[tile/G][Dp]
- *   token axis     scale[ceil(D/G)][tile], min[ceil(D/G)][tile]
+ *   channel axis   scale[meta_tile/G][Dp], min[meta_tile/G][Dp]
+ *   token axis     scale[ceil(D/G)][meta_tile], min[ceil(D/G)][meta_tile]
  *
  * At 2 bits and G = 32 this is 48 D bytes for keys and as many for values. f16 and f32 superblocks are rows
  * [128][D]. All numbers are little-endian.
@@ -77,10 +77,10 @@ typedef struct kvq_layout {
     kvq_plane plane[KVQ_MAX_PLANES];
     size_t n_planes;
     size_t block_bytes; /* codes of one block of keys */
-    size_t tile_tokens, tile_bytes;
-    size_t meta_offset;         /* of the scales inside a tile */
+    size_t meta_tile_tokens, meta_tile_bytes;
+    size_t meta_offset;         /* of the scales inside a meta_tile */
     size_t min_offset;          /* of the minimums, relative to the scales */
-    size_t n_meta;              /* scales in a tile */
+    size_t n_meta;              /* scales in a meta_tile */
     float score_error_per_step; /* of a folded query: root mean square of a score's error, per step */
     float widest_step;          /* for which fast precision scores; they are then off by 2^-12 */
 } kvq_layout;
@@ -88,10 +88,10 @@ typedef struct kvq_layout {
 /** Byte offset of the scale of (token t, channel c); the minimum lies min_offset further on. */
 static inline size_t kvq_scale_offset(const kvq_layout *l, size_t t, size_t c)
 {
-    size_t in_tile = t % l->tile_tokens;
-    size_t index =
-        l->per_channel ? in_tile / l->group * l->dim_padded + c : c / l->group * l->tile_tokens + in_tile;
-    return t / l->tile_tokens * l->tile_bytes + l->meta_offset + 2 * index;
+    size_t in_tile = t % l->meta_tile_tokens;
+    size_t index = l->per_channel ? in_tile / l->group * l->dim_padded + c
+                                  : c / l->group * l->meta_tile_tokens + in_tile;
+    return t / l->meta_tile_tokens * l->meta_tile_bytes + l->meta_offset + 2 * index;
 }
 
 static inline uint16_t kvq_load_u16(const uint8_t *p)
@@ -137,7 +137,8 @@ static inline size_t kvq_code_offset(const kvq_layout *l, const kvq_plane *plane
     size_t per_dword = 32 / plane->width, in_block = t % KVQ_BLOCK, value, offset;
     if (l->role == KVQ_KEYS) {
         value = c % per_dword;
-        offset = t / l->tile_tokens * l->tile_bytes + t % l->tile_tokens / KVQ_BLOCK * l->block_bytes +
+        offset = t / l->meta_tile_tokens * l->meta_tile_bytes +
+                 t % l->meta_tile_tokens / KVQ_BLOCK * l->block_bytes +
                  (c / per_dword * KVQ_BLOCK + in_block) * 4;
     } else {
         value = in_block % per_dword;

@@ -1,6 +1,6 @@
 /*
- * The portable kernels of the affine codec: encode, decode, score, accumulate. Arithmetic: codec_affine.c;
- * layout: layout.h.
+ * The portable kernels of the affine codec: encode, dequantize, score, accumulate. Arithmetic:
+ * codec_affine.c; layout: layout.h.
  *
  * Score and accumulate never form dequantized values in the default arithmetic. Keys per channel fold the
  * scale into the query, sum_c q_c (s_c code_tc + m_c) = sum_c (q_c s_c) code_tc + sum_c q_c m_c; values per
@@ -160,8 +160,8 @@ static inline void dequantize_lanes(const kvq_layout *l, const uint8_t *superblo
             x[j] = x[j] * scale[j] + min[j];
 }
 
-void kvq_decode_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
-                                float *out, size_t stride)
+void kvq_dequantize_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                                    float *out, size_t stride)
 {
     float x[LANES];
     if (l->role == KVQ_VALUES) {

@@ -3,15 +3,15 @@
  * other instruction set gives the same bits.
  *
  * Keys per channel: score_t = sum_c (q_c s_c) code_tc + sum_c q_c min_c. The factors x_c = q_c s_c are the
- * same for all tokens of a tile, so they are rounded once, to w_c = rne((q_c * 32512 / max|x|) s_c), and the
- * sum over c runs in whole numbers: score_t = step * sum_c w_c code_tc + bias, step = max|x| / 32512, max
+ * same for all tokens of a meta_tile, so they are rounded once, to w_c = rne((q_c * 32512 / max|x|) s_c), and
+ * the sum over c runs in whole numbers: score_t = step * sum_c w_c code_tc + bias, step = max|x| / 32512, max
  * over the superblock. Values per token are the same with the roles of channels and tokens exchanged: x_t =
- * p_t s_t within a group of channels. 16-bit weights are carried as two signed bytes because dot-product
+ * p_t s_t within a group of channels. 16-bit numbers are carried as two signed bytes because dot-product
  * instructions take bytes: sums of lows and of highs stay apart, each below 128 * 255 * 1024 < 2^31, and meet
  * in float.
  *
- * Error. Rounding moves a weight by at most half a step (and 2^-23 of 32512 steps, from the two float
- * multiplications). What it takes from all weights together is added to the bias, as if all codes were half
+ * Error. Rounding moves a folded number by at most half a step (and 2^-23 of 32512 steps, from the two float
+ * multiplications). What it takes from all together is added to the bias, as if all codes were half
  * the largest; so only differences from that are left: a score is off by at most 0.51 * step * sum_c |code_tc
  * - levels / 2|, which is 0.26 * D * levels * step in the worst case and a few hundredths of that for errors
  *   that do not conspire. codec_affine.c estimates
@@ -35,23 +35,22 @@ static float sum_lanes(float lane[LANES])
 
 /* ---- Folding ---- */
 
-/* Factor that makes weights of numbers up to max, or 0 for weights of 0; *step is what a weight of 1 stands
- * for. */
-static float weights_per_unit(float max, float *step)
+/* Factor that folds numbers up to max, or 0 to make them all 0; *step is what a folded 1 stands for. */
+static float folded_per_unit(float max, float *step)
 {
     bool usable = max >= KVQ_FOLD_MIN && max <= KVQ_FOLD_MAX;
-    *step = usable ? max * (1.0f / (float)KVQ_WEIGHT_MAX) : max > KVQ_FOLD_MAX ? INFINITY : 0.0f;
-    return usable ? (float)KVQ_WEIGHT_MAX / max : 0.0f;
+    *step = usable ? max * (1.0f / (float)KVQ_FOLDED_MAX) : max > KVQ_FOLD_MAX ? INFINITY : 0.0f;
+    return usable ? (float)KVQ_FOLDED_MAX / max : 0.0f;
 }
 
-/* Weight i becomes x, rounded; returns what rounding took away. */
-static float store_weight(int8_t *weights, size_t i, float x)
+/* Folded number i becomes x, rounded; returns what rounding took away. */
+static float store_folded(int8_t *folded, size_t i, float x)
 {
     const float round_magic = 0x1.8p23f; /* adding and subtracting it rounds to the nearest integer */
     float rounded = (x + round_magic) - round_magic;
     int32_t w = (int32_t)rounded;
     int32_t high = (w + 128) >> 8; /* to nearest, so that the rest is a signed byte */
-    int8_t *sixteen = weights + i / LANES * 2 * LANES;
+    int8_t *sixteen = folded + i / LANES * 2 * LANES;
     sixteen[i % LANES] = (int8_t)(w - high * 256);
     sixteen[LANES + i % LANES] = (int8_t)high;
     return x - rounded;
@@ -79,7 +78,7 @@ static float largest_magnitude(const float *x, size_t n)
 static float largest_folded(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q)
 {
     float max = 0.0f;
-    for (size_t t = 0; t < n; t += l->tile_tokens)
+    for (size_t t = 0; t < n; t += l->meta_tile_tokens)
         for (size_t c = 0; c < l->dim; c++) {
             float x = q[c] * kvq_scale_at(l, superblock, t, c), magnitude = x < 0.0f ? -x : x;
             max = magnitude > max ? magnitude : max;
@@ -88,26 +87,26 @@ static float largest_folded(const kvq_layout *l, const uint8_t *superblock, size
 }
 
 void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                            const float *q, size_t n_q, int8_t *weights, float *step, float *bias)
+                            const float *q, size_t n_q, int8_t *q_folded, float *step, float *bias)
 {
     (void)next;
     size_t fold_dim = kvq_fold_dim(l->dim);
     for (size_t i = 0; i < n_q && n > 0; i++, q += l->dim) {
-        float per_unit = weights_per_unit(largest_folded(l, superblock, n, q), &step[i]);
+        float per_unit = folded_per_unit(largest_folded(l, superblock, n, q), &step[i]);
         if (largest_magnitude(q, l->dim) * per_unit >
             KVQ_FOLD_MAX) { /* and scale 0: the product must stay 0 */
             per_unit = 0.0f;
             step[i] = INFINITY;
         }
-        for (size_t t = 0; t < n; t += l->tile_tokens) {
-            size_t fold = t / l->tile_tokens * n_q + i;
+        for (size_t t = 0; t < n; t += l->meta_tile_tokens) {
+            size_t fold = t / l->meta_tile_tokens * n_q + i;
             float lane[LANES] = {0}, rest[LANES] = {0};
             for (size_t c = 0; c < fold_dim; c++) {
                 if (c >= l->dim) {
-                    (void)store_weight(weights + fold * 2 * fold_dim, c, 0.0f);
+                    (void)store_folded(q_folded + fold * 2 * fold_dim, c, 0.0f);
                     continue;
                 }
-                rest[c % LANES] += store_weight(weights + fold * 2 * fold_dim, c,
+                rest[c % LANES] += store_folded(q_folded + fold * 2 * fold_dim, c,
                                                 q[c] * per_unit * kvq_scale_at(l, superblock, t, c));
                 lane[c % LANES] += q[c] * kvq_min_at(l, superblock, t, c);
             }
@@ -117,38 +116,38 @@ void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, cons
 }
 
 void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                              const float *p, size_t n_q, int8_t *weights, float *step, float *bias,
+                              const float *p, size_t n_q, int8_t *p_folded, float *step, float *bias,
                               float *energy)
 {
     (void)next;
     for (size_t c = 0; c < l->dim; c += l->group)
-        for (size_t i = 0; i < n_q; i++, weights += 2 * KVQ_SUPERBLOCK) {
+        for (size_t i = 0; i < n_q; i++, p_folded += 2 * KVQ_SUPERBLOCK) {
             float x[KVQ_SUPERBLOCK] = {0}, lane[LANES] = {0}, square[LANES] = {0}, rest[LANES] = {0},
                   max = 0.0f;
             for (size_t t = 0; t < n; t++) {
-                float weight = p[i * KVQ_SUPERBLOCK + t];
-                x[t] = weight * kvq_scale_at(l, superblock, t, c);
+                float p_t = p[i * KVQ_SUPERBLOCK + t];
+                x[t] = p_t * kvq_scale_at(l, superblock, t, c);
                 max = x[t] > max ? x[t] : max;
-                float of_min = weight * kvq_min_at(l, superblock, t, c);
+                float of_min = p_t * kvq_min_at(l, superblock, t, c);
                 float half = kvq_half_levels(l) * x[t], middle = of_min + half;
                 lane[t % LANES] += of_min;
                 square[t % LANES] += middle * middle + 0.25f * (half * half);
             }
-            float per_unit = weights_per_unit(max, step);
+            float per_unit = folded_per_unit(max, step);
             for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
-                rest[t % LANES] += store_weight(weights, t, x[t] * per_unit);
+                rest[t % LANES] += store_folded(p_folded, t, x[t] * per_unit);
             *bias++ = sum_with_rest(lane, *step++ * kvq_half_levels(l), rest);
             *energy++ = sum_lanes(square);
         }
 }
 
-/* ---- Sums of weight times code ---- */
+/* ---- Sums of folded numbers times codes ---- */
 
 /* sum[j] = float(sum of lows) + 256 float(sum of highs) over n values of one plane, for sixteen lanes side by
  * side. For keys value i is channel i and lanes are tokens from `first` on, for values token i and
  * channels. */
 static void dot_plane(const kvq_layout *l, const uint8_t *superblock, const kvq_plane *plane, size_t first,
-                      size_t n, const int8_t *weights, float sum[LANES])
+                      size_t n, const int8_t *folded, float sum[LANES])
 {
     const uint32_t mask = (1u << plane->width) - 1u;
     int32_t low[LANES] = {0}, high[LANES] = {0};
@@ -156,7 +155,7 @@ static void dot_plane(const kvq_layout *l, const uint8_t *superblock, const kvq_
         uint32_t shift;
         size_t t = l->role == KVQ_KEYS ? first : i, c = l->role == KVQ_KEYS ? i : first;
         const uint8_t *at = superblock + kvq_code_offset(l, plane, t, c, &shift);
-        const int8_t *sixteen = weights + i / LANES * 2 * LANES;
+        const int8_t *sixteen = folded + i / LANES * 2 * LANES;
         int32_t w_low = sixteen[i % LANES], w_high = sixteen[LANES + i % LANES];
         for (size_t j = 0; j < LANES; j++) {
             int32_t code = (int32_t)(kvq_load_u32(at + 4 * j) >> shift & mask);
@@ -169,17 +168,17 @@ static void dot_plane(const kvq_layout *l, const uint8_t *superblock, const kvq_
 }
 
 void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                               const int8_t *weights, const float *step, const float *bias, size_t n_q,
+                               const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
                                float *scores)
 {
     (void)next;
     for (size_t t = 0; t < (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK; t += LANES)
         for (size_t i = 0; i < n_q; i++) {
-            size_t fold = t / l->tile_tokens * n_q + i;
+            size_t fold = t / l->meta_tile_tokens * n_q + i;
             float *score = scores + i * KVQ_SUPERBLOCK + t, sum[LANES];
             for (size_t j = 0; j < l->n_planes; j++) {
                 const float factor = step[i] * (float)(1u << l->plane[j].shift);
-                dot_plane(l, superblock, &l->plane[j], t, l->dim, weights + fold * 2 * kvq_fold_dim(l->dim),
+                dot_plane(l, superblock, &l->plane[j], t, l->dim, q_folded + fold * 2 * kvq_fold_dim(l->dim),
                           sum);
                 for (size_t lane = 0; lane < LANES; lane++)
                     score[lane] = (j == 0 ? bias[fold] : score[lane]) + factor * sum[lane];
@@ -188,7 +187,7 @@ void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, c
 }
 
 void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next,
-                                    size_t n, const int8_t *weights, const float *step, const float *bias,
+                                    size_t n, const int8_t *p_folded, const float *step, const float *bias,
                                     size_t n_q, float *acc)
 {
     (void)next;
@@ -198,7 +197,7 @@ void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblo
             for (size_t j = 0; j < l->n_planes; j++) {
                 float sum[LANES];
                 const float factor = step[fold] * (float)(1u << l->plane[j].shift);
-                dot_plane(l, superblock, &l->plane[j], c, n, weights + fold * 2 * KVQ_SUPERBLOCK, sum);
+                dot_plane(l, superblock, &l->plane[j], c, n, p_folded + fold * 2 * KVQ_SUPERBLOCK, sum);
                 for (size_t lane = 0; lane < LANES && c + lane < l->dim; lane++) {
                     float x = factor * sum[lane];
                     acc[i * l->dim + c + lane] += j == 0 ? x + bias[fold] : x;

@@ -175,7 +175,7 @@ V_INLINE v_f v_codes(const uint8_t *dwords, uint32_t shift, uint32_t mask, uint3
     return (v_f){v_codes_eight(dwords, shift, mask, up), v_codes_eight(dwords + 32, shift, mask, up)};
 }
 
-V_INLINE void v_store_weights(int8_t *p, v_f x, v_f y)
+V_INLINE void v_store_folded(int8_t *p, v_f x, v_f y)
 {
     const __m256i half = _mm256_set1_epi16(128), byte = _mm256_set1_epi16(255);
     /* Packing goes by halves of registers; the order is put right at the end. */
@@ -239,7 +239,7 @@ V_INLINE v_d v_d_and(v_d x, uint32_t byte_mask)
     return byte_mask == 255 ? x : _mm256_and_si256(x, _mm256_set1_epi8((char)byte_mask));
 }
 
-V_INLINE v_d v_d_four_weights(const int8_t *p)
+V_INLINE v_d v_d_four_folded(const int8_t *p)
 {
     int32_t four;
     memcpy(&four, p, sizeof four);
@@ -263,20 +263,20 @@ V_INLINE v_d v_d_shift_left(v_d a, uint32_t n)
 
 #ifdef KVQ_AVX_VNNI
 
-enum { V_DWORDS = 8, V_STRIP = 1, V_PLACES = 2, V_NIBBLES = 0 };
+enum { V_DWORDS = 8, V_STRIP = 1, V_ACCUMULATORS = 2, V_NIBBLES = 0 };
 
-V_INLINE size_t v_max_spans(uint32_t width, bool shared)
+V_INLINE size_t v_max_k_steps(uint32_t width, bool multi_query)
 {
-    (void)width, (void)shared;
+    (void)width, (void)multi_query;
     return KVQ_DIM_MAX;
 }
 
-V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d weights)
+V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d folded)
 {
 #ifdef __AVXVNNI__
-    return _mm256_dpbusd_avx_epi32(sum, codes, weights);
+    return _mm256_dpbusd_avx_epi32(sum, codes, folded);
 #else
-    return _mm256_dpbusd_epi32(sum, codes, weights); /* tests run this on AVX-512 processors */
+    return _mm256_dpbusd_epi32(sum, codes, folded); /* tests run this on AVX-512 processors */
 #endif
 }
 
@@ -287,21 +287,21 @@ V_INLINE v_d v_widen(v_acc sum)
 
 #else
 
-enum { V_DWORDS = 8, V_STRIP = 1, V_PLACES = 4, V_NIBBLES = 1 };
+enum { V_DWORDS = 8, V_STRIP = 1, V_ACCUMULATORS = 4, V_NIBBLES = 1 };
 
-/* A sum of 16 bits takes 32767 / (2 * 128 * largest code) quads. Alone it sees one quad of a span (two of one
- * bit), codes up to 8, 12, 15 by width as they stand; shared it sees four (eight of one bit), codes up to 1,
- * 3, 15. */
-V_INLINE size_t v_max_spans(uint32_t width, bool shared)
+/* A sum of 16 bits takes 32767 / (2 * 128 * largest code) quads. For one
+ * query it sees one quad of a k-step (two of one bit), codes up to 8, 12, 15 by width as they stand; for
+ * several it sees four (eight of one bit), codes up to 1, 3, 15. */
+V_INLINE size_t v_max_k_steps(uint32_t width, bool multi_query)
 {
-    if (shared)
+    if (multi_query)
         return width == 1 ? 15 : width == 2 ? 10 : 2;
     return width == 1 ? 7 : width == 2 ? 10 : 8;
 }
 
-V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d weights)
+V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d folded)
 {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, weights));
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, folded));
 }
 
 V_INLINE v_d v_widen(v_acc sum)

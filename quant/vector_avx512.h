@@ -143,10 +143,10 @@ V_INLINE v_f v_codes(const uint8_t *dwords, uint32_t shift, uint32_t mask, uint3
     return _mm512_cvtepi32_ps(_mm512_slli_epi32(_mm512_and_si512(x, _mm512_set1_epi32((int)mask)), up));
 }
 
-V_INLINE void v_store_weights(int8_t *p, v_f x, v_f y)
+V_INLINE void v_store_folded(int8_t *p, v_f x, v_f y)
 {
     const __m512i half = _mm512_set1_epi16(128);
-    /* Packing goes by quarters of registers: four weights of x, four of y. */
+    /* Packing goes by quarters of registers: four numbers of x, four of y. */
     __m512i w = _mm512_packs_epi32(_mm512_cvtps_epi32(x), _mm512_cvtps_epi32(y));
     w = _mm512_xor_si512(_mm512_add_epi16(w, half), half); /* bytes: low, high */
     const __m512i split =
@@ -174,23 +174,23 @@ V_INLINE v_f v_h_to_f(v_h x)
     return _mm512_cvtph_ps(x);
 }
 
-/* ---- v_d: a register of dwords, for dot products of unsigned codes with signed weights ---- */
+/* ---- v_d: a register of dwords, for dot products of unsigned codes with signed folded bytes ---- */
 
 typedef __m512i v_d;
 typedef __m512i v_acc;
 
 enum {
     V_DWORDS = 16, /* in a v_d */
-    V_STRIP = 2,   /* v_d that share one broadcast of weights: as many as leave registers for their sums */
+    V_STRIP = 2, /* v_d that share one broadcast of folded bytes: as many as leave registers for their sums */
     V_EXACT_QUERIES = 4, /* as many as share a conversion to float; 1 or 4 */
-    V_PLACES = 2,        /* sums that four quads go to in turn: 2, or 4 where sums fill early */
+    V_ACCUMULATORS = 2,  /* sums that four quads go to in turn: 2, or 4 where sums fill early */
     V_NIBBLES = 0,       /* 1 if v_dot takes codes below 16 only */
 };
 
 /* Spans (vector_fast.h) whose products fit a v_acc. */
-V_INLINE size_t v_max_spans(uint32_t width, bool shared)
+V_INLINE size_t v_max_k_steps(uint32_t width, bool multi_query)
 {
-    (void)width, (void)shared;
+    (void)width, (void)multi_query;
     return KVQ_DIM_MAX;
 }
 
@@ -215,16 +215,16 @@ V_INLINE v_d v_d_and(v_d x, uint32_t byte_mask)
     return byte_mask == 255 ? x : _mm512_and_si512(x, _mm512_set1_epi8((char)byte_mask));
 }
 
-V_INLINE v_d v_d_four_weights(const int8_t *p)
+V_INLINE v_d v_d_four_folded(const int8_t *p)
 {
     int32_t four;
     memcpy(&four, p, sizeof four);
     return _mm512_set1_epi32(four);
 }
 
-V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d weights)
+V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d folded)
 {
-    return _mm512_dpbusd_epi32(sum, codes, weights);
+    return _mm512_dpbusd_epi32(sum, codes, folded);
 }
 
 /* The sum as whole numbers of 32 bits. */

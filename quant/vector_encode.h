@@ -1,6 +1,6 @@
 /*
- * Encoding and decoding of the affine codec in vectors, EXACT: the bits of portable_affine.c. For inclusion
- * by avx2_encode.c and avx512_encode.c, after the vocabulary of their instruction set:
+ * Encoding and dequantizing of the affine codec in vectors, EXACT: the bits of portable_affine.c. For
+ * inclusion by avx2_encode.c and avx512_encode.c, after the vocabulary of their instruction set:
  *
  *   LANES                     floats in a vector, 8 or 16
  *   floats, ints, halves      vectors of LANES numbers
@@ -11,7 +11,7 @@
  *   any_reaches, extreme, blend_pairs, lane_extremes, sort_quads: explained there
  *
  * Only keys per channel and values per token in the default arithmetic, with D a multiple of 16, are encoded
- * and decoded here; the rest goes to the portable kernels.
+ * and dequantized here; the rest goes to the portable kernels.
  *
  * Codes are made in units of 16 x 16 values: along the reduction 16 channels (keys) or 16 tokens (values),
  * which share dwords; across it 16 dwords side by side. A quad is four bytes of a dword, one code in each:
@@ -142,7 +142,8 @@ enum { KEYS_ROW = 4 * KVQ_BLOCK };
 
 static size_t keys_block_offset(const kvq_layout *l, size_t t)
 {
-    return t / l->tile_tokens * l->tile_bytes + t % l->tile_tokens / KVQ_BLOCK * l->block_bytes;
+    return t / l->meta_tile_tokens * l->meta_tile_bytes +
+           t % l->meta_tile_tokens / KVQ_BLOCK * l->block_bytes;
 }
 
 /* Codes of 16 channels of LANES tokens as four quads: lane = token. */
@@ -296,7 +297,7 @@ static bool encode_16_tokens(const kvq_layout *l, uint8_t *superblock, size_t t,
     }
     uint8_t *scales = superblock + l->meta_offset + 2 * t;
     floats worst = MM(set1_ps)(0.0f);
-    for (size_t i = 0; i < n_coders; i += UNIT, scales += 2 * l->tile_tokens)
+    for (size_t i = 0; i < n_coders; i += UNIT, scales += 2 * l->meta_tile_tokens)
         make_coders(l->bits, UNIT, min + i, inverse + i, scales, scales + l->min_offset, &worst);
     if (saturated(worst))
         return false;
@@ -333,7 +334,8 @@ V_INLINE void store_token(const kvq_plane *plane, uint8_t *at, size_t c, uint32_
     store_ints(at, or_ints(and_not_ints(MM(sll_epi32)(mask, up), load_ints(at)), MM(sll_epi32)(part, up)));
 }
 
-/* Encode one token, as decoding appends them; false, and nothing certain stored, if any group saturates. */
+/* Encode one token, as dequantizing appends them; false, and nothing certain stored, if any group
+ * saturates. */
 static bool encode_1_token(const kvq_layout *l, uint8_t *superblock, size_t t, const float *x)
 {
     uint8_t *at[KVQ_MAX_PLANES], *scales = superblock + l->meta_offset + 2 * t;
@@ -341,7 +343,7 @@ static bool encode_1_token(const kvq_layout *l, uint8_t *superblock, size_t t, c
     for (size_t i = 0; i < l->n_planes; i++)
         at[i] = superblock + kvq_code_offset(l, &l->plane[i], t, 0, &shift[i]);
     floats worst = MM(set1_ps)(0.0f);
-    for (size_t c = 0, end; c < l->dim; scales += 2 * l->tile_tokens) {
+    for (size_t c = 0, end; c < l->dim; scales += 2 * l->meta_tile_tokens) {
         float min[LANES], inverse[LANES];
         uint8_t scale_half[2 * LANES], min_half[2 * LANES];
         end = c + l->group < l->dim ? c + l->group : l->dim;
@@ -371,7 +373,8 @@ void KERNEL(encode_affine_token)(const kvq_layout *l, uint8_t *superblock, size_
     }
 }
 
-/* ---- Decoding: the widths of the planes, `low` and `high` (0 if there is one only), are constants ---- */
+/* ---- Dequantizing: the widths of the planes, `low` and `high` (0 if there is one only), are constants
+ * ---- */
 
 V_INLINE void store_decoded(float *out, ints codes, floats scale, floats min)
 {
@@ -394,9 +397,9 @@ V_INLINE __m128i keys_part(const uint8_t *at, int width, bool odd)
     return _mm_and_si128(_mm_srlv_epi32(dwords, shift), _mm_set1_epi8((char)((1 << width) - 1)));
 }
 
-/* Decode n tokens from t on, of one group and one block, row by row. */
-V_INLINE void decode_keys(const kvq_layout *l, const uint8_t *superblock, size_t t, size_t n, float *out,
-                          size_t stride, uint32_t low, uint32_t high)
+/* Dequantize n tokens from t on, of one group and one block, row by row. */
+V_INLINE void dequantize_keys(const kvq_layout *l, const uint8_t *superblock, size_t t, size_t n, float *out,
+                              size_t stride, uint32_t low, uint32_t high)
 {
     _Alignas(64) float scale[KVQ_DIM_MAX], min[KVQ_DIM_MAX];
     const uint8_t *scales = superblock + kvq_scale_offset(l, t, 0);
@@ -428,12 +431,12 @@ V_INLINE ints values_part(const uint8_t *at, size_t t, size_t width)
                     MM(set1_epi32)((1 << width) - 1));
 }
 
-/* Decode token t. */
-V_INLINE void decode_values(const kvq_layout *l, const uint8_t *superblock, size_t t, float *out,
-                            uint32_t low, uint32_t high)
+/* Dequantize token t. */
+V_INLINE void dequantize_values(const kvq_layout *l, const uint8_t *superblock, size_t t, float *out,
+                                uint32_t low, uint32_t high)
 {
     const uint8_t *scales = superblock + l->meta_offset + 2 * t, *upper = superblock + l->plane[1].offset;
-    for (size_t c = 0, end; c < l->dim; scales += 2 * l->tile_tokens) {
+    for (size_t c = 0, end; c < l->dim; scales += 2 * l->meta_tile_tokens) {
         floats scale = broadcast_half(scales), min = broadcast_half(scales + l->min_offset);
         end = c + l->group < l->dim ? c + l->group : l->dim;
         for (; c < end; c += LANES) {
@@ -447,47 +450,47 @@ V_INLINE void decode_values(const kvq_layout *l, const uint8_t *superblock, size
     }
 }
 
-V_INLINE void decode(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, float *out,
-                     size_t stride, uint32_t low, uint32_t high)
+V_INLINE void dequantize(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, float *out,
+                         size_t stride, uint32_t low, uint32_t high)
 {
     size_t run = l->role == KVQ_VALUES ? 1 : l->group < KVQ_BLOCK ? l->group : KVQ_BLOCK;
     for (size_t t = t0, end = t0 + n, step; t < end; t += step, out += step * stride) {
         step = run - t % run < end - t ? run - t % run : end - t;
         if (l->role == KVQ_KEYS)
-            decode_keys(l, superblock, t, step, out, stride, low, high);
+            dequantize_keys(l, superblock, t, step, out, stride, low, high);
         else
-            decode_values(l, superblock, t, out, low, high);
+            dequantize_values(l, superblock, t, out, low, high);
     }
 }
 
-void KERNEL(decode_affine)(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, float *out,
-                           size_t stride)
+void KERNEL(dequantize_affine)(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
+                               float *out, size_t stride)
 {
     if (l->per_channel != (l->role == KVQ_KEYS) || l->half_arith || l->dim % UNIT != 0) {
-        kvq_decode_affine_portable(l, superblock, t0, n, out, stride);
+        kvq_dequantize_affine_portable(l, superblock, t0, n, out, stride);
         return;
     }
     switch (l->bits) {
     case 1:
-        decode(l, superblock, t0, n, out, stride, 1, 0);
+        dequantize(l, superblock, t0, n, out, stride, 1, 0);
         break;
     case 2:
-        decode(l, superblock, t0, n, out, stride, 2, 0);
+        dequantize(l, superblock, t0, n, out, stride, 2, 0);
         break;
     case 3:
-        decode(l, superblock, t0, n, out, stride, 2, 1);
+        dequantize(l, superblock, t0, n, out, stride, 2, 1);
         break;
     case 4:
-        decode(l, superblock, t0, n, out, stride, 4, 0);
+        dequantize(l, superblock, t0, n, out, stride, 4, 0);
         break;
     case 5:
-        decode(l, superblock, t0, n, out, stride, 4, 1);
+        dequantize(l, superblock, t0, n, out, stride, 4, 1);
         break;
     case 6:
-        decode(l, superblock, t0, n, out, stride, 4, 2);
+        dequantize(l, superblock, t0, n, out, stride, 4, 2);
         break;
     default:
-        decode(l, superblock, t0, n, out, stride, 8, 0);
+        dequantize(l, superblock, t0, n, out, stride, 8, 0);
         break;
     }
 }

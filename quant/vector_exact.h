@@ -93,13 +93,13 @@ static void score_affine_v(const kvq_layout *l, const uint8_t *superblock, size_
          done += rows, q += rows * l->dim, scores += rows * KVQ_SUPERBLOCK) {
         rows = V_EXACT_QUERIES == 1 ? 1 : v_queries_of(n_q - done);
         for (size_t t = 0; t < n; t += KVQ_BLOCK) {
-            for (size_t i = 0; i < rows && t % l->tile_tokens == 0; i++)
+            for (size_t i = 0; i < rows && t % l->meta_tile_tokens == 0; i++)
                 bias[i] = exact_fold_keys(l, superblock, t, q + i * l->dim, folded + i * KVQ_DIM_MAX);
             v_f sum[V_QUERIES * 2];
             for (size_t i = 0; i < 2 * rows; i++)
                 sum[i] = v_set1(bias[i / 2]);
-            const uint8_t *block = superblock + t / l->tile_tokens * l->tile_bytes +
-                                   t % l->tile_tokens / KVQ_BLOCK * l->block_bytes;
+            const uint8_t *block = superblock + t / l->meta_tile_tokens * l->meta_tile_bytes +
+                                   t % l->meta_tile_tokens / KVQ_BLOCK * l->block_bytes;
             for (size_t j = 0; j < l->n_planes; j++) {
                 const kvq_plane *plane = &l->plane[j];
                 exact_call call = {.codes = block + plane->offset,
@@ -129,9 +129,9 @@ static float exact_fold_values(const kvq_layout *l, const uint8_t *superblock, s
     const uint16_t *mins = (const uint16_t *)(const void *)(at + l->min_offset);
     v_f bias = v_set1(0.0f);
     for (size_t t = 0; t < (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK; t += 16) {
-        v_f weight = t + 16 <= n ? v_load(p + t) : v_load_part(p + t, t < n ? n - t : 0);
-        v_store(folded + t, v_mul(weight, v_load_half(scales + t)));
-        bias = v_fma(weight, v_load_half(mins + t), bias);
+        v_f p_t = t + 16 <= n ? v_load(p + t) : v_load_part(p + t, t < n ? n - t : 0);
+        v_store(folded + t, v_mul(p_t, v_load_half(scales + t)));
+        bias = v_fma(p_t, v_load_half(mins + t), bias);
     }
     return v_sum(bias);
 }

@@ -3,15 +3,15 @@
  *
  * A dword of a plane of `width` bits holds 32 / width values of one reduction, four to each place within its
  * bytes (layout.h). Four values in one place are a quad: what one lane of a dot-product instruction takes.
- * The loops go by spans of 16 values (32 for one bit), because 16 weights lie together:
+ * The loops go by k-steps of 16 values of the reduction (32 for one bit), because 16 folded numbers lie
+ * together. A row is dwords side by side, one per lane:
  *
- *   width          1            2            4            8
- *   rows per span  1 of 8 quads 1 of 4       2 of 2       4 of 1       a row: dwords side by side, one per
- *   lane
+ *   width            1             2             4             8
+ *   rows per k-step  1 of 8 quads  1 of 4        2 of 2        4 of 1
  *
- * One query ("alone"): quads are masked but not shifted into place; each of the four quads has sums of its
- * own, which are shifted once at the end. That saves an instruction per quad. Several queries ("shared"):
- * quads are shifted into place once for all of them, and a query needs only one pair of sums.
+ * One query (one_query): quads are masked but not shifted into place; each of the four quads has accumulators
+ * of its own, which are shifted once at the end. That saves an instruction per quad. Several queries
+ * (multi_query): quads are shifted into place once for all of them, and a query needs only one pair.
  *
  * Where v_dot takes codes below 16 only (V_NIBBLES), what lies above is shifted down by 4 first, and bytes go
  * in two halves.
@@ -19,24 +19,25 @@
  * From the vocabulary, beyond vector_rows.h:
  *
  *   v_h, v_h_load, v_h_to_f    sixteen halves; v_h_max compares those without a sign as whole numbers
- *   v_store_weights(p, x, y)   32 floats of magnitude up to KVQ_WEIGHT_MAX, rounded to nearest even, as 64
- *   bytes: lows of
- *                              x, highs of x, lows of y, highs of y; high = (w + 128) >> 8, low = w - 256
- *                              high
+ *   v_store_folded(p, x, y)    32 floats of magnitude up to KVQ_FOLDED_MAX, rounded to nearest even, as 64
+ *                              bytes: lows of x, highs of x, lows of y, highs of y; high = (w + 128) >> 8,
+ *                              low = w - 256 high
  *   v_d                        a register of V_DWORDS (4, 8 or 16) dwords: v_d_load, v_d_zero, v_d_add,
  *                              v_d_and (every byte with a constant), v_d_shift_right (arithmetic),
  *                              v_d_shift_left, v_d_shift_bytes (right by less than 8 bits; what crosses into
  *                              a byte is masked off after); shifts are by constants
- *   v_d_four_weights(p)        four bytes from p in every dword
- *   v_acc, v_dot(sum, codes, weights)   sum, which starts as v_d_zero, plus four products of unsigned codes
- *   and signed
- *                              weights per dword. Codes are up to 255, or up to 15 where V_NIBBLES is 1
- *   v_widen(sum)               a v_acc as dwords; it may hold the products of v_max_spans(width, shared)
- *   spans v_df and v_df_of, _set1, _load, _store, _add, _mul   the V_DWORDS floats that belong to a v_d
+ *   v_d_four_folded(p)         four bytes from p in every dword
+ *   v_acc, v_dot(sum, codes, folded)
+ *                              sum, which starts as v_d_zero, plus four products of unsigned codes and signed
+ *                              folded bytes per dword. Codes are up to 255, or up to 15 where V_NIBBLES is 1
+ *   v_widen(sum)               a v_acc as dwords; it holds the products of at most v_max_k_steps(width,
+ *                              multi_query)
+ *   v_df, v_df_of, _set1, _load, _store, _add, _mul
+ *                              the V_DWORDS floats that belong to a v_d
  *   v_prefetch(p)              into the second-level cache
- *   V_STRIP                    v_d that share a broadcast of weights; with four queries 4 * V_STRIP * 2 sums
- *                              are alive. V_STRIP * V_DWORDS is 8, 16 or 32
- *   V_PLACES                   2, or 4 where v_acc fills early: sums among which the quads of a span take
+ *   V_STRIP                    v_d that share a broadcast of folded numbers; with four queries
+ *                              4 * V_STRIP * 2 sums are alive. V_STRIP * V_DWORDS is 8, 16 or 32
+ *   V_ACCUMULATORS             2, or 4 where v_acc fills early: sums among which the quads of a k-step take
  *                              turns
  */
 
@@ -49,13 +50,12 @@ V_INLINE void v_prefetch_range(const uint8_t *from, size_t n_bytes)
         v_prefetch(from + i);
 }
 
-/* Factor that makes weights of numbers up to max, or 0 for weights of 0; *step is what a weight of 1 stands
- * for. */
-V_INLINE float weights_per_unit(float max, float *step)
+/* Factor that folds numbers up to max, or 0 to make them all 0; *step is what a folded 1 stands for. */
+V_INLINE float folded_per_unit(float max, float *step)
 {
     bool usable = max >= KVQ_FOLD_MIN && max <= KVQ_FOLD_MAX;
-    *step = usable ? max * (1.0f / (float)KVQ_WEIGHT_MAX) : max > KVQ_FOLD_MAX ? INFINITY : 0.0f;
-    return usable ? (float)KVQ_WEIGHT_MAX / max : 0.0f;
+    *step = usable ? max * (1.0f / (float)KVQ_FOLDED_MAX) : max > KVQ_FOLD_MAX ? INFINITY : 0.0f;
+    return usable ? (float)KVQ_FOLDED_MAX / max : 0.0f;
 }
 
 /* A query's sixteen elements from c on; 0 past D. */
@@ -64,22 +64,22 @@ V_INLINE v_f query_load(const float *q, size_t c, size_t dim)
     return c + 16 <= dim ? v_load(q + c) : v_load_part(q + c, c < dim ? dim - c : 0);
 }
 
-/* Scales of one tile of keys; the minimums follow n_meta further on. */
-V_INLINE const uint16_t *tile_scales(const kvq_layout *l, const uint8_t *superblock, size_t tile)
+/* Scales of one meta_tile of keys; the minimums follow n_meta further on. */
+V_INLINE const uint16_t *meta_tile_scales(const kvq_layout *l, const uint8_t *superblock, size_t meta_tile)
 {
-    return (const uint16_t *)(const void *)(superblock + tile * l->tile_bytes + l->meta_offset);
+    return (const uint16_t *)(const void *)(superblock + meta_tile * l->meta_tile_bytes + l->meta_offset);
 }
 
-/* max over channels and tiles of |q * scale|: rounding keeps order, so the largest scale of each channel is
- * enough, and scales, being halves that are not negative, compare as whole numbers. */
-V_INLINE float largest_folded(const kvq_layout *l, const uint8_t *superblock, size_t n_tiles, const float *q,
-                              float *largest_q)
+/* max over channels and meta_tiles of |q * scale|: rounding keeps order, so the largest scale of each channel
+ * is enough, and scales, being halves that are not negative, compare as whole numbers. */
+V_INLINE float largest_folded(const kvq_layout *l, const uint8_t *superblock, size_t n_meta_tiles,
+                              const float *q, float *largest_q)
 {
     v_f largest = v_set1(0.0f), plain = v_set1(0.0f);
     for (size_t c = 0; c < l->dim_padded; c += 16) {
-        v_h scale = v_h_load(tile_scales(l, superblock, 0) + c);
-        for (size_t tile = 1; tile < n_tiles; tile++)
-            scale = v_h_max(scale, v_h_load(tile_scales(l, superblock, tile) + c));
+        v_h scale = v_h_load(meta_tile_scales(l, superblock, 0) + c);
+        for (size_t meta_tile = 1; meta_tile < n_meta_tiles; meta_tile++)
+            scale = v_h_max(scale, v_h_load(meta_tile_scales(l, superblock, meta_tile) + c));
         v_f query = query_load(q, c, l->dim);
         plain = v_max(plain, v_abs(query));
         largest = v_max(largest, v_abs(v_mul(query, v_h_to_f(scale))));
@@ -88,19 +88,19 @@ V_INLINE float largest_folded(const kvq_layout *l, const uint8_t *superblock, si
     return v_largest(largest);
 }
 
-/* Fold n_q queries, a constant, into n_tiles tiles; the call has all_q. */
+/* Fold n_q queries, a constant, into n_meta_tiles meta_tiles; the call has all_q. */
 V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *superblock, const uint8_t *next,
-                           size_t n_tiles, const float *q, size_t all_q, int8_t *weights, float *step,
+                           size_t n_meta_tiles, const float *q, size_t all_q, int8_t *q_folded, float *step,
                            float *bias)
 {
-    enum { TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
+    enum { META_TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
     _Alignas(KVQ_ALIGNMENT) float scaled[V_QUERIES * KVQ_DIM_MAX], plain[V_QUERIES * KVQ_DIM_MAX];
     const size_t fold_dim = kvq_fold_dim(l->dim);
     const float half_levels = kvq_half_levels(l);
-    v_f total[V_QUERIES][TILES];
+    v_f total[V_QUERIES][META_TILES];
     for (size_t i = 0; i < n_q; i++) {
-        float largest_q, largest = largest_folded(l, superblock, n_tiles, q + i * l->dim, &largest_q);
-        float per_unit = weights_per_unit(largest, &step[i]);
+        float largest_q, largest = largest_folded(l, superblock, n_meta_tiles, q + i * l->dim, &largest_q);
+        float per_unit = folded_per_unit(largest, &step[i]);
         if (largest_q * per_unit > KVQ_FOLD_MAX) { /* and scale 0: the product must stay 0 */
             per_unit = 0.0f;
             step[i] = INFINITY;
@@ -111,16 +111,16 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
             v_store(scaled + i * KVQ_DIM_MAX + c, v_mul(query, v_set1(per_unit)));
         }
     }
-    for (size_t tile = 0; tile < n_tiles; tile++) {
-        const uint16_t *scales = tile_scales(l, superblock, tile), *mins = scales + l->n_meta;
-        int8_t *to = weights + tile * all_q * 2 * fold_dim;
+    for (size_t meta_tile = 0; meta_tile < n_meta_tiles; meta_tile++) {
+        const uint16_t *scales = meta_tile_scales(l, superblock, meta_tile), *mins = scales + l->n_meta;
+        int8_t *to = q_folded + meta_tile * all_q * 2 * fold_dim;
         v_f sum[V_QUERIES], rest[V_QUERIES];
         for (size_t i = 0; i < n_q; i++)
             sum[i] = rest[i] = v_set1(0.0f);
         if (next != NULL)
             v_prefetch_range(next + ((const uint8_t *)scales - superblock), 4 * l->n_meta);
         for (size_t c = 0; c < fold_dim; c += 32) {
-            bool second = c + 16 < l->dim_padded; /* the tile has no scales beyond */
+            bool second = c + 16 < l->dim_padded; /* the meta_tile has no scales beyond */
             v_f scale_a = v_load_half(scales + c), min_a = v_load_half(mins + c);
             v_f scale_b = second ? v_load_half(scales + c + 16) : v_set1(0.0f);
             v_f min_b = second ? v_load_half(mins + c + 16) : v_set1(0.0f);
@@ -128,42 +128,42 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
             for (size_t i = 0; i < n_q; i++) {
                 const float *x = scaled + i * KVQ_DIM_MAX + c, *y = plain + i * KVQ_DIM_MAX + c;
                 v_f a = v_mul(v_load(x), scale_a), b = v_mul(v_load(x + 16), scale_b);
-                v_store_weights(to + i * 2 * fold_dim + 2 * c, a, b);
+                v_store_folded(to + i * 2 * fold_dim + 2 * c, a, b);
                 rest[i] = v_add(v_add(rest[i], v_sub(a, v_round(a))), v_sub(b, v_round(b)));
                 sum[i] = v_add(sum[i], v_mul(v_load(y), min_a));
                 sum[i] = v_add(sum[i], v_mul(v_load(y + 16), min_b));
             }
         }
         for (size_t i = 0; i < n_q; i++)
-            total[i][tile] = v_add(sum[i], v_mul(v_set1(step[i] * half_levels), rest[i]));
+            total[i][meta_tile] = v_add(sum[i], v_mul(v_set1(step[i] * half_levels), rest[i]));
     }
     for (size_t i = 0; i < n_q; i++) {
-        float four[TILES];
-        for (size_t tile = n_tiles; tile < TILES; tile++)
-            total[i][tile] = v_set1(0.0f);
+        float four[META_TILES];
+        for (size_t meta_tile = n_meta_tiles; meta_tile < META_TILES; meta_tile++)
+            total[i][meta_tile] = v_set1(0.0f);
         v_store_sums(four, total[i][0], total[i][1], total[i][2], total[i][3]);
-        for (size_t tile = 0; tile < n_tiles; tile++)
-            bias[tile * all_q + i] = four[tile];
+        for (size_t meta_tile = 0; meta_tile < n_meta_tiles; meta_tile++)
+            bias[meta_tile * all_q + i] = four[meta_tile];
     }
 }
 
 static void fold_keys_v(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                        const float *q, size_t n_q, int8_t *weights, float *step, float *bias)
+                        const float *q, size_t n_q, int8_t *folded, float *step, float *bias)
 {
-    size_t n_tiles = 0;
-    for (size_t t = 0; t < n; t += l->tile_tokens)
-        n_tiles++;
+    size_t n_meta_tiles = 0;
+    for (size_t t = 0; t < n; t += l->meta_tile_tokens)
+        n_meta_tiles++;
     for (size_t i = 0, k; i < n_q && n > 0; i += k) {
         k = v_queries_of(n_q - i);
         const uint8_t *ahead = i == 0 ? next : NULL;
         const float *from = q + i * l->dim;
-        int8_t *to = weights + i * 2 * kvq_fold_dim(l->dim);
+        int8_t *to = folded + i * 2 * kvq_fold_dim(l->dim);
         if (k == 4)
-            fold_keys_of(4, l, superblock, ahead, n_tiles, from, n_q, to, step + i, bias + i);
+            fold_keys_of(4, l, superblock, ahead, n_meta_tiles, from, n_q, to, step + i, bias + i);
         else if (k == 2)
-            fold_keys_of(2, l, superblock, ahead, n_tiles, from, n_q, to, step + i, bias + i);
+            fold_keys_of(2, l, superblock, ahead, n_meta_tiles, from, n_q, to, step + i, bias + i);
         else
-            fold_keys_of(1, l, superblock, ahead, n_tiles, from, n_q, to, step + i, bias + i);
+            fold_keys_of(1, l, superblock, ahead, n_meta_tiles, from, n_q, to, step + i, bias + i);
     }
 }
 
@@ -174,8 +174,8 @@ V_INLINE v_f weigh_group(const uint16_t *scales, const uint16_t *mins, v_f half_
     v_f largest = v_set1(0.0f), sum = v_set1(0.0f), square = v_set1(0.0f);
     V_UNROLL(8)
     for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
-        v_f weight = query_load(p, t, n), product = v_mul(weight, v_load_half(scales + t));
-        v_f of_min = v_mul(weight, v_load_half(mins + t));
+        v_f p_t = query_load(p, t, n), product = v_mul(p_t, v_load_half(scales + t));
+        v_f of_min = v_mul(p_t, v_load_half(mins + t));
         v_f half = v_mul(half_levels, product), middle = v_add(of_min, half);
         sum = v_add(sum, of_min);
         largest = v_max(largest, product);
@@ -188,13 +188,13 @@ V_INLINE v_f weigh_group(const uint16_t *scales, const uint16_t *mins, v_f half_
 }
 
 /* Weights of 128 products; returns what rounding took, by lane. */
-V_INLINE v_f store_weights(const float *x, float per_unit, int8_t *weights)
+V_INLINE v_f store_folded(const float *x, float per_unit, int8_t *folded)
 {
     v_f factor = v_set1(per_unit), rest = v_set1(0.0f);
     V_UNROLL(4)
     for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 32) {
         v_f a = v_mul(v_load(x + t), factor), b = v_mul(v_load(x + t + 16), factor);
-        v_store_weights(weights + 2 * t, a, b);
+        v_store_folded(folded + 2 * t, a, b);
         rest = v_add(v_add(rest, v_sub(a, v_round(a))), v_sub(b, v_round(b)));
     }
     return rest;
@@ -202,8 +202,7 @@ V_INLINE v_f store_weights(const float *x, float per_unit, int8_t *weights)
 
 /* In batches, so that the way from products over their largest to the factor is waited for once. */
 static void fold_values_v(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                          const float *p, size_t n_q, int8_t *weights, float *step, float *bias,
-                          float *energy)
+                          const float *p, size_t n_q, int8_t *folded, float *step, float *bias, float *energy)
 {
     enum { BATCH = 8 };
     _Alignas(KVQ_ALIGNMENT) float x[BATCH][KVQ_SUPERBLOCK];
@@ -222,12 +221,12 @@ static void fold_values_v(const kvq_layout *l, const uint8_t *superblock, const 
                                                             KVQ_SUPERBLOCK, from, x[i], &sum[i], &square[i])
                                               : weigh_group(scales, scales + l->n_meta, v_set1(half_levels),
                                                             n, from, x[i], &sum[i], &square[i]);
-            per_unit[i] = weights_per_unit(v_largest(largest), &step[done + i]);
+            per_unit[i] = folded_per_unit(v_largest(largest), &step[done + i]);
             row = row + 1 == n_q ? 0 : row + 1;
             scales += row == 0 ? KVQ_SUPERBLOCK : 0;
         }
-        for (size_t i = 0; i < batch; i++, weights += 2 * KVQ_SUPERBLOCK) {
-            v_f rest = store_weights(x[i], per_unit[i], weights);
+        for (size_t i = 0; i < batch; i++, folded += 2 * KVQ_SUPERBLOCK) {
+            v_f rest = store_folded(x[i], per_unit[i], folded);
             sum[i] = v_add(sum[i], v_mul(v_set1(step[done + i] * half_levels), rest));
         }
         sum[batch] = square[batch] = v_set1(0.0f); /* makes an odd batch even */
@@ -242,41 +241,41 @@ static void fold_values_v(const kvq_layout *l, const uint8_t *superblock, const 
 
 /* ---- Dot products. `width`, `n_q`, `n_regs` are constants wherever these are inlined. ---- */
 
-V_INLINE uint32_t span_rows(uint32_t width)
+V_INLINE uint32_t k_step_rows(uint32_t width)
 {
     return width < 4 ? 1 : width / 2;
 }
 
-V_INLINE uint32_t span_quads(uint32_t width)
+V_INLINE uint32_t k_step_quads(uint32_t width)
 {
     return width == 1 ? 8 : 4;
 }
 
-V_INLINE size_t n_spans(uint32_t width, size_t n)
+V_INLINE size_t n_k_steps(uint32_t width, size_t n)
 {
-    size_t span = 4 * span_quads(width);
-    return (n + span - 1) / span;
+    size_t k_step = 4 * k_step_quads(width);
+    return (n + k_step - 1) / k_step;
 }
 
-/* Alone, the sums that the quads of a span go to in turn. */
-V_INLINE uint32_t n_places(uint32_t width, bool shared)
+/* For one query, the sums that the quads of a k-step go to in turn. */
+V_INLINE uint32_t n_accumulators(uint32_t width, bool multi_query)
 {
-    return shared ? 1 : width == 1 ? 4 : V_PLACES;
+    return multi_query ? 1 : width == 1 ? 4 : V_ACCUMULATORS;
 }
 
 /* Bits by which the codes of a quad stand too high, the same for all that go to one place. */
-V_INLINE uint32_t quad_up(uint32_t width, uint32_t quad, bool shared)
+V_INLINE uint32_t code_shift(uint32_t width, uint32_t quad, bool multi_query)
 {
-    if (shared || width == 8 || (width == 4 && V_NIBBLES))
+    if (multi_query || width == 8 || (width == 4 && V_NIBBLES))
         return 0;
     return width == 1 ? quad % 4 : width * (quad % 2);
 }
 
-/* The codes of a quad of the span that starts at `row`. */
+/* The codes of a quad of the k_step that starts at `row`. */
 V_INLINE v_d quad_codes(uint32_t width, const uint8_t *row, size_t row_stride, uint32_t quad, uint32_t half,
-                        bool shared)
+                        bool multi_query)
 {
-    uint32_t up = quad_up(width, quad, shared);
+    uint32_t up = code_shift(width, quad, multi_query);
     if (width == 8)
         return V_NIBBLES ? v_d_and(v_d_shift_bytes(v_d_load(row + quad * row_stride), 4 * half), 15)
                          : v_d_load(row + quad * row_stride);
@@ -287,43 +286,45 @@ V_INLINE v_d quad_codes(uint32_t width, const uint8_t *row, size_t row_stride, u
 }
 
 /*
- * low[i * n_regs + r] = sum over values of code * low byte of the weight of query i, for the lanes of
- * register r, and high likewise. Registers lie reg_stride bytes apart, rows row_stride, queries' weights
- * weights_stride.
+ * low[i * n_regs + r] = sum over values of code * low byte of the folded number of query i, for the lanes of
+ * register r, and high likewise. Registers lie reg_stride bytes apart, rows row_stride, queries'
+ * folded numbers folded_stride.
  */
 V_INLINE void dot_strip(uint32_t width, uint32_t n_q, uint32_t n_regs, const uint8_t *codes,
-                        size_t row_stride, size_t reg_stride, const int8_t *weights, size_t weights_stride,
-                        size_t spans, v_d *low, v_d *high)
+                        size_t row_stride, size_t reg_stride, const int8_t *folded, size_t folded_stride,
+                        size_t k_steps, v_d *low, v_d *high)
 {
-    const bool shared = n_q > 1;
-    const uint32_t places = n_places(width, shared), n_halves = width == 8 && V_NIBBLES ? 2 : 1;
-    const size_t max_spans = v_max_spans(width, shared);
+    const bool multi_query = n_q > 1;
+    const uint32_t accumulators = n_accumulators(width, multi_query),
+                   n_halves = width == 8 && V_NIBBLES ? 2 : 1;
+    const size_t max_k_steps = v_max_k_steps(width, multi_query);
     for (uint32_t i = 0; i < n_q * n_regs; i++)
         low[i] = high[i] = v_d_zero();
-    for (size_t first = 0; first < spans; first += max_spans) {
-        size_t last = spans - first < max_spans ? spans : first + max_spans;
+    for (size_t first = 0; first < k_steps; first += max_k_steps) {
+        size_t last = k_steps - first < max_k_steps ? k_steps : first + max_k_steps;
         for (uint32_t half = 0; half < n_halves; half++) {
             v_acc sum_low[V_QUERIES * V_STRIP], sum_high[V_QUERIES * V_STRIP];
             V_UNROLL(8)
-            for (uint32_t i = 0; i < n_q * n_regs * places; i++)
+            for (uint32_t i = 0; i < n_q * n_regs * accumulators; i++)
                 sum_low[i] = sum_high[i] = v_d_zero();
             V_UNROLL(4)
             for (size_t s = first; s < last; s++) {
-                const uint8_t *row = codes + s * span_rows(width) * row_stride;
+                const uint8_t *row = codes + s * k_step_rows(width) * row_stride;
                 V_UNROLL(8)
-                for (uint32_t quad = 0; quad < span_quads(width); quad++) {
+                for (uint32_t quad = 0; quad < k_step_quads(width); quad++) {
                     v_d code[V_STRIP];
                     V_UNROLL(2)
                     for (uint32_t r = 0; r < n_regs; r++)
-                        code[r] = quad_codes(width, row + r * reg_stride, row_stride, quad, half, shared);
+                        code[r] =
+                            quad_codes(width, row + r * reg_stride, row_stride, quad, half, multi_query);
                     V_UNROLL(4)
                     for (uint32_t i = 0; i < n_q; i++) {
-                        const int8_t *w = weights + i * weights_stride + 8 * span_quads(width) * s +
+                        const int8_t *w = folded + i * folded_stride + 8 * k_step_quads(width) * s +
                                           quad / 4 * 32 + quad % 4 * 4;
-                        v_d w_low = v_d_four_weights(w), w_high = v_d_four_weights(w + 16);
+                        v_d w_low = v_d_four_folded(w), w_high = v_d_four_folded(w + 16);
                         V_UNROLL(2)
                         for (uint32_t r = 0; r < n_regs; r++) {
-                            uint32_t at = (i * n_regs + r) * places + quad % places;
+                            uint32_t at = (i * n_regs + r) * accumulators + quad % accumulators;
                             sum_low[at] = v_dot(sum_low[at], code[r], w_low);
                             sum_high[at] = v_dot(sum_high[at], code[r], w_high);
                         }
@@ -331,8 +332,8 @@ V_INLINE void dot_strip(uint32_t width, uint32_t n_q, uint32_t n_regs, const uin
                 }
             }
             V_UNROLL(8)
-            for (uint32_t i = 0; i < n_q * n_regs * places; i++) {
-                uint32_t up = quad_up(width, i % places, shared), at = i / places;
+            for (uint32_t i = 0; i < n_q * n_regs * accumulators; i++) {
+                uint32_t up = code_shift(width, i % accumulators, multi_query), at = i / accumulators;
                 v_d l = v_d_shift_left(v_d_shift_right(v_widen(sum_low[i]), up), 4 * half);
                 v_d h = v_d_shift_left(v_d_shift_right(v_widen(sum_high[i]), up), 4 * half);
                 low[at] = v_d_add(low[at], l);
@@ -354,34 +355,34 @@ typedef struct fold_call {
     const kvq_plane *plane;
     const uint8_t *superblock, *next;
     size_t n;
-    const int8_t *weights;
+    const int8_t *folded;
     const float *step, *bias;
-    size_t rows; /* of the call: the weights, steps and biases of a tile or group */
+    size_t rows; /* of the call: the folded numbers, steps and biases of a meta_tile or group */
     float *out;  /* of the first row */
 } fold_call;
 
 V_INLINE void score_plane(uint32_t width, uint32_t n_q, const fold_call *call)
 {
     const kvq_layout *l = call->l;
-    const size_t row_bytes = 4 * KVQ_BLOCK, weights_stride = 2 * kvq_fold_dim(l->dim);
-    const size_t spans = n_spans(width, l->dim_padded);
+    const size_t row_bytes = 4 * KVQ_BLOCK, folded_stride = 2 * kvq_fold_dim(l->dim);
+    const size_t k_steps = n_k_steps(width, l->dim_padded);
     const float factor = (float)(1u << call->plane->shift);
     const bool first_plane = call->plane->shift == 0;
     for (size_t t = 0; t < call->n; t += KVQ_BLOCK) {
-        size_t tile = t / l->tile_tokens;
-        size_t offset =
-            tile * l->tile_bytes + t % l->tile_tokens / KVQ_BLOCK * l->block_bytes + call->plane->offset;
+        size_t meta_tile = t / l->meta_tile_tokens;
+        size_t offset = meta_tile * l->meta_tile_bytes +
+                        t % l->meta_tile_tokens / KVQ_BLOCK * l->block_bytes + call->plane->offset;
         const uint8_t *codes = call->superblock + offset;
-        const int8_t *weights = call->weights + tile * call->rows * weights_stride;
+        const int8_t *folded = call->folded + meta_tile * call->rows * folded_stride;
         if (call->next != NULL)
-            v_prefetch_range(call->next + offset, spans * span_rows(width) * row_bytes);
+            v_prefetch_range(call->next + offset, k_steps * k_step_rows(width) * row_bytes);
         for (size_t lane = 0; lane < KVQ_BLOCK; lane += V_STRIP * V_DWORDS) {
             v_d low[V_QUERIES * V_STRIP], high[V_QUERIES * V_STRIP];
-            dot_strip(width, n_q, V_STRIP, codes + 4 * lane, row_bytes, 4 * V_DWORDS, weights, weights_stride,
-                      spans, low, high);
+            dot_strip(width, n_q, V_STRIP, codes + 4 * lane, row_bytes, 4 * V_DWORDS, folded, folded_stride,
+                      k_steps, low, high);
             V_UNROLL(4)
             for (uint32_t i = 0; i < n_q; i++) {
-                float step = call->step[i] * factor, bias = call->bias[tile * call->rows + i];
+                float step = call->step[i] * factor, bias = call->bias[meta_tile * call->rows + i];
                 float *out = call->out + i * KVQ_SUPERBLOCK + t + lane;
                 V_UNROLL(2)
                 for (uint32_t r = 0; r < V_STRIP; r++) {
@@ -400,11 +401,11 @@ V_INLINE void accumulate_strip(uint32_t width, uint32_t n_q, uint32_t n_regs, si
                                const fold_call *call, size_t c, size_t lane)
 {
     const kvq_layout *l = call->l;
-    size_t group = c / l->group, weights_stride = 2 * KVQ_SUPERBLOCK;
+    size_t group = c / l->group, folded_stride = 2 * KVQ_SUPERBLOCK;
     const uint8_t *codes = call->superblock + call->plane->offset + c * 16 * width + 4 * lane;
     v_d low[V_QUERIES * V_STRIP], high[V_QUERIES * V_STRIP];
-    dot_strip(width, n_q, n_regs, codes, 64, reg_stride, call->weights + group * call->rows * weights_stride,
-              weights_stride, n_spans(width, call->n), low, high);
+    dot_strip(width, n_q, n_regs, codes, 64, reg_stride, call->folded + group * call->rows * folded_stride,
+              folded_stride, n_k_steps(width, call->n), low, high);
     V_UNROLL(4)
     for (uint32_t i = 0; i < n_q; i++) {
         float step = call->step[group * call->rows + i] * (float)(1u << call->plane->shift);
@@ -452,7 +453,7 @@ V_TABLE(score_plane, fold_call)
 V_TABLE(accumulate_plane, fold_call)
 
 /* Run a table over all rows, four, two or one at a time, and over all planes. */
-V_INLINE void run_folded(void (*const table[4][3])(const fold_call *), fold_call *call, size_t weights_stride,
+V_INLINE void run_folded(void (*const table[4][3])(const fold_call *), fold_call *call, size_t folded_stride,
                          size_t out_stride)
 {
     for (size_t left = call->rows; left > 0;) {
@@ -461,7 +462,7 @@ V_INLINE void run_folded(void (*const table[4][3])(const fold_call *), fold_call
             call->plane = &call->l->plane[i];
             table[v_width_index(call->plane->width)][v_queries_index(n_q)](call);
         }
-        call->weights += n_q * weights_stride;
+        call->folded += n_q * folded_stride;
         call->step += n_q;
         call->bias += n_q;
         call->out += n_q * out_stride;
@@ -471,18 +472,18 @@ V_INLINE void run_folded(void (*const table[4][3])(const fold_call *), fold_call
 }
 
 static void score_folded_v(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                           const int8_t *weights, const float *step, const float *bias, size_t n_q,
+                           const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
                            float *scores)
 {
-    fold_call call = {l, NULL, superblock, next, n, weights, step, bias, n_q, scores};
+    fold_call call = {l, NULL, superblock, next, n, q_folded, step, bias, n_q, scores};
     run_folded(score_plane_table, &call, 2 * kvq_fold_dim(l->dim), KVQ_SUPERBLOCK);
 }
 
 static void accumulate_folded_v(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                                const int8_t *weights, const float *step, const float *bias, size_t n_q,
+                                const int8_t *p_folded, const float *step, const float *bias, size_t n_q,
                                 float *acc)
 {
-    fold_call call = {l, NULL, superblock, next, n, weights, step, bias, n_q, acc};
+    fold_call call = {l, NULL, superblock, next, n, p_folded, step, bias, n_q, acc};
     if (n > 0)
         run_folded(accumulate_plane_table, &call, 2 * KVQ_SUPERBLOCK, l->dim);
 }

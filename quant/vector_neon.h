@@ -91,7 +91,7 @@ V_INLINE void v_store_half(uint16_t *p, v_f x)
         vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.r[i])));
 }
 
-/* Words that work on each of the four registers alone. Never fused: vmulq and vaddq, not vmlaq. */
+/* Words that work on each of the four registers one_query. Never fused: vmulq and vaddq, not vmlaq. */
 #define V_EACH(expression)                                                                                   \
     v_f result;                                                                                              \
     for (size_t i = 0; i < 4; i++)                                                                           \
@@ -185,8 +185,8 @@ V_INLINE v_f v_codes(const uint8_t *dwords, uint32_t shift, uint32_t mask, uint3
     return result;
 }
 
-/* Sixteen weights, rounded to nearest even: their low bytes at p, their high bytes behind. */
-V_INLINE void v_store_sixteen_weights(int8_t *p, v_f x)
+/* Sixteen folded numbers, rounded to nearest even: their low bytes at p, their high bytes behind. */
+V_INLINE void v_store_sixteen_folded(int8_t *p, v_f x)
 {
     for (size_t i = 0; i < 2; i++) {
         int16x4_t a = vmovn_s32(vcvtnq_s32_f32(x.r[2 * i])), b = vmovn_s32(vcvtnq_s32_f32(x.r[2 * i + 1]));
@@ -196,22 +196,22 @@ V_INLINE void v_store_sixteen_weights(int8_t *p, v_f x)
     }
 }
 
-V_INLINE void v_store_weights(int8_t *p, v_f x, v_f y)
+V_INLINE void v_store_folded(int8_t *p, v_f x, v_f y)
 {
-    v_store_sixteen_weights(p, x);
-    v_store_sixteen_weights(p + 32, y);
+    v_store_sixteen_folded(p, x);
+    v_store_sixteen_folded(p + 32, y);
 }
 
-/* ---- v_d: a register of dwords, for dot products of codes with signed weights ---- */
+/* ---- v_d: a register of dwords, for dot products of codes with signed folded bytes ---- */
 
 typedef int32x4_t v_d;
 typedef int32x4_t v_acc;
 
-enum { V_DWORDS = 4, V_STRIP = 2, V_PLACES = 2, V_NIBBLES = 1 };
+enum { V_DWORDS = 4, V_STRIP = 2, V_ACCUMULATORS = 2, V_NIBBLES = 1 };
 
-V_INLINE size_t v_max_spans(uint32_t width, bool shared)
+V_INLINE size_t v_max_k_steps(uint32_t width, bool multi_query)
 {
-    (void)width, (void)shared;
+    (void)width, (void)multi_query;
     return KVQ_DIM_MAX;
 }
 
@@ -235,16 +235,16 @@ V_INLINE v_d v_d_and(v_d x, uint32_t byte_mask)
     return vreinterpretq_s32_u8(vandq_u8(vreinterpretq_u8_s32(x), vdupq_n_u8((uint8_t)byte_mask)));
 }
 
-V_INLINE v_d v_d_four_weights(const int8_t *p)
+V_INLINE v_d v_d_four_folded(const int8_t *p)
 {
     int32_t four;
     memcpy(&four, p, sizeof four);
     return vdupq_n_s32(four);
 }
 
-V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d weights)
+V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d folded)
 {
-    return vdotq_s32(sum, vreinterpretq_s8_s32(codes), vreinterpretq_s8_s32(weights));
+    return vdotq_s32(sum, vreinterpretq_s8_s32(codes), vreinterpretq_s8_s32(folded));
 }
 
 V_INLINE v_d v_widen(v_acc sum)

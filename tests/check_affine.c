@@ -46,7 +46,7 @@ static void random_range(size_t *t0, size_t *n)
     *n = rng_u64(&r) & 1 ? T - *t0 : rng_below(&r, T - *t0 + 1);
 }
 
-void check_decode_affine(const kvq_kernels *k)
+void check_dequantize_affine(const kvq_kernels *k)
 {
     for (size_t i = 0; i < N_LAYOUTS; i++) {
         kvq_layout l = layout_number(i);
@@ -55,8 +55,8 @@ void check_decode_affine(const kvq_kernels *k)
         const uint8_t *sb = encoded_in(&in_a, &l);
         rows_shape s = {.n = n, .dim = l.dim, .stride = stride};
         uint8_t *out = place(&out_a, random_placing(&r), extent(s), sizeof(float));
-        k->decode_affine(&l, sb, t0, n, (float *)(void *)out, stride);
-        check_canaries(&out_a, "decode_affine");
+        k->dequantize_affine(&l, sb, t0, n, (float *)(void *)out, stride);
+        check_canaries(&out_a, "dequantize_affine");
         for (size_t e = 0; e < extent(s); e++) {
             float got;
             memcpy(&got, out + e * sizeof got, sizeof got);

@@ -34,7 +34,7 @@ static size_t whole_blocks(size_t n)
 
 static size_t tiles_of(const kvq_layout *l, size_t n)
 {
-    return (n + l->tile_tokens - 1) / l->tile_tokens;
+    return (n + l->meta_tile_tokens - 1) / l->meta_tile_tokens;
 }
 
 /* Rows of probabilities, T apart, n of each. */
@@ -64,13 +64,13 @@ static void check_weights(const int8_t *weights, const double *x, size_t n, size
             cr_assert(weight_at(weights, i) == 0);
         return;
     }
-    cr_assert(fabs((double)step - max / KVQ_WEIGHT_MAX) <= 0x1p-22 * (double)step + 0x1p-114,
+    cr_assert(fabs((double)step - max / KVQ_FOLDED_MAX) <= 0x1p-22 * (double)step + 0x1p-114,
               "step %g for %g", (double)step, max);
     for (size_t i = 0; i < n_padded; i++) {
         double wanted = i < n ? x[i] : 0, off = fabs((double)step * weight_at(weights, i) - wanted);
         cr_assert(off <= 0.51 * (double)step + (double)KVQ_FOLD_MIN, "weight %zu is %d * %g, not %g", i,
                   weight_at(weights, i), (double)step, wanted);
-        cr_assert(abs(weight_at(weights, i)) <= KVQ_WEIGHT_MAX);
+        cr_assert(abs(weight_at(weights, i)) <= KVQ_FOLDED_MAX);
     }
 }
 
@@ -119,8 +119,8 @@ static void check_key_weights(const kvq_layout *l, const uint8_t *sb, size_t n, 
             double bias = 0, magnitude = 0;
             for (size_t c = 0; c < l->dim; c++) {
                 double query = (double)q[i * l->dim + c];
-                double min = query * (double)kvq_min_at(l, sb, tile * l->tile_tokens, c);
-                x[tile][c] = query * (double)kvq_scale_at(l, sb, tile * l->tile_tokens, c);
+                double min = query * (double)kvq_min_at(l, sb, tile * l->meta_tile_tokens, c);
+                x[tile][c] = query * (double)kvq_scale_at(l, sb, tile * l->meta_tile_tokens, c);
                 max = fmax(max, fabs(x[tile][c]));
                 bias += min;
                 magnitude += fabs(min);
@@ -221,7 +221,7 @@ void check_score_folded(const kvq_kernels *k)
                               "wrote past row %zu", row);
                     continue;
                 }
-                size_t tile = t / l.tile_tokens, fold_dim = kvq_fold_dim(l.dim);
+                size_t tile = t / l.meta_tile_tokens, fold_dim = kvq_fold_dim(l.dim);
                 float wanted = biases_spec[tile * n_q + row];
                 for (size_t j = 0; j < l.n_planes; j++) {
                     float sum =

@@ -66,7 +66,7 @@ static kvq_status make_cache(kvq_cache **cache, const char *scheme, size_t dim, 
     config.n_heads = HEADS;
     config.n_kv_heads = KV_HEADS;
     config.head_dim = dim;
-    config.scheme = scheme_of(scheme);
+    config.scheme_text = scheme;
     config.isa = isa;
     return kvq_cache_create(cache, &config);
 }

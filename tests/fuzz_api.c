@@ -349,7 +349,10 @@ static void save_and_load(subject *s, bool into)
         kvq_cache *loaded;
         kvq_cache_free(s->cache);
         must(s->memory.live_bytes == 0 && s->memory.live_blocks == 0);
-        must(kvq_cache_load(&loaded, &s->allocator, buffer_read, &file, &err) == KVQ_OK);
+        kvq_load_options options;
+        kvq_load_options_init(&options);
+        options.allocator = &s->allocator;
+        must(kvq_cache_load(&loaded, &options, buffer_read, &file, &err) == KVQ_OK);
         s->cache = loaded;
     }
     buffer again = saved(s->cache);
@@ -439,7 +442,7 @@ static void open_subject(subject *s, const char *scheme)
     config.head_dim = DIM;
     config.n_sequences = N_SEQUENCES;
     config.max_tokens = MAX_TOKENS;
-    config.scheme = scheme_of(scheme);
+    config.scheme_text = scheme;
     config.allocator = &s->allocator;
     must(kvq_cache_create(&s->cache, &config) == KVQ_OK);
 }

@@ -2,7 +2,7 @@
  * Fuzzes scheme text. The input is read twice: as text, which is either refused with an offset inside it or
  * prints and parses back to itself; and as the fields of a scheme, which are refused or survive the same.
  */
-#include "lib/kvq.h"
+#include "lib/scheme.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -31,33 +31,30 @@ static bool same_scheme(const kvq_scheme *a, const kvq_scheme *b)
 
 static void check_valid(const kvq_scheme *scheme)
 {
-    char text[KVQ_SCHEME_TEXT_MAX], again[KVQ_SCHEME_TEXT_MAX], exact[KVQ_SCHEME_TEXT_MAX];
-    kvq_scheme parsed;
-    kvq_error err;
-    must(kvq_scheme_check(scheme, &err) == KVQ_OK);
-    must(kvq_scheme_print(scheme, text, sizeof text) == KVQ_OK);
-    must(kvq_scheme_parse(text, &parsed, &err) == KVQ_OK && same_scheme(scheme, &parsed));
-    must(kvq_scheme_print(&parsed, again, sizeof again) == KVQ_OK && strcmp(text, again) == 0);
-    size_t n = strlen(text);
-    must(kvq_scheme_print(scheme, exact, n + 1) == KVQ_OK && strcmp(text, exact) == 0);
-    must(kvq_scheme_print(scheme, exact, n) == KVQ_ERR_ARG);
-    for (size_t dim = 1; dim <= KVQ_MAX_HEAD_DIM; dim = 3 * dim + 1)
-        must(kvq_side_bits_per_element(&scheme->k, dim) >= 1 &&
-             kvq_side_bits_per_element(&scheme->v, dim) >= 1);
+    char text[KVQ_SCHEME_TEXT_MAX];
+    for (int form = 0; form < 2; form++) {
+        kvq_scheme *parsed;
+        must(kvq_scheme_print(scheme, form == 1, text) && strlen(text) < sizeof text);
+        must(kvq_scheme_create(&parsed, text, NULL) == KVQ_OK && same_scheme(scheme, parsed));
+        must(form == 1 || strcmp(text, kvq_scheme_text(parsed)) == 0);
+        for (size_t dim = 1; dim <= KVQ_MAX_HEAD_DIM; dim = 3 * dim + 1)
+            must(kvq_scheme_bits_per_element(parsed, dim) >= 1);
+        kvq_scheme_free(parsed);
+    }
 }
 
 static void check_text(const char *text)
 {
-    const kvq_scheme untouched = {.residual = 0xdeadbeef};
-    kvq_scheme scheme = untouched;
+    kvq_scheme *scheme = NULL;
     kvq_error err = {KVQ_OK, NULL, 0};
-    if (kvq_scheme_parse(text, &scheme, &err) == KVQ_OK) {
+    if (kvq_scheme_create(&scheme, text, &err) == KVQ_OK) {
         must(err.message == NULL);
-        check_valid(&scheme);
+        check_valid(scheme);
+        kvq_scheme_free(scheme);
         return;
     }
     must(err.status == KVQ_ERR_SCHEME && err.message != NULL && err.offset <= strlen(text));
-    must(same_scheme(&scheme, &untouched));
+    must(scheme == NULL);
 }
 
 /* Small fields mostly, so that many are valid; wide ones to find what is not checked. */
@@ -87,12 +84,11 @@ static void check_fields(const uint8_t *data, size_t size)
     scheme.residual_mode = (kvq_residual_mode)take(&data, &size);
     scheme.residual_dtype = (kvq_dtype)take(&data, &size);
     scheme.sinks = take(&data, &size);
-    kvq_error err = {KVQ_OK, NULL, 0};
     char text[KVQ_SCHEME_TEXT_MAX];
-    if (kvq_scheme_check(&scheme, &err) == KVQ_OK)
+    if (kvq_scheme_problem(&scheme) == NULL)
         check_valid(&scheme);
     else
-        must(err.message != NULL && kvq_scheme_print(&scheme, text, sizeof text) == KVQ_ERR_SCHEME);
+        must(!kvq_scheme_print(&scheme, false, text));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

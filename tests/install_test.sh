@@ -60,7 +60,7 @@ grep -o 'kvq_[a-z0-9_]*(' "$work/usr/include/kvq.h" | tr -d '(' | sort -u >"$wor
 comm -23 "$work/exported" "$work/declared" | grep . && { echo "exported, but not in kvq.h" >&2; exit 1; }
 nm -g --defined-only "$lib/libkvq.a" | awk 'NF == 3 && $3 !~ /^kvq_/ { print $3; bad = 1 } END { exit bad }' ||
     { echo "global names without the prefix" >&2; exit 1; }
-readelf -d "$lib/libkvq.so" | grep -q 'SONAME.*libkvq.so.0' || { echo "no SONAME" >&2; exit 1; }
+readelf -d "$lib/libkvq.so" | grep -q 'SONAME.*libkvq.so.1' || { echo "no SONAME" >&2; exit 1; }
 
 "$work/usr/bin/kvq-eval" --version | grep -q .
 test -s "$work/usr/share/man/man1/kvq-eval.1"

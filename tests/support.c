@@ -154,15 +154,25 @@ kvq_allocator test_allocator(test_memory *memory)
     return (kvq_allocator){.alloc = counting_alloc, .free = counting_free, .ctx = memory};
 }
 
-kvq_scheme scheme_of(const char *text)
+kvq_scheme *scheme_of(const char *text)
 {
-    kvq_scheme scheme;
+    static kvq_scheme *known[64];
+    kvq_scheme *scheme;
     kvq_error err;
-    if (kvq_scheme_parse(text, &scheme, &err) != KVQ_OK) {
+    if (kvq_scheme_create(&scheme, text, &err) != KVQ_OK) {
         fprintf(stderr, "%s: %s at %d\n", text, err.message, (int)err.offset);
         abort();
     }
-    return scheme;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (known[i] == NULL)
+            return known[i] = scheme;
+        if (strcmp(kvq_scheme_text(known[i]), kvq_scheme_text(scheme)) == 0) {
+            kvq_scheme_free(scheme);
+            return known[i];
+        }
+    }
+    fprintf(stderr, "more schemes than a test should need\n");
+    abort();
 }
 
 kvq_cache *cache_of(const char *scheme, shape s, const kvq_allocator *allocator)
@@ -175,7 +185,7 @@ kvq_cache *cache_of(const char *scheme, shape s, const kvq_allocator *allocator)
     config.n_kv_heads = s.n_kv_heads;
     config.head_dim = s.head_dim;
     config.n_sequences = s.n_sequences;
-    config.scheme = scheme_of(scheme);
+    config.scheme_text = scheme;
     config.allocator = allocator;
     kvq_status status = kvq_cache_create(&cache, &config);
     if (status != KVQ_OK) {

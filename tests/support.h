@@ -64,8 +64,11 @@ typedef struct shape {
     size_t n_layers, n_heads, n_kv_heads, head_dim, n_sequences;
 } shape;
 
-kvq_scheme scheme_of(const char *text); /* aborts the test if it is wrong */
-kvq_cache *cache_of(const char *scheme, shape s, const kvq_allocator *allocator); /* likewise */
+/** The scheme of a text, kept for the rest of the program; aborts the test if the text is wrong. */
+kvq_scheme *scheme_of(const char *text);
+
+/** Aborts likewise. */
+kvq_cache *cache_of(const char *scheme, shape s, const kvq_allocator *allocator);
 
 /* ---- A file in memory, for save and load ---- */
 

@@ -476,7 +476,7 @@ Test(cache, survives_every_allocation_failure)
             kvq_config_init(&config);
             config.n_layers = 2, config.n_heads = 2, config.n_kv_heads = 2, config.head_dim = 20;
             config.n_sequences = 2;
-            config.scheme = scheme_of(schemes[i]);
+            config.scheme_text = schemes[i];
             config.allocator = &allocator;
             kvq_cache *cache = NULL, *wanted = cache_of(schemes[i], s, NULL);
             failed = kvq_cache_create(&cache, &config) == KVQ_ERR_NOMEM;
@@ -550,10 +550,10 @@ Test(cache, arguments_are_checked)
     EXPECT_BAD(KVQ_ERR_ARG, head_dim = KVQ_MAX_HEAD_DIM + 1);
     EXPECT_BAD(KVQ_ERR_ARG, n_sequences = 0);
     EXPECT_BAD(KVQ_ERR_ARG, max_tokens = KVQ_MAX_TOKENS + 1);
-    EXPECT_BAD(KVQ_ERR_SCHEME, scheme.k.bits = 7);
-    kvq_scheme layers[2] = {scheme_of("kivi2"), scheme_of("fp32")};
-    layers[1].residual = 1u << 31;
-    EXPECT_BAD(KVQ_ERR_SCHEME, layer_schemes = layers);
+    EXPECT_BAD(KVQ_ERR_SCHEME, scheme_text = "kivi7");
+    EXPECT_BAD(KVQ_ERR_ARG, scheme_text = NULL);
+    const kvq_scheme *const layers[2] = {scheme_of("kivi2"), NULL};
+    EXPECT_BAD(KVQ_ERR_ARG, layer_schemes = layers);
     cr_assert_eq(kvq_cache_create(NULL, &config), KVQ_ERR_ARG);
     cr_assert_eq(kvq_cache_create(&cache, NULL), KVQ_ERR_ARG);
 
@@ -603,7 +603,7 @@ Test(cache, layers_may_differ)
 {
     shape s = {2, 2, 2, 32, 1};
     tokens t = random_tokens(18, s, 300);
-    kvq_scheme layers[2] = {scheme_of("fp32"), scheme_of("kivi2,r=32")};
+    const kvq_scheme *const layers[2] = {scheme_of("fp32"), scheme_of("kivi2,r=32")};
     kvq_config config, got;
     kvq_cache *mixed, *plain = cache_of("kivi2,r=32", s, NULL);
     kvq_config_init(&config);
@@ -611,8 +611,11 @@ Test(cache, layers_may_differ)
     config.layer_schemes = layers;
     cr_assert_eq(kvq_cache_create(&mixed, &config), KVQ_OK);
     kvq_cache_get_config(mixed, &got);
-    cr_assert_eq(got.layer_schemes[0].k.codec, KVQ_CODEC_F32);
-    cr_assert_eq(got.layer_schemes[1].residual, 32);
+    cr_assert_str_eq(kvq_scheme_text(got.layer_schemes[0]), "fp32");
+    cr_assert_str_eq(kvq_scheme_text(got.layer_schemes[1]), "kivi2,r=32");
+    kvq_cache *alike;
+    cr_assert_eq(kvq_cache_create(&alike, &got), KVQ_OK, "a config that a cache hands out makes another one");
+    kvq_cache_free(alike);
     float *a = malloc(300 * t.row * sizeof *a), *b = malloc(300 * t.row * sizeof *b);
     for (size_t layer = 0; layer < 2; layer++) {
         append(mixed, layer, 0, &t, 0, 300);

@@ -96,7 +96,7 @@ static const size_t plane_widths[9][2] = {
 
 /* The sizes that follow from a variant; D is padded to Dp. */
 typedef struct address_plan {
-    size_t group, dim, dp, tile, code_bytes_of_plane[2], code_bytes, n_meta, tile_bytes;
+    size_t group, dim, dp, tile, code_bytes_of_plane[2], code_bytes, n_meta, meta_tile_bytes;
 } address_plan;
 
 static address_plan plan_of(const variant *v, size_t group, size_t dim)
@@ -113,7 +113,7 @@ static address_plan plan_of(const variant *v, size_t group, size_t dim)
     if (v->role == KVQ_KEYS)
         p.code_bytes *= p.tile / 32;
     p.n_meta = v->per_channel ? p.tile / p.group * p.dp : ceil_div(dim, p.group) * p.tile;
-    p.tile_bytes = p.code_bytes + 2 * 2 * p.n_meta;
+    p.meta_tile_bytes = p.code_bytes + 2 * 2 * p.n_meta;
     return p;
 }
 
@@ -125,7 +125,7 @@ static size_t code_bit(const variant *v, const address_plan *p, size_t t, size_t
     if (v->role == KVQ_KEYS) {
         dword = c / n * 32 + t % 32;
         value = c % n;
-        start += t / p->tile * p->tile_bytes +
+        start += t / p->tile * p->meta_tile_bytes +
                  t % p->tile / 32 * (p->code_bytes_of_plane[0] + p->code_bytes_of_plane[1]);
     } else {
         dword = ((c / 16 * 4 + t / 32) * w + t % 32 / n) * 16 + c % 16;
@@ -137,7 +137,7 @@ static size_t code_bit(const variant *v, const address_plan *p, size_t t, size_t
 static size_t scale_byte(const variant *v, const address_plan *p, size_t t, size_t c)
 {
     size_t index = v->per_channel ? t % p->tile / p->group * p->dp + c : c / p->group * p->tile + t % p->tile;
-    return t / p->tile * p->tile_bytes + p->code_bytes + 2 * index;
+    return t / p->tile * p->meta_tile_bytes + p->code_bytes + 2 * index;
 }
 
 static void claim(const kvq_layout *l, uint8_t *taken, size_t bit)
@@ -176,7 +176,7 @@ static void check_layout(const variant *v, size_t group, size_t dim)
 {
     kvq_layout l = layout_of(v, group, dim);
     address_plan p = plan_of(v, group, dim);
-    size_t used = T / p.tile * p.tile_bytes;
+    size_t used = T / p.tile * p.meta_tile_bytes;
     cr_assert(l.bytes == ceil_div(used, 64) * 64, "%s: %zu bytes, %zu used", name_of(&l), l.bytes, used);
     cr_assert(T * l.payload_per_token + T / l.tokens_per_run * l.metadata_per_run == used,
               "%s: payload and metadata are not the %zu bytes used", name_of(&l), used);
@@ -399,7 +399,7 @@ static void check_fill(const kvq_layout *l, fill_kind kind, uint64_t stream)
     rng r = rng_make(stream);
     fill(&r, kind, x, T, l->dim);
     encode_fresh(l, superblock, T);
-    l->codec->decode(&kvq_kernels_portable, l, superblock, 0, T, xhat, l->dim);
+    l->codec->dequantize(&kvq_kernels_portable, l, superblock, 0, T, xhat, l->dim);
     l->codec->error_bound(l, superblock, 0, T, bound, l->dim);
     for (size_t t = 0; t < T; t += l->per_channel ? l->group : 1)
         for (size_t c = 0; c < l->dim; c += l->per_channel ? 1 : l->group)
@@ -434,7 +434,7 @@ static void check_constant(float value, bool half_arith, bool is_half)
     for (size_t i = 0; i < T * l.dim; i++)
         x[i] = value;
     encode_fresh(&l, superblock, T);
-    l.codec->decode(&kvq_kernels_portable, &l, superblock, 0, T, xhat, l.dim);
+    l.codec->dequantize(&kvq_kernels_portable, &l, superblock, 0, T, xhat, l.dim);
     l.codec->error_bound(&l, superblock, 0, T, bound, l.dim);
     for (size_t t = 0; t < T; t++)
         for (size_t c = 0; c < l.dim; c++) {
@@ -471,7 +471,7 @@ static void check_beyond(uint32_t bits, bool half_arith, float lo, float hi)
     for (size_t t = 0; t < T; t++)
         x[t] = t % 16 == 0 ? lo : t % 16 == 1 ? hi : lo + (hi - lo) * (float)(t % 16) / 16;
     encode_fresh(&l, superblock, T);
-    l.codec->decode(&kvq_kernels_portable, &l, superblock, 0, T, xhat, 1);
+    l.codec->dequantize(&kvq_kernels_portable, &l, superblock, 0, T, xhat, 1);
     l.codec->error_bound(&l, superblock, 0, T, bound, 1);
     cr_assert(l.codec->is_valid(&l, superblock, T), "%s: in [%g, %g] wrote what is not valid", name_of(&l),
               (double)lo, (double)hi);
@@ -647,7 +647,7 @@ static void check_plain(const kvq_codec *codec, size_t element_bytes, size_t dim
     for (size_t t = 0; t < T; t++)
         encode(&l, other, t, 1);
     cr_assert(same_bits(codec->name, other, superblock, l.bytes), "D = %zu: token by token", dim);
-    codec->decode(&kvq_kernels_portable, &l, superblock, 0, T, xhat, dim);
+    codec->dequantize(&kvq_kernels_portable, &l, superblock, 0, T, xhat, dim);
     codec->error_bound(&l, superblock, 0, T, bound, dim);
     for (size_t i = 0; i < T * dim; i++) {
         double value = (double)x[i], got = (double)xhat[i], wanted = element_bytes == 4 ? value : half(value);
@@ -718,7 +718,7 @@ static void check_plain_attention(const kvq_codec *codec, size_t dim)
     float off[N_Q], error[N_Q] = {0};
     memset(acc, 0, sizeof acc);
     encode_fresh(&l, superblock, T);
-    codec->decode(&kvq_kernels_portable, &l, superblock, 0, T, xhat, dim);
+    codec->dequantize(&kvq_kernels_portable, &l, superblock, 0, T, xhat, dim);
     codec->score(&kvq_kernels_portable, &l, &tokens, q, N_Q, scores, off);
     codec->accumulate(&kvq_kernels_portable, &l, &tokens, p, N_Q, off, acc, error);
     for (size_t i = 0; i < N_Q; i++) {

@@ -6,6 +6,7 @@
 #include "eval/model/inputs.h"
 #include "quant/kernels.h"
 #include "tests/npy.h"
+#include "tests/support.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -14,14 +15,6 @@
 
 #define MODEL KVQ_SOURCE_DIR "/data/gpt2-6m"
 #define TEXT  KVQ_SOURCE_DIR "/data/sample.txt"
-
-static kvq_scheme scheme_of(const char *text)
-{
-    kvq_scheme s;
-    kvq_error why;
-    cr_assert_eq(kvq_scheme_parse(text, &s, &why), KVQ_OK, "%s", text);
-    return s;
-}
 
 static inputs load(const char *model, size_t n_windows, size_t n_tokens, size_t n_prompt)
 {
@@ -38,7 +31,7 @@ static inputs load(const char *model, size_t n_windows, size_t n_tokens, size_t 
     return in;
 }
 
-static evaluation run(const inputs *in, const kvq_scheme *schemes, size_t n_schemes, int n_threads)
+static evaluation run(const inputs *in, kvq_scheme *const *schemes, size_t n_schemes, int n_threads)
 {
     evaluation ev;
     eval_error e;
@@ -77,7 +70,7 @@ Test(evaluate, fp32_through_the_same_path_is_exactly_zero)
 {
     for (size_t prompt = 0; prompt <= 100; prompt += 50) {
         inputs in = load(MODEL, 2, 150, prompt);
-        const kvq_scheme fp32 = scheme_of("fp32");
+        kvq_scheme *const fp32 = scheme_of("fp32");
         evaluation ev = run(&in, &fp32, 1, 0);
         cr_assert_eq(ev.n_runs, 1);
         cr_assert(!ev.runs[0].is_reference);
@@ -90,7 +83,7 @@ Test(evaluate, fp32_through_the_same_path_is_exactly_zero)
 Test(evaluate, a_window_that_holds_all_tokens_is_exactly_zero)
 {
     inputs in = load(MODEL, 1, 150, 20);
-    const kvq_scheme wide = scheme_of("kivi2,r=160");
+    kvq_scheme *const wide = scheme_of("kivi2,r=160");
     evaluation ev = run(&in, &wide, 1, 0);
     cr_assert_eq(ev.n_runs, 2);
     cr_assert(ev.runs[0].is_reference);
@@ -123,7 +116,7 @@ static kvq_cache *plain_cache(const gpt2_model *m, const kvq_scheme *scheme)
     config.n_layers = m->config.n_layer;
     config.n_heads = config.n_kv_heads = m->config.n_head;
     config.head_dim = m->config.head_dim;
-    config.scheme = *scheme;
+    config.scheme = scheme;
     kvq_cache *cache;
     cr_assert_eq(kvq_cache_create(&cache, &config), KVQ_OK);
     return cache;
@@ -207,8 +200,8 @@ static plain token_by_token(const inputs *in, const kvq_scheme *scheme)
     const gpt2_model *m = in->model;
     const size_t E = m->config.n_embd, T = in->n_tokens, H = m->config.n_head, D = m->config.head_dim;
     const size_t L = m->config.n_layer, V = m->config.vocab_size;
-    const kvq_scheme fp32 = scheme_of("fp32");
-    plain_stream ref = plain_make(m, &fp32, T), local = plain_make(m, scheme, T),
+    kvq_scheme *const fp32 = scheme_of("fp32");
+    plain_stream ref = plain_make(m, fp32, T), local = plain_make(m, scheme, T),
                  own = plain_make(m, scheme, T);
     float *scratch = calloc(gpt2_scratch_floats(&m->config, 1), sizeof *scratch);
     double *kl = calloc(T, sizeof *kl), error[64] = {0}, sum[64] = {0};
@@ -276,10 +269,10 @@ static void check_token_by_token(bool scale_by_layer)
     inputs in = load(MODEL, 1, 200, 0);
     in.model->config.scale_attn_by_layer = scale_by_layer;
     for (size_t i = 0; i < 3; i++) {
-        const kvq_scheme scheme = scheme_of(texts[i]);
+        kvq_scheme *const scheme = scheme_of(texts[i]);
         evaluation ev = run(&in, &scheme, 1, 0);
         const evaluate_run *r = &ev.runs[ev.n_runs - 1];
-        const plain expected = token_by_token(&in, &scheme);
+        const plain expected = token_by_token(&in, scheme);
         assert_ratio(texts[i], "perplexity", r->ppl, expected.ppl, 5e-4);
         assert_ratio(texts[i], "perplexity of fp32", r->ppl_fp32, expected.ppl_fp32, 1e-5);
         if (i > 0) {
@@ -331,7 +324,7 @@ static void wrong_encode(const kvq_layout *l, uint8_t *superblock, size_t t0, si
 Test(evaluate, an_error_above_the_certified_bound_fails)
 {
     inputs in = load("random:2,2,32,64,50", 1, 64, 0);
-    const kvq_scheme scheme = scheme_of("kivi2,r=32");
+    kvq_scheme *const scheme = scheme_of("kivi2,r=32");
     evaluation ev = run(&in, &scheme, 1, 0);
     evaluation_free(&ev);
     kvq_kernels *kernels = (kvq_kernels *)(uintptr_t)kvq_kernels_get();
@@ -352,7 +345,7 @@ Test(evaluate, local_errors_equal_plain_formulas)
     inputs in = load("random:1,2,32,64,50", 1, 64, 0);
     const gpt2_model *m = in.model;
     const size_t T = 64, H = 2, D = 32, E = 64;
-    const kvq_scheme scheme = scheme_of("kivi2,r=32");
+    kvq_scheme *const scheme = scheme_of("kivi2,r=32");
     float *x = calloc(8 * T * E, sizeof *x), *q = x + T * E, *k = q + T * E, *v = k + T * E, *kk = v + T * E,
           *vv = kk + T * E, *exact = vv + T * E, *out = exact + T * E;
     float *scratch = calloc(gpt2_scratch_floats(&m->config, T), sizeof *scratch);
@@ -409,7 +402,7 @@ Test(evaluate, local_errors_equal_plain_formulas)
 Test(evaluate, bytes_are_those_of_a_cache_of_all_layers)
 {
     inputs in = load(MODEL, 1, 300, 0);
-    const kvq_scheme schemes[] = {scheme_of("kivi2"), scheme_of("fp16")};
+    kvq_scheme *const schemes[] = {scheme_of("kivi2"), scheme_of("fp16")};
     evaluation ev = run(&in, schemes, 2, 0);
     for (size_t i = 0; i < ev.n_runs; i++) {
         const evaluate_run *r = &ev.runs[i];
@@ -446,7 +439,7 @@ static void assert_same(const evaluation *ev, const evaluate_run *a, const evalu
 Test(evaluate, schemes_do_not_influence_each_other_nor_do_threads)
 {
     inputs in = load(MODEL, 1, 120, 10);
-    const kvq_scheme schemes[] = {scheme_of("kivi2,r=32"), scheme_of("kivi4,r=64"), scheme_of("fp16")};
+    kvq_scheme *const schemes[] = {scheme_of("kivi2,r=32"), scheme_of("kivi4,r=64"), scheme_of("fp16")};
     evaluation together = run(&in, schemes, 3, 1);
     for (size_t i = 0; i < 3; i++) {
         evaluation alone = run(&in, &schemes[i], 1, 2);
@@ -460,7 +453,7 @@ Test(evaluate, schemes_do_not_influence_each_other_nor_do_threads)
 Test(evaluate, a_prompt_is_exact_and_not_counted)
 {
     inputs in = load(MODEL, 1, 100, 98);
-    const kvq_scheme scheme = scheme_of("kivi2,r=32");
+    kvq_scheme *const scheme = scheme_of("kivi2,r=32");
     evaluation ev = run(&in, &scheme, 1, 0);
     cr_assert_eq(evaluation_n_steps(&ev), 2);
     cr_assert_eq(ev.runs[1].heads[0].n_steps, 2);
@@ -492,9 +485,9 @@ Test(generate, fp32_writes_the_reference_tokens_and_a_wide_window_the_same)
     cr_assert(tokenizer_encode(in.tokenizer, "Once upon a time", 16, &ids, &n_ids, &e));
     cr_assert_eq(n_ids, 4);
     for (size_t i = 0; i < 2; i++) {
-        const kvq_scheme scheme = scheme_of(texts[i]);
+        kvq_scheme *const scheme = scheme_of(texts[i]);
         const generate_config config = {
-            .model = in.model, .scheme = &scheme, .ids = ids, .n_prompt = n_ids, .n_tokens = 64};
+            .model = in.model, .scheme = scheme, .ids = ids, .n_prompt = n_ids, .n_tokens = 64};
         cr_assert(generate(&config, out, &seconds, &packed, &e), "%s", e.text);
         cr_assert_eq(packed, i == 0);
         for (size_t t = 0; t < 64; t++) {
@@ -523,7 +516,7 @@ static bool after(void *ctx)
 Test(evaluate, a_stop_leaves_the_windows_that_are_done)
 {
     inputs in = load(MODEL, 3, 60, 10);
-    const kvq_scheme scheme = scheme_of("kivi2,r=32");
+    kvq_scheme *const scheme = scheme_of("kivi2,r=32");
     const size_t steps_of_window = 6 * 50 * 3; /* layers, tokens; reference, local and propagated run */
     evaluation ev = {0};
     eval_error e = {""};
@@ -610,7 +603,7 @@ static void assert_near(const char *scheme, const char *what, double x, double e
 Test(evaluate, regression_values_and_order_of_kivi, .disabled = SANITIZED)
 {
     inputs in = load(MODEL, 2, 512, 0);
-    const kvq_scheme schemes[] = {scheme_of("kivi2"), scheme_of("kivi4"), scheme_of("kivi8")};
+    kvq_scheme *const schemes[] = {scheme_of("kivi2"), scheme_of("kivi4"), scheme_of("kivi8")};
     evaluation ev = run(&in, schemes, 3, 0);
     for (size_t i = 0; i < 3; i++) {
         const golden *g = &goldens[i];

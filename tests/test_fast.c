@@ -76,7 +76,7 @@ static kvq_cache *cache_for(const char *scheme, const char *isa, shape s)
     config.n_heads = s.n_heads;
     config.n_kv_heads = s.n_kv_heads;
     config.head_dim = s.head_dim;
-    config.scheme = scheme_of(scheme);
+    config.scheme_text = scheme;
     config.isa = isa;
     kvq_cache *cache;
     cr_assert_eq(kvq_cache_create(&cache, &config), KVQ_OK);

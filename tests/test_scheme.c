@@ -4,18 +4,38 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "lib/scheme.h"
 #include "tests/support.h"
+
+static bool same_side(const kvq_side_scheme *a, const kvq_side_scheme *b)
+{
+    return a->codec == b->codec && a->bits == b->bits && a->axis == b->axis && a->group == b->group;
+}
+
+static bool same_fields(const kvq_scheme *a, const kvq_scheme *b)
+{
+    return same_side(&a->k, &b->k) && same_side(&a->v, &b->v) && a->arith == b->arith &&
+           a->residual == b->residual && a->residual_mode == b->residual_mode &&
+           a->residual_dtype == b->residual_dtype && a->sinks == b->sinks && strcmp(a->text, b->text) == 0;
+}
 
 static void expect_text(const char *text, const char *canonical)
 {
-    kvq_scheme scheme, again;
-    char printed[KVQ_SCHEME_TEXT_MAX];
+    kvq_scheme *scheme, *again;
     kvq_error err;
-    cr_assert_eq(kvq_scheme_parse(text, &scheme, &err), KVQ_OK, "%s: %s", text, err.message);
-    cr_assert_eq(kvq_scheme_print(&scheme, printed, sizeof printed), KVQ_OK);
+    cr_assert_eq(kvq_scheme_create(&scheme, text, &err), KVQ_OK, "%s: %s", text, err.message);
+    const char *printed = kvq_scheme_text(scheme);
     cr_assert_str_eq(printed, canonical, "%s printed as %s, expected %s", text, printed, canonical);
-    cr_assert_eq(kvq_scheme_parse(printed, &again, NULL), KVQ_OK);
-    cr_assert_eq(memcmp(&scheme, &again, sizeof scheme), 0, "%s does not survive printing", text);
+    cr_assert_eq(kvq_scheme_create(&again, printed, NULL), KVQ_OK);
+    cr_assert(same_fields(scheme, again), "%s does not survive printing", text);
+    kvq_scheme_free(again);
+    char explicit_text[KVQ_SCHEME_TEXT_MAX]; /* what snapshots hold */
+    cr_assert(kvq_scheme_print(scheme, true, explicit_text));
+    cr_assert_eq(strncmp(explicit_text, "k=", 2), 0);
+    cr_assert_eq(kvq_scheme_create(&again, explicit_text, NULL), KVQ_OK, "%s", explicit_text);
+    cr_assert(same_fields(scheme, again), "%s is not %s", explicit_text, text);
+    kvq_scheme_free(again);
+    kvq_scheme_free(scheme);
 }
 
 Test(scheme, prints_in_canonical_form)
@@ -35,34 +55,73 @@ Test(scheme, prints_in_canonical_form)
     expect_text("fp32,r=128,mode=kivi", "fp32,r=128,mode=kivi");
     expect_text("kivi2,k=4", "k=4@channel/32,v=2@token/32");
     expect_text("k=3@channel/128,v=6@token/16", "k=3@channel/128,v=6@token/16");
+    static const char longest[] =
+        "k=8@channel/128,v=8@channel/128,r=1073741824,mode=sliding,rtype=f16,s=1048576,"
+        "arith=kivi-f16";
+    _Static_assert(sizeof longest + 16 < KVQ_SCHEME_TEXT_MAX, "room for what the grammar allows");
+    expect_text(longest, longest);
 }
 
 Test(scheme, preset_means_what_the_header_says)
 {
-    kvq_scheme s = scheme_of("kivi2");
-    cr_assert(s.k.codec == KVQ_CODEC_AFFINE && s.k.bits == 2 && s.k.axis == KVQ_AXIS_CHANNEL &&
-              s.k.group == 32);
-    cr_assert(s.v.codec == KVQ_CODEC_AFFINE && s.v.bits == 2 && s.v.axis == KVQ_AXIS_TOKEN &&
-              s.v.group == 32);
-    cr_assert(s.residual == 128 && s.residual_mode == KVQ_RESIDUAL_KIVI && s.residual_dtype == KVQ_F32);
-    cr_assert(s.sinks == 0 && s.arith == KVQ_ARITH_F32);
+    const kvq_scheme *s = scheme_of("kivi2");
+    kvq_side_info k, v;
+    cr_assert_eq(kvq_scheme_keys(s, &k), KVQ_OK);
+    cr_assert_eq(kvq_scheme_values(s, &v), KVQ_OK);
+    cr_assert_str_eq(k.codec, "affine");
+    cr_assert(k.bits == 2 && k.axis == KVQ_AXIS_CHANNEL && k.group == 32 && k.arith == KVQ_ARITH_F32);
+    cr_assert_str_eq(v.codec, "affine");
+    cr_assert(v.bits == 2 && v.axis == KVQ_AXIS_TOKEN && v.group == 32 && v.arith == KVQ_ARITH_F32);
+    cr_assert(kvq_scheme_residual(s) == 128 && kvq_scheme_sinks(s) == 0);
+    cr_assert_eq(kvq_scheme_residual_mode(s), KVQ_RESIDUAL_KIVI);
+    cr_assert_eq(kvq_scheme_residual_dtype(s), KVQ_F32);
     kvq_config config;
     kvq_config_init(&config);
-    cr_assert_eq(memcmp(&config.scheme, &s, sizeof s), 0, "the default scheme is kivi2");
+    cr_assert_str_eq(config.scheme_text, "kivi2", "the default scheme");
+}
+
+Test(scheme, accessors_tell_what_the_text_says)
+{
+    const kvq_scheme *s = scheme_of("k=f16,v=5@channel/64,r=192,mode=sliding,rtype=f16,s=7,arith=kivi-f16");
+    kvq_side_info k, v;
+    cr_assert_eq(kvq_scheme_keys(s, &k), KVQ_OK);
+    cr_assert_eq(kvq_scheme_values(s, &v), KVQ_OK);
+    cr_assert_str_eq(k.codec, "f16");
+    cr_assert(k.bits == 16 && k.group == 0 && k.struct_size == sizeof k);
+    cr_assert(v.bits == 5 && v.axis == KVQ_AXIS_CHANNEL && v.group == 64 && v.arith == KVQ_ARITH_KIVI_F16);
+    cr_assert(kvq_scheme_residual(s) == 192 && kvq_scheme_sinks(s) == 7);
+    cr_assert_eq(kvq_scheme_residual_mode(s), KVQ_RESIDUAL_SLIDING);
+    cr_assert_eq(kvq_scheme_residual_dtype(s), KVQ_F16);
+    cr_assert_eq(kvq_scheme_keys(NULL, &k), KVQ_ERR_ARG);
+    cr_assert_eq(kvq_scheme_values(s, NULL), KVQ_ERR_ARG);
+    cr_assert_null(kvq_scheme_text(NULL));
+    kvq_scheme_free(NULL);
+}
+
+Test(scheme, presets_are_listed_and_canonical)
+{
+    size_t n = 0;
+    bool kivi2 = false;
+    for (const char *text; (text = kvq_scheme_preset(n)) != NULL; n++) {
+        expect_text(text, text);
+        kivi2 = kivi2 || strcmp(text, "kivi2") == 0;
+        double bits = kvq_scheme_bits_per_element(scheme_of(text), 64);
+        cr_assert(n == 0 || bits <= kvq_scheme_bits_per_element(scheme_of(kvq_scheme_preset(n - 1)), 64),
+                  "%s: the widest come first", text);
+    }
+    cr_assert(n > 5 && kivi2);
 }
 
 static void expect_error(const char *text, size_t offset, const char *message_part)
 {
-    kvq_scheme scheme, untouched;
+    kvq_scheme *scheme = NULL;
     kvq_error err = {KVQ_OK, NULL, 0};
-    memset(&scheme, 0x5a, sizeof scheme);
-    untouched = scheme;
-    cr_assert_eq(kvq_scheme_parse(text, &scheme, &err), KVQ_ERR_SCHEME, "%s was taken", text);
+    cr_assert_eq(kvq_scheme_create(&scheme, text, &err), KVQ_ERR_SCHEME, "%s was taken", text);
     cr_assert_eq(err.status, KVQ_ERR_SCHEME);
     cr_assert_eq(err.offset, offset, "%s: error at %d, expected at %zu (%s)", text, (int)err.offset, offset,
                  err.message);
     cr_assert_not_null(strstr(err.message, message_part), "%s: message is: %s", text, err.message);
-    cr_assert_eq(memcmp(&scheme, &untouched, sizeof scheme), 0, "%s: out was written", text);
+    cr_assert_null(scheme, "%s: out was written", text);
 }
 
 Test(scheme, errors_point_at_the_character)
@@ -94,15 +153,15 @@ Test(scheme, errors_point_at_the_character)
 
 Test(scheme, rejects_fields_that_make_no_scheme)
 {
-    kvq_scheme good = scheme_of("kivi2"), s;
-    kvq_error err;
+    kvq_scheme good = *scheme_of("kivi2"), s;
+    kvq_scheme *made;
     char text[KVQ_SCHEME_TEXT_MAX];
 #define EXPECT_BAD(change, word)                                                                             \
     s = good;                                                                                                \
     s.change;                                                                                                \
-    cr_assert_eq(kvq_scheme_check(&s, &err), KVQ_ERR_SCHEME, #change);                                       \
-    cr_assert_not_null(strstr(err.message, word), "%s", err.message);                                        \
-    cr_assert_eq(kvq_scheme_print(&s, text, sizeof text), KVQ_ERR_SCHEME)
+    cr_assert_not_null(kvq_scheme_problem(&s), #change);                                                     \
+    cr_assert_not_null(strstr(kvq_scheme_problem(&s), word), "%s", kvq_scheme_problem(&s));                  \
+    cr_assert(!kvq_scheme_print(&s, false, text))
     EXPECT_BAD(k.bits = 7, "bits");
     EXPECT_BAD(v.group = 33, "group");
     EXPECT_BAD(k.group = KVQ_GROUP_FULL, "token axis");
@@ -114,21 +173,25 @@ Test(scheme, rejects_fields_that_make_no_scheme)
     EXPECT_BAD(residual_mode = (kvq_residual_mode)2, "mode");
     EXPECT_BAD(residual_dtype = (kvq_dtype)2, "dtype");
     EXPECT_BAD(sinks = UINT32_MAX, "sinks");
-    cr_assert_eq(kvq_scheme_check(NULL, NULL), KVQ_ERR_SCHEME);
-    cr_assert_eq(kvq_scheme_parse(NULL, &s, NULL), KVQ_ERR_ARG);
-    cr_assert_eq(kvq_scheme_print(&good, text, 5), KVQ_ERR_ARG, "five bytes do not hold kivi2 and its NUL");
-    cr_assert_eq(kvq_scheme_print(&good, text, 6), KVQ_OK);
+    cr_assert_eq(kvq_scheme_create(&made, NULL, NULL), KVQ_ERR_ARG);
+    cr_assert_eq(kvq_scheme_create(NULL, "kivi2", NULL), KVQ_ERR_ARG);
 }
 
 Test(scheme, bits_per_element_count_metadata)
 {
-    kvq_scheme s = scheme_of("kivi2");
-    cr_assert_float_eq(kvq_side_bits_per_element(&s.k, 64), 3.0, 1e-12);
-    cr_assert_float_eq(kvq_side_bits_per_element(&s.v, 128), 3.0, 1e-12);
-    s = scheme_of("kivi4-g64");
-    cr_assert_float_eq(kvq_side_bits_per_element(&s.k, 64), 4.5, 1e-12);
-    s = scheme_of("k=f32,v=8@token/full");
-    cr_assert_float_eq(kvq_side_bits_per_element(&s.k, 100), 32.0, 1e-12);
-    cr_assert_float_eq(kvq_side_bits_per_element(&s.v, 128), 8.25, 1e-12);
-    cr_assert_eq(kvq_side_bits_per_element(&s.v, 0), 0.0);
+    static const struct {
+        const char *text;
+        size_t dim;
+        double bits;
+    } cases[] = {{"kivi2", 64, 3.0},
+                 {"kivi2", 128, 3.0},
+                 {"kivi4-g64", 64, 4.5},
+                 {"k=f32,v=8@token/full", 128, 20.125},
+                 {"kivi2", 24, 4.0} /* D is padded to 32 */,
+                 {"kivi2", 0, 0.0},
+                 {"kivi2", 1025, 0.0}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        cr_assert_float_eq(kvq_scheme_bits_per_element(scheme_of(cases[i].text), cases[i].dim), cases[i].bits,
+                           1e-12, "%s, D = %zu", cases[i].text, cases[i].dim);
+    cr_assert_eq(kvq_scheme_bits_per_element(NULL, 64), 0.0);
 }

@@ -69,15 +69,30 @@ static void add_tables(bench_report *r)
     r->main_table = TABLE_ATTEND;
 }
 
-static bool is_affine(const kvq_scheme *s)
+static bool is_plain(const char *codec)
 {
-    return s->k.codec == KVQ_CODEC_AFFINE || s->v.codec == KVQ_CODEC_AFFINE;
+    return strcmp(codec, "f32") == 0 || strcmp(codec, "f16") == 0;
+}
+
+static bool is_quantized(const kvq_scheme *s)
+{
+    kvq_side_info k, v;
+    return kvq_scheme_keys(s, &k) == KVQ_OK && kvq_scheme_values(s, &v) == KVQ_OK &&
+           !(is_plain(k.codec) && is_plain(v.codec));
+}
+
+static bool same_side(const kvq_side_info *a, const kvq_side_info *b)
+{
+    return strcmp(a->codec, b->codec) == 0 && a->bits == b->bits && a->axis == b->axis &&
+           a->group == b->group && a->arith == b->arith;
 }
 
 static bool same_codes(const kvq_scheme *a, const kvq_scheme *b)
 {
-    return memcmp(&a->k, &b->k, sizeof a->k) == 0 && memcmp(&a->v, &b->v, sizeof a->v) == 0 &&
-           a->arith == b->arith;
+    kvq_side_info ak, av, bk, bv;
+    return kvq_scheme_keys(a, &ak) == KVQ_OK && kvq_scheme_values(a, &av) == KVQ_OK &&
+           kvq_scheme_keys(b, &bk) == KVQ_OK && kvq_scheme_values(b, &bv) == KVQ_OK && same_side(&ak, &bk) &&
+           same_side(&av, &bv);
 }
 
 static double median_us(const bench_competitor *who)
@@ -111,12 +126,12 @@ static const bench_competitor *with_window(const bench_cell *c, const bench_comp
         const bench_competitor *other = &c->competitors[i];
         const bench_source *s = other->source;
         if (!s || s->isa != who->source->isa || other->n_threads != who->n_threads ||
-            other->precision != who->precision || !same_codes(&s->scheme, &who->source->scheme) ||
-            s->scheme.sinks != who->source->scheme.sinks)
+            other->precision != who->precision || !same_codes(s->scheme, who->source->scheme) ||
+            kvq_scheme_sinks(s->scheme) != kvq_scheme_sinks(who->source->scheme))
             continue;
-        const int has = s->scheme.residual == 0               ? WINDOW_NONE
-                        : s->scheme.residual_dtype == KVQ_F32 ? WINDOW_F32
-                                                              : WINDOW_F16;
+        const int has = kvq_scheme_residual(s->scheme) == 0               ? WINDOW_NONE
+                        : kvq_scheme_residual_dtype(s->scheme) == KVQ_F32 ? WINDOW_F32
+                                                                          : WINDOW_F16;
         if (has == window)
             return other;
     }
@@ -150,8 +165,8 @@ static void put_row(bench_table *t, const bench_report *r, const bench_cell *c, 
     bench_put_number(t, who->n_threads);
     bench_put_text(t, s ? s->text : who->gemv ? "OpenBLAS sgemv" : "OpenBLAS sgemm");
     bench_put_text(t, s ? s->isa : "");
-    bench_put_text(t, s && is_affine(&s->scheme) ? (who->precision == KVQ_PRECISION_FAST ? "fast" : "exact")
-                                                 : "");
+    bench_put_text(t, s && is_quantized(s->scheme) ? (who->precision == KVQ_PRECISION_FAST ? "fast" : "exact")
+                                                   : "");
     bench_put_sample(t, &who->us);
     bench_put_number(t, us * 1e3 / elements);
     bench_put_number(t, bytes);
@@ -162,7 +177,8 @@ static void put_row(bench_table *t, const bench_report *r, const bench_cell *c, 
     bench_put_number(t, blas_us(c, false, who->n_threads) / us);
     bench_put_number(t, median_us(find(c, 0, who->n_threads)) / us);
     bench_put_number(t, median_us(find(c, 1, who->n_threads)) / us);
-    bench_put_number(t, s && s->scheme.residual > 0 ? us - median_us(with_window(c, who, WINDOW_NONE)) : NAN);
+    bench_put_number(
+        t, s && kvq_scheme_residual(s->scheme) > 0 ? us - median_us(with_window(c, who, WINDOW_NONE)) : NAN);
     bench_put_number(t, s && who->precision == KVQ_PRECISION_FAST ? s->fast_error : NAN);
     bench_put_number(t, total / (double)c->n_tokens);
     bench_put_number(t, total);
@@ -176,7 +192,8 @@ static const bench_competitor *spoken_of(const bench_cell *c, int n_threads)
 {
     for (size_t i = 2; i < c->n_sources; i++) {
         const bench_source *s = &c->sources[i];
-        if (is_affine(&s->scheme) && s->scheme.residual == 0 && s->scheme.sinks == 0)
+        if (is_quantized(s->scheme) && kvq_scheme_residual(s->scheme) == 0 &&
+            kvq_scheme_sinks(s->scheme) == 0)
             return find(c, i, n_threads);
     }
     return find(c, 2, n_threads);

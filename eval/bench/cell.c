@@ -22,28 +22,26 @@ enum {
 
 /* ---- what there is to compare ---- */
 
-static bool add_source(bench_cell *c, const kvq_scheme *scheme, const char *isa, eval_error *e)
+static bool add_source(bench_cell *c, const char *scheme, const char *isa, eval_error *e)
 {
     bench_source *s = &c->sources[c->n_sources++];
-    *s = (bench_source){.scheme = *scheme, .isa = isa, .fast_error = NAN};
-    return kvq_scheme_print(scheme, s->text, sizeof s->text) == KVQ_OK ||
-           eval_fail(e, "internal error: a scheme cannot be printed");
+    *s = (bench_source){.isa = isa, .fast_error = NAN};
+    const kvq_status status = kvq_scheme_create(&s->scheme, scheme, NULL);
+    s->text = kvq_scheme_text(s->scheme);
+    return status == KVQ_OK || eval_fail(e, "scheme %s: %s", scheme, kvq_status_string(status));
 }
 
 static bool list_sources(bench_cell *c, eval_error *e)
 {
     const bench_options *o = c->options;
-    kvq_scheme fp32, fp16;
-    if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK || kvq_scheme_parse("fp16", &fp16, NULL) != KVQ_OK)
-        return eval_fail(e, "internal error: no fp32");
-    if (!add_source(c, &fp32, kvq_isa(), e) || !add_source(c, &fp16, kvq_isa(), e))
+    if (!add_source(c, "fp32", kvq_isa(), e) || !add_source(c, "fp16", kvq_isa(), e))
         return false;
     for (size_t isa = 0; isa < o->n_isas; isa++) {
         const bool slow = strcmp(o->isas[isa], kvq_isa_name(0)) == 0 && o->n_isas > 1 && !o->isas_given;
         for (size_t i = 0; i < o->n_schemes && !(slow && c->n_tokens > MAX_PORTABLE_TOKENS) &&
                            c->n_sources < BENCH_MAX_SOURCES;
              i++)
-            if (!add_source(c, &o->schemes[i], o->isas[isa], e))
+            if (!add_source(c, kvq_scheme_text(o->schemes[i]), o->isas[isa], e))
                 return false;
     }
     return true;
@@ -51,12 +49,10 @@ static bool list_sources(bench_cell *c, eval_error *e)
 
 static double source_bytes(const bench_cell *c, const bench_source *s)
 {
-    const double side = (double)(c->n_tokens * c->shape.n_kv_heads * c->shape.head_dim) / 8.0;
-    const double window = (double)((s->scheme.residual + s->scheme.sinks) * c->shape.n_kv_heads *
-                                   c->shape.head_dim * 2 * sizeof(float));
-    return side * (kvq_side_bits_per_element(&s->scheme.k, c->shape.head_dim) +
-                   kvq_side_bits_per_element(&s->scheme.v, c->shape.head_dim)) +
-           window;
+    const size_t token = 2 * c->shape.n_kv_heads * c->shape.head_dim;
+    const size_t n_full = kvq_scheme_residual(s->scheme) + kvq_scheme_sinks(s->scheme);
+    return (double)(c->n_tokens * token) / 8.0 * kvq_scheme_bits_per_element(s->scheme, c->shape.head_dim) +
+           (double)(n_full * token * sizeof(float));
 }
 
 /* As many layers as keep fp32 out of the caches, as in a model, and as memory allows; 0: not even one. */
@@ -303,8 +299,10 @@ void bench_cell_free(bench_cell *c)
 {
     for (size_t i = 0; i < c->n_competitors; i++)
         bench_sample_free(&c->competitors[i].us);
-    for (size_t i = 0; i < c->n_sources; i++)
+    for (size_t i = 0; i < c->n_sources; i++) {
         kvq_cache_free(c->sources[i].cache);
+        kvq_scheme_free(c->sources[i].scheme);
+    }
     for (size_t i = 0; c->blas && i < c->n_layers; i++)
         bench_blas_free(&c->blas[i]);
     free(c->blas);

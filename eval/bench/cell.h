@@ -10,8 +10,8 @@
 
 /* A cache that competitors attend over: one scheme and instruction set, every layer filled alike. */
 typedef struct bench_source {
-    kvq_scheme scheme;
-    char text[KVQ_SCHEME_TEXT_MAX];
+    kvq_scheme *scheme; /* its own */
+    const char *text;   /* of the scheme */
     const char *isa;
     kvq_cache *cache;
     double bytes_read;  /* by one layer's attention: codes, metadata, window, sinks */

@@ -57,7 +57,7 @@ static bool forward(const decode_run *d, const decode_way *w, size_t at, size_t 
 
 /* ---- set-up ---- */
 
-static bool add_way(decode_run *d, const kvq_scheme *scheme, eval_error *e)
+static bool add_way(decode_run *d, const char *scheme, eval_error *e)
 {
     decode_way *w = &d->ways[d->n_ways++];
     w->has_cache = scheme != NULL;
@@ -69,17 +69,16 @@ static bool add_way(decode_run *d, const kvq_scheme *scheme, eval_error *e)
         snprintf(w->name, sizeof w->name, "no cache");
         return true;
     }
-    w->scheme = *scheme;
+    snprintf(w->name, sizeof w->name, "%s", scheme);
     kvq_config config;
     kvq_config_init(&config);
     config.n_layers = d->model->config.n_layer;
     config.n_heads = d->model->config.n_head;
     config.n_kv_heads = d->model->config.n_head;
     config.head_dim = d->model->config.head_dim;
-    config.scheme = *scheme;
+    config.scheme_text = scheme;
     config.isa = d->isa;
-    kvq_status status = kvq_scheme_print(scheme, w->name, sizeof w->name);
-    status = status == KVQ_OK ? kvq_cache_create(&w->cache, &config) : status;
+    const kvq_status status = kvq_cache_create(&w->cache, &config);
     return status == KVQ_OK || eval_fail(e, "cannot create a cache: %s", kvq_status_string(status));
 }
 
@@ -120,13 +119,9 @@ static bool set_up(decode_run *d, const bench_options *o, eval_error *e)
         return eval_fail(e, "out of memory for %zu tokens", n);
     for (size_t i = 0; i < n; i++)
         d->ids[i] = (int32_t)(splitmix64(o->seed, i + 1) % shape->vocab_size);
-    kvq_scheme fp32, fp16;
-    good = (kvq_scheme_parse("fp32", &fp32, NULL) == KVQ_OK &&
-            kvq_scheme_parse("fp16", &fp16, NULL) == KVQ_OK) ||
-           eval_fail(e, "internal error: no fp32");
-    good = good && add_way(d, NULL, e) && add_way(d, &fp32, e) && add_way(d, &fp16, e);
+    good = add_way(d, NULL, e) && add_way(d, "fp32", e) && add_way(d, "fp16", e);
     for (size_t i = 0; good && i < o->n_schemes; i++)
-        good = add_way(d, &o->schemes[i], e);
+        good = add_way(d, kvq_scheme_text(o->schemes[i]), e);
     return good;
 }
 

@@ -17,8 +17,7 @@ enum {
 
 /* One way to generate. Step i is the one that gives output token i; token 0 comes from the prompt. */
 typedef struct decode_way {
-    char name[KVQ_SCHEME_TEXT_MAX]; /* "no cache" or a scheme */
-    kvq_scheme scheme;
+    char name[BENCH_TEXT_SIZE]; /* "no cache" or a scheme */
     bool has_cache;
     kvq_cache *cache;
     bench_sample first; /* seconds to the first token */

@@ -58,7 +58,7 @@ static void keeper_free(void *ctx, void *ptr, size_t size)
 /* One scheme and instruction set with some number of threads. */
 typedef struct encoder {
     const kvq_scheme *scheme;
-    char text[KVQ_SCHEME_TEXT_MAX];
+    const char *text;
     const char *isa;
     int n_threads;
     keeper *memory;
@@ -82,7 +82,7 @@ static bool encode_once(encoder *who, const encode_input *in, const kvq_allocato
     config.n_heads = in->shape.n_heads;
     config.n_kv_heads = in->shape.n_kv_heads;
     config.head_dim = in->shape.head_dim;
-    config.scheme = *who->scheme;
+    config.scheme = who->scheme;
     config.isa = who->isa;
     config.allocator = allocator;
     kvq_cache *cache = NULL;
@@ -139,9 +139,12 @@ static bool list_encoders(const bench_options *o, encoder *list, size_t *n, eval
         for (size_t isa = 0; isa < o->n_isas; isa++) {
             for (size_t i = 0; i < o->n_schemes; i++) {
                 encoder *who = &list[(*n)++];
-                *who = (encoder){.scheme = &o->schemes[i], .isa = o->isas[isa], .n_threads = o->threads[t]};
+                *who = (encoder){.scheme = o->schemes[i],
+                                 .text = kvq_scheme_text(o->schemes[i]),
+                                 .isa = o->isas[isa],
+                                 .n_threads = o->threads[t]};
                 who->memory = calloc(1, sizeof *who->memory);
-                if (!who->memory || kvq_scheme_print(who->scheme, who->text, sizeof who->text) != KVQ_OK)
+                if (!who->memory)
                     return eval_fail(e, "out of memory");
             }
         }

@@ -139,12 +139,12 @@ static size_t run_encode_affine_token(const kvq_kernels *k, workspace *w, size_t
 }
 static const kernel_bench bench_encode_affine_token = {run_encode_affine_token, true, false};
 
-static size_t run_decode_affine(const kvq_kernels *k, workspace *w, size_t i)
+static size_t run_dequantize_affine(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->decode_affine(&w->keys, block(w->k, &w->keys, i), 0, T, w->floats, w->dim);
+    k->dequantize_affine(&w->keys, block(w->k, &w->keys, i), 0, T, w->floats, w->dim);
     return w->keys.bytes;
 }
-static const kernel_bench bench_decode_affine = {run_decode_affine, true, false};
+static const kernel_bench bench_dequantize_affine = {run_dequantize_affine, true, false};
 
 static size_t run_score_affine(const kvq_kernels *k, workspace *w, size_t i)
 {

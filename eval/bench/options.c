@@ -223,7 +223,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 static bool add_scheme(bench_options *o, const char *text, eval_error *e)
 {
     kvq_error why;
-    if (kvq_scheme_parse(text, &o->schemes[o->n_schemes], &why) != KVQ_OK) {
+    if (kvq_scheme_create(&o->schemes[o->n_schemes], text, &why) != KVQ_OK) {
         return eval_fail(e, "--scheme: %s, at character %llu of '%.200s'", why.message,
                          (unsigned long long)why.offset + 1, text);
     }

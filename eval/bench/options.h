@@ -30,7 +30,7 @@ typedef struct bench_options {
     size_t n_shapes;
     size_t tokens[BENCH_MAX_LIST];
     size_t n_tokens;
-    kvq_scheme schemes[BENCH_MAX_LIST];
+    kvq_scheme *schemes[BENCH_MAX_LIST];
     size_t n_schemes;
     const char *isas[BENCH_MAX_LIST];
     size_t n_isas;

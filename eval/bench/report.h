@@ -19,9 +19,11 @@ typedef struct bench_column {
     int decimals;      /* of a number, for people; BENCH_TEXT for text */
 } bench_column;
 
+enum { BENCH_TEXT_SIZE = 128 }; /* bytes of a text in a table; longer ones are cut */
+
 typedef struct bench_value {
     double number;
-    char text[KVQ_SCHEME_TEXT_MAX];
+    char text[BENCH_TEXT_SIZE];
 } bench_value;
 
 /* Filled row by row, value by value, in the order of the columns. */

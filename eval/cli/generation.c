@@ -81,8 +81,7 @@ static bool generate_one(const inputs *in, const options *o, const kvq_scheme *s
     run->ids = calloc(run->n_ids, sizeof run->ids[0]);
     if (!run->ids)
         return eval_fail(e, "out of memory for %zu tokens", run->n_ids);
-    if (kvq_scheme_print(scheme, run->scheme, sizeof run->scheme) != KVQ_OK)
-        return eval_fail(e, "internal error: a scheme cannot be printed");
+    run->scheme = kvq_scheme_text(scheme);
     if (visible)
         printf("--- %s\n", run->scheme);
     fflush(stdout);
@@ -113,17 +112,17 @@ static bool write_json(const options *o, const generation_report *report, eval_e
 
 bool run_generation(const inputs *in, const options *o, const char *isa, eval_error *e)
 {
-    kvq_scheme fp32;
+    kvq_scheme *fp32 = NULL;
     generation_run *runs = calloc(o->n_schemes + 1, sizeof runs[0]);
     bool good = runs || eval_fail(e, "out of memory");
     good = good && (!o->json || output_file_check(o->json, e)); /* better now than after the work */
     good =
-        good && (kvq_scheme_parse("fp32", &fp32, NULL) == KVQ_OK || eval_fail(e, "internal error: no fp32"));
+        good && (kvq_scheme_create(&fp32, "fp32", NULL) == KVQ_OK || eval_fail(e, "internal error: no fp32"));
     if (good && !(o->json && strcmp(o->json, "-") == 0))
         show_prompt(in);
-    good = good && generate_one(in, o, &fp32, NULL, &runs[0], e);
+    good = good && generate_one(in, o, fp32, NULL, &runs[0], e);
     for (size_t i = 0; good && i < o->n_schemes; i++)
-        good = generate_one(in, o, &o->schemes[i], &runs[0], &runs[i + 1], e);
+        good = generate_one(in, o, o->schemes[i], &runs[0], &runs[i + 1], e);
     if (good && o->json) {
         const generation_report report = {.isa = isa,
                                           .precision = o->precision == KVQ_PRECISION_FAST ? "fast" : "exact",
@@ -141,5 +140,6 @@ bool run_generation(const inputs *in, const options *o, const char *isa, eval_er
     for (size_t i = 0; runs && i <= o->n_schemes; i++)
         free(runs[i].ids);
     free(runs);
+    kvq_scheme_free(fp32);
     return good;
 }

@@ -374,7 +374,7 @@ static void text_of_flags(const scheme_flags *f, char *text, size_t size)
 static bool add_scheme(options *o, const char *option, const char *text, eval_error *e)
 {
     kvq_error why;
-    if (kvq_scheme_parse(text, &o->schemes[o->n_schemes], &why) == KVQ_OK) {
+    if (kvq_scheme_create(&o->schemes[o->n_schemes], text, &why) == KVQ_OK) {
         o->n_schemes++;
         return true;
     }

@@ -20,7 +20,7 @@ typedef struct options_limit {
 
 typedef struct options {
     inputs_request in;
-    kvq_scheme schemes[OPTIONS_MAX_SCHEMES];
+    kvq_scheme *schemes[OPTIONS_MAX_SCHEMES];
     size_t n_schemes; /* at least 1 */
     kvq_precision precision;
     int threads; /* 0: as many as OpenMP gives */

@@ -75,7 +75,7 @@ static bool make_cache(kvq_cache **out, const work *w, const kvq_scheme *scheme,
     config.n_heads = w->H;
     config.n_kv_heads = w->H;
     config.head_dim = w->D;
-    config.scheme = *scheme;
+    config.scheme = scheme;
     const kvq_status status = kvq_cache_create(out, &config);
     return status == KVQ_OK || eval_fail(e, "cannot create a cache: %s", kvq_status_string(status));
 }
@@ -115,18 +115,24 @@ static bool allocate(work *w, eval_error *e)
     return good || eval_fail(e, "out of memory for windows of %zu tokens", T);
 }
 
+static bool copy_scheme(kvq_scheme **out, const char *text, eval_error *e)
+{
+    const kvq_status status = kvq_scheme_create(out, text, NULL);
+    return status == KVQ_OK || eval_fail(e, "scheme %s: %s", text, kvq_status_string(status));
+}
+
 static bool make_caches(work *w, eval_error *e)
 {
-    kvq_scheme fp32;
-    if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK)
-        return eval_fail(e, "internal error: the library does not know fp32");
-    if (!make_cache(&w->reference, w, &fp32, w->L, e))
+    kvq_scheme *fp32 = NULL;
+    bool good = copy_scheme(&fp32, "fp32", e) && make_cache(&w->reference, w, fp32, w->L, e);
+    kvq_scheme_free(fp32);
+    if (!good)
         return false;
     for (size_t i = 0; i < w->n_streams; i++) {
         stream *s = &w->streams[i];
-        if (!make_cache(&s->local, w, &s->run->scheme, w->L, e))
+        if (!make_cache(&s->local, w, s->run->scheme, w->L, e))
             return false;
-        if (w->quality && !make_cache(&s->propagated, w, &s->run->scheme, 1, e))
+        if (w->quality && !make_cache(&s->propagated, w, s->run->scheme, 1, e))
             return false;
     }
     return true;
@@ -339,9 +345,7 @@ static bool measure_bytes(evaluate_run *run, const kvq_cache *cache, const work 
     run->ratio_vs_fp32 = (double)run->fp32_bytes / (double)run->usage.total;
     run->ratio_vs_fp16 = (double)run->fp16_bytes / (double)run->usage.total;
     /* The scheme's own figure: how much of K and of V happens to be packed at this length does not enter. */
-    run->bits_per_element =
-        (kvq_side_bits_per_element(&run->scheme.k, w->D) + kvq_side_bits_per_element(&run->scheme.v, w->D)) /
-        2.0;
+    run->bits_per_element = kvq_scheme_bits_per_element(run->scheme, w->D);
     return true;
 }
 
@@ -478,31 +482,33 @@ static void summarize_local(evaluate_run *run, size_t n_heads)
     run->bound_looseness = metric_bound_looseness(&all.bound);
 }
 
+static bool set_scheme(evaluate_run *run, const char *text, eval_error *e)
+{
+    if (!copy_scheme(&run->scheme, text, e))
+        return false;
+    run->text = kvq_scheme_text(run->scheme);
+    return true;
+}
+
 /* The rows of the result: fp32 first, then the schemes in their order. */
 static bool make_runs(evaluation *result, const evaluate_config *c, eval_error *e)
 {
-    kvq_scheme fp32;
-    if (kvq_scheme_parse("fp32", &fp32, NULL) != KVQ_OK)
-        return eval_fail(e, "internal error: the library does not know fp32");
     result->runs = calloc(c->n_schemes + 1, sizeof result->runs[0]);
     if (!result->runs)
         return eval_fail(e, "out of memory");
     evaluate_run *runs = result->runs;
-    size_t n = 1;
-    runs[0] = (evaluate_run){.scheme = fp32, .text = "fp32", .is_reference = true};
+    result->n_runs = 1;
+    runs[0].is_reference = true;
+    if (!set_scheme(&runs[0], "fp32", e))
+        return false;
     for (size_t i = 0; i < c->n_schemes; i++) {
-        char text[KVQ_SCHEME_TEXT_MAX];
-        const kvq_status status = kvq_scheme_print(&c->schemes[i], text, sizeof text);
-        if (status != KVQ_OK)
-            return eval_fail(e, "scheme %zu: %s", i + 1, kvq_status_string(status));
-        evaluate_run *run = &runs[0];
-        if (!runs[0].is_reference || strcmp(text, "fp32") != 0)
-            run = &runs[n++];
-        *run = (evaluate_run){.scheme = c->schemes[i]};
-        memcpy(run->text, text, sizeof text);
+        const char *text = kvq_scheme_text(c->schemes[i]);
+        if (runs[0].is_reference && strcmp(text, "fp32") == 0)
+            runs[0].is_reference = false; /* asked for: what stood for the reference is it */
+        else if (!set_scheme(&runs[result->n_runs++], text, e))
+            return false;
     }
-    result->n_runs = n;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < result->n_runs; i++) {
         runs[i].heads = calloc(result->n_layer * result->n_head, sizeof runs[i].heads[0]);
         if (!runs[i].heads)
             return eval_fail(e, "out of memory");
@@ -594,8 +600,10 @@ bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
 
 void evaluation_free(evaluation *ev)
 {
-    for (size_t i = 0; ev->runs && i < ev->n_runs; i++)
+    for (size_t i = 0; ev->runs && i < ev->n_runs; i++) {
         free(ev->runs[i].heads);
+        kvq_scheme_free(ev->runs[i].scheme);
+    }
     free(ev->runs);
     memset(ev, 0, sizeof *ev);
 }

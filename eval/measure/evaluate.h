@@ -25,7 +25,7 @@ typedef struct evaluate_config {
     size_t n_tokens; /* per window, 2 to the model's n_ctx */
     size_t
         n_prompt; /* of each window: prefilled with exact attention and not counted; at most n_tokens - 2 */
-    const kvq_scheme *schemes;
+    kvq_scheme *const *schemes; /* [n_schemes] */
     size_t n_schemes;
     kvq_precision precision; /* of attention, but for steps that ask for the bound */
     int n_threads;           /* for attention; 0: as many as OpenMP gives */
@@ -50,8 +50,8 @@ typedef struct evaluate_head {
 
 /* A scheme and what was measured. Averages run over all windows. */
 typedef struct evaluate_run {
-    kvq_scheme scheme;
-    char text[KVQ_SCHEME_TEXT_MAX]; /* the scheme's canonical form */
+    kvq_scheme *scheme; /* the run's own */
+    const char *text;   /* its canonical form */
     /* True for the fp32 row that stands for the reference itself: its errors are 0 by definition, its bytes
      * and its perplexity are measured. False for every scheme that was asked for, fp32 included. */
     bool is_reference;

@@ -36,7 +36,7 @@ static bool set_up(generator *g, const kvq_scheme *scheme, size_t n_prompt, eval
     config.n_heads = shape->n_head;
     config.n_kv_heads = shape->n_head;
     config.head_dim = shape->head_dim;
-    config.scheme = *scheme;
+    config.scheme = scheme;
     const kvq_status status = kvq_cache_create(&g->cache, &config);
     return status == KVQ_OK || eval_fail(e, "cannot create a cache: %s", kvq_status_string(status));
 }

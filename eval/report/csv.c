@@ -8,10 +8,11 @@
 /* A scheme's text holds commas: always quoted. It holds no quotes. */
 static void print_scheme(FILE *f, const evaluate_run *run)
 {
-    const kvq_scheme *s = &run->scheme;
-    fprintf(f, "\"%s\",%u,%u,%" PRIu32 ",%s,%s,%" PRIu32, run->text, report_bits(&s->k), report_bits(&s->v),
-            s->residual, s->residual_mode == KVQ_RESIDUAL_KIVI ? "kivi" : "sliding",
-            s->residual_dtype == KVQ_F32 ? "f32" : "f16", s->sinks);
+    const kvq_scheme *s = run->scheme;
+    fprintf(f, "\"%s\",%" PRIu32 ",%" PRIu32 ",%zu,%s,%s,%zu", run->text, report_keys(s).bits,
+            report_values(s).bits, kvq_scheme_residual(s),
+            kvq_scheme_residual_mode(s) == KVQ_RESIDUAL_KIVI ? "kivi" : "sliding",
+            kvq_scheme_residual_dtype(s) == KVQ_F32 ? "f32" : "f16", kvq_scheme_sinks(s));
 }
 
 static void print_numbers(FILE *f, const double *x, size_t n, bool known)

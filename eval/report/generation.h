@@ -12,9 +12,9 @@
 #include <stdio.h>
 
 typedef struct generation_run {
-    char scheme[KVQ_SCHEME_TEXT_MAX];
-    bool is_reference; /* fp32, which the others are compared with */
-    int32_t *ids;      /* [n_ids] */
+    const char *scheme; /* its text */
+    bool is_reference;  /* fp32, which the others are compared with */
+    int32_t *ids;       /* [n_ids] */
     size_t n_ids;
     size_t n_same; /* tokens before the first that differs from the reference; n_ids if none does */
     double tokens_per_second; /* 0: too short to time */

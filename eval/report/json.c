@@ -95,17 +95,18 @@ static json_t *per_layer_json(const evaluation *ev, const evaluate_run *run)
 
 static json_t *run_json(const evaluation *ev, const evaluate_run *run, size_t head_dim)
 {
-    const kvq_scheme *s = &run->scheme;
+    const kvq_scheme *s = run->scheme;
     json_t *o = json_object();
     json_object_set_new(o, "scheme", json_string(run->text));
-    json_object_set_new(o, "k_bits", whole(report_bits(&s->k)));
-    json_object_set_new(o, "v_bits", whole(report_bits(&s->v)));
+    json_object_set_new(o, "k_bits", whole(report_keys(s).bits));
+    json_object_set_new(o, "v_bits", whole(report_values(s).bits));
     json_object_set_new(o, "group", whole(report_group(s, head_dim)));
-    json_object_set_new(o, "residual", whole(s->residual));
+    json_object_set_new(o, "residual", whole(kvq_scheme_residual(s)));
     json_object_set_new(o, "residual_mode",
-                        json_string(s->residual_mode == KVQ_RESIDUAL_KIVI ? "kivi" : "sliding"));
-    json_object_set_new(o, "residual_dtype", json_string(s->residual_dtype == KVQ_F32 ? "f32" : "f16"));
-    json_object_set_new(o, "sinks", whole(s->sinks));
+                        json_string(kvq_scheme_residual_mode(s) == KVQ_RESIDUAL_KIVI ? "kivi" : "sliding"));
+    json_object_set_new(o, "residual_dtype",
+                        json_string(kvq_scheme_residual_dtype(s) == KVQ_F32 ? "f32" : "f16"));
+    json_object_set_new(o, "sinks", whole(kvq_scheme_sinks(s)));
     json_object_set_new(o, "bits_per_element", number(run->bits_per_element));
     json_object_set_new(o, "bytes", bytes_json(&run->usage));
     json_object_set_new(o, "fp32_bytes", whole(run->fp32_bytes));

@@ -47,16 +47,23 @@ bool report_is_fp32(const evaluate_run *run)
 
 size_t report_group(const kvq_scheme *scheme, size_t head_dim)
 {
-    const kvq_side_scheme *sides[] = {&scheme->k, &scheme->v};
+    const kvq_side_info sides[] = {report_keys(scheme), report_values(scheme)};
     for (size_t i = 0; i < 2; i++)
-        if (sides[i]->codec == KVQ_CODEC_AFFINE)
-            return sides[i]->group == KVQ_GROUP_FULL ? head_dim : sides[i]->group;
+        if (strcmp(sides[i].codec, "affine") == 0)
+            return sides[i].group == KVQ_GROUP_FULL ? head_dim : sides[i].group;
     return 0;
 }
 
-unsigned report_bits(const kvq_side_scheme *side)
+kvq_side_info report_keys(const kvq_scheme *scheme)
 {
-    return side->codec == KVQ_CODEC_F32 ? 32 : side->codec == KVQ_CODEC_F16 ? 16 : side->bits;
+    kvq_side_info info = {.codec = ""};
+    return kvq_scheme_keys(scheme, &info) == KVQ_OK ? info : (kvq_side_info){.codec = ""};
+}
+
+kvq_side_info report_values(const kvq_scheme *scheme)
+{
+    kvq_side_info info = {.codec = ""};
+    return kvq_scheme_values(scheme, &info) == KVQ_OK ? info : (kvq_side_info){.codec = ""};
 }
 
 /* ---- numbers as people read them ---- */
@@ -239,7 +246,7 @@ static void memory_sentence(char *s, size_t size, const evaluation *ev, const ev
                  "packed values cost %.2f bits each; %s of the cache are tokens kept as %s, a share that "
                  "shrinks as the context grows.",
                  run->bits_per_element, unpacked,
-                 run->scheme.residual_dtype == KVQ_F32 ? "float32" : "float16");
+                 kvq_scheme_residual_dtype(run->scheme) == KVQ_F32 ? "float32" : "float16");
     }
 }
 

@@ -49,7 +49,8 @@ bool report_is_fp32(const evaluate_run *run);
 /** Values per scale for reports: the keys', or the values' if only they have groups; 0 without groups. */
 size_t report_group(const kvq_scheme *scheme, size_t head_dim);
 
-/** Bits of a stored code: 1 to 8, or 16 and 32 for half and float. */
-unsigned report_bits(const kvq_side_scheme *side);
+/** What a scheme says of keys and of values. */
+kvq_side_info report_keys(const kvq_scheme *scheme);
+kvq_side_info report_values(const kvq_scheme *scheme);
 
 #endif

@@ -31,7 +31,7 @@ static void write_text(const char *target, const char *name, const char *text)
     write_seed(target, name, text, strlen(text));
 }
 
-/* ---- Saved caches: a mode byte, then the file; tiny shapes that have sinks, windows, whole pages ---- */
+/* ---- Saved caches: a mode byte, then the file; tiny shapes that have sinks, residuals, whole pages ---- */
 
 /* damage: where to write the two bytes of `value` into the file, or 0 */
 static void make_snapshot(const char *name, const char *scheme, shape s, size_t n_tokens, uint8_t mode,
@@ -69,7 +69,7 @@ static void make_snapshots(void)
     (void)snprintf(name, sizeof name, "%s-%s", kind, suffix);                                                \
     make_snapshot(name, scheme, (shape){__VA_ARGS__}, n_tokens, mode, 0, 0)
         SNAPSHOT("empty", "kivi2", 0, 1, 1, 1, 1, 1);
-        SNAPSHOT("window", "kivi2", 3, 2, 2, 1, 2, 2);
+        SNAPSHOT("residual", "kivi2", 3, 2, 2, 1, 2, 2);
         SNAPSHOT("sinks", "fp32,s=4,rtype=f16", 7, 1, 1, 1, 3, 1);
         SNAPSHOT("rows", "fp16", 5, 1, 2, 2, 2, 1);
         SNAPSHOT("kivi2", "kivi2-g16,r=16", 40, 1, 1, 1, 1, 1);
@@ -77,13 +77,13 @@ static void make_snapshots(void)
         SNAPSHOT("parity", "k=3@token/16,v=5@channel/16,r=16,arith=kivi-f16,s=1", 36, 1, 1, 1, 2, 1);
 #undef SNAPSHOT
     }
-    /* Damage that the checksums, being put right, do not show: in a scheme's unused bytes, in the counts of a
-     * layer record, in the page: of 40 tokens 8 keys and 17 values are exact rows; a block of 32 keys is 128
+    /* Damage that the checksums, being put right, do not show: in a scheme's text and behind it, in the counts of a
+     * layer record, in the page: of 40 tokens 8 keys and 17 values are full-precision rows; a block of 32 keys is 128
      * bytes of codes, then scales. */
     shape tiny = {1, 1, 1, 1, 1};
-    const size_t scheme = 48, record = scheme + 32, rows = record + 40, page = rows + 4 * (8 + 17) + 8;
-    make_snapshot("repaired-unused-byte", "fp32", tiny, 3, 1, scheme + 2, 0x0100);
-    make_snapshot("repaired-unused-bits", "fp32", tiny, 3, 1, scheme + 1, 64);
+    const size_t scheme = 48, record = scheme + 128, rows = record + 40, page = rows + 4 * (8 + 17) + 8;
+    make_snapshot("repaired-unused-byte", "fp32", tiny, 3, 1, scheme + 126, 0x0100);
+    make_snapshot("repaired-unused-bits", "fp32", tiny, 3, 1, scheme + 2, 0x3266);
     make_snapshot("repaired-n-tokens", "kivi2-g16,r=16", tiny, 40, 1, record + 8, 41);
     make_snapshot("repaired-k-packed", "kivi2-g16,r=16", tiny, 40, 1, record + 16, 64);
     make_snapshot("repaired-infinite-row", "fp32,r=8", tiny, 3, 1, rows + 2, 0x7f80);

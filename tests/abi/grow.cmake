@@ -1,0 +1,20 @@
+# cmake -DIN=kvq.h -DOUT=grown.h -P grow.cmake
+# A header of a later version, as far as growth goes: every public struct that carries its size has one more field
+# at its end.
+file(READ "${IN}" text)
+string(REGEX MATCHALL "typedef struct kvq_[a-z_]+ {\n    size_t struct_size;" growing "${text}")
+list(LENGTH growing n_expected)
+set(n_grown 0)
+foreach(start IN LISTS growing)
+  string(REGEX REPLACE "typedef struct (kvq_[a-z_]+) .*" "\\1" name "${start}")
+  string(REPLACE "\n} ${name};" "\n    uint64_t test_only_field;\n} ${name};" grown "${text}")
+  if(NOT grown STREQUAL text)
+    math(EXPR n_grown "${n_grown} + 1")
+  endif()
+  set(text "${grown}")
+endforeach()
+if(NOT n_grown EQUAL n_expected OR n_grown LESS 7)
+  message(FATAL_ERROR "${IN}: ${n_grown} of ${n_expected} structs grew")
+endif()
+string(REPLACE "#define KVQ_ABI 1" "#define KVQ_ABI 1\n#define KVQ_TEST_GROWN 1" text "${text}")
+file(WRITE "${OUT}" "${text}")
