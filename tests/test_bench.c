@@ -88,6 +88,14 @@ Test(bench, attention_reports_every_field)
     cr_assert_str_eq(json_string_value(json_object_get(row, "scheme")), "kivi2,r=0,mode=sliding");
     cr_assert_str_eq(json_string_value(json_object_get(row, "precision")), "fast");
     cr_assert(json_number_value(json_object_get(row, "error")) <= 1e-3, "fast precision is that far off");
+    /* Two heads over two superblocks of 128 tokens, which are all of them. */
+    cr_assert_eq(json_integer_value(json_object_get(row, "heads")), 2);
+    cr_assert_eq(json_integer_value(json_object_get(row, "superblocks")), 4);
+    cr_assert_leq(json_integer_value(json_object_get(row, "superblocks_exact")), 4);
+    cr_assert_leq(json_integer_value(json_object_get(row, "heads_again")), 2);
+    cr_assert(json_is_integer(json_object_get(row, "heads_again")));
+    cr_assert(json_is_null(json_object_get(json_array_get(json_object_get(root, "attend"), 0), "heads")));
+    cr_assert(strstr(out, "Fast precision scored "));
     json_array_foreach(table(root, "encode", 1), i, row)
     {
         check_fields(row, encode);

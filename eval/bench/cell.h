@@ -14,9 +14,10 @@ typedef struct bench_source {
     const char *text;   /* of the scheme */
     const char *isa;
     kvq_cache *cache;
-    double bytes_read;  /* by one layer's attention: codes, metadata, window, sinks */
+    double bytes_read;  /* by one layer's attention: codes, metadata, residual, sinks */
     double bytes_total; /* of one layer's memory, slack and bookkeeping included */
     double fast_error;  /* of precision fast against exact, relative L2; NaN without packed values */
+    kvq_attend_counters counters; /* of one step of one layer with precision fast */
 } bench_source;
 
 /* Who runs in turns with the others. */

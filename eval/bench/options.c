@@ -42,7 +42,7 @@ const struct argp_option bench_options_list[] = {
     {"shape", KEY_SHAPE, "D,H[,HKV]", 0, "Head dimension, query heads and KV heads (default: as many)", 2},
     {"tokens", KEY_TOKENS, "N", 0, "Tokens in the cache", 2},
     {"scheme", KEY_SCHEME, "TEXT", 0,
-     "A scheme, such as kivi4 or kivi2,mode=sliding,r=0, which has no full-precision window", 2},
+     "A scheme, such as kivi4 or kivi2,mode=sliding,r=0, which has no residual", 2},
     {"isa", KEY_ISA, "NAME", 0, "Instruction set, as KVQ_ISA takes it", 2},
     {"threads", KEY_THREADS, "N", 0, "Threads (default: 1, and one per processor)", 2},
     {"model", KEY_MODEL, "DIR", 0, "With --decode: a model, as kvq-eval takes it, or `default'", 2},
@@ -261,7 +261,7 @@ static bool choose_isas(bench_options *o, eval_error *e)
 
 static bool choose_schemes(bench_options *o, const parse_state *p, eval_error *e)
 {
-    /* kivi2 without its window first: the packed part alone is what the headline is about. */
+    /* kivi2 without its residual first: the packed part alone is what the headline is about. */
     static const char *const attend[] = {"kivi2,mode=sliding,r=0", "kivi2", "kivi2,rtype=f16",
                                          "kivi4,mode=sliding,r=0", "kivi8,mode=sliding,r=0"};
     static const char *const decode[] = {"kivi4", "kivi2"};
