@@ -551,8 +551,7 @@ static kvq_status read_options(const kvq_attend_options *given, kvq_attend_optio
     if (given != NULL &&
         !kvq_sized_read(options, sizeof *options, given, KVQ_SIZE_THROUGH(kvq_attend_options, counters)))
         return KVQ_ERR_ARG;
-    bool precision =
-        options->precision == KVQ_PRECISION_FAST || options->precision == KVQ_PRECISION_EXACT;
+    bool precision = options->precision == KVQ_PRECISION_FAST || options->precision == KVQ_PRECISION_EXACT;
     return precision && options->n_threads >= 0 ? KVQ_OK : KVQ_ERR_ARG;
 }
 

@@ -48,7 +48,7 @@ struct kvq_codec {
      * score_rms_error[i] is an estimate of how far fast precision is off, root mean square; 0 if exact.
      * Returns how many of the queries were scored exactly although tokens->fast, because of their range. */
     size_t (*score)(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                  size_t n_q, float *scores, float *score_rms_error);
+                    size_t n_q, float *scores, float *score_rms_error);
 
     /** acc[i] += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, 0 <= p <= 2^16; acc is [n_q][D].
      * score_rms_error comes from score; what both put acc[i] off by, an estimate of the squared L2 norm, is

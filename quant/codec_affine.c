@@ -222,7 +222,7 @@ static bool affine_is_valid(const kvq_layout *l, const uint8_t *superblock, size
  */
 
 static size_t score_fast(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                       size_t n_q, float *scores, float *score_rms_error)
+                         size_t n_q, float *scores, float *score_rms_error)
 {
     enum { META_TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
     _Alignas(KVQ_ALIGNMENT) int8_t q_folded[META_TILES * KVQ_ROWS_MAX * 2 * KVQ_DIM_MAX];
@@ -253,8 +253,8 @@ static inline __attribute__((always_inline)) void prefetch_next(const kvq_layout
             __builtin_prefetch(tokens->next + i, 0, 2);
 }
 
-static size_t affine_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                         size_t n_q, float *scores, float *score_rms_error)
+static size_t affine_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
+                           const float *q, size_t n_q, float *scores, float *score_rms_error)
 {
     if (tokens->fast && kvq_layout_folds(l))
         return score_fast(k, l, tokens, q, n_q, scores, score_rms_error);

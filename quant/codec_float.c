@@ -80,7 +80,7 @@ static bool f32_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t 
 }
 
 static size_t f32_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                      size_t n_q, float *scores, float *score_rms_error)
+                        size_t n_q, float *scores, float *score_rms_error)
 {
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
     for (size_t i = 0; i < n_q; i++)
@@ -152,7 +152,7 @@ static bool f16_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t 
 }
 
 static size_t f16_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                      size_t n_q, float *scores, float *score_rms_error)
+                        size_t n_q, float *scores, float *score_rms_error)
 {
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
     for (size_t i = 0; i < n_q; i++)

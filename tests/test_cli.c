@@ -231,7 +231,8 @@ Test(cli, a_report_replaces_the_old_one_whole)
     cr_assert_eq(n_files(), 2, "temporary files are left");
 }
 
-/* The run is done and its table shown, whatever becomes of the files; and of two files one is written all the same. */
+/* The run is done and its table shown, whatever becomes of the files; and of two files one is written all
+ * the same. */
 Test(cli, a_report_that_cannot_be_written_costs_no_run)
 {
     static char text[1 << 17];
@@ -251,8 +252,8 @@ Test(cli, a_report_that_cannot_be_written_costs_no_run)
 
 /* ---- the head ---- */
 
-/* data/gpt2-6m, whose config.json ties the head, with an lm_head.weight all the same: wte.weight, but for its last value
- * if `differs`. */
+/* data/gpt2-6m, whose config.json ties the head, with an lm_head.weight all the same: wte.weight, but for
+ * its last value if `differs`. */
 static void make_model_with_head(const char *name, bool differs)
 {
     cr_assert_eq(run("mkdir %s; cp '%s'/gpt2-6m/*.json '%s'/gpt2-6m/merges.txt %s", name, DATA, DATA, name),

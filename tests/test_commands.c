@@ -1,5 +1,5 @@
-/* The table of commands: --help, the manual, the shell's completion and the messages say what it says, no less and no
- * more. */
+/* The table of commands: --help, the manual, the shell's completion and the messages say what it says, no
+ * less and no more. */
 #define _XOPEN_SOURCE 700
 
 #include "eval/cli/commands.h"

@@ -36,7 +36,8 @@ Test(generate, says_when_nothing_is_packed)
 
 Test(generate, characters_are_not_cut)
 {
-    /* One to four bytes each; then a continuation without a beginning, and beginnings without a continuation. */
+    /* One to four bytes each; then a continuation without a beginning, and beginnings without a
+     * continuation. */
     static const char text[] = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80z\x80\xc3z\xf0\x9f";
     const size_t n = sizeof text - 1, valid = 11;
     char *written = NULL;
@@ -101,8 +102,8 @@ static json_t *generated(const char *arguments)
     return ids;
 }
 
-/* Few bits make a text in which likely tokens lie close together: fast arithmetic, 0.0001 off, sooner or later takes
- * another one than exact arithmetic does. Of these five schemes, five do here. */
+/* Few bits make a text in which likely tokens lie close together: fast arithmetic, 0.0001 off, sooner or
+ * later takes another one than exact arithmetic does. Of these five schemes, five do here. */
 #define FEW_BITS                                                                                             \
     "--generate 500 --prompt 200 --scheme kivi1,r=32 --scheme kivi2,r=32 --scheme kivi1,r=0,mode=sliding "   \
     "--scheme kivi2,r=0,mode=sliding --scheme k=1,v=8,r=32 "

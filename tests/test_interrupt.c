@@ -1,5 +1,5 @@
-/* Runs that end early, and runs that are watched: signals, the temporary files they must not leave, the windows that
- * are reported all the same, and the line of progress on a terminal. */
+/* Runs that end early, and runs that are watched: signals, the temporary files they must not leave, the
+ * windows that are reported all the same, and the line of progress on a terminal. */
 #define _XOPEN_SOURCE 700
 
 #include "tests/tool.h"
@@ -10,7 +10,8 @@
 
 TestSuite(interrupt, .init = enter, .fini = leave);
 
-/* kvq-eval started in the work directory, its standard error on a terminal, its standard output in the file .out. */
+/* kvq-eval started in the work directory, its standard error on a terminal, its standard output in the file
+ * .out. */
 typedef struct watched {
     pid_t pid;
     int terminal;

@@ -53,8 +53,8 @@ static inline void write_text(const char *name, const char *text, size_t n)
     cr_assert(f && fwrite(text, 1, n, f) == n && fclose(f) == 0);
 }
 
-/* Run a shell command in the work directory, with $E for kvq-eval; fills out and err. KVQ_ISA stays as the tests were
- * started with. */
+/* Run a shell command in the work directory, with $E for kvq-eval; fills out and err. KVQ_ISA stays as the
+ * tests were started with. */
 static inline int run(const char *format, ...)
 {
     char line[4096];

@@ -47,8 +47,8 @@ static double window(const double *x, size_t begin, size_t end, double q)
 
 /*
  * Seconds from the prompt to output token n_output. A step of more than OUTLIER times the median of its
- * stretch was interrupted by another program, and counts as that much; the steps in which a residual is packed
- * stay below.
+ * stretch was interrupted by another program, and counts as that much; the steps in which a residual is
+ * packed stay below.
  */
 static double total(const decode_run *d, size_t way, size_t n_output)
 {

@@ -52,9 +52,10 @@ void bench_shape_print(bench_shape s, char *text, size_t size);
 extern const struct argp_option bench_options_list[];
 
 /**
- * Parse the command line; argv[0] is printed as the program's name, and `doc` is what --help says first. --help and wrong usage end the process
- * here, as argp does, the latter with STATUS_BAD_USAGE. Returns false for what is well-formed but cannot be:
- * a scheme that makes no sense, an instruction set that does not run here. Strings point into argv.
+ * Parse the command line; argv[0] is printed as the program's name, and `doc` is what --help says first.
+ * --help and wrong usage end the process here, as argp does, the latter with STATUS_BAD_USAGE. Returns
+ * false for what is well-formed but cannot be: a scheme that makes no sense, an instruction set that does
+ * not run here. Strings point into argv.
  */
 EVAL_MUST_CHECK bool bench_options_parse(bench_options *o, const char *doc, int argc, char **argv,
                                          eval_error *e);

@@ -90,8 +90,8 @@ static int no_command(const char *program, const char *text)
     return bad_usage(program, "there is no command", text, "", nearest);
 }
 
-/* The option of that name, in full or as a beginning of no other: NULL otherwise, and then *beginnings says of how many
- * it is one. */
+/* The option of that name, in full or as a beginning of no other: NULL otherwise, and then *beginnings says
+ * of how many it is one. */
 static const struct argp_option *find_option(const struct argp_option *list, const char *name, size_t length,
                                              size_t *beginnings)
 {
@@ -141,7 +141,8 @@ static int check_word(const command *c, const char *program, const char *word)
 static const struct argp_option standard_options[] = {
     {"help", 0, NULL, 0, "", 0}, {"usage", 0, NULL, 0, "", 0}, {"version", 0, NULL, 0, "", 0}, {0}};
 
-/* Do all options and words exist? argp would say no, too, but not what was meant instead. Its values are its own. */
+/* Do all options and words exist? argp would say no, too, but not what was meant instead. Its values are
+ * its own. */
 static int check_arguments(const command *c, int argc, char **argv)
 {
     int status = STATUS_GOOD;

@@ -8,7 +8,8 @@
 typedef struct command {
     const char *name; /* "": what runs without a command */
     const char *doc;  /* one line */
-    /* Runs it; argv[0] is its full name for messages, doc what its --help says first. Gives the exit status. */
+    /* Runs it; argv[0] is its full name for messages, doc what its --help says first. Gives the exit
+     * status. */
     int (*run)(const char *doc, int argc, char **argv);
     const struct argp_option *options;       /* ends with an all-zero row */
     const char *const *(*words_of)(int key); /* what the option of this key takes; NULL: nothing is known */

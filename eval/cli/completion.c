@@ -34,7 +34,8 @@ static void print_names(const command *c)
         printf(" %s", c->arguments[i]);
 }
 
-/* What may follow an option that takes a value: the words it knows, files, directories, or nothing we could guess. */
+/* What may follow an option that takes a value: the words it knows, files, directories, or nothing we could
+ * guess. */
 static void print_values(const command *c, const struct argp_option *o)
 {
     const char *const *words = c->words_of ? c->words_of(o->key) : NULL;

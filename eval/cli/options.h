@@ -1,4 +1,5 @@
-/* The command line of kvq-eval without a command: every option, parsed and checked as far as that needs no model. */
+/* The command line of kvq-eval without a command: every option, parsed and checked as far as that needs no
+ * model. */
 #ifndef KVQ_EVAL_CLI_OPTIONS_H
 #define KVQ_EVAL_CLI_OPTIONS_H
 
@@ -36,9 +37,9 @@ extern const struct argp_option options_list[];
 const char *const *options_words(int key);
 
 /**
- * Parse the command line; `doc` is what --help says first. --help, --version and wrong usage end the process here, as
- * argp does, the latter with STATUS_BAD_USAGE. Returns false for schemes that make no sense; the message may have two
- * more lines that show where. Strings point into argv.
+ * Parse the command line; `doc` is what --help says first. --help, --version and wrong usage end the
+ * process here, as argp does, the latter with STATUS_BAD_USAGE. Returns false for schemes that make no
+ * sense; the message may have two more lines that show where. Strings point into argv.
  */
 EVAL_MUST_CHECK bool options_parse(options *o, const char *doc, int argc, char **argv, eval_error *e);
 

@@ -1,5 +1,5 @@
-/* Arguments of options, for every command: numbers, words and files, and the call of argp itself. What is wrong ends
- * the process with STATUS_BAD_USAGE and argp's kind of message. */
+/* Arguments of options, for every command: numbers, words and files, and the call of argp itself. What is
+ * wrong ends the process with STATUS_BAD_USAGE and argp's kind of message. */
 #ifndef KVQ_EVAL_COMMON_ARGUMENTS_H
 #define KVQ_EVAL_COMMON_ARGUMENTS_H
 

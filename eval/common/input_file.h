@@ -14,9 +14,9 @@ typedef struct input_file {
 } input_file;
 
 /**
- * Read `dir`/`name`, or just `name` if dir is NULL. It must be a regular file: to a FIFO without a writer this says
- * no, and does not wait. On failure f needs no input_file_free. Errors: cannot open or read (with the system's
- * reason), not a regular file, path too long, longer than INPUT_FILE_MAX_BYTES, out of memory.
+ * Read `dir`/`name`, or just `name` if dir is NULL. It must be a regular file: to a FIFO without a writer
+ * this says no, and does not wait. On failure f needs no input_file_free. Errors: cannot open or read (with
+ * the system's reason), not a regular file, path too long, longer than INPUT_FILE_MAX_BYTES, out of memory.
  */
 EVAL_MUST_CHECK bool input_file_read(input_file *f, const char *dir, const char *name, eval_error *e);
 
@@ -27,15 +27,15 @@ EVAL_MUST_CHECK bool input_file_read_stream(input_file *f, const char *name, eva
 void input_file_free(input_file *f);
 
 /**
- * Open `dir`/`name`, a regular file, for reading; its path goes to path[4096] and its present size to *size. The
- * caller closes *fd.
+ * Open `dir`/`name`, a regular file, for reading; its path goes to path[4096] and its present size to
+ * *size. The caller closes *fd.
  */
 EVAL_MUST_CHECK bool input_file_open(int *fd, size_t *size, char path[4096], const char *dir,
                                      const char *name, eval_error *e);
 
 /**
- * Fill dst with n_bytes from byte `at` of fd. If the file ends before, because it has become shorter since its size
- * was taken, the error says so.
+ * Fill dst with n_bytes from byte `at` of fd. If the file ends before, because it has become shorter since
+ * its size was taken, the error says so.
  */
 EVAL_MUST_CHECK bool input_file_read_at(int fd, const char *path, void *dst, size_t n_bytes, size_t at,
                                         eval_error *e);

@@ -23,8 +23,8 @@ void progress_start(progress *p, bool quiet);
 /** Say what is being done, at once; for work without a measure. */
 EVAL_PRINTF_LIKE(2, 3) void progress_say(progress *p, const char *format, ...);
 
-/** From now on the work is n_units units, such as "steps", and updates tell how many are done and how many a second.
- */
+/** From now on the work is n_units units, such as "steps", and updates tell how many are done and how many a
+ * second. */
 void progress_count(progress *p, double n_units, const char *unit);
 
 /** Say that `fraction` (0 to 1) of the work is done. Redraws at most ten times a second. */

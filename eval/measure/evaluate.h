@@ -89,10 +89,10 @@ typedef struct evaluation {
  * reference. The others follow in the order given.
  *
  * Each window is run layer by layer, which gives what token-by-token decoding gives (a layer's keys and
- * values of tokens up to t are all that step t needs of it), while the matrix products run over all tokens at
- * once. Errors: out of memory; a library error with scheme, layer and token; an attention error above the
- * library's certified bound, which is a defect of the library; stopped before a window was done. On failure *out is
- * untouched.
+ * values of tokens up to t are all that step t needs of it), while the matrix products run over all tokens
+ * at once. Errors: out of memory; a library error with scheme, layer and token; an attention error above
+ * the library's certified bound, which is a defect of the library; stopped before a window was done. On
+ * failure *out is untouched.
  */
 EVAL_MUST_CHECK bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e);
 

@@ -231,7 +231,8 @@ static bool compare_weights(const safetensors_tensor *a, const safetensors_tenso
     return true;
 }
 
-/* A head in the file that is another than wte is the model's, whatever the config says of ties: somebody trained it. */
+/* A head in the file that is another than wte is the model's, whatever the config says of ties: somebody
+ * trained it. */
 static bool choose_head(gpt2_model *m, const safetensors *st, eval_error *e)
 {
     const safetensors_tensor *wte = find_weight(st, "wte.weight"), *head = find_weight(st, "lm_head.weight");

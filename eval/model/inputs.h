@@ -34,11 +34,12 @@ typedef struct inputs {
 } inputs;
 
 /**
- * Load what is asked for. Defaults come from the data directory (inputs_data_dir). `line` says what is being loaded.
+ * Load what is asked for. Defaults come from the data directory (inputs_data_dir). `line` says what is
+ * being loaded.
  *
- * Random weights: without a text the tokens are drawn from the seed; with one, the default model's tokenizer cuts it
- * and ids are taken modulo the vocabulary. Errors name the file or option and what was expected. On failure
- * inputs_free still may be called.
+ * Random weights: without a text the tokens are drawn from the seed; with one, the default model's
+ * tokenizer cuts it and ids are taken modulo the vocabulary. Errors name the file or option and what was
+ * expected. On failure inputs_free still may be called.
  */
 EVAL_MUST_CHECK bool inputs_load(inputs *in, const inputs_request *r, progress *line, eval_error *e);
 
@@ -52,8 +53,8 @@ const char *inputs_note(const inputs *in);
 void inputs_free(inputs *in); /* an all-zero one is fine */
 
 /**
- * Directory of the default model and text: $KVQ_DATA_DIR; else share/kvq beside the program's bin/, if it is
- * there; else the one the build was told. path has `size` bytes.
+ * Directory of the default model and text: $KVQ_DATA_DIR; else share/kvq beside the program's bin/, if it
+ * is there; else the one the build was told. path has `size` bytes.
  */
 void inputs_data_dir(char *path, size_t size);
 

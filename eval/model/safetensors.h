@@ -1,4 +1,5 @@
-/* Safetensors checkpoints, one file or shards: the headers are validated in open, the data is read on request. */
+/* Safetensors checkpoints, one file or shards: the headers are validated in open, the data is read on
+ * request. */
 #ifndef KVQ_EVAL_MODEL_SAFETENSORS_H
 #define KVQ_EVAL_MODEL_SAFETENSORS_H
 
@@ -52,9 +53,9 @@ size_t safetensors_count(const safetensors *st);
 const safetensors_tensor *safetensors_at(const safetensors *st, size_t i);
 
 /**
- * Read elements [first, first + n) as float32 into dst[n]. Exact for F32, F16 and BF16, subnormals, infinities and NaN
- * included. The dtype must not be SAFETENSORS_NOT_FLOAT. Errors: a read that fails; a file that has become shorter
- * since it was opened.
+ * Read elements [first, first + n) as float32 into dst[n]. Exact for F32, F16 and BF16, subnormals,
+ * infinities and NaN included. The dtype must not be SAFETENSORS_NOT_FLOAT. Errors: a read that fails; a
+ * file that has become shorter since it was opened.
  */
 EVAL_MUST_CHECK bool safetensors_read_f32(const safetensors_tensor *t, size_t first, size_t n, float *dst,
                                           eval_error *e);
