@@ -18,7 +18,7 @@
  *
  * Fast precision estimates what it is off by as it goes. At the end that is held against the output, which
  * may have become small by cancelling, and a row that could be off by more than MAX_ERROR is computed again
- * exactly.
+ * with wide sums, which are as good as float32.
  */
 #include "lib/internal.h"
 #include "lib/sized.h"
@@ -46,7 +46,7 @@ typedef struct attend_call {
     size_t n_query_tiles; /* of a task */
     const float *q;
     float scale, log2_scale; /* scores carry log2(e), so that weights are powers of 2 */
-    bool fast;
+    kvq_sums sums;
     float *out, *probabilities, *bound;
     kvq_attend_counters *counters; /* of this call; query tiles add their own */
 } attend_call;
@@ -69,7 +69,7 @@ typedef struct query_tile {
     size_t n_tokens;              /* the most that any row may see */
     float q[QUERY_TILE * KVQ_DIM_MAX]; /* scaled; [n_rows][D] */
     sums now;                          /* of the segment in flight */
-    bool fast;
+    kvq_sums sums;
     kvq_attend_counters counters;
     float score_rms_error[QUERY_TILE]; /* of the scores of a chunk, as codecs estimate it */
     bool finite[QUERY_TILE];           /* scale * q is; otherwise the row overflows whatever it sees */
@@ -196,7 +196,7 @@ static kvq_tokens packed_tokens(const query_tile *t, const chunk *c, kvq_role ro
         .superblock = kvq_superblock(t->call->plan, &t->layer->page[page], role, t->kv_head),
         .next = more ? kvq_superblock(t->call->plan, &t->layer->page[page + 1], role, t->kv_head) : NULL,
         .n = n,
-        .fast = t->fast,
+        .sums = t->sums,
     };
 }
 
@@ -208,13 +208,15 @@ static void score_chunk(query_tile *t, const chunk *c)
     if (packed > 0) {
         kvq_tokens tokens = packed_tokens(t, c, KVQ_KEYS, packed);
         size_t packed_values = n_packed_in(t, c, KVQ_VALUES);
-        tokens.fast = tokens.fast && packed_values > 0; /* which tell what errors of scores amount to */
-        size_t n_exact = layout->codec->score(t->call->cache->kernels, layout, &tokens, t->q, t->n_rows,
-                                              t->scores, t->score_rms_error);
-        if (t->fast) {
+        if (tokens.sums == KVQ_SUMS_FAST && packed_values == 0)
+            tokens.sums = KVQ_SUMS_WIDE; /* nothing packed tells what errors of scores amount to */
+        kvq_score_counts counts = {0};
+        layout->codec->score(t->call->cache->kernels, layout, &tokens, t->q, t->n_rows, t->scores,
+                             t->score_rms_error, &counts);
+        if (tokens.sums != KVQ_SUMS_EXACT)
             t->counters.superblocks += t->n_rows;
-            t->counters.superblocks_exact += tokens.fast ? n_exact : t->n_rows;
-        }
+        t->counters.superblocks_wide += counts.wide;
+        t->counters.superblocks_exact += counts.exact;
         for (size_t row = 0; row < t->n_rows && packed_values < packed && packed_values > 0; row++)
             t->score_rms_error[row] *=
                 sqrtf((float)packed / (float)packed_values); /* taken for as large as the others */
@@ -285,7 +287,7 @@ static void start_query_tile(query_tile *t, const attend_call *call, size_t s, s
     t->call = call;
     t->layer = kvq_layer_of(call->cache, call->layer, sequence);
     t->kv_head = kv_head;
-    t->fast = call->fast;
+    t->sums = call->sums;
     t->counters = (kvq_attend_counters){0};
     t->n_rows = kvq_min_size(QUERY_TILE, call->n_q * heads_per_kv - first);
     t->n_tokens = 0;
@@ -369,7 +371,7 @@ static void finish_query_tile(query_tile *t, const sums *total, float *now, floa
 {
     size_t dim = t->call->cache->config.head_dim, n_again = 0;
     for (size_t row = 0; row < t->n_rows; row++) {
-        if (!t->fast || !is_too_far_off(total, row, dim)) {
+        if (t->sums != KVQ_SUMS_FAST || !is_too_far_off(total, row, dim)) {
             finish_row(t, row, total);
             continue;
         }
@@ -382,11 +384,11 @@ static void finish_query_tile(query_tile *t, const sums *total, float *now, floa
     if (n_again == 0)
         return;
     t->n_rows = n_again;
-    t->fast = false;
+    t->sums = KVQ_SUMS_WIDE;
     t->counters.heads_again += n_again;
-    sums exact = run_segments(t, now, all);
+    sums wide = run_segments(t, now, all);
     for (size_t row = 0; row < n_again; row++)
-        finish_row(t, row, &exact);
+        finish_row(t, row, &wide);
 }
 
 /* ---- Jobs: a tile, or a segment of one ---- */
@@ -403,6 +405,8 @@ static void count(const query_tile *t)
     kvq_attend_counters *sum = t->call->counters;
 #pragma omp atomic
     sum->superblocks += t->counters.superblocks;
+#pragma omp atomic
+    sum->superblocks_wide += t->counters.superblocks_wide;
 #pragma omp atomic
     sum->superblocks_exact += t->counters.superblocks_exact;
 #pragma omp atomic
@@ -586,6 +590,8 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
     if (!cache->kernels->all_finite_f32(q, n_sequences * n_q * config->n_heads * config->head_dim))
         return KVQ_ERR_NONFINITE;
     size_t heads_per_kv = config->n_heads / config->n_kv_heads;
+    bool is_fast =
+        options.precision == KVQ_PRECISION_FAST && options.bound == NULL && folds(&cache->plan[layer]);
     attend_call call = {
         .cache = cache,
         .plan = &cache->plan[layer],
@@ -597,8 +603,7 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
         .q = q,
         .scale = scale,
         .log2_scale = scale * 0x1.715476p+0f,
-        .fast =
-            options.precision == KVQ_PRECISION_FAST && options.bound == NULL && folds(&cache->plan[layer]),
+        .sums = is_fast ? KVQ_SUMS_FAST : KVQ_SUMS_EXACT,
         .out = out,
         .probabilities = options.probabilities,
         .bound = options.bound,

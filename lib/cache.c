@@ -92,8 +92,8 @@ static kvq_status take_arrays(kvq_cache *cache)
         kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, cache->config.n_sequences, sizeof *cache->sequence);
     cache->scratch =
         kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, KVQ_SUPERBLOCK * cache->config.head_dim, sizeof(float));
-    bool all = cache->schemes != NULL && cache->scheme_pointers != NULL && cache->plan != NULL &&
-               cache->pool != NULL && cache->sequence != NULL && cache->scratch != NULL;
+    bool all = cache->schemes != NULL && cache->scheme_pointers != NULL && cache->plan != NULL && cache->pool != NULL &&
+               cache->sequence != NULL && cache->scratch != NULL;
     return all ? KVQ_OK : KVQ_ERR_NOMEM;
 }
 

@@ -10,12 +10,24 @@
 #include "quant/kernels.h"
 #include "quant/layout.h"
 
+/** How attention's sums run over packed tokens. Layouts that do not fold have exact ones only. */
+typedef enum kvq_sums {
+    KVQ_SUMS_EXACT, /* in float over dequantized values */
+    KVQ_SUMS_FAST,  /* folded to 16 bits; wide for queries with too wide a range */
+    KVQ_SUMS_WIDE,  /* folded twice, to 31 bits */
+} kvq_sums;
+
+/** Superblocks that were scored for a query in other ways than asked for. */
+typedef struct kvq_score_counts {
+    uint64_t wide, exact;
+} kvq_score_counts;
+
 /** What attention reads in one step: the first n tokens of a superblock. */
 typedef struct kvq_tokens {
     const uint8_t *superblock;
     const uint8_t *next; /* superblock that will be read next, worth prefetching; or NULL */
     size_t n;
-    bool fast; /* fast precision where the layout allows (kernels.h); otherwise exact */
+    kvq_sums sums;
 } kvq_tokens;
 
 struct kvq_codec {
@@ -45,10 +57,10 @@ struct kvq_codec {
     bool (*is_valid)(const kvq_layout *l, const uint8_t *superblock, size_t n);
 
     /** scores[i][t] = q[i] . xhat[t], i < n_q <= KVQ_ROWS_MAX; rows of KVQ_SUPERBLOCK; q is [n_q][D].
-     * score_rms_error[i] is an estimate of how far fast precision is off, root mean square; 0 if exact.
-     * Returns how many of the queries were scored exactly although tokens->fast, because of their range. */
-    size_t (*score)(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                    size_t n_q, float *scores, float *score_rms_error);
+     * score_rms_error[i] is an estimate of how far folding is off, root mean square; 0 if exact. counts is
+     * added to. */
+    void (*score)(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                  size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts);
 
     /** acc[i] += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, 0 <= p <= 2^16; acc is [n_q][D].
      * score_rms_error comes from score; what both put acc[i] off by, an estimate of the squared L2 norm, is

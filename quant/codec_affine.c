@@ -208,7 +208,7 @@ static bool affine_is_valid(const kvq_layout *l, const uint8_t *superblock, size
 /*
  * ---- Attention ----
  *
- * Fast precision folds first, and scores exactly those queries whose range is too wide. How far it is off:
+ * Fast precision folds first, and folds the rest of those queries whose range is too wide. How far it is off:
  * rounding moves a folded number by r, uniform in half a step either way, r^2 = step^2 / 12, independently of
  * the others.
  *
@@ -221,28 +221,49 @@ static bool affine_is_valid(const kvq_layout *l, const uint8_t *superblock, size
  * is taken.
  */
 
-static size_t score_fast(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                         size_t n_q, float *scores, float *score_rms_error)
+/* Add to the scores of one query what rounding has taken from them. Returns what they still may be off. */
+static float widen_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                         float step, float *scores)
+{
+    enum { META_TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
+    _Alignas(KVQ_ALIGNMENT) int8_t q_rest[META_TILES * 2 * KVQ_DIM_MAX];
+    float bias[META_TILES], rest[KVQ_SUPERBLOCK], rest_step = step / KVQ_REST_SCALE;
+    k->fold_keys_rest(l, tokens->superblock, tokens->n, q, step, q_rest, bias);
+    k->score_folded(l, tokens->superblock, NULL, tokens->n, q_rest, &rest_step, bias, 1, rest);
+    for (size_t t = 0; t < tokens->n; t++)
+        scores[t] += rest[t];
+    return rest_step * l->score_error_per_step;
+}
+
+static void score_folding(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                          size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
     enum { META_TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
     _Alignas(KVQ_ALIGNMENT) int8_t q_folded[META_TILES * KVQ_ROWS_MAX * 2 * KVQ_DIM_MAX];
     float step[KVQ_ROWS_MAX], bias[META_TILES * KVQ_ROWS_MAX];
-    size_t n_too_wide = 0;
+    size_t n_fitting = 0;
     k->fold_keys(l, tokens->superblock, tokens->next, tokens->n, q, n_q, q_folded, step, bias);
     for (size_t i = 0; i < n_q; i++) {
-        bool fits = step[i] <= l->widest_step;
+        bool fits = step[i] <= KVQ_FOLD_MAX;
         for (size_t t = 0, meta_tile = 0; t < tokens->n; t += l->meta_tile_tokens, meta_tile++)
             fits = fits && fabsf(bias[meta_tile * n_q + i]) <= KVQ_FOLD_MAX; /* false for NaN */
         step[i] = fits ? step[i] : INFINITY;
-        score_rms_error[i] = fits ? step[i] * l->score_error_per_step : 0.0f;
-        n_too_wide += !fits;
+        n_fitting += fits;
     }
-    if (n_too_wide < n_q)
+    if (n_fitting > 0)
         k->score_folded(l, tokens->superblock, tokens->next, tokens->n, q_folded, step, bias, n_q, scores);
-    for (size_t i = 0; i < n_q && n_too_wide > 0; i++)
-        if (!(step[i] <= l->widest_step))
-            k->score_affine(l, tokens->superblock, tokens->n, q + i * l->dim, 1, scores + i * KVQ_SUPERBLOCK);
-    return n_too_wide;
+    for (size_t i = 0; i < n_q; i++, q += l->dim, scores += KVQ_SUPERBLOCK) {
+        score_rms_error[i] = 0.0f;
+        if (!(step[i] <= KVQ_FOLD_MAX)) {
+            k->score_affine(l, tokens->superblock, tokens->n, q, 1, scores);
+            counts->exact++;
+        } else if (tokens->sums == KVQ_SUMS_WIDE || step[i] > l->widest_step) {
+            score_rms_error[i] = widen_score(k, l, tokens, q, step[i], scores);
+            counts->wide++;
+        } else {
+            score_rms_error[i] = step[i] * l->score_error_per_step;
+        }
+    }
 }
 
 /* The exact kernels take so long that a superblock can be asked for all at once. */
@@ -253,24 +274,72 @@ static inline __attribute__((always_inline)) void prefetch_next(const kvq_layout
             __builtin_prefetch(tokens->next + i, 0, 2);
 }
 
-static size_t affine_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
-                           const float *q, size_t n_q, float *scores, float *score_rms_error)
+static void affine_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                         size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
-    if (tokens->fast && kvq_layout_folds(l))
-        return score_fast(k, l, tokens, q, n_q, scores, score_rms_error);
+    if (tokens->sums != KVQ_SUMS_EXACT && kvq_layout_folds(l)) {
+        score_folding(k, l, tokens, q, n_q, scores, score_rms_error, counts);
+        return;
+    }
     prefetch_next(l, tokens);
     k->score_affine(l, tokens->superblock, tokens->n, q, n_q, scores);
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
-    return 0;
+}
+
+/* Where codes cannot spread over a group's grid, because its scale is one of the smallest halves, they all
+ * stand near one end, and what rounding takes pulls all channels the same way: a row has one draw of that
+ * error, not one per channel. Counted 16 times, it is four sigma further from what is promised. */
+static float spread_penalty(float largest_fold, float largest_p)
+{
+    const float coarse_scale = 0x1p-17f; /* below it halves are 1/128 and more apart */
+    return largest_fold < coarse_scale * largest_p ? 16.0f : 1.0f;
+}
+
+/* What the rows of one call of fold_values amount to in error. */
+static void add_errors(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *p,
+                       size_t n_q, const float *step, const float *energy, const float *score_rms_error,
+                       float *error)
+{
+    float levels = levels_of(l), group = (float)l->group, largest_p[KVQ_ROWS_MAX] = {0};
+    float of_folded =
+        group * levels * levels * 0.25f / 12.0f * (float)tokens->n; /* all codes at an end: it is small */
+    for (size_t i = 0; i < n_q && tokens->n > 0; i++)
+        largest_p[i] = k->max_f32(p + i * KVQ_SUPERBLOCK, tokens->n);
+    for (size_t c = 0, at = 0; c < l->dim; c += l->group)
+        for (size_t i = 0; i < n_q; i++, at++)
+            error[i] += step[at] * step[at] * of_folded *
+                            spread_penalty(step[at] * (float)KVQ_FOLDED_MAX, largest_p[i]) +
+                        score_rms_error[i] * score_rms_error[i] * energy[at] * group;
+}
+
+/* One row, with what rounding takes from it. */
+static void accumulate_wide(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
+                            const float *p, float score_rms_error, float *acc, float *error)
+{
+    _Alignas(KVQ_ALIGNMENT) int8_t p_folded[KVQ_GROUPS_MAX * 2 * KVQ_SUPERBLOCK];
+    float step[KVQ_GROUPS_MAX], bias[KVQ_GROUPS_MAX], energy[KVQ_GROUPS_MAX];
+    k->fold_values(l, tokens->superblock, NULL, tokens->n, p, 1, p_folded, step, bias, energy);
+    k->accumulate_folded(l, tokens->superblock, NULL, tokens->n, p_folded, step, bias, 1, acc);
+    k->fold_values_rest(l, tokens->superblock, tokens->n, p, step, p_folded, bias);
+    for (size_t c = 0, u = 0; c < l->dim; c += l->group, u++)
+        step[u] /= KVQ_REST_SCALE;
+    k->accumulate_folded(l, tokens->superblock, NULL, tokens->n, p_folded, step, bias, 1, acc);
+    add_errors(k, l, tokens, p, 1, step, energy, &score_rms_error, error);
 }
 
 static void affine_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
                               const float *p, size_t n_q, const float *score_rms_error, float *acc,
                               float *error)
 {
-    if (!tokens->fast || !kvq_layout_folds(l)) {
+    if (tokens->sums == KVQ_SUMS_EXACT || !kvq_layout_folds(l)) {
         prefetch_next(l, tokens);
         k->accumulate_affine(l, tokens->superblock, tokens->n, p, n_q, acc);
+        return;
+    }
+    if (tokens->sums == KVQ_SUMS_WIDE) {
+        for (size_t i = 0; i < n_q; i++)
+            accumulate_wide(k, l, tokens, p + i * KVQ_SUPERBLOCK, score_rms_error[i], acc + i * l->dim,
+                            error + i);
         return;
     }
     _Alignas(KVQ_ALIGNMENT) int8_t p_folded[KVQ_GROUPS_MAX * KVQ_ROWS_MAX * 2 * KVQ_SUPERBLOCK];
@@ -278,13 +347,7 @@ static void affine_accumulate(const kvq_kernels *k, const kvq_layout *l, const k
     float energy[KVQ_GROUPS_MAX * KVQ_ROWS_MAX];
     k->fold_values(l, tokens->superblock, tokens->next, tokens->n, p, n_q, p_folded, step, bias, energy);
     k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, p_folded, step, bias, n_q, acc);
-    float levels = levels_of(l), group = (float)l->group;
-    float of_folded =
-        group * levels * levels * 0.25f / 12.0f * (float)tokens->n; /* all codes at an end: it is small */
-    for (size_t c = 0, at = 0; c < l->dim; c += l->group)
-        for (size_t i = 0; i < n_q; i++, at++)
-            error[i] += step[at] * step[at] * of_folded +
-                        score_rms_error[i] * score_rms_error[i] * energy[at] * group;
+    add_errors(k, l, tokens, p, n_q, step, energy, score_rms_error, error);
 }
 
 const kvq_codec kvq_codec_affine = {

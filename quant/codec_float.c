@@ -79,14 +79,14 @@ static bool f32_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t 
            rest_is_zero(l, superblock, n);
 }
 
-static size_t f32_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                        size_t n_q, float *scores, float *score_rms_error)
+static void f32_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                      size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
+    (void)counts;
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
     for (size_t i = 0; i < n_q; i++)
         k->dot_f32(f32_row(l, tokens->superblock, 0), l->dim, tokens->n, q + i * l->dim, l->dim,
                    scores + i * KVQ_SUPERBLOCK);
-    return 0;
 }
 
 static void f32_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
@@ -151,14 +151,14 @@ static bool f16_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t 
     return rest_is_zero(l, superblock, n);
 }
 
-static size_t f16_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                        size_t n_q, float *scores, float *score_rms_error)
+static void f16_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+                      size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
+    (void)counts;
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
     for (size_t i = 0; i < n_q; i++)
         k->dot_f16(f16_row(l, tokens->superblock, 0), l->dim, tokens->n, q + i * l->dim, l->dim,
                    scores + i * KVQ_SUPERBLOCK);
-    return 0;
 }
 
 static void f16_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,

@@ -37,8 +37,9 @@ enum {
             2.0f                                                                                             \
     }
 
-#define KVQ_FOLD_MIN 0x1p-100f /* below it they are 0: an error of levels * 2^-100 per element */
-#define KVQ_FOLD_MAX 0x1p100f
+#define KVQ_REST_SCALE 0x1p15f   /* a rest of up to half a step becomes up to 16,384 steps of the wide fold */
+#define KVQ_FOLD_MIN   0x1p-100f /* below it they are 0: an error of levels * 2^-100 per element */
+#define KVQ_FOLD_MAX   0x1p100f
 
 /** Folded numbers per query and meta_tile of keys: D up to a multiple of 32, because a dword of one-bit codes
  * holds 32. */
@@ -83,12 +84,13 @@ typedef struct kvq_kernels {
                               size_t stride);
 
     /* TOL: each score within (D + 8) * 2^-23 * sum_c |q_c| * (|min| + levels * scale, of c's group) of the
-     * dot product over dequantized values. scores[i][t] = q[i] . xhat[t] for the first n tokens; rows of
-     * KVQ_SUPERBLOCK; q is [n_q][D]. */
+     * dot product over dequantized values; of |q_c xhat_c| for keys per token and in the parity arithmetic.
+     * scores[i][t] = q[i] . xhat[t] for the first n tokens; rows of KVQ_SUPERBLOCK; q is [n_q][D]. */
     void (*score_affine)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q, size_t n_q,
                          float *scores);
 
-    /* TOL: what is added is within (n + 8) * 2^-23 * sum_t |p_t| * (|min| + levels * scale), likewise. acc[i]
+    /* TOL: what is added is within (n + 8) * 2^-23 * sum_t |p_t| * (|min| + levels * scale), likewise; of
+     * |p_t xhat_t| for values per channel and in the parity arithmetic. acc[i]
      * += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, acc is [n_q][D]. */
     void (*accumulate_affine)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
                               size_t n_q, float *acc);
@@ -110,6 +112,13 @@ typedef struct kvq_kernels {
     void (*fold_keys)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                       const float *q, size_t n_q, int8_t *q_folded, float *step, float *bias);
 
+    /* EXACT. Fold again what fold_keys took from one query by rounding, in steps 2^15 times finer; for the
+     * same tokens and the step it gave, which is finite. score_folded of both, added, is the wide score.
+     *   q_rest    as q_folded with n_q = 1: rne(2^15 (x - rne(x))), x what rne made w of
+     *   bias      at j: -step * kvq_half_levels * sum_c (x - rne(x)), which fold_keys had added */
+    void (*fold_keys_rest)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
+                           float step, int8_t *q_rest, float *bias);
+
     /* EXACT. scores[i][t] = bias + sum over planes of step * 2^shift * (float(low sum) + 256 float(high
      * sum)), in this order; rows of KVQ_SUPERBLOCK. The last block of 32 tokens is written whole. */
     void (*score_folded)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
@@ -126,6 +135,11 @@ typedef struct kvq_kernels {
     void (*fold_values)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                         const float *p, size_t n_q, int8_t *p_folded, float *step, float *bias,
                         float *energy);
+
+    /* EXACT. Likewise for one row of p: p_rest and bias of group u as fold_values has them with n_q = 1, for
+     * the steps it gave. */
+    void (*fold_values_rest)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
+                             const float *step, int8_t *p_rest, float *bias);
 
     /* EXACT. acc[i][c] = acc[i][c] + x for each plane, x = step * 2^shift * (float(low sum) + 256 float(high
      * sum)), to which the first plane adds bias first. */
@@ -164,8 +178,10 @@ typedef struct kvq_kernels {
     X(score_affine)                                                                                          \
     X(accumulate_affine)                                                                                     \
     X(fold_keys)                                                                                             \
+    X(fold_keys_rest)                                                                                        \
     X(score_folded)                                                                                          \
     X(fold_values)                                                                                           \
+    X(fold_values_rest)                                                                                      \
     X(accumulate_folded)                                                                                     \
     X(dot_f32)                                                                                               \
     X(dot_f16)                                                                                               \
@@ -202,6 +218,10 @@ void kvq_accumulate_affine_portable(const kvq_layout *l, const uint8_t *superblo
 /* Likewise portable_fast.c. */
 void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                             const float *q, size_t n_q, int8_t *q_folded, float *step, float *bias);
+void kvq_fold_keys_rest_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
+                                 float step, int8_t *q_rest, float *bias);
+void kvq_fold_values_rest_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
+                                   const float *step, int8_t *p_rest, float *bias);
 void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                                const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
                                float *scores);

@@ -23,7 +23,9 @@
 const kvq_kernels KVQ_AVXVNNI_TABLE = {
     .isa = "avxvnni",
     .fold_keys = fold_keys_v,
+    .fold_keys_rest = fold_keys_rest_v,
     .score_folded = score_folded_v,
     .fold_values = fold_values_v,
+    .fold_values_rest = fold_values_rest_v,
     .accumulate_folded = accumulate_folded_v,
 };

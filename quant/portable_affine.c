@@ -2,11 +2,12 @@
  * The portable kernels of the affine codec: encode, dequantize, score, accumulate. Arithmetic:
  * codec_affine.c; layout: layout.h.
  *
- * Score and accumulate never form dequantized values in the default arithmetic. Keys per channel fold the
- * scale into the query, sum_c q_c (s_c code_tc + m_c) = sum_c (q_c s_c) code_tc + sum_c q_c m_c; values per
- * token fold it into the probability in the same way. The other two pairs of role and axis take the scale out
- * of the sum over a group. In the parity arithmetic xhat is rounded to half twice and nothing folds: there
- * the values themselves are summed.
+ * Scores of keys per channel fold the scale into the query, sum_c q_c (s_c code_tc + m_c) = sum_c (q_c s_c)
+ * code_tc + sum_c q_c m_c, and never form dequantized values; values per token fold it into the probability
+ * in the same way. The other two pairs of role and axis sum dequantized values: taking the scale and the
+ * minimum out of the sum over a group would be cheaper, but where one channel has a large offset, that
+ * minimum stands for all the group's small values, and float loses them in the difference of two large sums.
+ * So does the parity arithmetic, where xhat is rounded to half twice and nothing folds.
  *
  * The inner loops run over what lies side by side in the layout: 16 tokens of one channel for keys, 16
  * channels of one token for values ("lanes"), so that a compiler can vectorise them. Groups are multiples of
@@ -194,8 +195,8 @@ static void score_values(const kvq_layout *l, const uint8_t *superblock, size_t 
     }
 }
 
-static void score_per_channel(const kvq_layout *l, const uint8_t *superblock, size_t t, const float *q,
-                              float sum[LANES])
+static void score_folding_scales(const kvq_layout *l, const uint8_t *superblock, size_t t, const float *q,
+                                 float sum[LANES])
 {
     float code[LANES], bias = 0.0f;
     for (size_t c = 0; c < l->dim; c++) {
@@ -209,36 +210,16 @@ static void score_per_channel(const kvq_layout *l, const uint8_t *superblock, si
         sum[j] += bias;
 }
 
-static void score_per_token(const kvq_layout *l, const uint8_t *superblock, size_t t, const float *q,
-                            float sum[LANES])
-{
-    for (size_t c0 = 0; c0 < l->dim; c0 += l->group) {
-        size_t c1 = min_size(c0 + l->group, l->dim);
-        float code[LANES], scale[LANES], min[LANES], group_sum[LANES] = {0}, q_sum = 0.0f;
-        for (size_t c = c0; c < c1; c++) {
-            unpack_lanes(l, superblock, t, c, code);
-            q_sum += q[c];
-            for (size_t j = 0; j < LANES; j++)
-                group_sum[j] += q[c] * code[j];
-        }
-        load_lanes_meta(l, superblock, t, c0, scale, min);
-        for (size_t j = 0; j < LANES; j++)
-            sum[j] += scale[j] * group_sum[j] + min[j] * q_sum;
-    }
-}
-
 void kvq_score_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
                                size_t n_q, float *scores)
 {
     for (size_t i = 0; i < n_q; i++, q += l->dim, scores += KVQ_SUPERBLOCK)
         for (size_t t = 0; t < n; t += LANES) {
             float sum[LANES] = {0};
-            if (l->half_arith)
-                score_values(l, superblock, t, q, sum);
-            else if (l->per_channel)
-                score_per_channel(l, superblock, t, q, sum);
+            if (l->per_channel && !l->half_arith)
+                score_folding_scales(l, superblock, t, q, sum);
             else
-                score_per_token(l, superblock, t, q, sum);
+                score_values(l, superblock, t, q, sum);
             memcpy(scores + t, sum, min_size(LANES, n - t) * sizeof *sum);
         }
 }
@@ -256,8 +237,8 @@ static void accumulate_values(const kvq_layout *l, const uint8_t *superblock, si
     }
 }
 
-static void accumulate_per_token(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t c,
-                                 const float *p, float sum[LANES])
+static void accumulate_folding_scales(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t c,
+                                      const float *p, float sum[LANES])
 {
     float code[LANES], bias = 0.0f;
     for (size_t i = 0; i < n; i++) {
@@ -271,36 +252,16 @@ static void accumulate_per_token(const kvq_layout *l, const uint8_t *superblock,
         sum[j] += bias;
 }
 
-static void accumulate_per_channel(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t c,
-                                   const float *p, float sum[LANES])
-{
-    for (size_t i = 0; i < n;) {
-        size_t t = i, end = min_size(n, i + l->group); /* of this group */
-        float code[LANES], scale[LANES], min[LANES], group_sum[LANES] = {0}, p_sum = 0.0f;
-        for (; i < end; i++) {
-            unpack_lanes(l, superblock, i, c, code);
-            p_sum += p[i];
-            for (size_t j = 0; j < LANES; j++)
-                group_sum[j] += p[i] * code[j];
-        }
-        load_lanes_meta(l, superblock, t, c, scale, min);
-        for (size_t j = 0; j < LANES; j++)
-            sum[j] += scale[j] * group_sum[j] + min[j] * p_sum;
-    }
-}
-
 void kvq_accumulate_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
                                     size_t n_q, float *acc)
 {
     for (size_t i = 0; i < n_q; i++, p += KVQ_SUPERBLOCK, acc += l->dim)
         for (size_t c = 0; c < l->dim; c += LANES) {
             float sum[LANES] = {0};
-            if (l->half_arith)
-                accumulate_values(l, superblock, n, c, p, sum);
-            else if (l->per_channel)
-                accumulate_per_channel(l, superblock, n, c, p, sum);
+            if (!l->per_channel && !l->half_arith)
+                accumulate_folding_scales(l, superblock, n, c, p, sum);
             else
-                accumulate_per_token(l, superblock, n, c, p, sum);
+                accumulate_values(l, superblock, n, c, p, sum);
             for (size_t j = 0; j < min_size(LANES, l->dim - c); j++)
                 acc[c + j] += sum[j];
         }

@@ -17,6 +17,10 @@
  *   that do not conspire. codec_affine.c estimates
  * from this where a query's range is too wide for this arithmetic, and what the output is off by, which lib/
  * compares with the output itself.
+ *
+ * Wide. Where that is not enough, what rounding took is folded again in steps 2^15 times finer, and its sums
+ * are added: then weights carry 31 bits, and what is left is float32's own rounding, still with the same bits
+ * on every instruction set.
  */
 #include "quant/codec.h"
 
@@ -112,6 +116,54 @@ void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, cons
             }
             bias[fold] = sum_with_rest(lane, step[i] * kvq_half_levels(l), rest);
         }
+    }
+}
+
+/* Number i becomes what rounding takes from x, in finer steps; returns that. */
+static float store_rest(int8_t *folded, size_t i, float x)
+{
+    const float round_magic = 0x1.8p23f;
+    float rest = x - ((x + round_magic) - round_magic);
+    (void)store_folded(folded, i, rest * KVQ_REST_SCALE);
+    return rest;
+}
+
+/* The bias that takes back what rounding was made up for. */
+static float rest_bias(float step, float half_levels, const float rest[LANES])
+{
+    float lane[LANES];
+    for (size_t j = 0; j < LANES; j++)
+        lane[j] = -(step * half_levels) * rest[j];
+    return sum_lanes(lane);
+}
+
+void kvq_fold_keys_rest_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
+                                 float step, int8_t *q_rest, float *bias)
+{
+    size_t fold_dim = kvq_fold_dim(l->dim);
+    float same_step, per_unit = folded_per_unit(largest_folded(l, superblock, n, q), &same_step);
+    for (size_t t = 0; t < n; t += l->meta_tile_tokens, q_rest += 2 * fold_dim) {
+        float rest[LANES] = {0};
+        for (size_t c = 0; c < fold_dim; c++)
+            rest[c % LANES] += store_rest(
+                q_rest, c, c < l->dim ? q[c] * per_unit * kvq_scale_at(l, superblock, t, c) : 0.0f);
+        *bias++ = rest_bias(step, kvq_half_levels(l), rest);
+    }
+}
+
+void kvq_fold_values_rest_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
+                                   const float *step, int8_t *p_rest, float *bias)
+{
+    for (size_t c = 0; c < l->dim; c += l->group, p_rest += 2 * KVQ_SUPERBLOCK) {
+        float x[KVQ_SUPERBLOCK] = {0}, rest[LANES] = {0}, max = 0.0f, same_step;
+        for (size_t t = 0; t < n; t++) {
+            x[t] = p[t] * kvq_scale_at(l, superblock, t, c);
+            max = x[t] > max ? x[t] : max;
+        }
+        float per_unit = folded_per_unit(max, &same_step);
+        for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
+            rest[t % LANES] += store_rest(p_rest, t, x[t] * per_unit);
+        *bias++ = rest_bias(*step++, kvq_half_levels(l), rest);
     }
 }
 

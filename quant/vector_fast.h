@@ -167,6 +167,60 @@ static void fold_keys_v(const kvq_layout *l, const uint8_t *superblock, const ui
     }
 }
 
+/* Store 32 folded numbers made of what rounding takes from x and y, in finer steps; adds that to *sum. */
+V_INLINE void store_rests(int8_t *p, v_f x, v_f y, v_f *sum)
+{
+    v_f a = v_sub(x, v_round(x)), b = v_sub(y, v_round(y)), finer = v_set1(KVQ_REST_SCALE);
+    v_store_folded(p, v_mul(a, finer), v_mul(b, finer));
+    *sum = v_add(v_add(*sum, a), b);
+}
+
+static void fold_keys_rest_v(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
+                             float step, int8_t *q_rest, float *bias)
+{
+    const size_t fold_dim = kvq_fold_dim(l->dim);
+    size_t n_meta_tiles = (n + l->meta_tile_tokens - 1) / l->meta_tile_tokens;
+    if (n == 0)
+        return;
+    float largest_q, same_step;
+    v_f per_unit =
+        v_set1(folded_per_unit(largest_folded(l, superblock, n_meta_tiles, q, &largest_q), &same_step));
+    for (size_t meta_tile = 0; meta_tile < n_meta_tiles; meta_tile++, q_rest += 2 * fold_dim) {
+        const uint16_t *scales = meta_tile_scales(l, superblock, meta_tile);
+        v_f rest = v_set1(0.0f);
+        for (size_t c = 0; c < fold_dim; c += 32) {
+            bool second = c + 16 < l->dim_padded; /* the meta_tile has no scales beyond */
+            v_f scale_b = second ? v_load_half(scales + c + 16) : v_set1(0.0f);
+            v_f a = v_mul(v_mul(query_load(q, c, l->dim), per_unit), v_load_half(scales + c));
+            v_f b = v_mul(v_mul(query_load(q, c + 16, l->dim), per_unit), scale_b);
+            store_rests(q_rest + 2 * c, a, b, &rest);
+        }
+        *bias++ = v_sum(v_mul(v_set1(-(step * kvq_half_levels(l))), rest));
+    }
+}
+
+static void fold_values_rest_v(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
+                               const float *step, int8_t *p_rest, float *bias)
+{
+    const uint16_t *scales = (const uint16_t *)(const void *)(superblock + l->meta_offset);
+    for (size_t u = 0; u < l->n_meta / KVQ_SUPERBLOCK; u++, scales += KVQ_SUPERBLOCK) {
+        _Alignas(KVQ_ALIGNMENT) float x[KVQ_SUPERBLOCK];
+        v_f largest = v_set1(0.0f), rest = v_set1(0.0f);
+        for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
+            v_f product = v_mul(query_load(p, t, n), v_load_half(scales + t));
+            largest = v_max(largest, product);
+            v_store(x + t, product);
+        }
+        float same_step;
+        v_f factor = v_set1(folded_per_unit(v_largest(largest), &same_step));
+        for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 32, p_rest += 64) {
+            v_f a = v_mul(v_load(x + t), factor), b = v_mul(v_load(x + t + 16), factor);
+            store_rests(p_rest, a, b, &rest);
+        }
+        *bias++ = v_sum(v_mul(v_set1(-(*step++ * kvq_half_levels(l))), rest));
+    }
+}
+
 /* One row of p against the scales and minimums of one group: products with the scales, and sums by lane. */
 V_INLINE v_f weigh_group(const uint16_t *scales, const uint16_t *mins, v_f half_levels, size_t n,
                          const float *p, float *x, v_f *of_mins, v_f *of_squares)

@@ -169,6 +169,67 @@ void check_fold_keys(const kvq_kernels *k)
     }
 }
 
+/* The rest of a fold, which is q_folded or p_folded of one row in steps of `step`: together both are within
+ * half a finer step of x, but for float rounding of x * (1 / step), which is what it may be off: 2^-22 of
+ * 32512 steps. */
+static void check_rest(const int8_t *folded, const int8_t *rest, const double *x, size_t n, size_t n_padded,
+                       float step)
+{
+    double finer = (double)step / (double)KVQ_REST_SCALE;
+    for (size_t i = 0; i < n_padded; i++) {
+        double wanted = i < n ? x[i] : 0;
+        double both = (double)step * weight_at(folded, i) + finer * weight_at(rest, i);
+        cr_assert(abs(weight_at(rest, i)) <= (int)KVQ_REST_SCALE / 2);
+        cr_assert(fabs(both - wanted) <= 0.51 * finer + 0x1p-22 * fabs(wanted) + (double)KVQ_FOLD_MIN,
+                  "number %zu is %g, not %g", i, both, wanted);
+    }
+}
+
+/* A rest's bias takes back what the fold's had for what rounding took: folded again, bias and rest must come
+ * to minus that. 0.002 of a step per number is float's idea of x * (1 / step), n + 8 roundings those of the
+ * sum. */
+static void check_rest_bias(const kvq_layout *l, const int8_t *rest, size_t n, float step, float got)
+{
+    double sum = 0, size = 0;
+    for (size_t i = 0; i < n; i++) {
+        sum += weight_at(rest, i) / (double)KVQ_REST_SCALE;
+        size += fabs(weight_at(rest, i) / (double)KVQ_REST_SCALE);
+    }
+    double unit = (double)step * (double)kvq_half_levels(l), wanted = -unit * sum;
+    double bound = unit * ((double)n / (double)KVQ_REST_SCALE + (double)(n + 8) * 0x1p-23 * size) + 1e-37;
+    cr_assert(fabs((double)got - wanted) <= bound, "bias %g, not %g within %g", (double)got, wanted, bound);
+}
+
+void check_fold_keys_rest(const kvq_kernels *k)
+{
+    static int8_t rest_spec[4 * 2 * MAX_FOLD];
+    static double x[MAX_FOLD];
+    for (size_t i = 0; i < 2 * N_LAYOUTS; i++) {
+        kvq_layout l;
+        if (!folding_layout(i % N_LAYOUTS, KVQ_KEYS, &l))
+            continue;
+        const uint8_t *sb = encoded_in(&in_a, &l);
+        size_t n = random_count(), n_tiles = tiles_of(&l, n), fold_bytes = 2 * kvq_fold_dim(l.dim);
+        float *q = floats_in(&in_b, query_fill(), 1, l.dim);
+        fold_keys_spec(&l, sb, n, q, 1);
+        if (n == 0 || !(steps_spec[0] <= KVQ_FOLD_MAX))
+            continue;
+        kvq_fold_keys_rest_portable(&l, sb, n, q, steps_spec[0], rest_spec, biases_spec);
+        for (size_t tile = 0; tile < n_tiles; tile++) {
+            for (size_t c = 0; c < l.dim; c++)
+                x[c] = (double)q[c] * (double)kvq_scale_at(&l, sb, tile * l.meta_tile_tokens, c);
+            const int8_t *rest = rest_spec + tile * fold_bytes;
+            check_rest(weights_spec + tile * fold_bytes, rest, x, l.dim, fold_bytes / 2, steps_spec[0]);
+            check_rest_bias(&l, rest, l.dim, steps_spec[0], biases_spec[tile]);
+        }
+        int8_t *rest = place(&out_a, random_placing(&r), n_tiles * fold_bytes, 1);
+        k->fold_keys_rest(&l, sb, n, q, steps_spec[0], rest, biases);
+        check_canaries(&out_a, "fold_keys_rest");
+        cr_assert(same_bits("rest", rest, rest_spec, n_tiles * fold_bytes), "layout %zu", i);
+        cr_assert(same_bits("biases", biases, biases_spec, n_tiles * sizeof *biases), "layout %zu", i);
+    }
+}
+
 /* Weights of any value, for the sums: the largest ones make them overflow if anything does. */
 static void random_weights(int8_t *weights, size_t n_bytes)
 {
@@ -332,5 +393,32 @@ void check_accumulate_folded(const kvq_kernels *k)
                           i, (unsigned)l.bits, l.group, l.dim, row, n_q, n, c, (double)acc[row * l.dim + c],
                           (double)wanted);
             }
+    }
+}
+
+void check_fold_values_rest(const kvq_kernels *k)
+{
+    static int8_t folded[KVQ_GROUPS_MAX * 2 * T], rest_spec[KVQ_GROUPS_MAX * 2 * T];
+    for (size_t i = 0; i < 2 * N_LAYOUTS; i++) {
+        kvq_layout l;
+        if (!folding_layout(i % N_LAYOUTS, KVQ_VALUES, &l))
+            continue;
+        const uint8_t *sb = encoded_in(&in_a, &l);
+        size_t n = random_count(), n_groups = (l.dim + l.group - 1) / l.group;
+        const float *p = probabilities_in(&in_b, 1, n);
+        kvq_fold_values_portable(&l, sb, NULL, n, p, 1, folded, steps_spec, biases_spec, energies_spec);
+        kvq_fold_values_rest_portable(&l, sb, n, p, steps_spec, rest_spec, biases_spec);
+        for (size_t u = 0; u < n_groups; u++) {
+            double x[T];
+            for (size_t t = 0; t < n; t++)
+                x[t] = (double)p[t] * (double)kvq_scale_at(&l, sb, t, u * l.group);
+            check_rest(folded + u * 2 * T, rest_spec + u * 2 * T, x, n, T, steps_spec[u]);
+            check_rest_bias(&l, rest_spec + u * 2 * T, n, steps_spec[u], biases_spec[u]);
+        }
+        int8_t *rest = place(&out_a, random_placing(&r), n_groups * 2 * T, 1);
+        k->fold_values_rest(&l, sb, n, p, steps_spec, rest, biases);
+        check_canaries(&out_a, "fold_values_rest");
+        cr_assert(same_bits("rest", rest, rest_spec, n_groups * 2 * T), "layout %zu", i);
+        cr_assert(same_bits("biases", biases, biases_spec, n_groups * sizeof *biases), "layout %zu", i);
     }
 }

@@ -711,16 +711,17 @@ static void check_plain_attention(const kvq_codec *codec, size_t dim)
     static float q[N_Q * MAX_DIM], scores[N_Q * T], p[N_Q * T], acc[N_Q * MAX_DIM];
     kvq_layout l = plain_layout(codec, KVQ_KEYS, dim);
     size_t n = 1 + rng_below(&r, T);
-    kvq_tokens tokens = {.superblock = superblock, .n = n, .fast = rng_u64(&r) & 1};
+    kvq_tokens tokens = {.superblock = superblock, .n = n, .sums = (kvq_sums)rng_below(&r, 3)};
     fill(&r, FILL_OFFSETS, x, T, dim);
     fill(&r, FILL_NORMAL, q, N_Q, dim);
     fill(&r, FILL_NORMAL, p, N_Q, T);
-    float off[N_Q], error[N_Q] = {0};
+    float score_rms_error[N_Q], error[N_Q] = {0};
+    kvq_score_counts counts = {0};
     memset(acc, 0, sizeof acc);
     encode_fresh(&l, superblock, T);
     codec->dequantize(&kvq_kernels_portable, &l, superblock, 0, T, xhat, dim);
-    codec->score(&kvq_kernels_portable, &l, &tokens, q, N_Q, scores, off);
-    codec->accumulate(&kvq_kernels_portable, &l, &tokens, p, N_Q, off, acc, error);
+    codec->score(&kvq_kernels_portable, &l, &tokens, q, N_Q, scores, score_rms_error, &counts);
+    codec->accumulate(&kvq_kernels_portable, &l, &tokens, p, N_Q, score_rms_error, acc, error);
     for (size_t i = 0; i < N_Q; i++) {
         for (size_t j = 0; j < n; j++) {
             double sum = 0, magnitude = 0;

@@ -83,6 +83,18 @@ static kvq_cache *cache_for(const char *scheme, const char *isa, shape s)
     return cache;
 }
 
+/* One query in fast precision; what was done for it is counted. */
+static void attend_counting(const kvq_cache *cache, shape s, const float *q, kvq_attend_counters *counters,
+                            float *out)
+{
+    kvq_attend_options options;
+    kvq_attend_options_init(&options);
+    options.counters = counters;
+    options.n_threads = 1;
+    cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, q, 1, 1.0f / sqrtf((float)s.head_dim), &options, out),
+                 KVQ_OK);
+}
+
 static void attend(const kvq_cache *cache, shape s, const float *q, kvq_precision precision, int n_threads,
                    float *out)
 {
@@ -149,33 +161,113 @@ ParameterizedTest(fast_case *test, fast, is_close_to_exact)
 
 /* ---- Identities to the bit ---- */
 
-static void expect_same_bits_everywhere(shape s, size_t n_tokens)
+static kvq_attend_counters expect_same_bits_everywhere(shape s, size_t n_tokens, data_kind kind)
 {
     enum { MAX_OUT = 8 * 1024 };
     static float out[MAX_OUT], portable[MAX_OUT];
     size_t n_bytes = s.n_heads * s.head_dim * sizeof *out;
     rng r = rng_make(77 + s.head_dim);
+    kvq_attend_counters all;
+    kvq_attend_counters_init(&all);
     for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++) {
-        inputs x = make_inputs(&r, GAUSSIAN, s, n_tokens);
+        inputs x = make_inputs(&r, kind, s, n_tokens);
         for (size_t isa = 0; kvq_isa_name(isa) != NULL; isa++) {
             kvq_cache *cache = cache_for(schemes[i], kvq_isa_name(isa), s);
             cr_assert(strcmp(kvq_cache_isa(cache), kvq_isa_name(isa)) == 0);
             cr_assert_eq(kvq_cache_append(cache, 0, 0, x.k, x.v, n_tokens), KVQ_OK);
-            attend(cache, s, x.q, KVQ_PRECISION_FAST, 1, out);
+            kvq_attend_counters counters;
+            kvq_attend_counters_init(&counters);
+            attend_counting(cache, s, x.q, &counters, out);
+            cr_assert_eq(counters.heads, s.n_heads);
+            cr_assert_eq(counters.superblocks_exact, 0, "%s", data_names[kind]);
             if (isa == 0)
                 memcpy(portable, out, n_bytes);
-            cr_assert(same_bits(schemes[i], out, portable, n_bytes), "D = %zu, %s", s.head_dim,
-                      kvq_isa_name(isa));
+            cr_assert(same_bits(schemes[i], out, portable, n_bytes), "%s, D = %zu, %s", data_names[kind],
+                      s.head_dim, kvq_isa_name(isa));
+            all.superblocks += counters.superblocks;
+            all.superblocks_wide += counters.superblocks_wide;
+            all.heads_again += counters.heads_again;
             kvq_cache_free(cache);
         }
         free_inputs(&x);
     }
+    return all;
 }
 
+/* What kvq.h promises while superblocks_exact stays 0, on data of all kinds: also where queries are wide and
+ * rows are computed again. */
 Test(fast, every_instruction_set_gives_the_same_bits)
 {
-    expect_same_bits_everywhere((shape){1, 6, 2, 80, 1}, 700);
-    expect_same_bits_everywhere((shape){1, 8, 1, 1024, 1}, 200);
+    kvq_attend_counters c = expect_same_bits_everywhere((shape){1, 8, 1, 1024, 1}, 200, GAUSSIAN);
+    cr_assert(c.superblocks > 0 && c.superblocks_wide * 4 < c.superblocks, "nearly nothing on easy data");
+    uint64_t n_wide = 0, n_again = 0;
+    for (data_kind kind = 0; kind < N_DATA; kind++) {
+        c = expect_same_bits_everywhere((shape){1, 6, 2, 80, 1}, 700, kind);
+        n_wide += c.superblocks_wide;
+        n_again += c.heads_again;
+    }
+    cr_assert(n_wide > 0 && n_again > 0, "%d wide, %d again: this tests nothing else", (int)n_wide,
+              (int)n_again);
+}
+
+/* Every superblock of packed keys is counted once per query head, and again for heads that are computed
+ * again. */
+Test(fast, counters_count)
+{
+    shape s = {1, 6, 2, 64, 1};
+    rng r = rng_make(82);
+    inputs x = make_inputs(&r, GAUSSIAN, s, 640);
+    kvq_cache *cache = cache_for("kivi2,r=0,mode=sliding", NULL, s), *plain = cache_for("fp32", NULL, s);
+    float out[6 * 64];
+    kvq_attend_counters counters;
+    kvq_attend_counters_init(&counters);
+    cr_assert_eq(kvq_cache_append(cache, 0, 0, x.k, x.v, 640), KVQ_OK);
+    cr_assert_eq(kvq_cache_append(plain, 0, 0, x.k, x.v, 640), KVQ_OK);
+    attend_counting(cache, s, x.q, &counters, out);
+    cr_assert(counters.heads == 6 && counters.superblocks == 5 * (6 + counters.heads_again));
+    uint64_t superblocks = counters.superblocks;
+    attend_counting(plain, s, x.q, &counters, out);
+    cr_assert(counters.heads == 12 && counters.superblocks == superblocks, "only what can fold is counted");
+    kvq_attend_options options;
+    kvq_attend_options_init(&options);
+    options.counters = &counters;
+    options.precision = KVQ_PRECISION_EXACT;
+    cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, x.q, 1, 0.1f, &options, out), KVQ_OK);
+    cr_assert(counters.heads == 18 && counters.superblocks == superblocks);
+    counters.struct_size = 3;
+    cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, x.q, 1, 0.1f, &options, out), KVQ_ERR_ARG);
+    free_inputs(&x);
+    kvq_cache_free(cache), kvq_cache_free(plain);
+}
+
+/* Values so small that a group's scale is one of the smallest halves: codes then stand at one end of the
+ * grid, and errors of all channels are the same draw. 4,000 draws of up to a third of 1e-3 came to 7e-4;
+ * where the estimate knows better, rows are computed again and stay below a third. */
+Test(fast, groups_of_subnormal_halves_keep_their_distance)
+{
+    enum { N = 128, D = 32 };
+    static const char *const some[] = {"kivi3,r=0,mode=sliding", "kivi4,r=0,mode=sliding",
+                                       "kivi6,r=0,mode=sliding", "kivi8,r=0,mode=sliding"};
+    shape s = {1, 1, 1, D, 1};
+    rng r = rng_make(83);
+    for (size_t i = 0; i < 4; i++) {
+        inputs x = make_inputs(&r, GAUSSIAN, s, N);
+        for (size_t j = 0; j < N * D; j++)
+            x.v[j] = 3e-7f * (1 + 0.05f * rng_normal(&r));
+        kvq_cache *cache = cache_for(some[i], NULL, s);
+        cr_assert_eq(kvq_cache_append(cache, 0, 0, x.k, x.v, N), KVQ_OK);
+        for (size_t trial = 0; trial < 4000; trial++) {
+            float fast[D], exact[D], sharpness = 0.8f * (float)(trial % 5 + 1);
+            for (size_t c = 0; c < D; c++)
+                x.q[c] = sharpness * rng_normal(&r);
+            attend(cache, s, x.q, KVQ_PRECISION_FAST, 1, fast);
+            attend(cache, s, x.q, KVQ_PRECISION_EXACT, 1, exact);
+            double error = rel_l2(fast, exact, D);
+            cr_assert(error <= 3.4e-4, "%s: off by %g", some[i], error);
+        }
+        free_inputs(&x);
+        kvq_cache_free(cache);
+    }
 }
 
 Test(fast, an_instruction_set_that_is_unknown_is_an_error)
@@ -188,7 +280,7 @@ Test(fast, an_instruction_set_that_is_unknown_is_an_error)
     cr_assert_eq(kvq_cache_create(&cache, &config), KVQ_ERR_ISA);
 }
 
-/* One KV head over several spans: threads share the tokens of one head. */
+/* One KV head over several segments: threads share the tokens of one head. */
 Test(fast, one_head_on_many_threads_gives_the_same_bits)
 {
     static const size_t lengths[] = {1000, 1024, 1025, 4100, 9001};
@@ -236,10 +328,10 @@ Test(fast, asking_for_a_bound_makes_the_call_exact)
 
 /*
  * Tokens come in pairs with the same key and opposite values, so that a query that weighs them evenly has an
- * output of nearly 0, against which any error is large: it must fall back to exact. Another query, which
+ * output of nearly 0, against which any error is large: it must be computed again. Another query, which
  * shares the tile, sees little but the last token, which has no partner, and must not.
  */
-Test(fast, rows_that_cancel_are_computed_again_exactly)
+Test(fast, rows_that_cancel_are_computed_again)
 {
     enum { N = 4160, D = 64 };
     shape s = {1, 2, 1, D, 1};
@@ -265,12 +357,15 @@ Test(fast, rows_that_cancel_are_computed_again_exactly)
     cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, x.q, 1, 0.125f, &options, exact), KVQ_OK);
     options.precision = KVQ_PRECISION_FAST;
     options.probabilities = p_fast;
+    kvq_attend_counters counters;
+    options.counters = &counters;
     for (options.n_threads = 1; options.n_threads <= 4; options.n_threads++) {
+        kvq_attend_counters_init(&counters);
         cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, x.q, 1, 0.125f, &options, fast), KVQ_OK);
-        cr_assert(same_bits("head 0 falls back", fast, exact, D * sizeof *fast), "%d threads",
+        cr_assert(counters.heads_again == 1 && counters.superblocks_exact == 0, "head 0 alone, %d threads",
                   options.n_threads);
-        cr_assert(same_bits("its probabilities", p_fast, p_exact, N * sizeof *fast), "%d threads",
-                  options.n_threads);
+        double error = rel_l2(fast, exact, D), of_probabilities = rel_l2(p_fast, p_exact, N);
+        cr_assert(error <= 1e-3 && of_probabilities <= 1e-5, "%g, %g", error, of_probabilities);
         cr_assert(memcmp(fast + D, exact + D, D * sizeof *fast) != 0, "head 1 is fast");
         cr_assert(rel_l2(fast + D, exact + D, D) <= 1e-3 && rel_l2(p_fast + N, p_exact + N, N) <= 1e-3);
     }

@@ -180,6 +180,13 @@ static size_t run_fold_keys(const kvq_kernels *k, workspace *w, size_t i)
 }
 static const kernel_bench bench_fold_keys = {run_fold_keys, true, true};
 
+static size_t run_fold_keys_rest(const kvq_kernels *k, workspace *w, size_t i)
+{
+    k->fold_keys_rest(&w->keys, block(w->k, &w->keys, i), T, w->q, w->k_step[0], w->weights, w->bias);
+    return metadata_bytes(&w->keys);
+}
+static const kernel_bench bench_fold_keys_rest = {run_fold_keys_rest, true, false};
+
 static size_t run_score_folded(const kvq_kernels *k, workspace *w, size_t i)
 {
     k->score_folded(&w->keys, block(w->k, &w->keys, i), next_block(w->k, &w->keys, i), T, w->k_weights,
@@ -195,6 +202,13 @@ static size_t run_fold_values(const kvq_kernels *k, workspace *w, size_t i)
     return metadata_bytes(&w->values);
 }
 static const kernel_bench bench_fold_values = {run_fold_values, true, true};
+
+static size_t run_fold_values_rest(const kvq_kernels *k, workspace *w, size_t i)
+{
+    k->fold_values_rest(&w->values, block(w->v, &w->values, i), T, w->p, w->v_step, w->weights, w->bias);
+    return metadata_bytes(&w->values);
+}
+static const kernel_bench bench_fold_values_rest = {run_fold_values_rest, true, false};
 
 static size_t run_accumulate_folded(const kvq_kernels *k, workspace *w, size_t i)
 {
