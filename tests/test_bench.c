@@ -91,6 +91,9 @@ Test(bench, attention_reports_every_field)
     /* Two heads over two superblocks of 128 tokens, which are all of them. */
     cr_assert_eq(json_integer_value(json_object_get(row, "heads")), 2);
     cr_assert_eq(json_integer_value(json_object_get(row, "superblocks")), 4);
+    cr_assert(json_is_integer(json_object_get(row, "superblocks_wide")));
+    cr_assert(json_is_integer(json_object_get(row, "superblocks_exact")));
+    cr_assert_leq(json_integer_value(json_object_get(row, "superblocks_wide")), 4);
     cr_assert_leq(json_integer_value(json_object_get(row, "superblocks_exact")), 4);
     cr_assert_leq(json_integer_value(json_object_get(row, "heads_again")), 2);
     cr_assert(json_is_integer(json_object_get(row, "heads_again")));
