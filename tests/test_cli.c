@@ -272,7 +272,7 @@ static void make_model_with_head(const char *name, bool differs)
     const long n_data = ftell(f) - 8 - (long)length;
     char *data = malloc((size_t)(n_data + n));
     cr_assert_eq(fseek(f, 8 + (long)length, SEEK_SET), 0);
-    cr_assert_eq(fread(data, 1, (size_t)n_data, f), n_data);
+    cr_assert_eq(fread(data, 1, (size_t)n_data, f), (size_t)n_data);
     fclose(f);
     memcpy(data + n_data, data + begin, (size_t)n);
     if (differs)

@@ -11,7 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
-const struct argp_option completion_options_list[] = {{0}};
+const struct argp_option completion_options_list[] = {{NULL, 0, NULL, 0, "The shell it knows is bash.", 0},
+                                                      {0}};
 const char *const completion_arguments[] = {"bash", NULL};
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
