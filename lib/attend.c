@@ -191,6 +191,7 @@ static const uint8_t *plain_rows(const query_tile *t, const chunk *c, kvq_role r
 static kvq_tokens packed_tokens(const query_tile *t, const chunk *c, kvq_role role, size_t n)
 {
     size_t page = c->begin / KVQ_SUPERBLOCK;
+    /* Only for prefetching: another page here would cost time, and no result tells. */
     bool more = c->begin + KVQ_SUPERBLOCK < t->layer->packed[role];
     return (kvq_tokens){
         .superblock = kvq_superblock(t->call->plan, &t->layer->page[page], role, t->kv_head),

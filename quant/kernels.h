@@ -22,44 +22,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "quant/fold.h"
 #include "quant/layout.h"
 
-/* Fast precision. Folded numbers stay below 127 * 256 + 128, so that low and high are signed bytes. */
-enum {
-    KVQ_FOLDED_MAX = 127 * 256,
-    KVQ_ROWS_MAX = 8,    /* the most rows (queries) of one kernel call in fast precision */
-    KVQ_GROUPS_MAX = 64, /* of values: KVQ_DIM_MAX / 16 */
-};
+enum { KVQ_ROWS_MAX = 8 }; /* the most rows (queries) of one kernel call */
+
 /* 2^(r+1) on [-1/2, 1/2] to 2e-9 (Remez, in double, then rounded to float), from the highest power down. */
 #define KVQ_EXP2_COEFFICIENTS                                                                                \
     {                                                                                                        \
         0x1.41d334p-12f, 0x1.5f456ap-9f, 0x1.3b2dbcp-6f, 0x1.c6aed4p-4f, 0x1.ebfbdap-2f, 0x1.62e430p+0f,     \
             2.0f                                                                                             \
     }
-
-#define KVQ_REST_SCALE 0x1p15f   /* a rest of up to half a step becomes up to 16,384 steps of the wide fold */
-#define KVQ_FOLD_MIN   0x1p-100f /* below it they are 0: an error of levels * 2^-100 per element */
-#define KVQ_FOLD_MAX   0x1p100f
-
-/** Folded numbers per query and meta_tile of keys: D up to a multiple of 32, because a dword of one-bit codes
- * holds 32. */
-static inline size_t kvq_fold_dim(size_t dim)
-{
-    return (dim + 31) / 32 * 32;
-}
-
-/** Half the largest code: what codes are taken for where only their rough size matters. */
-static inline float kvq_half_levels(const kvq_layout *l)
-{
-    return 0.5f * (float)((1u << l->bits) - 1u);
-}
-
-/** Does fast precision serve this layout? */
-static inline bool kvq_layout_folds(const kvq_layout *l)
-{
-    return !l->half_arith &&
-           (l->role == KVQ_KEYS ? l->per_channel && l->group >= KVQ_BLOCK : !l->per_channel);
-}
 
 typedef struct kvq_kernels {
     const char *isa; /* the name that KVQ_ISA takes */

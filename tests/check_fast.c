@@ -256,8 +256,44 @@ static float plane_sum(const kvq_layout *l, const uint8_t *sb, const kvq_plane *
     return single((double)(float)low + (double)single(256 * (double)(float)high));
 }
 
+/* The largest sums there can be: every code the largest, every byte of what it is multiplied with at the same
+ * end, D up to the limit. Accumulators of 16 bits overflow here first, if they are widened too late. */
+static void check_largest_scores(const kvq_kernels *k)
+{
+    enum {
+        D = KVQ_DIM_MAX,
+        MAX_BYTES = 2 * D * 4 * T
+    }; /* of 8-bit codes and scales of groups of 32, with room */
+    static _Alignas(KVQ_ALIGNMENT) uint8_t sb[MAX_BYTES];
+    static int8_t folded[4 * 4 * 2 * D];
+    static float got[4 * T], wanted[4 * T];
+    static const size_t dims[] = {224, 256, 288, 320, 512, D};
+    static const uint32_t widths[] = {1, 2, 3, 4, 5, 6, 8};
+    static const int8_t ends[][2] = {{-128, 127}, {127, 127}, {-128, -127}, {127, -127}}; /* lows, highs */
+    const float step[4] = {1, 0.5f, 1, 0.25f}, bias[16] = {0};
+    for (size_t i = 0; i < 7 * 6 * 4; i++) {
+        kvq_layout l;
+        kvq_layout_init(&l, &(kvq_layout_spec){.codec = &kvq_codec_affine,
+                                               .role = KVQ_KEYS,
+                                               .bits = widths[i % 7],
+                                               .per_channel = true,
+                                               .group = 32,
+                                               .dim = dims[i / 7 % 6]});
+        memset(sb, 0xff, l.bytes); /* scales and minimums are not read */
+        for (size_t j = 0; j < sizeof folded; j++)
+            folded[j] = ends[i / 42][j / 16 % 2];
+        for (size_t n_q = 1; n_q <= 4; n_q++) {
+            kvq_score_folded_portable(&l, sb, NULL, T, folded, step, bias, n_q, wanted);
+            k->score_folded(&l, sb, NULL, T, folded, step, bias, n_q, got);
+            cr_assert(same_bits("scores", got, wanted, n_q * T * sizeof *got),
+                      "%u bits, D = %zu, %zu queries", (unsigned)l.bits, l.dim, n_q);
+        }
+    }
+}
+
 void check_score_folded(const kvq_kernels *k)
 {
+    check_largest_scores(k);
     for (size_t i = 0; i < 2 * N_LAYOUTS; i++) {
         kvq_layout l;
         if (!folding_layout(i % N_LAYOUTS, KVQ_KEYS, &l))

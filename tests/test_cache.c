@@ -582,6 +582,30 @@ Test(cache, arguments_are_checked)
     kvq_cache_reset(NULL);
 }
 
+/* Every call that fills or frees something takes NULL. */
+Test(cache, null_is_fine_where_it_can_be)
+{
+    kvq_config_init(NULL);
+    kvq_attend_options_init(NULL);
+    kvq_attend_counters_init(NULL);
+    kvq_load_options_init(NULL);
+    kvq_kivi_init(NULL);
+    kvq_scheme_free(NULL);
+    kvq_cache_free(NULL);
+    kvq_cache_get_config(NULL, &(kvq_config){0});
+    kvq_cache *cache = cache_of("kivi2", (shape){1, 1, 1, 8, 1}, NULL);
+    kvq_config config;
+    kvq_cache_get_config(cache, &config);
+    cr_assert_eq(config.head_dim, 8);
+    cr_assert_null(kvq_cache_isa(NULL));
+    cr_assert_eq(kvq_cache_export_kivi(cache, 0, 0, NULL), KVQ_ERR_ARG);
+    cr_assert_eq(kvq_cache_import_kivi(cache, 0, 0, NULL), KVQ_ERR_ARG);
+    float q[8] = {0}, out[8] = {7};
+    cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 0, q, 1, 1, NULL, out), KVQ_OK, "no sequences are a no-op");
+    cr_assert_eq(out[0], 7);
+    kvq_cache_free(cache);
+}
+
 Test(cache, max_tokens_holds)
 {
     kvq_config config;

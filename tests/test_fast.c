@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quant/kernels.h"
 #include "tests/support.h"
 
 typedef enum data_kind {
@@ -371,6 +372,80 @@ Test(fast, rows_that_cancel_are_computed_again)
     }
     free_inputs(&x);
     kvq_cache_free(cache);
+}
+
+/* ---- Estimates of error, seen through what is computed again ---- */
+
+/*
+ * Keys whose scores are all 0 for a query that is as wide as one of 16 bits may be: channels 0 and 1 cancel.
+ * Channel 2 takes tokens outside [begin, end) out of the sum. Values of the others come in pairs of w and -w,
+ * plus b.
+ */
+enum { EST_D = 64, EST_N = 258 };
+
+static void cancelling_inputs(inputs *x, size_t begin, size_t end, float b)
+{
+    for (size_t t = 0; t < EST_N; t++)
+        for (size_t c = 0; c < EST_D; c++) {
+            float u = (float)(t * 7 % 4), w = (t + c) / 2 % 2 ? 1.0f : 0.5f;
+            bool counts = t >= begin && t < end;
+            x->k[t * EST_D + c] = c == 0 ? u : c == 1 ? -u : c == 2 && !counts ? -60.0f : 0.0f;
+            x->v[t * EST_D + c] = (t % 2 ? w : -w) * (c % 2 ? 1.0f : -1.0f) + b;
+        }
+}
+
+/* Is the head computed again with such an offset b? */
+static bool is_again(const char *scheme, float width, float b)
+{
+    static float k[EST_N * EST_D], v[EST_N * EST_D], q[EST_D], out[EST_D];
+    inputs x = {.k = k, .v = v, .q = q};
+    shape s = {1, 1, 1, EST_D, 1};
+    kvq_attend_counters counters;
+    memset(q, 0, sizeof q);
+    q[0] = q[1] = width, q[2] = 4;
+    cancelling_inputs(&x, 128, 256, b);
+    kvq_cache *cache = cache_for(scheme, NULL, s);
+    cr_assert_eq(kvq_cache_append(cache, 0, 0, k, v, EST_N), KVQ_OK);
+    kvq_attend_counters_init(&counters);
+    attend_counting(cache, s, q, &counters, out);
+    kvq_cache_free(cache);
+    if (strstr(scheme, "sliding") != NULL) /* otherwise no values are packed yet of the first chunk's size */
+        cr_assert_eq(counters.superblocks_wide, counters.heads_again * 2,
+                     "the query is too wide for this test");
+    return counters.heads_again > 0;
+}
+
+/* The offset below which the head is computed again: what its estimated error is, in units of the output. */
+static float turning_point(const char *scheme, float width)
+{
+    float b = 4;
+    cr_assert(!is_again(scheme, width, b), "%s", scheme);
+    for (; b > 1e-6f; b /= 1.1f)
+        if (is_again(scheme, width, b))
+            return b;
+    return 0;
+}
+
+/* With keys of 0 scores are exact, so what is estimated is what rounding p * scale does: root of n / 12 *
+ * step^2 * levels^2 / 4, held against the output n * b (p is 1) at 0x1.5p-12. */
+Test(fast, estimates_count_what_folding_of_values_does)
+{
+    const double n = 128, levels = 3,
+                 step = 1.0 / levels / KVQ_FOLDED_MAX * 2; /* scale of values from -1 to 1 */
+    double wanted = sqrt(n / 12) * step * levels / 2 / (n * 0x1.5p-12);
+    double got = (double)turning_point("kivi2,r=0,mode=sliding", 0);
+    cr_assert(got > wanted / 1.3 && got < wanted * 1.3, "turns at %g, not %g", got, wanted);
+}
+
+/* In kivi mode, at 258 tokens, the second page has 128 keys and one value packed: that one value stands for
+ * all that the error of scores moves. With all of them packed the same error must come out. */
+Test(fast, estimates_do_not_depend_on_how_many_values_are_packed)
+{
+    double all = (double)turning_point("kivi2,r=0,mode=sliding", 2.5f);
+    double one = (double)turning_point("kivi2", 2.5f);
+    double of_values = (double)turning_point("kivi2,r=0,mode=sliding", 0);
+    cr_assert(all > 1.5 * of_values, "scores are what is off: %g, %g", all, of_values);
+    cr_assert(one > all / 1.6 && one < all * 1.6, "one packed value: %g, all: %g", one, all);
 }
 
 /* A query whose product with a scale of 0 would be Inf times 0 on the way: exact says what is right. */

@@ -1,0 +1,38 @@
+/*
+ * The numbers of fast precision: what folds, how far, and how finely. portable_fast.c derives them.
+ */
+#ifndef KVQ_QUANT_FOLD_H
+#define KVQ_QUANT_FOLD_H
+
+#include "quant/layout.h"
+
+/* Fast precision. Folded numbers stay below 127 * 256 + 128, so that low and high are signed bytes. */
+enum {
+    KVQ_FOLDED_MAX = 127 * 256,
+    KVQ_GROUPS_MAX = 64, /* of values: KVQ_DIM_MAX / 16 */
+};
+#define KVQ_REST_SCALE 0x1p15f   /* a rest of up to half a step becomes up to 16,384 steps of the wide fold */
+#define KVQ_FOLD_MIN   0x1p-100f /* below it they are 0: an error of levels * 2^-100 per element */
+#define KVQ_FOLD_MAX   0x1p100f
+
+/** Folded numbers per query and meta_tile of keys: D up to a multiple of 32, because a dword of one-bit codes
+ * holds 32. */
+static inline size_t kvq_fold_dim(size_t dim)
+{
+    return (dim + 31) / 32 * 32;
+}
+
+/** Half the largest code: what codes are taken for where only their rough size matters. */
+static inline float kvq_half_levels(const kvq_layout *l)
+{
+    return 0.5f * (float)((1u << l->bits) - 1u);
+}
+
+/** Does fast precision serve this layout? */
+static inline bool kvq_layout_folds(const kvq_layout *l)
+{
+    return !l->half_arith &&
+           (l->role == KVQ_KEYS ? l->per_channel && l->group >= KVQ_BLOCK : !l->per_channel);
+}
+
+#endif /* KVQ_QUANT_FOLD_H */
