@@ -402,14 +402,14 @@ Test(quality, logits_that_are_not_finite_name_window_token_and_scheme)
     cr_assert_not_null(q);
     eval_error e = {""};
     quality_set_stream(q, 0, "kivi9", other);
-    quality_begin_window(q, 0, in.ids, x, NULL);
+    quality_begin_window(q, 0, in.ids, x);
     cr_assert(quality_end_window(q, &e), "%s", e.text);
     other[70 * E + 3] = NAN;
-    quality_begin_window(q, 1, in.ids, x, NULL);
+    quality_begin_window(q, 1, in.ids, x);
     cr_assert_not(quality_end_window(q, &e));
     cr_assert_str_eq(e.text, "scheme kivi9: window 1, token 70: the logits are not finite (NaN or Inf)");
     x[5 * E] = NAN;
-    quality_begin_window(q, 2, in.ids, x, NULL);
+    quality_begin_window(q, 2, in.ids, x);
     cr_assert_not(quality_end_window(q, &e));
     cr_assert_str_eq(e.text, "scheme fp32: window 2, token 5: the logits are not finite (NaN or Inf)");
     quality_free(q);
@@ -712,6 +712,7 @@ Test(evaluate, a_stop_leaves_the_windows_that_are_done)
                                         .schemes = &scheme,
                                         .n_schemes = 1,
                                         .n_threads = 1,
+                                        .bound_every = 8,
                                         .stop = after,
                                         .stop_ctx = &n_left};
         const size_t n_done = halves / 2;

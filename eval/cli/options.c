@@ -257,7 +257,7 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
                                                                                  : KVQ_PRECISION_EXACT;
         return 0;
     case KEY_BOUND:
-        o->bound = strcmp(arg, "off") == 0 ? 0 : options_number(state, "bound", arg, 1, many);
+        o->bound = strcmp(arg, "off") == 0 ? 0 : argument_number(state, "bound", arg, 1, many);
         o->bound_set = true;
         return 0;
     case KEY_THREADS:

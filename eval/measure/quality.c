@@ -156,7 +156,6 @@ static void stream_chunk(quality *q, quality_stream *s, size_t first, size_t n)
 
 bool quality_end_window(quality *q, eval_error *e)
 {
-    const gpt2_model *model = q->config->model;
     const size_t T = q->config->n_tokens, P = q->config->n_prompt;
     for (size_t first = P; first < T; first += CHUNK_TOKENS) {
         const size_t n = T - first < CHUNK_TOKENS ? T - first : CHUNK_TOKENS;
@@ -172,6 +171,7 @@ bool quality_end_window(quality *q, eval_error *e)
         q->n_counted += n;
     }
     q->n_targets += T - P - 1;
+    return true;
 }
 
 void quality_finish(quality *q, size_t stream, evaluate_run *run)
