@@ -3,6 +3,7 @@
 #include "eval/bench/target.h"
 #include "eval/common/progress.h"
 
+#include <assert.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,6 +100,7 @@ bool bench_measure_bandwidth(const bench_machine *m, const int *threads, size_t 
     for (size_t round = 0; good && (round < MIN_ROUNDS || progress_now() - start < seconds); round++) {
         for (size_t i = 0; good && i < n; i++) {
             bench_bandwidth *b = &out[i];
+            assert(b->n_bytes > 0 && b->n_threads > 0);
             const size_t part = b->n_bytes / (size_t)b->n_threads;
             /* Reads of some 2 ms, after one that brings the data where it belongs. */
             const size_t n_passes = 1 + ((size_t)48 << 20) / b->n_bytes;

@@ -17,8 +17,10 @@ static bench_value *next_value(bench_table *t)
         const size_t capacity = t->capacity > 0 ? 2 * t->capacity : 16 * t->n_columns;
         bench_value *values = realloc(t->values, capacity * sizeof values[0]);
         t->failed = !values;
-        t->values = values ? values : t->values;
-        t->capacity = values ? capacity : t->capacity;
+        if (values) {
+            t->values = values;
+            t->capacity = capacity;
+        }
     }
     return t->failed ? NULL : &t->values[t->n++];
 }
@@ -236,6 +238,7 @@ static void print_markdown_table(FILE *f, const bench_table *t)
         fputs("|\n", f);
     }
     for (size_t at = 0; at < t->n; at++) {
+        assert(t->n_columns > 0);
         const size_t i = at % t->n_columns;
         if (t->columns[i].title) {
             cell_text(&t->columns[i], &t->values[at], first);
@@ -273,6 +276,7 @@ void bench_report_csv(FILE *f, const bench_report *r)
         fprintf(f, "%s%s", i > 0 ? "," : "", t->columns[i].key);
     fputc('\n', f);
     for (size_t at = 0; at < t->n; at++) {
+        assert(t->n_columns > 0);
         const size_t i = at % t->n_columns;
         fputs(i > 0 ? "," : "", f);
         if (t->columns[i].decimals == BENCH_TEXT)

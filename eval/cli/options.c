@@ -387,8 +387,8 @@ static bool add_scheme(options *o, const char *option, const char *text, eval_er
     }
     /* Room for the caret line must be left: a text that long is shown cut. */
     const int offset = why.offset > 200 ? 200 : (int)why.offset;
-    eval_fail(e, "%s: %s, at character %llu of the scheme", option, why.message,
-              (unsigned long long)why.offset + 1);
+    (void)eval_fail(e, "%s: %s, at character %llu of the scheme", option, why.message,
+                    (unsigned long long)why.offset + 1);
     const size_t used = strlen(e->text);
     char shown[256];
     snprintf(shown, sizeof shown, "%s", text);

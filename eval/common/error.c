@@ -4,7 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-bool eval_fail(eval_error *e, const char *format, ...)
+void eval_set_error(eval_error *e, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -14,5 +14,4 @@ bool eval_fail(eval_error *e, const char *format, ...)
     for (char *c = e->text; *c != '\0'; c++)
         if ((unsigned char)*c < 0x20 || *c == 0x7f)
             *c = '?';
-    return false;
 }

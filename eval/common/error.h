@@ -17,13 +17,15 @@ typedef struct eval_error {
 } eval_error;
 
 /**
- * Write the message and return false, so that a function can end with `return eval_fail(e, ...)`.
+ * Write the message; eval_fail is false as well, so that a function can end with `return eval_fail(e, ...)`.
+ * (A macro, so that static analysis sees the value in every file.)
  *
  * The message names the file, the field or tensor, the byte where that makes sense, and what was expected.
  * Control characters (names from damaged files may hold any byte) become '?', so it stays one line. A message
  * that does not fit is cut at its end.
  */
 EVAL_PRINTF_LIKE(2, 3)
-bool eval_fail(eval_error *e, const char *format, ...);
+void eval_set_error(eval_error *e, const char *format, ...);
+#define eval_fail(...) (eval_set_error(__VA_ARGS__), false)
 
 #endif

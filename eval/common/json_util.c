@@ -11,11 +11,11 @@ json_t *json_parse_object(const char *file, const void *data, size_t size, size_
     json_t *root = json_loadb(data, size, JSON_REJECT_DUPLICATES, &where);
     if (!root) {
         size_t position = offset + (where.position > 0 ? (size_t)where.position : 0);
-        eval_fail(e, "%s: byte %zu (line %d): bad JSON: %s", file, position, where.line, where.text);
+        (void)eval_fail(e, "%s: byte %zu (line %d): bad JSON: %s", file, position, where.line, where.text);
         return NULL;
     }
     if (!json_is_object(root)) {
-        eval_fail(e, "%s: byte %zu: expected a JSON object", file, offset);
+        (void)eval_fail(e, "%s: byte %zu: expected a JSON object", file, offset);
         json_decref(root);
         return NULL;
     }
@@ -37,7 +37,7 @@ bool json_wrong_value(const json_t *value, const char *file, const char *key, co
                       eval_error *e)
 {
     char *found = json_dumps(value, JSON_ENCODE_ANY);
-    eval_fail(e, "%s: %s is %.100s, %s", file, key, found ? found : "?", wanted);
+    (void)eval_fail(e, "%s: %s is %.100s, %s", file, key, found ? found : "?", wanted);
     free(found);
     return false;
 }

@@ -22,6 +22,7 @@
 #include "eval/measure/quality.h"
 #include "eval/model/gpt2_forward.h"
 
+#include <assert.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -456,6 +457,7 @@ static bool run_side_by_side(work *workers, size_t first, size_t n, eval_error *
 static bool run_windows(work *workers, size_t n_workers, eval_error *e)
 {
     evaluation *result = workers[0].result;
+    assert(result != NULL && workers[0].config != NULL);
     const size_t n_windows = workers[0].config->n_windows;
     result->n_windows = 0;
     while (result->n_windows < n_windows) {

@@ -311,7 +311,8 @@ bool gpt2_model_random(gpt2_model **out, const char *spec, uint64_t seed, eval_e
     m->config = config;
     m->random = true;
     if (!list_tensors(m) || !allocate_weights(m)) {
-        eval_fail(e, "model '%.200s': out of memory for %llu weights", spec, (unsigned long long)m->n_params);
+        (void)eval_fail(e, "model '%.200s': out of memory for %llu weights", spec,
+                        (unsigned long long)m->n_params);
         gpt2_model_free(m);
         return false;
     }

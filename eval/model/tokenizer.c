@@ -173,8 +173,9 @@ static bool wrong_id(const json_t *vocab, const char *file, const char *name, co
         missing++;
     free(seen);
     char *found = json_dumps(value, JSON_ENCODE_ANY);
-    eval_fail(e, "%s: token '%.100s' has id %.40s, but %zu tokens need the ids 0 to %zu; no token has id %zu",
-              file, name, found ? found : "?", n, n - 1, missing);
+    (void)eval_fail(
+        e, "%s: token '%.100s' has id %.40s, but %zu tokens need the ids 0 to %zu; no token has id %zu", file,
+        name, found ? found : "?", n, n - 1, missing);
     free(found);
     return false;
 }

@@ -4,6 +4,7 @@
 #include "eval/report/format.h"
 #include "eval/report/report.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdarg.h>
 
@@ -101,6 +102,7 @@ void sentences(FILE *f, const evaluation *ev, size_t width)
     const evaluate_run *run = NULL;
     for (size_t i = ev->n_runs; i > 0; i--)
         run = report_is_fp32(&ev->runs[i - 1]) && run ? run : &ev->runs[i - 1];
+    assert(run != NULL); /* there always is the reference */
     paragraph memory = {.used = 0}, quality = {.used = 0};
     say_size(&memory, ev, run);
     say_bits(&memory, run);
