@@ -1,25 +1,61 @@
 /*
- * The vocabulary of vector_*.h in NEON of AArch64 (little-endian) with the dot-product extension. What each
- * word must do: vector_rows.h and its neighbours. Sixteen floats are four registers; v_d is one. SDOT takes
- * signed bytes on both sides, so codes must stay below 128, as V_NIBBLES sees to; its sums have 32 bits.
+ * The vocabulary (vector.h) in NEON of AArch64 (little-endian) with the dot-product extension. Sixteen floats
+ * are four registers; v_d is one. SDOT takes signed bytes on both sides, so codes must stay below 128, as
+ * V_NIBBLES sees to; its sums have 32 bits.
  */
 #ifndef KVQ_QUANT_VECTOR_NEON_H
 #define KVQ_QUANT_VECTOR_NEON_H
 
-#include "quant/vector.h"
+#ifdef V_VOCABULARY
+#error "one file takes one vocabulary"
+#endif
+#define V_VOCABULARY "neon"
+
 #include <arm_neon.h>
 
-/* ---- v_f: sixteen floats ---- */
+#include "quant/vector.h"
 
-enum { V_EXACT_QUERIES = 1 }; /* four would need 64 registers */
+/* ---- v_f: sixteen floats ---- */
 
 typedef struct v_f {
     float32x4_t r[4];
 } v_f;
 
+/* Words that work on each of four registers. Never fused: vmulq and vaddq, not vmlaq. */
+#define V_EACH(type, expression)                                                                             \
+    type result;                                                                                             \
+    for (size_t i = 0; i < 4; i++)                                                                           \
+        result.r[i] = (expression);                                                                          \
+    return result
+#define V_UNARY(type, word, one)                                                                             \
+    V_INLINE type word(type x)                                                                               \
+    {                                                                                                        \
+        V_EACH(type, one(x.r[i]));                                                                           \
+    }
+#define V_BINARY(type, word, one)                                                                            \
+    V_INLINE type word(type x, type y)                                                                       \
+    {                                                                                                        \
+        V_EACH(type, one(x.r[i], y.r[i]));                                                                   \
+    }
+
+V_UNARY(v_f, v_abs, vabsq_f32)
+V_UNARY(v_f, v_round, vrndnq_f32)
+V_BINARY(v_f, v_add, vaddq_f32)
+V_BINARY(v_f, v_sub, vsubq_f32)
+V_BINARY(v_f, v_mul, vmulq_f32)
+V_BINARY(v_f, v_div, vdivq_f32)
+V_BINARY(v_f, v_min, vminq_f32)
+V_BINARY(v_f, v_max, vmaxq_f32)
+
 V_INLINE v_f v_set1(float x)
 {
     float32x4_t four = vdupq_n_f32(x);
+    return (v_f){{four, four, four, four}};
+}
+
+V_INLINE v_f v_set1_half(uint16_t x)
+{
+    float32x4_t four = vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(x)));
     return (v_f){{four, four, four, four}};
 }
 
@@ -50,7 +86,7 @@ V_INLINE void v_store_part(float *p, v_f x, size_t n)
     memcpy(p, sixteen, n * sizeof *p);
 }
 
-/* v_h: sixteen halves */
+/* ---- v_h: sixteen halves ---- */
 typedef struct v_h {
     uint16x8_t a, b;
 } v_h;
@@ -58,6 +94,12 @@ typedef struct v_h {
 V_INLINE v_h v_h_load(const uint16_t *p)
 {
     return (v_h){vld1q_u16(p), vld1q_u16(p + 8)};
+}
+
+V_INLINE void v_h_store(uint16_t *p, v_h x)
+{
+    vst1q_u16(p, x.a);
+    vst1q_u16(p + 8, x.b);
 }
 
 V_INLINE v_h v_h_max(v_h x, v_h y)
@@ -71,6 +113,29 @@ V_INLINE v_f v_h_to_f(v_h x)
                   vcvt_f32_f16(vreinterpret_f16_u16(vget_high_u16(x.a))),
                   vcvt_f32_f16(vreinterpret_f16_u16(vget_low_u16(x.b))),
                   vcvt_f32_f16(vreinterpret_f16_u16(vget_high_u16(x.b)))}};
+}
+
+/* There is no conversion that rounds down: take the nearest, and where it is above x the half before it. */
+V_INLINE uint16x4_t v_h_down_four(float32x4_t x)
+{
+    float16x4_t nearest = vcvt_f16_f32(x);
+    uint16x4_t bits = vreinterpret_u16_f16(nearest), above = vmovn_u32(vcgtq_f32(vcvt_f32_f16(nearest), x));
+    uint16x4_t negative = vcltz_s16(vreinterpret_s16_u16(bits)); /* away from 0 then, else towards it */
+    uint16x4_t step = vorr_u16(vmvn_u16(negative), vdup_n_u16(1));
+    return vadd_u16(bits, vand_u16(above, step));
+}
+
+V_INLINE v_h v_h_down(v_f x)
+{
+    return (v_h){vcombine_u16(v_h_down_four(x.r[0]), v_h_down_four(x.r[1])),
+                 vcombine_u16(v_h_down_four(x.r[2]), v_h_down_four(x.r[3]))};
+}
+
+V_INLINE v_h v_h_up(v_f x)
+{
+    const uint16x8_t sign = vdupq_n_u16(0x8000);
+    v_h down = v_h_down((v_f){{vnegq_f32(x.r[0]), vnegq_f32(x.r[1]), vnegq_f32(x.r[2]), vnegq_f32(x.r[3])}});
+    return (v_h){veorq_u16(down.a, sign), veorq_u16(down.b, sign)};
 }
 
 V_INLINE v_f v_load_half(const uint16_t *p)
@@ -91,57 +156,15 @@ V_INLINE void v_store_half(uint16_t *p, v_f x)
         vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.r[i])));
 }
 
-/* Words that work on each of the four registers one_query. Never fused: vmulq and vaddq, not vmlaq. */
-#define V_EACH(expression)                                                                                   \
-    v_f result;                                                                                              \
-    for (size_t i = 0; i < 4; i++)                                                                           \
-        result.r[i] = (expression);                                                                          \
-    return result
-
-V_INLINE v_f v_add(v_f x, v_f y)
-{
-    V_EACH(vaddq_f32(x.r[i], y.r[i]));
-}
-
-V_INLINE v_f v_sub(v_f x, v_f y)
-{
-    V_EACH(vsubq_f32(x.r[i], y.r[i]));
-}
-
-V_INLINE v_f v_mul(v_f x, v_f y)
-{
-    V_EACH(vmulq_f32(x.r[i], y.r[i]));
-}
-
 V_INLINE v_f v_fma(v_f x, v_f y, v_f z)
 {
-    V_EACH(vfmaq_f32(z.r[i], x.r[i], y.r[i]));
-}
-
-V_INLINE v_f v_round(v_f x)
-{
-    return (v_f){{vrndnq_f32(x.r[0]), vrndnq_f32(x.r[1]), vrndnq_f32(x.r[2]), vrndnq_f32(x.r[3])}};
-}
-
-V_INLINE v_f v_min(v_f x, v_f y)
-{
-    V_EACH(vminq_f32(x.r[i], y.r[i]));
-}
-
-V_INLINE v_f v_max(v_f x, v_f y)
-{
-    V_EACH(vmaxq_f32(x.r[i], y.r[i]));
-}
-
-V_INLINE v_f v_abs(v_f x)
-{
-    V_EACH(vabsq_f32(x.r[i]));
+    V_EACH(v_f, vfmaq_f32(z.r[i], x.r[i], y.r[i]));
 }
 
 V_INLINE v_f v_power_of_2(v_f whole, int offset)
 {
     const int32x4_t bias = vdupq_n_s32(offset);
-    V_EACH(vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(whole.r[i]), bias), 23)));
+    V_EACH(v_f, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(whole.r[i]), bias), 23)));
 }
 
 /* Lanes j + j + 8, then + 4, then + 2. */
@@ -165,6 +188,28 @@ V_INLINE void v_store_sums(float *p, v_f w, v_f x, v_f y, v_f z)
 V_INLINE float v_largest(v_f x)
 {
     return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.r[0], x.r[1]), vmaxq_f32(x.r[2], x.r[3])));
+}
+
+V_INLINE float32x4_t v_extreme_four(float32x4_t x, float32x4_t y, bool largest)
+{
+    return largest ? vmaxq_f32(x, y) : vminq_f32(x, y);
+}
+
+V_INLINE v_f v_extremes_in_fours(const v_f x[4], bool largest)
+{
+    V_EACH(v_f, v_extreme_four(v_extreme_four(x[i].r[0], x[i].r[1], largest),
+                               v_extreme_four(x[i].r[2], x[i].r[3], largest), largest));
+}
+
+V_INLINE float32x4_t v_extreme_pairs(float32x4_t x, float32x4_t y, bool largest)
+{
+    return largest ? vpmaxq_f32(x, y) : vpminq_f32(x, y);
+}
+
+V_INLINE v_f v_extremes_of_fours(const v_f x[4], bool largest)
+{
+    V_EACH(v_f, v_extreme_pairs(v_extreme_pairs(x[0].r[i], x[1].r[i], largest),
+                                v_extreme_pairs(x[2].r[i], x[3].r[i], largest), largest));
 }
 
 V_INLINE bool v_all_finite(v_f x)
@@ -202,12 +247,119 @@ V_INLINE void v_store_folded(int8_t *p, v_f x, v_f y)
     v_store_sixteen_folded(p + 32, y);
 }
 
-/* ---- v_d: a register of dwords, for dot products of codes with signed folded bytes ---- */
+/* ---- v_i: sixteen dwords ---- */
+
+typedef struct v_i {
+    uint32x4_t r[4];
+} v_i;
+
+V_BINARY(v_i, v_i_and, vandq_u32)
+V_BINARY(v_i, v_i_and_not, vbicq_u32)
+V_BINARY(v_i, v_i_or, vorrq_u32)
+
+V_INLINE v_i v_i_set1(uint32_t x)
+{
+    V_EACH(v_i, vdupq_n_u32(x));
+}
+
+V_INLINE v_i v_i_load(const uint8_t *p)
+{
+    V_EACH(v_i, vreinterpretq_u32_u8(vld1q_u8(p + 16 * i)));
+}
+
+V_INLINE void v_i_store(uint8_t *p, v_i x)
+{
+    for (size_t i = 0; i < 4; i++)
+        vst1q_u8(p + 16 * i, vreinterpretq_u8_u32(x.r[i]));
+}
+
+V_INLINE v_i v_i_nearest(v_f x)
+{
+    V_EACH(v_i, vcvtnq_u32_f32(x.r[i]));
+}
+
+V_INLINE v_i v_i_shift_left(v_i x, uint32_t n)
+{
+    V_EACH(v_i, x.r[i] << vdupq_n_u32(n));
+}
+
+V_INLINE v_i v_i_shift_right(v_i x, uint32_t n)
+{
+    V_EACH(v_i, x.r[i] >> vdupq_n_u32(n));
+}
+
+V_INLINE v_i v_i_pack(const v_i x[4])
+{
+    v_i result;
+    for (size_t k = 0; k < 4; k++) {
+        uint16x8_t low = vcombine_u16(vmovn_u32(x[0].r[k]), vmovn_u32(x[1].r[k]));
+        uint16x8_t high = vcombine_u16(vmovn_u32(x[2].r[k]), vmovn_u32(x[3].r[k]));
+        result.r[k] = vreinterpretq_u32_u8(vcombine_u8(vmovn_u16(low), vmovn_u16(high)));
+    }
+    return result;
+}
+
+V_INLINE void v_i_transpose(const v_i x[4], v_i y[4])
+{
+    for (size_t k = 0; k < 4; k++)
+        y[k] = (v_i){{x[0].r[k], x[1].r[k], x[2].r[k], x[3].r[k]}};
+}
+
+/* ---- v_q: four dwords ---- */
+
+typedef uint32x4_t v_q;
+
+V_INLINE v_q v_q_set1(uint32_t x)
+{
+    return vdupq_n_u32(x);
+}
+
+V_INLINE v_q v_q_set(uint32_t a, uint32_t b, uint32_t c, uint32_t d)
+{
+    return (v_q){a, b, c, d};
+}
+
+V_INLINE v_q v_q_or(v_q x, v_q y)
+{
+    return vorrq_u32(x, y);
+}
+
+V_INLINE v_q v_q_and(v_q x, uint32_t byte_mask)
+{
+    return vandq_u32(x, vdupq_n_u32(byte_mask * 0x01010101u));
+}
+
+V_INLINE v_q v_q_shift_left(v_q x, uint32_t n)
+{
+    return x << vdupq_n_u32(n);
+}
+
+V_INLINE v_q v_q_shift_right(v_q x, const uint32_t n[4])
+{
+    return x >> (v_q){n[0], n[1], n[2], n[3]};
+}
+
+V_INLINE v_f v_q_to_f(v_q x)
+{
+    uint16x8_t low = vmovl_u8(vget_low_u8(vreinterpretq_u8_u32(x)));
+    uint16x8_t high = vmovl_u8(vget_high_u8(vreinterpretq_u8_u32(x)));
+    return (v_f){{vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(low))),
+                  vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))),
+                  vcvtq_f32_u32(vmovl_u16(vget_high_u16(high)))}};
+}
+
+/* ---- v_d: a register of dwords ---- */
 
 typedef int32x4_t v_d;
 typedef int32x4_t v_acc;
 
-enum { V_DWORDS = 4, V_STRIP = 2, V_ACCUMULATORS = 2, V_NIBBLES = 1 };
+enum {
+    V_DWORDS = 4,
+    V_STRIP = 2,
+    V_EXACT_QUERIES = 1, /* four would need 64 registers */
+    V_ACCUMULATORS = 2,
+    V_NIBBLES = 1,
+};
 
 V_INLINE size_t v_max_k_steps(uint32_t width, bool multi_query)
 {
