@@ -92,8 +92,8 @@ static kvq_status take_arrays(kvq_cache *cache)
         kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, cache->config.n_sequences, sizeof *cache->sequence);
     cache->scratch =
         kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, KVQ_SUPERBLOCK * cache->config.head_dim, sizeof(float));
-    bool all = cache->schemes != NULL && cache->scheme_pointers != NULL && cache->plan != NULL && cache->pool != NULL &&
-               cache->sequence != NULL && cache->scratch != NULL;
+    bool all = cache->schemes != NULL && cache->scheme_pointers != NULL && cache->plan != NULL &&
+               cache->pool != NULL && cache->sequence != NULL && cache->scratch != NULL;
     return all ? KVQ_OK : KVQ_ERR_NOMEM;
 }
 
@@ -192,6 +192,18 @@ size_t kvq_cache_n_tokens(const kvq_cache *cache, size_t layer, size_t sequence)
         return 0;
     const kvq_layer *state = kvq_layer_of(cache, layer, sequence);
     return state == NULL ? 0 : state->n_tokens;
+}
+
+kvq_status kvq_cache_n_packed(const kvq_cache *cache, size_t layer, size_t sequence, size_t *k, size_t *v)
+{
+    if (cache == NULL || layer >= cache->config.n_layers || sequence >= cache->config.n_sequences)
+        return KVQ_ERR_ARG;
+    const kvq_layer *state = kvq_layer_of(cache, layer, sequence);
+    if (k != NULL)
+        *k = state == NULL ? 0 : state->packed[KVQ_KEYS];
+    if (v != NULL)
+        *v = state == NULL ? 0 : state->packed[KVQ_VALUES];
+    return KVQ_OK;
 }
 
 /* ---- Memory ---- */

@@ -63,11 +63,11 @@ typedef struct kvq_layer_plan {
 struct kvq_cache {
     kvq_memory memory;
     const kvq_kernels *kernels;
-    kvq_config config;    /* what kvq_cache_get_config hands out */
-    kvq_scheme *schemes;  /* [L] */
+    kvq_config config;                  /* what kvq_cache_get_config hands out */
+    kvq_scheme *schemes;                /* [L] */
     const kvq_scheme **scheme_pointers; /* [L], to schemes: config.layer_schemes */
-    kvq_layer_plan *plan; /* [L] */
-    kvq_pool *pool;       /* one per slot size, at most two per layer */
+    kvq_layer_plan *plan;               /* [L] */
+    kvq_pool *pool;                     /* one per slot size, at most two per layer */
     size_t n_pools;
     kvq_layer **sequence; /* [n_sequences], each NULL (empty) or [L] */
     float *scratch;       /* [128][D], for the one thread that changes the cache */

@@ -145,9 +145,8 @@ static bool read_kivi(const kvq_kivi *given, kvq_kivi *ours)
 kvq_status kvq_cache_export_kivi(const kvq_cache *cache, size_t layer_index, size_t sequence, kvq_kivi *given)
 {
     kvq_kivi ours, *kivi = &ours;
-    if (cache == NULL || !read_kivi(given, kivi) ||
-        layer_index >= cache->config.n_layers || sequence >= cache->config.n_sequences ||
-        !scheme_fits(cache, &cache->plan[layer_index].scheme))
+    if (cache == NULL || !read_kivi(given, kivi) || layer_index >= cache->config.n_layers ||
+        sequence >= cache->config.n_sequences || !scheme_fits(cache, &cache->plan[layer_index].scheme))
         return KVQ_ERR_ARG;
     static const kvq_layer empty;
     const kvq_layer *layer = kvq_layer_of(cache, layer_index, sequence);
@@ -232,9 +231,8 @@ static kvq_status take_memory(kvq_cache *cache, const kvq_layer_plan *plan, kvq_
 kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer_index, size_t sequence, const kvq_kivi *given)
 {
     kvq_kivi ours, *kivi = &ours;
-    if (cache == NULL || !read_kivi(given, kivi) ||
-        layer_index >= cache->config.n_layers || sequence >= cache->config.n_sequences ||
-        !scheme_fits(cache, &cache->plan[layer_index].scheme) ||
+    if (cache == NULL || !read_kivi(given, kivi) || layer_index >= cache->config.n_layers ||
+        sequence >= cache->config.n_sequences || !scheme_fits(cache, &cache->plan[layer_index].scheme) ||
         kvq_cache_n_tokens(cache, layer_index, sequence) != 0)
         return KVQ_ERR_ARG;
     if (kivi->n_tokens > cache->config.max_tokens)

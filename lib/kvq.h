@@ -319,6 +319,17 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_append(kvq_cache *cache, size_t laye
 KVQ_API size_t kvq_cache_n_tokens(const kvq_cache *cache, size_t layer, size_t sequence);
 
 /**
+ * How many tokens of one layer of one sequence are packed, keys and values apart. They are the ones right
+ * after the sinks: with n tokens held and S' = min(S, n), tokens [S', S' + *k) of the keys and [S', S' + *v)
+ * of the values; those before are sinks, those behind the residual.
+ *
+ * k, v      out; either may be NULL.
+ * Returns KVQ_OK; KVQ_ERR_ARG (NULL, layer or sequence out of range).
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_n_packed(const kvq_cache *cache, size_t layer, size_t sequence,
+                                                     size_t *k, size_t *v);
+
+/**
  * Read back tokens [begin, begin + n_tokens), dequantized.
  *
  * k, v      out, [n_tokens][Hkv][D] float32; either may be NULL.

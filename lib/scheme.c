@@ -33,7 +33,7 @@ const char *kvq_scheme_text(const kvq_scheme *scheme)
 
 const char *kvq_scheme_preset(size_t i)
 {
-    static const char *const presets[] = {"fp32",      "fp16",  "kivi8",     "kivi6", "kivi5", "kivi4",
+    static const char *const presets[] = {"fp32",      "fp16",  "kivi8", "kivi6",     "kivi5", "kivi4",
                                           "kivi4-g64", "kivi3", "kivi2", "kivi2-g64", "kivi1"};
     return i < sizeof presets / sizeof presets[0] ? presets[i] : NULL;
 }
@@ -111,5 +111,7 @@ double kvq_scheme_bits_per_element(const kvq_scheme *scheme, size_t head_dim)
 {
     if (scheme == NULL)
         return 0.0;
-    return (kvq_side_bits_per_element(&scheme->k, head_dim) + kvq_side_bits_per_element(&scheme->v, head_dim)) / 2;
+    return (kvq_side_bits_per_element(&scheme->k, head_dim) +
+            kvq_side_bits_per_element(&scheme->v, head_dim)) /
+           2;
 }

@@ -117,6 +117,7 @@ static bool accept_word(parser *p, const char *word)
 
 static bool parse_number(parser *p, uint32_t limit, uint32_t *out)
 {
+    *out = 0;
     const char *start = p->at;
     uint64_t value = 0;
     while (*p->at >= '0' && *p->at <= '9' && value <= limit)

@@ -40,7 +40,8 @@ static inline bool kvq_sized_read(void *ours, size_t size, const void *theirs, s
 
 /** Hand a struct of ours to a program whose idea of it is their_size bytes: zeros where it is larger. For what a
  * program will fill and hand in, struct_size becomes its own size; `filled` makes it what was filled. */
-static inline void kvq_sized_write(void *theirs, size_t their_size, const void *ours, size_t size, bool filled)
+static inline void kvq_sized_write(void *theirs, size_t their_size, const void *ours, size_t size,
+                                   bool filled)
 {
     size_t common = kvq_sized_common(size, their_size), says = filled ? common : their_size;
     if (their_size < sizeof says)

@@ -31,7 +31,8 @@ void kvq_snapshot_header_hash_start(kvq_hash *hash, kvq_snapshot_header header)
 uint64_t kvq_snapshot_header_hash_v1(kvq_snapshot_header header, const kvq_snapshot_scheme_v1 *schemes)
 {
     header.hash = 0;
-    return XXH3_64bits_withSeed(schemes, header.n_layers * sizeof *schemes, XXH3_64bits(&header, sizeof header));
+    return XXH3_64bits_withSeed(schemes, header.n_layers * sizeof *schemes,
+                                XXH3_64bits(&header, sizeof header));
 }
 
 uint64_t kvq_snapshot_layer_hash(kvq_snapshot_layer record)

@@ -2,17 +2,17 @@
  * Loading saved sequences through a read callback. The bytes may be damaged or hostile: every number is
  * checked before it is used, memory is taken as data arrives, and nothing is kept unless all of it was right.
  */
-#include "lib/snapshot.h"
 #include "lib/sized.h"
+#include "lib/snapshot.h"
 
 typedef struct reader {
     kvq_read_fn read;
     void *ctx;
     kvq_error *err;
-    uint64_t offset;   /* of the next byte */
-    uint32_t version;  /* of the file */
-    kvq_hash hash;     /* of the rows read since the last checksum */
-    bool nonfinite;    /* among those rows; reported only if the checksum says they are what was written */
+    uint64_t offset;  /* of the next byte */
+    uint32_t version; /* of the file */
+    kvq_hash hash;    /* of the rows read since the last checksum */
+    bool nonfinite;   /* among those rows; reported only if the checksum says they are what was written */
 } reader;
 
 static kvq_status fail(const reader *r, kvq_status status, const char *message, uint64_t offset)
@@ -398,14 +398,13 @@ static kvq_status check_places(const reader *r, kvq_cache *cache, const size_t *
     if (taken == NULL)
         return fail(r, KVQ_ERR_NOMEM, "out of memory", 0);
     const char *problem = NULL;
-    for (size_t i = 0; i < n && problem == NULL; i++) {
+    for (size_t i = 0; i < n && problem == NULL; i++)
         if (sequences[i] >= n_all)
             problem = "a sequence is out of range";
         else if (taken[sequences[i]])
             problem = "a sequence is given twice";
         else
             taken[sequences[i]] = true;
-    }
     kvq_memory_give(&cache->memory, KVQ_FOR_BOOKKEEPING, taken, n_all, sizeof *taken);
     return problem == NULL ? KVQ_OK : fail(r, KVQ_ERR_ARG, problem, 0);
 }

@@ -94,7 +94,7 @@ static const kvq_kernels *find(const char *isa)
 
 static void choose(void)
 {
-    const kvq_kernels *best = NULL;
+    const kvq_kernels *best = &kvq_kernels_portable; /* the first source, which lacks nothing */
     for (size_t i = 0; i < N_SOURCES; i++) {
         if (!sources[i].runs_here())
             continue;

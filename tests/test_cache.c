@@ -412,6 +412,57 @@ Test(cache, a_failed_truncation_takes_nothing)
     free_tokens(&t);
 }
 
+/* Hand-worked counts (which tokens are packed: kvq_scheme in kvq.h); and outside of the range they name, each
+ * token is read back as it was appended, inside none is. */
+Test(cache, n_packed_names_the_packed_tokens)
+{
+    static const struct {
+        const char *scheme;
+        size_t n, sinks, k, v;
+    } cases[] = {
+        {"kivi2,r=32,s=3", 2, 2, 0, 0},
+        {"kivi2,r=32,s=3", 35, 3, 0, 0},
+        {"kivi2,r=32,s=3", 36, 3, 32, 0},
+        {"kivi2,r=32,s=3", 37, 3, 32, 1},
+        {"kivi2,r=32,s=3", 100, 3, 96, 64},
+        {"kivi2,r=32,mode=sliding", 100, 0, 64, 64},
+        {"fp16", 7, 0, 7, 7},
+    };
+    shape s = {1, 2, 2, 32, 1};
+    tokens t = random_tokens(21, s, 100);
+    float *x[2] = {malloc(100 * t.row * sizeof *x[0]), malloc(100 * t.row * sizeof *x[1])};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        kvq_cache *cache = cache_of(cases[i].scheme, s, NULL);
+        size_t n_packed[2] = {9, 9};
+        cr_assert_eq(kvq_cache_n_packed(cache, 0, 0, &n_packed[0], &n_packed[1]), KVQ_OK);
+        cr_assert(n_packed[0] == 0 && n_packed[1] == 0, "an empty cache");
+        append(cache, 0, 0, &t, 0, cases[i].n);
+        cr_assert_eq(kvq_cache_n_packed(cache, 0, 0, &n_packed[0], NULL), KVQ_OK);
+        cr_assert_eq(kvq_cache_n_packed(cache, 0, 0, NULL, &n_packed[1]), KVQ_OK);
+        cr_expect(n_packed[0] == cases[i].k && n_packed[1] == cases[i].v, "%s, %zu tokens: %zu and %zu",
+                  cases[i].scheme, cases[i].n, n_packed[0], n_packed[1]);
+        cr_assert_eq(kvq_cache_read(cache, 0, 0, 0, cases[i].n, x[0], x[1]), KVQ_OK);
+        for (size_t side = 0; side < 2; side++) {
+            const float *given = side == 0 ? t.k : t.v;
+            for (size_t j = 0; j < cases[i].n; j++) {
+                const bool packed = j >= cases[i].sinks && j < cases[i].sinks + n_packed[side];
+                const bool same = memcmp(x[side] + j * t.row, given + j * t.row, t.row * sizeof *given) == 0;
+                cr_expect_eq(same, !packed, "%s, side %zu, token %zu", cases[i].scheme, side, j);
+            }
+        }
+        kvq_cache_free(cache);
+    }
+    kvq_cache *cache = cache_of("kivi2", s, NULL);
+    size_t n = 9;
+    cr_assert_eq(kvq_cache_n_packed(NULL, 0, 0, &n, &n), KVQ_ERR_ARG);
+    cr_assert_eq(kvq_cache_n_packed(cache, 1, 0, &n, &n), KVQ_ERR_ARG);
+    cr_assert_eq(kvq_cache_n_packed(cache, 0, 1, &n, &n), KVQ_ERR_ARG);
+    cr_assert_eq(n, 9, "written on KVQ_OK only");
+    kvq_cache_free(cache);
+    free(x[0]), free(x[1]);
+    free_tokens(&t);
+}
+
 Test(cache, slack_stays_small_and_memory_comes_back)
 {
     shape s = {1, 2, 2, 64, 1};

@@ -2,7 +2,7 @@
  * wrong. */
 #define _XOPEN_SOURCE 700
 
-#include "eval/report/report.h"
+#include "eval/report/columns.h"
 
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
@@ -141,26 +141,72 @@ Test(cli, the_manual_knows_every_option)
     cr_assert_geq(n, 30);
 }
 
-Test(cli, the_table_fits_the_page_and_ends_with_two_sentences)
+/* Lines, and what is left out of the table, follow the terminal's width; 100 where there is none. */
+Test(cli, the_report_fits_the_width_and_ends_with_sentences)
 {
-    cr_assert_eq(run("$E " SMALL "--scheme kivi4,r=32"), 0);
-    cr_assert(strstr(out, "\nfp32 ") && strstr(out, "\nkivi2,r=32 ") && strstr(out, "\nkivi4,r=32 "), "%s",
-              out);
-    cr_assert(strstr(out, "\nkivi2,r=32 keeps the cache of 80 tokens") && strstr(out, "perplexity goes from"),
-              "%s", out);
-    cr_assert(!strchr(out, '\033'), "colour without a terminal");
-    cr_assert_eq(err[0], '\0', "%s", err);
-    for (const char *line = out; *line;) {
-        const size_t length = strcspn(line, "\n");
-        cr_expect_leq(length, 120, "%.*s", (int)length, line);
-        line += length + 1;
+    static const struct {
+        const char *columns;
+        size_t width;
+        const char *shown, *left_out;
+    } cases[] = {
+        {"unset COLUMNS", 100, "perplexity   change\n", "K error, V error"},
+        {"export COLUMNS=80", 80, "same   change\n", "perplexity"},
+        {"export COLUMNS=100", 100, "perplexity   change\n", "K error, V error"},
+        {"export COLUMNS=120", 120, "      K       V   attn.", "K err. packed, V err. packed"},
+        {"export COLUMNS=wide", 100, "perplexity   change\n", "K error, V error"},
+        {"export COLUMNS=200", 200, "  K err.  V err.", NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cr_assert_eq(run("%s; $E " SMALL "--scheme kivi4,r=32", cases[i].columns), 0);
+        cr_assert(strstr(out, "\nfp32 ") && strstr(out, "\nkivi2,r=32 ") && strstr(out, "\nkivi4,r=32 "),
+                  "%s", out);
+        cr_expect(strstr(out, cases[i].shown), "%s: %s", cases[i].columns, out);
+        char line[64];
+        snprintf(line, sizeof line, "\nNot shown at a width of %zu: ", cases[i].width);
+        const char *left_out = strstr(out, line);
+        cr_expect_eq(left_out == NULL, cases[i].left_out == NULL, "%s: %s", cases[i].columns, out);
+        if (left_out && cases[i].left_out)
+            cr_expect(strstr(left_out, cases[i].left_out), "%s: %s", cases[i].columns, out);
+        cr_assert(strstr(out, "\n\nkivi2,r=32 keeps the cache of 80 tokens") &&
+                      strstr(out, "perplexity goes"),
+                  "%s", out);
+        cr_assert(!strchr(out, '\033'), "colour without a terminal");
+        cr_assert_eq(err[0], '\0', "%s", err);
+        size_t longest = 0;
+        for (const char *at = out; *at;) {
+            const size_t length = strcspn(at, "\n");
+            cr_expect_leq(length, cases[i].width, "%s: %.*s", cases[i].columns, (int)length, at);
+            cr_expect(length == 0 || at[length - 1] != ' ', "a space at the end of '%.*s'", (int)length, at);
+            longest = length > longest ? length : longest;
+            at += length + 1;
+        }
+        cr_expect_geq(longest, cases[i].width < 130 ? cases[i].width - 5 : 130, "%s", out);
+    }
+}
+
+Test(cli, the_bound_is_asked_for_as_told)
+{
+    static const struct {
+        const char *option;
+        int every;
+    } cases[] = {{"", 10}, {"--bound 16", 16}, {"--bound off", 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cr_assert_eq(run("$E " SMALL "%s --json -", cases[i].option), 0, "%s", err);
+        json_t *root = load_json(out);
+        const json_t *every = json_object_get(root, "bound_every");
+        const json_t *local = json_object_get(json_array_get(json_object_get(root, "runs"), 1), "local");
+        cr_expect_eq(json_integer_value(every), cases[i].every, "%s", cases[i].option);
+        cr_expect_eq(json_is_null(every), cases[i].every == 0);
+        cr_expect_eq(json_is_null(json_object_get(local, "bound_max")), cases[i].every == 0);
+        json_decref(root);
     }
 }
 
 Test(cli, markdown_and_per_layer)
 {
     cr_assert_eq(run("$E " SMALL "--markdown --per-layer"), 0);
-    cr_assert(strstr(out, "| scheme | bits/element |") && strstr(out, "| layer | head |"));
+    cr_assert(strstr(out, "| scheme | cache bytes | bits packed |") &&
+              strstr(out, "| layer | head | K error |"));
     cr_assert(strstr(out, "| 5 | 3 |"), "six layers of four heads");
 }
 
@@ -200,48 +246,6 @@ Test(cli, generation_says_when_nothing_is_packed)
     cr_assert(!strstr(out, "nothing is packed"), "%s", out);
 }
 
-/* A report of made-up figures: perplexity off by less than is shown, divergences where decimals run out. */
-Test(cli, small_numbers_keep_two_digits_and_zero_has_no_sign)
-{
-    const gpt2_model model = {.n_params = 1};
-    const report_context context = {
-        .isa = "portable", .threads = 1, .model_name = "m", .model = &model, .text_name = "t"};
-    const report_style style = {0};
-    for (int sign = -1; sign <= 1; sign += 2) {
-        evaluate_run run = {.text = "kivi8",
-                            .bits_per_element = 9.0,
-                            .usage = {.total = 2000000, .residual = 1580000, .n_packed_elements = 1},
-                            .fp32_bytes = 4000000,
-                            .k_rel_l2 = 0.0006,
-                            .attn_rel_l2 = 0.00094,
-                            .attn_prob_kl = 0.0012,
-                            .kld_mean = 0.00051,
-                            .kld_p99 = 0.0123,
-                            .ppl = 100.0 + 0.0049 * sign,
-                            .ppl_fp32 = 100.0};
-        const evaluation ev = {.n_windows = 1, .n_tokens = 9, .has_quality = true, .runs = &run, .n_runs = 1};
-        char *text = NULL;
-        size_t size = 0;
-        FILE *f = open_memstream(&text, &size);
-        cr_assert_not_null(f);
-        report_people(f, &context, &ev, &style);
-        cr_assert_eq(fclose(f), 0);
-        cr_expect(strstr(text, "(0.00 %)") && strstr(text, " 0.00 %\n"), "%s", text);
-        cr_expect(!strstr(text, "-0.00") && !strstr(text, "+0.00"), "%s", text);
-        static const char *const cells[] = {" 6.0e-04", " 9.4e-04", " 0.0012", " 5.1e-04", " 0.0123"};
-        for (size_t i = 0; i < sizeof cells / sizeof cells[0]; i++)
-            cr_expect(strstr(text, cells[i]), "%s is not in\n%s", cells[i], text);
-        for (char *c = text; *c; c++) /* undo the line breaks */
-            *c = *c == '\n' ? ' ' : *c;
-        cr_expect(
-            strstr(text,
-                   "packed values cost 9.00 bits each; 1.58 MB of the cache are tokens kept as float32, "
-                   "a share"),
-            "%s", text);
-        free(text);
-    }
-}
-
 /* ---- what programs read ---- */
 
 typedef struct key {
@@ -272,24 +276,34 @@ static void check_keys(const json_t *object, const char *where, const key *keys,
         check_keys(object, where, keys_, sizeof keys_ / sizeof keys_[0]);                                    \
     } while (0)
 
+/* A run of SMALL has every column of the list, in its object, and nothing else but the array per layer. */
 static void check_run(const json_t *r)
 {
-    CHECK_KEYS(r, "run", {"scheme", 's'}, {"k_bits", 'i'}, {"v_bits", 'i'}, {"group", 'i'}, {"residual", 'i'},
-               {"residual_mode", 's'}, {"residual_dtype", 's'}, {"sinks", 'i'}, {"bits_per_element", 'r'},
-               {"bytes", 'o'}, {"fp32_bytes", 'i'}, {"fp16_bytes", 'i'}, {"ratio_vs_fp32", 'r'},
-               {"ratio_vs_fp16", 'r'}, {"local", 'o'}, {"propagated", 'o'}, {"per_layer", 'a'},
-               {"seconds", 'r'});
-    CHECK_KEYS(json_object_get(r, "bytes"), "bytes", {"payload", 'i'}, {"metadata", 'i'}, {"residual", 'i'},
-               {"sinks", 'i'}, {"slack", 'i'}, {"bookkeeping", 'i'}, {"total", 'i'});
-    CHECK_KEYS(json_object_get(r, "local"), "local", {"k_rel_l2", 'r'}, {"v_rel_l2", 'r'},
-               {"attn_rel_l2", 'r'}, {"attn_max_abs", 'r'}, {"attn_prob_kl", 'r'}, {"bound_max", 'n'},
-               {"bound_looseness", 'n'});
-    CHECK_KEYS(json_object_get(r, "propagated"), "propagated", {"kld_mean", 'r'}, {"kld_p99", 'r'},
-               {"kld_max", 'r'}, {"top1", 'r'}, {"ppl", 'r'}, {"ppl_fp32", 'r'});
+    size_t n_found[N_PARTS] = {0}, n_top = 1;
+    for (size_t i = 0; i < n_columns; i++) {
+        const column *c = &columns[i];
+        const char *object = column_parts[c->part].object;
+        const json_t *o = object ? json_object_get(r, object) : r, *v = json_object_get(o, c->name);
+        const bool good = c->unit == UNIT_TEXT ? json_is_string(v)
+                          : c->unit == UNIT_COUNT || c->unit == UNIT_BYTES
+                              ? json_is_integer(v) || json_is_null(v)
+                              : json_is_real(v) || json_is_null(v);
+        cr_expect(good, "%s is missing or of another type", c->name);
+        n_top += object ? n_found[c->part] == 0 : 1;
+        n_found[c->part]++;
+        if (object)
+            cr_expect_leq(n_found[c->part], json_object_size(o), "%s", c->name);
+    }
+    for (size_t p = 0; p < N_PARTS; p++)
+        if (column_parts[p].object)
+            cr_expect_eq(json_object_size(json_object_get(r, column_parts[p].object)), n_found[p],
+                         "%s has other keys, too", column_parts[p].object);
+    cr_expect_eq(json_object_size(r), n_top, "a run has other keys, too");
     const json_t *layers = json_object_get(r, "per_layer");
     cr_assert_eq(json_array_size(layers), 6 * 4);
     CHECK_KEYS(json_array_get(layers, 23), "per_layer", {"layer", 'i'}, {"head", 'i'}, {"k_rel_l2", 'r'},
-               {"v_rel_l2", 'r'}, {"attn_rel_l2", 'r'}, {"attn_prob_kl", 'r'});
+               {"v_rel_l2", 'r'}, {"k_rel_l2_packed", 'n'}, {"v_rel_l2_packed", 'n'}, {"attn_rel_l2", 'r'},
+               {"attn_max_abs", 'r'}, {"attn_prob_kl", 'r'});
 }
 
 static double number(const json_t *r, const char *part, const char *name)
@@ -302,7 +316,8 @@ Test(cli, json_has_every_key_and_fp32_is_exactly_zero)
     cr_assert_eq(run("$E " SMALL "--scheme fp32 --json -"), 0);
     json_t *root = load_json(out);
     CHECK_KEYS(root, "report", {"schema", 's'}, {"version", 's'}, {"isa", 's'}, {"precision", 's'},
-               {"threads", 'i'}, {"seed", 'i'}, {"model", 'o'}, {"text", 'o'}, {"runs", 'a'});
+               {"bound_every", 'i'}, {"threads", 'i'}, {"seed", 'i'}, {"model", 'o'}, {"text", 'o'},
+               {"runs", 'a'});
     cr_assert_str_eq(json_string_value(json_object_get(root, "schema")), "kvq-eval/1");
     CHECK_KEYS(json_object_get(root, "model"), "model", {"name", 's'}, {"n_layer", 'i'}, {"n_head", 'i'},
                {"n_kv_head", 'i'}, {"head_dim", 'i'}, {"n_ctx", 'i'}, {"n_params", 'i'}, {"checksum", 's'});
@@ -333,8 +348,8 @@ Test(cli, no_option_at_all_is_two_bits)
 {
     cr_assert_eq(run("$E --windows 1 --tokens 16 --csv - && $E --windows 1 --tokens 16 --bits 2 --csv -"), 0);
     cr_assert_eq(n_lines(out), 6);
-    const char *first = strstr(out, "\"kivi2\",2,2,128,kivi,f32,0,");
-    cr_assert(first && strstr(first + 1, "\"kivi2\",2,2,128,kivi,f32,0,"), "%s", out);
+    const char *first = strstr(out, "\"kivi2\",2,2,32,128,\"kivi\",\"f32\",0,");
+    cr_assert(first && strstr(first + 1, "\"kivi2\",2,2,32,128,\"kivi\",\"f32\",0,"), "%s", out);
 }
 
 Test(cli, csv_rows_have_as_many_fields_as_the_header)
@@ -490,6 +505,70 @@ ParameterizedTest(const bad *b, cli, bad_input_gets_one_line)
     leave();
 }
 
+/* One layer of width 16 with the default model's vocabulary; `big` is what the head's weights are. */
+static void write_tiny_model(float big)
+{
+    static const struct {
+        const char *name;
+        size_t shape[2]; /* the second 0: one dimension */
+    } tensors[] = {
+        {"wte.weight", {4096, 16}},        {"wpe.weight", {64, 16}},
+        {"ln_f.weight", {16, 0}},          {"ln_f.bias", {16, 0}},
+        {"lm_head.weight", {4096, 16}},    {"h.0.ln_1.weight", {16, 0}},
+        {"h.0.ln_1.bias", {16, 0}},        {"h.0.attn.c_attn.weight", {16, 48}},
+        {"h.0.attn.c_attn.bias", {48, 0}}, {"h.0.attn.c_proj.weight", {16, 16}},
+        {"h.0.attn.c_proj.bias", {16, 0}}, {"h.0.ln_2.weight", {16, 0}},
+        {"h.0.ln_2.bias", {16, 0}},        {"h.0.mlp.c_fc.weight", {16, 64}},
+        {"h.0.mlp.c_fc.bias", {64, 0}},    {"h.0.mlp.c_proj.weight", {64, 16}},
+        {"h.0.mlp.c_proj.bias", {16, 0}},
+    };
+    static char file[1 << 20];
+    char *header = file + 8;
+    size_t used = 0, n_bytes = 0;
+    for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
+        const size_t *shape = tensors[i].shape, n = shape[0] * (shape[1] ? shape[1] : 1);
+        char second[24] = "";
+        if (shape[1])
+            snprintf(second, sizeof second, ",%zu", shape[1]);
+        used += (size_t)sprintf(header + used,
+                                "%c\"%s\":{\"dtype\":\"F32\",\"shape\":[%zu%s],\"data_offsets\":[%zu,%zu]}",
+                                i ? ',' : '{', tensors[i].name, shape[0], second, n_bytes, n_bytes + 4 * n);
+        n_bytes += 4 * n;
+    }
+    used += (size_t)sprintf(header + used, "}");
+    for (size_t i = 0; i < 8; i++)
+        file[i] = (char)(used >> (8 * i) & 0xff);
+    size_t at = 8 + used;
+    for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
+        const size_t n = tensors[i].shape[0] * (tensors[i].shape[1] ? tensors[i].shape[1] : 1);
+        for (size_t j = 0; j < n; j++, at += 4) {
+            const float size = strcmp(tensors[i].name, "lm_head.weight") == 0 ? big : 0.5f;
+            const float x = (j * 2654435761u >> 7) % 2 ? size : -size;
+            memcpy(file + at, &x, 4);
+        }
+    }
+    cr_assert_eq(run("mkdir -p tiny && cp '%s'/gpt2-6m/vocab.json '%s'/gpt2-6m/merges.txt tiny", DATA, DATA),
+                 0);
+    write_text("tiny/model.safetensors", file, at);
+    static const char config[] = "{\"model_type\": \"gpt2\", \"n_layer\": 1, \"n_head\": 1, \"n_embd\": 16, "
+                                 "\"n_positions\": 64, \"vocab_size\": 4096, "
+                                 "\"tie_word_embeddings\": false}";
+    write_text("tiny/config.json", config, sizeof config - 1);
+}
+
+/* Weights of 3e38: every one of them is finite, and no logit is. */
+Test(cli, logits_that_are_not_finite_are_an_error)
+{
+    write_tiny_model(1.0f);
+    cr_assert_eq(run("$E --model tiny --residual 32 --windows 2"), 0, "%s", err);
+    cr_assert(!strstr(out, "nan") && !strstr(out, "inf"), "%s", out);
+    write_tiny_model(3e38f);
+    cr_assert_eq(run("$E --model tiny --residual 32 --windows 2 --prompt 3 --json report.json"), 1);
+    cr_assert_str_eq(err,
+                     "kvq-eval: scheme fp32: window 0, token 3: the logits are not finite (NaN or Inf)\n");
+    cr_assert(out[0] == '\0' && n_files() == 1, "no report of such a run");
+}
+
 Test(cli, a_failure_keeps_the_old_report)
 {
     write_text("report.json", "old", 3);
@@ -574,6 +653,8 @@ ParameterizedTestParameters(cli, bad_usage_is_status_2)
         "--windows 0",
         "--threads 0",
         "--seed x",
+        "--bound 0",
+        "--bound no",
         "--max-kld nan",
         "--min-ratio -1",
         "--max-kld 1x",

@@ -3,6 +3,8 @@
 #include "eval/cli/inputs.h"
 #include "eval/measure/evaluate.h"
 #include "eval/measure/generate.h"
+#include "eval/measure/memory.h"
+#include "eval/measure/quality.h"
 #include "eval/model/gpt2_forward.h"
 #include "quant/kernels.h"
 #include "tests/npy.h"
@@ -44,9 +46,23 @@ static evaluation run(const inputs *in, kvq_scheme *const *schemes, size_t n_sch
                                     .n_prompt = in->n_prompt,
                                     .schemes = schemes,
                                     .n_schemes = n_schemes,
+                                    .bound_every = 8,
                                     .n_threads = n_threads};
     cr_assert(evaluate(&ev, &config, &e), "%s", e.text);
     return ev;
+}
+
+static kvq_cache *plain_cache(const gpt2_model *m, const kvq_scheme *scheme)
+{
+    kvq_config config;
+    kvq_config_init(&config);
+    config.n_layers = m->config.n_layer;
+    config.n_heads = config.n_kv_heads = m->config.n_head;
+    config.head_dim = m->config.head_dim;
+    config.scheme = scheme;
+    kvq_cache *cache;
+    cr_assert_eq(kvq_cache_create(&cache, &config), KVQ_OK);
+    return cache;
 }
 
 static void assert_no_error(const evaluation *ev, const evaluate_run *r)
@@ -90,7 +106,8 @@ Test(evaluate, a_window_that_holds_all_tokens_is_exactly_zero)
     cr_assert_eq(ev.n_runs, 2);
     cr_assert(ev.runs[0].is_reference);
     assert_no_error(&ev, &ev.runs[1]);
-    cr_assert_eq(ev.runs[1].bits_per_element, 3.0, "nothing is packed: what packing would cost");
+    cr_assert(isnan(ev.runs[1].k_rel_l2_packed) && isnan(ev.runs[1].v_rel_l2_packed), "nothing is packed");
+    cr_assert_eq(ev.runs[0].k_rel_l2_packed, 0.0, "the reference's by definition");
     evaluation_free(&ev);
     inputs_free(&in);
 }
@@ -110,19 +127,6 @@ typedef struct plain_stream {
     float *probabilities;        /* [H][T] */
     float *logits;               /* [V] */
 } plain_stream;
-
-static kvq_cache *plain_cache(const gpt2_model *m, const kvq_scheme *scheme)
-{
-    kvq_config config;
-    kvq_config_init(&config);
-    config.n_layers = m->config.n_layer;
-    config.n_heads = config.n_kv_heads = m->config.n_head;
-    config.head_dim = m->config.head_dim;
-    config.scheme = scheme;
-    kvq_cache *cache;
-    cr_assert_eq(kvq_cache_create(&cache, &config), KVQ_OK);
-    return cache;
-}
 
 static plain_stream plain_make(const gpt2_model *m, const kvq_scheme *scheme, size_t T)
 {
@@ -332,13 +336,113 @@ Test(evaluate, an_error_above_the_certified_bound_fails)
     kvq_kernels *kernels = (kvq_kernels *)(uintptr_t)kvq_kernels_get();
     true_encode = kernels->encode_affine_token;
     kernels->encode_affine_token = wrong_encode;
-    const evaluate_config config = {
-        .model = in.model, .ids = in.ids, .n_windows = 1, .n_tokens = 64, .schemes = &scheme, .n_schemes = 1};
+    evaluate_config config = {.model = in.model,
+                              .ids = in.ids,
+                              .n_windows = 1,
+                              .n_tokens = 64,
+                              .schemes = &scheme,
+                              .n_schemes = 1,
+                              .bound_every = 8};
     eval_error e = {""};
     cr_assert_not(evaluate(&ev, &config, &e));
-    cr_assert(
-        strstr(e.text, "kivi2,r=32: attention error above the certified bound at layer 0, head 0, token 39"),
-        "%s", e.text);
+    cr_assert(strstr(e.text, "scheme kivi2,r=32: window 0, layer 0, head 0, token 39: attention error above "
+                             "the certified bound"),
+              "%s", e.text);
+    config.bound_every = 0;
+    cr_assert(evaluate(&ev, &config, &e), "nothing asks for the bound: %s", e.text);
+    evaluation_free(&ev);
+    inputs_free(&in);
+}
+
+Test(evaluate, the_bound_is_asked_for_at_every_nth_step_and_the_last)
+{
+    cr_assert_eq(evaluate_default_bound_every(1024), 128);
+    cr_assert_eq(evaluate_default_bound_every(8192), 1024);
+    cr_assert_eq(evaluate_default_bound_every(2), 1);
+    inputs in = load("random:2,2,32,64,50", 2, 60, 10);
+    kvq_scheme *const scheme = scheme_of("kivi2,r=32");
+    static const struct {
+        size_t every, n; /* of a window's steps 10 to 59 */
+    } cases[] = {{8, 7}, {5, 10}, {60, 1}, {1, 50}, {1000, 1}, {0, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const evaluate_config config = {.model = in.model,
+                                        .ids = in.ids,
+                                        .n_windows = 2,
+                                        .n_tokens = 60,
+                                        .n_prompt = 10,
+                                        .schemes = &scheme,
+                                        .n_schemes = 1,
+                                        .bound_every = cases[i].every};
+        evaluation ev;
+        eval_error e;
+        cr_assert(evaluate(&ev, &config, &e), "%s", e.text);
+        cr_expect_eq(ev.bound_every, cases[i].every);
+        for (size_t r = 0; r < 2; r++) {
+            cr_expect_eq(ev.runs[r].heads[3].bound.n, 2 * cases[i].n, "every %zu: %d", cases[i].every,
+                         (int)ev.runs[r].heads[3].bound.n);
+            cr_expect_eq(isnan(ev.runs[r].bound_max) != 0, cases[i].n == 0, "no bound is not a bound of 0");
+        }
+        evaluation_free(&ev);
+    }
+    inputs_free(&in);
+}
+
+/* ---- figures that are no numbers ---- */
+
+/* The reference's activations, and a scheme's that are the same but for one NaN. */
+Test(quality, logits_that_are_not_finite_name_window_token_and_scheme)
+{
+    inputs in = load(MODEL, 1, 100, 4);
+    const size_t E = in.model->config.n_embd;
+    float *x = calloc(2 * 100 * E, sizeof *x), *other = x + 100 * E;
+    cr_assert_not_null(x);
+    gpt2_embed(in.model, in.ids, 0, 100, x);
+    memcpy(other, x, 100 * E * sizeof *x);
+    const evaluate_config config = {
+        .model = in.model, .ids = in.ids, .n_windows = 3, .n_tokens = 100, .n_prompt = 4};
+    quality *q = quality_create(&config, 1);
+    cr_assert_not_null(q);
+    eval_error e = {""};
+    quality_set_stream(q, 0, "kivi9", other);
+    quality_begin_window(q, 0, in.ids, x, NULL);
+    cr_assert(quality_end_window(q, &e), "%s", e.text);
+    other[70 * E + 3] = NAN;
+    quality_begin_window(q, 1, in.ids, x, NULL);
+    cr_assert_not(quality_end_window(q, &e));
+    cr_assert_str_eq(e.text, "scheme kivi9: window 1, token 70: the logits are not finite (NaN or Inf)");
+    x[5 * E] = NAN;
+    quality_begin_window(q, 2, in.ids, x, NULL);
+    cr_assert_not(quality_end_window(q, &e));
+    cr_assert_str_eq(e.text, "scheme fp32: window 2, token 5: the logits are not finite (NaN or Inf)");
+    quality_free(q);
+    free(x);
+    inputs_free(&in);
+}
+
+/* Packs values that attention cannot add up: a scale, say, that a bug made infinite. */
+static void infinite_encode(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n, const float *x,
+                            size_t stride)
+{
+    true_encode(l, superblock, t0, n, x, stride);
+    for (size_t i = 0; i < l->bytes; i += 2) /* in codes as in scales: the half 0x7c00 is Inf */
+        memcpy(superblock + i, (const uint8_t[]){0x00, 0x7c}, 2);
+}
+
+Test(evaluate, attention_that_is_not_finite_names_window_layer_and_token)
+{
+    inputs in = load("random:2,2,32,64,50", 1, 64, 0);
+    kvq_scheme *const scheme = scheme_of("kivi2,r=32");
+    kvq_kernels *kernels = (kvq_kernels *)(uintptr_t)kvq_kernels_get();
+    true_encode = kernels->encode_affine_token;
+    kernels->encode_affine_token = infinite_encode;
+    const evaluate_config config = {
+        .model = in.model, .ids = in.ids, .n_windows = 1, .n_tokens = 64, .schemes = &scheme, .n_schemes = 1};
+    evaluation ev;
+    eval_error e = {""};
+    cr_assert_not(evaluate(&ev, &config, &e));
+    cr_assert(strstr(e.text, "scheme kivi2,r=32: window 0, layer 0, token 33: attention: the output is not "
+                             "finite (NaN or Inf)"),
+              "%s", e.text);
     inputs_free(&in);
 }
 
@@ -372,28 +476,40 @@ Test(evaluate, local_errors_equal_plain_formulas)
     cr_assert_eq(kvq_cache_read(cache, 0, 0, 0, T, kk, vv), KVQ_OK);
     evaluation ev = run(&in, &scheme, 1, 0);
     cr_assert(!ev.has_quality);
+    enum { N = 5 };
+    double worst = 0.0;
     for (size_t h = 0; h < H; h++) {
-        double error[3] = {0}, sum[3] = {0};
+        double error[N] = {0}, sum[N] = {0};
         for (size_t t = 0; t < T; t++) {
             for (size_t d = 0; d < D; d++) {
                 const size_t i = t * E + h * D + d;
-                const float *pairs[3][2] = {{k, kk}, {v, vv}, {exact, out}};
-                for (size_t j = 0; j < 3; j++) {
-                    const double a = (double)pairs[j][0][i], b = (double)pairs[j][1][i];
-                    error[j] += (a - b) * (a - b);
-                    sum[j] += a * a;
+                /* Of 64 tokens, KIVI's order with R = 32 has packed 32 keys and 64 - 33 values. */
+                const struct {
+                    const float *a, *b;
+                    size_t n;
+                } pairs[N] = {{k, kk, T}, {v, vv, T}, {exact, out, T}, {k, kk, 32}, {v, vv, 31}};
+                for (size_t j = 0; j < N; j++) {
+                    const double a = (double)pairs[j].a[i], b = (double)pairs[j].b[i];
+                    error[j] += t < pairs[j].n ? (a - b) * (a - b) : 0.0;
+                    sum[j] += t < pairs[j].n ? a * a : 0.0;
                 }
             }
         }
         const evaluate_head *head = &ev.runs[1].heads[h];
-        const double got[3] = {metric_l2_value(&head->k), metric_l2_value(&head->v),
-                               metric_l2_value(&head->attn)};
-        for (size_t j = 0; j < 3; j++) {
+        const double got[N] = {metric_l2_value(&head->k), metric_l2_value(&head->v),
+                               metric_l2_value(&head->attn), metric_l2_value(&head->k_packed),
+                               metric_l2_value(&head->v_packed)};
+        worst = fmax(worst, got[2]);
+        for (size_t j = 0; j < N; j++) {
             const double expected = sqrt(error[j] / sum[j]);
             cr_assert(expected > 1e-3 && fabs(got[j] - expected) < 1e-4 * expected,
                       "head %zu, %zu: %g, expected %g", h, j, got[j], expected);
         }
+        cr_assert_lt(got[0], 0.8 * got[3], "tokens of the residual have error 0");
     }
+    const evaluate_run *r = &ev.runs[1];
+    cr_assert_eq(r->attn_worst_rel_l2, worst);
+    cr_assert_eq(metric_l2_value(&r->heads[r->attn_worst_head].attn), worst);
     evaluation_free(&ev);
     kvq_cache_free(cache);
     free(x);
@@ -415,9 +531,75 @@ Test(evaluate, bytes_are_those_of_a_cache_of_all_layers)
         cr_assert_eq(r->fp16_bytes * 2, r->fp32_bytes);
         cr_assert_float_eq(r->ratio_vs_fp32, (double)r->fp32_bytes / (double)u->total, 1e-12);
     }
-    cr_assert_eq(ev.runs[0].bits_per_element, 32.0);
-    cr_assert_eq(ev.runs[1].bits_per_element, 3.0);
-    cr_assert_eq(ev.runs[2].bits_per_element, 16.0);
+    cr_assert_eq(ev.runs[0].bits_packed, 32.0);
+    cr_assert_eq(ev.runs[1].bits_packed, 3.0);
+    cr_assert_eq(ev.runs[2].bits_packed, 16.0);
+    for (size_t i = 0; i < ev.n_runs; i++) {
+        const evaluate_run *r = &ev.runs[i];
+        cr_assert_float_eq(r->bits_here, 32.0 / r->ratio_vs_fp32, 1e-9);
+        cr_assert_gt(r->bits_here, r->bits_packed, "tables and unused room cost, too");
+    }
+    cr_assert_eq(ev.n_weighed, 1024);
+    cr_assert(ev.runs[0].pays_from == 0 && ev.runs[2].pays_from == 0, "neither is below plain fp16, ever");
+    evaluation_free(&ev);
+    inputs_free(&in);
+}
+
+/* The same from a cache of random numbers that the test makes, by the definition: smaller from there on, and
+ * not one token earlier. With r=96 it is smaller from 332 to 352 as well, until a page is opened. */
+Test(memory, pays_from_is_where_it_stays_below_fp16)
+{
+    static const char *const texts[] = {"kivi2", "kivi2,r=96", "kivi8-g64,s=9", "fp16"};
+    inputs in = load("random:3,2,32,600,50", 1, 64, 0);
+    enum { N = 600 };
+    size_t n_found = 0;
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        kvq_scheme *const scheme = scheme_of(texts[i]);
+        uint64_t from = 999;
+        eval_error e;
+        cr_assert(memory_pays_from(&in.model->config, scheme, N, &from, &e), "%s", e.text);
+        kvq_cache *cache = plain_cache(in.model, scheme);
+        bool larger[N + 1] = {true};
+        for (size_t n = 1; n <= N; n++) {
+            float x[64];
+            kvq_usage usage;
+            for (size_t j = 0; j < 64; j++)
+                x[j] = sinf((float)(n * 64 + j));
+            for (size_t layer = 0; layer < 3; layer++)
+                cr_assert_eq(kvq_cache_append(cache, layer, 0, x, x, 1), KVQ_OK);
+            cr_assert_eq(kvq_cache_usage(cache, &usage), KVQ_OK);
+            larger[n] = usage.total >= n * 3 * 2 * 64 * 2;
+        }
+        size_t expected = 0;
+        for (size_t n = N; n > 0 && !larger[n]; n--)
+            expected = n;
+        cr_expect_eq(from, expected, "%s: from %d, expected %zu", texts[i], (int)from, expected);
+        n_found += expected > 0;
+        kvq_cache_free(cache);
+    }
+    cr_assert_eq(n_found, 2, "the cases are meant to have both outcomes, not %zu", n_found);
+    inputs_free(&in);
+}
+
+/* Sinks come before the packed tokens: of 100, 3 are sinks, 64 keys and 97 - 33 values packed. */
+Test(evaluate, packed_errors_leave_sinks_and_residual_out)
+{
+    inputs in = load("random:3,2,32,128,50", 1, 100, 0);
+    kvq_scheme *const scheme = scheme_of("kivi2,r=64,s=3");
+    evaluation ev = run(&in, &scheme, 1, 0);
+    const evaluate_run *r = &ev.runs[1];
+    double worst = 0.0;
+    for (size_t i = 0; i < 6; i++) {
+        const evaluate_head *head = &r->heads[i];
+        cr_assert_eq(head->k.n, 100 * 32);
+        cr_assert_eq(head->k_packed.n, 64 * 32);
+        cr_assert_eq(head->v_packed.n, 32 * 32);
+        cr_assert_eq(head->k_packed.error, head->k.error, "sinks and residual have no error");
+        cr_assert_eq(head->v_packed.error, head->v.error);
+        worst = fmax(worst, metric_l2_value(&head->attn));
+    }
+    cr_assert_eq(r->attn_worst_rel_l2, worst);
+    cr_assert_eq(metric_l2_value(&r->heads[r->attn_worst_layer * 2 + r->attn_worst_head].attn), worst);
     evaluation_free(&ev);
     inputs_free(&in);
 }

@@ -27,6 +27,7 @@ Test(metrics, relative_l2_is_of_all_vectors_together)
     metric_l2_add(&first, reference, x, 2);
     metric_l2_add(&second, reference + 2, x + 2, 2);
     metric_l2_merge(&first, &second);
+    cr_assert_eq(first.n, 4);
     cr_assert_eq(metric_l2_value(&first), metric_l2_value(&whole));
     assert_close(metric_l2_value(&whole), sqrt(1.25 / 5.0), 1e-15);
 }
@@ -50,6 +51,22 @@ Test(metrics, squares_of_large_values_do_not_overflow)
     metric_l2 m = {0};
     metric_l2_add(&m, reference, x, 2);
     assert_close(metric_l2_value(&m), sqrt(0.5), 1e-15);
+}
+
+Test(metrics, all_finite_sees_every_place)
+{
+    float x[67] = {0};
+    cr_assert(metric_all_finite(x, 67) && metric_all_finite(x, 0));
+    x[3] = FLT_MAX;
+    cr_assert(metric_all_finite(x, 67));
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (size_t i = 0; i < 67; i++)
+        for (size_t j = 0; j < 3; j++) {
+            const float old = x[i];
+            x[i] = bad[j];
+            cr_expect_not(metric_all_finite(x, 67), "%g at %zu", (double)bad[j], i);
+            x[i] = old;
+        }
 }
 
 Test(metrics, kl_of_probabilities)
@@ -163,6 +180,7 @@ Test(metrics, bounds_count_violations_and_looseness)
     metric_bound_merge(&m, &other);
     assert_close(metric_bound_looseness(&m), 4.0, 1e-14); /* geometric mean of 2 and 8 */
     cr_assert_eq(m.max, 8.0);
+    cr_assert_eq(m.n, 3);
     metric_bound_add(&m, 1.0, 0.5, 1.5); /* at the edge of both bounds together */
     cr_assert_eq(m.n_violations, 0);
     metric_bound_add(&m, 1.0, 0.5, 1.5001);

@@ -15,7 +15,7 @@ EVAL_MUST_CHECK bool bench_attend(const bench_options *o, bench_report *r, progr
 /* A cache that competitors attend over: one scheme and instruction set, every layer filled alike. */
 typedef struct bench_source {
     kvq_scheme *scheme; /* its own */
-    const char *text; /* of the scheme */
+    const char *text;   /* of the scheme */
     const char *isa;
     kvq_cache *cache;
     double bytes_read;  /* by one layer's attention: codes, metadata, window, sinks */

@@ -23,10 +23,9 @@ size_t limits_check(FILE *f, const options *o, const evaluation *ev)
         n += check_one(f, run, "attention error", run->attn_rel_l2, "max-attn-error", &o->max_attn_error,
                        false);
         if (ev->has_quality) {
-            const double increase = 100.0 * (run->ppl / run->ppl_fp32 - 1.0);
             n += check_one(f, run, "mean next-token KL", run->kld_mean, "max-kld", &o->max_kld, false);
-            n += check_one(f, run, "perplexity increase in percent", increase, "max-ppl-increase",
-                           &o->max_ppl_increase, false);
+            n += check_one(f, run, "perplexity increase in percent", evaluate_ppl_increase(run),
+                           "max-ppl-increase", &o->max_ppl_increase, false);
         }
         if (!report_is_fp32(run))
             n += check_one(f, run, "ratio to fp32", run->ratio_vs_fp32, "min-ratio", &o->min_ratio, true);

@@ -7,6 +7,7 @@
 #include "eval/cli/options.h"
 #include "eval/common/output_file.h"
 #include "eval/common/progress.h"
+#include "eval/common/terminal.h"
 #include "eval/measure/evaluate.h"
 #include "eval/measure/generate.h"
 #include "eval/report/report.h"
@@ -164,8 +165,10 @@ static bool write_reports(const options *o, report_context *context, const evalu
     if ((o->json && !write_json(o->json, context, ev, e)) || (o->csv && !write_csv(o->csv, ev, e)))
         return false;
     if (!is_stdout(o->json) && !is_stdout(o->csv) && !is_stdout(o->logits)) {
-        const report_style style = {
-            .markdown = o->markdown, .colour = !o->markdown && want_colour(), .per_layer = o->per_layer};
+        const report_style style = {.markdown = o->markdown,
+                                    .colour = !o->markdown && want_colour(),
+                                    .per_layer = o->per_layer,
+                                    .width = terminal_width()};
         report_people(stdout, context, ev, &style);
     }
     return true;
@@ -190,6 +193,8 @@ static bool measure(evaluation *ev, const inputs *in, const options *o, eval_err
                                     .schemes = o->schemes,
                                     .n_schemes = o->n_schemes,
                                     .precision = o->precision,
+                                    .bound_every =
+                                        o->bound_set ? o->bound : evaluate_default_bound_every(in->n_tokens),
                                     .n_threads = o->threads,
                                     .logits_stream = logits.stream,
                                     .progress = show_progress,

@@ -35,6 +35,7 @@ enum {
     KEY_PROMPT,
     KEY_GENERATE,
     KEY_PRECISION,
+    KEY_BOUND,
     KEY_THREADS,
     KEY_SEED,
     KEY_PER_LAYER,
@@ -61,7 +62,7 @@ static const struct argp_option option_list[] = {
      1},
     {"residual", KEY_RESIDUAL, "R", 0, "Newest tokens kept in full precision (default 128)", 1},
     {"residual-mode", KEY_RESIDUAL_MODE, "MODE", 0, "kivi (default) or sliding", 1},
-    {"residual-dtype", KEY_RESIDUAL_DTYPE, "TYPE", 0, "f32 (default) or f16, for the window and the sinks",
+    {"residual-dtype", KEY_RESIDUAL_DTYPE, "TYPE", 0, "f32 (default) or f16, for the residual and the sinks",
      1},
     {"sinks", KEY_SINKS, "S", 0, "First tokens kept in full precision (default 0)", 1},
     {"scheme", KEY_SCHEME, "TEXT", 0,
@@ -84,6 +85,8 @@ static const struct argp_option option_list[] = {
     {"generate", KEY_GENERATE, "N", 0,
      "Instead of measuring, write N tokens greedily after the text's first --prompt tokens (default 32)", 2},
     {"precision", KEY_PRECISION, "P", 0, "Arithmetic of attention: fast (default) or exact", 2},
+    {"bound", KEY_BOUND, "N", 0,
+     "Check the certified bound at every Nth step, or off (default: at eight steps of each window)", 2},
     {"threads", KEY_THREADS, "N", 0, "Threads (default: one per processor)", 2},
     {"seed", KEY_SEED, "N", 0, "Seed of random: weights (default 1)", 2},
 
@@ -285,6 +288,10 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
                            ? KVQ_PRECISION_FAST
                            : KVQ_PRECISION_EXACT;
         return 0;
+    case KEY_BOUND:
+        o->bound = strcmp(arg, "off") == 0 ? 0 : options_number(state, "bound", arg, 1, many);
+        o->bound_set = true;
+        return 0;
     case KEY_THREADS:
         o->threads = (int)options_number(state, "threads", arg, 1, 1024);
         return 0;
@@ -403,7 +410,7 @@ static void text_of_flags(const scheme_flags *f, char *text, size_t size)
     text[0] = '\0';
     const bool same = strcmp(k_bits, v_bits) == 0;
     if (same && strcmp(k_bits, "32") == 0) {
-        snprintf(text, size, "fp32,"); /* the presets, because nothing is gained by a window around them */
+        snprintf(text, size, "fp32,"); /* the presets, because a residual before them gains nothing */
     } else if (same && strcmp(k_bits, "16") == 0) {
         snprintf(text, size, "fp16,");
     } else {

@@ -35,7 +35,9 @@ typedef struct options {
     size_t prompt;
     size_t generate;
     kvq_precision precision;
-    int threads; /* 0: as many as OpenMP gives */
+    bool bound_set;
+    size_t bound; /* every how many steps the certified bound is checked; 0: never */
+    int threads;  /* 0: as many as OpenMP gives */
     uint64_t seed;
     bool info, per_layer, markdown, quiet;
     const char *json, *csv, *logits; /* files; NULL: not wanted; "-": standard output */

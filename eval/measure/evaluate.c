@@ -18,6 +18,7 @@
 #include "eval/measure/evaluate.h"
 
 #include "eval/common/progress.h"
+#include "eval/measure/memory.h"
 #include "eval/measure/quality.h"
 #include "eval/model/gpt2_forward.h"
 
@@ -49,6 +50,7 @@ typedef struct work {
     evaluate_head *ref_heads; /* [L][H]: the bounds of the reference */
     double ref_seconds;
     size_t L, H, D, E, T; /* layers, heads, head dimension, width, tokens per window */
+    size_t window;        /* its number, from 0 */
     kvq_cache *reference;
     float *x;                     /* reference activations [T][E] */
     float *ref_q, *ref_k, *ref_v; /* [T][E] */
@@ -64,20 +66,6 @@ typedef struct work {
 } work;
 
 /* ---- set up and tear down ---- */
-
-static bool make_cache(kvq_cache **out, const work *w, const kvq_scheme *scheme, size_t n_layers,
-                       eval_error *e)
-{
-    kvq_config config;
-    kvq_config_init(&config);
-    config.n_layers = n_layers;
-    config.n_heads = w->H;
-    config.n_kv_heads = w->H;
-    config.head_dim = w->D;
-    config.scheme = scheme;
-    const kvq_status status = kvq_cache_create(out, &config);
-    return status == KVQ_OK || eval_fail(e, "cannot create a cache: %s", kvq_status_string(status));
-}
 
 static float *floats(size_t a, size_t b)
 {
@@ -122,16 +110,17 @@ static bool copy_scheme(kvq_scheme **out, const char *text, eval_error *e)
 
 static bool make_caches(work *w, eval_error *e)
 {
+    const gpt2_config *shape = &w->config->model->config;
     kvq_scheme *fp32 = NULL;
-    bool good = copy_scheme(&fp32, "fp32", e) && make_cache(&w->reference, w, fp32, w->L, e);
+    bool good = copy_scheme(&fp32, "fp32", e) && memory_make_cache(&w->reference, shape, w->L, fp32, e);
     kvq_scheme_free(fp32);
     if (!good)
         return false;
     for (size_t i = 0; i < w->n_streams; i++) {
         stream *s = &w->streams[i];
-        if (!make_cache(&s->local, w, s->run->scheme, w->L, e))
+        if (!memory_make_cache(&s->local, shape, w->L, s->run->scheme, e))
             return false;
-        if (w->quality && !make_cache(&s->propagated, w, s->run->scheme, 1, e))
+        if (w->quality && !memory_make_cache(&s->propagated, shape, 1, s->run->scheme, e))
             return false;
     }
     return true;
@@ -165,11 +154,12 @@ static void step_done(work *w, double n)
         w->config->progress(w->config->progress_ctx, done / w->progress->total);
 }
 
-static bool library_failed(const char *scheme, const char *what, size_t layer, size_t token,
-                           kvq_status status, eval_error *e)
+/* Windows, layers, heads and tokens count from 0. */
+static bool step_failed(const work *w, const char *scheme, size_t layer, size_t token, const char *what,
+                        const char *why, eval_error *e)
 {
-    return eval_fail(e, "scheme %s: %s at layer %zu, token %zu of a window: %s", scheme, what, layer, token,
-                     kvq_status_string(status));
+    return eval_fail(e, "scheme %s: window %zu, layer %zu, token %zu: %s: %s", scheme, w->window, layer,
+                     token, what, why);
 }
 
 /* ---- one step ---- */
@@ -182,7 +172,7 @@ static bool decode_step(const work *w, kvq_cache *cache, const char *scheme, siz
     const size_t at = t * w->E;
     kvq_status status = kvq_cache_append(cache, cache_layer, 0, k + at, v + at, 1);
     if (status != KVQ_OK)
-        return library_failed(scheme, "append", layer, t, status, e);
+        return step_failed(w, scheme, layer, t, "append", kvq_status_string(status), e);
     kvq_attend_options options;
     kvq_attend_options_init(&options);
     options.precision = w->config->precision;
@@ -191,17 +181,20 @@ static bool decode_step(const work *w, kvq_cache *cache, const char *scheme, siz
     options.bound = bound;
     status = kvq_cache_attend(cache, cache_layer, NULL, 1, q + at, 1,
                               gpt2_attn_scale(w->config->model, layer), &options, out + at);
-    return status == KVQ_OK || library_failed(scheme, "attention", layer, t, status, e);
+    if (status != KVQ_OK)
+        return step_failed(w, scheme, layer, t, "attention", kvq_status_string(status), e);
+    return metric_all_finite(out + at, w->E) ||
+           step_failed(w, scheme, layer, t, "attention", "the output is not finite (NaN or Inf)", e);
 }
 
-/* The prompt: exact attention within it, as in KIVI's prefill; the cache takes all its tokens at once. */
+/* The prompt: full-precision attention within it, as in KIVI's prefill; the cache takes it at once. */
 static bool prefill(const work *w, kvq_cache *cache, const char *scheme, size_t cache_layer, size_t layer,
                     const float *q, const float *k, const float *v, float *out, eval_error *e)
 {
     const size_t n = w->config->n_prompt;
     const kvq_status status = kvq_cache_append(cache, cache_layer, 0, k, v, n);
     if (status != KVQ_OK)
-        return library_failed(scheme, "append of the prompt", layer, 0, status, e);
+        return step_failed(w, scheme, layer, 0, "append of the prompt", kvq_status_string(status), e);
     if (out && n > 0)
         gpt2_attention_causal(w->config->model, layer, q, k, v, n, out);
     return true;
@@ -225,18 +218,15 @@ static void compare_step(const work *w, evaluate_head *heads, size_t t, bool wit
     }
 }
 
-static bool check_bounds(const stream *s, const evaluate_head *heads, size_t n_heads, size_t layer, size_t t,
+static bool check_bounds(const work *w, const stream *s, const evaluate_head *heads, size_t layer, size_t t,
                          eval_error *e)
 {
-    for (size_t h = 0; h < n_heads; h++) {
-        if (heads[h].bound.n_violations > 0) {
-            return eval_fail(
-                e,
-                "internal error: scheme %s: attention error above the certified bound at layer %zu, "
-                "head %zu, token %zu of a window",
-                s->run->text, layer, h, t);
-        }
-    }
+    for (size_t h = 0; h < w->H; h++)
+        if (heads[h].bound.n_violations > 0)
+            return eval_fail(e,
+                             "internal error: scheme %s: window %zu, layer %zu, head %zu, token %zu: "
+                             "attention error above the certified bound",
+                             s->run->text, w->window, layer, h, t);
     return true;
 }
 
@@ -249,7 +239,7 @@ static bool local_step(work *w, stream *s, size_t layer, size_t t, bool with_bou
         return false;
     compare_step(w, heads, t, with_bound);
     s->seconds += progress_now() - start;
-    return !with_bound || check_bounds(s, heads, w->H, layer, t, e);
+    return !with_bound || check_bounds(w, s, heads, layer, t, e);
 }
 
 /* ---- one layer ---- */
@@ -257,18 +247,36 @@ static bool local_step(work *w, stream *s, size_t layer, size_t t, bool with_bou
 /* Read the layer's local cache back and compare it with what it was fed. */
 static bool compare_cache(const work *w, const stream *s, size_t layer, eval_error *e)
 {
-    const kvq_status status = kvq_cache_read(s->local, layer, 0, 0, w->T, w->k, w->v);
+    size_t n_k = 0, n_v = 0;
+    kvq_status status = kvq_cache_n_packed(s->local, layer, 0, &n_k, &n_v);
+    if (status == KVQ_OK)
+        status = kvq_cache_read(s->local, layer, 0, 0, w->T, w->k, w->v);
     if (status != KVQ_OK)
-        return library_failed(s->run->text, "reading back", layer, 0, status, e);
+        return step_failed(w, s->run->text, layer, 0, "reading back", kvq_status_string(status), e);
+    const size_t first =
+        kvq_scheme_sinks(s->run->scheme); /* packed tokens lie between the sinks and the residual */
     for (size_t t = 0; t < w->T; t++) {
         for (size_t h = 0; h < w->H; h++) {
             evaluate_head *head = &s->heads[layer * w->H + h];
             const size_t at = t * w->E + h * w->D;
-            metric_l2_add(&head->k, w->ref_k + at, w->k + at, w->D);
-            metric_l2_add(&head->v, w->ref_v + at, w->v + at, w->D);
+            metric_l2 k = {0}, v = {0};
+            metric_l2_add(&k, w->ref_k + at, w->k + at, w->D);
+            metric_l2_add(&v, w->ref_v + at, w->v + at, w->D);
+            metric_l2_merge(&head->k, &k);
+            metric_l2_merge(&head->v, &v);
+            if (t >= first && t - first < n_k)
+                metric_l2_merge(&head->k_packed, &k);
+            if (t >= first && t - first < n_v)
+                metric_l2_merge(&head->v_packed, &v);
         }
     }
     return true;
+}
+
+static bool asks_for_bound(const work *w, size_t t)
+{
+    const size_t every = w->config->bound_every;
+    return every > 0 && ((t + 1) % every == 0 || t + 1 == w->T);
 }
 
 /* The reference through this layer, and beside it the local caches, which see the same queries, keys, values.
@@ -286,7 +294,7 @@ static bool reference_layer(work *w, size_t layer, eval_error *e)
                      w->ref_v, NULL, e))
             return false;
     for (size_t t = w->config->n_prompt; t < w->T; t++) {
-        const bool with_bound = (t + 1) % EVALUATE_BOUND_EVERY == 0 || t + 1 == w->T;
+        const bool with_bound = asks_for_bound(w, t);
         start = progress_now();
         if (!decode_step(w, w->reference, "fp32", layer, layer, t, w->ref_q, w->ref_k, w->ref_v,
                          w->ref_probabilities, with_bound ? w->ref_bound : NULL, w->ref_out, e))
@@ -335,19 +343,22 @@ static bool measure_bytes(evaluate_run *run, const kvq_cache *cache, const work 
     const kvq_status status = kvq_cache_usage(cache, &run->usage);
     if (status != KVQ_OK)
         return eval_fail(e, "scheme %s: memory usage: %s", run->text, kvq_status_string(status));
-    const uint64_t elements = (uint64_t)w->T * w->L * 2 * w->E;
-    run->fp32_bytes = elements * 4;
-    run->fp16_bytes = elements * 2;
+    const kvq_usage *u = &run->usage;
+    run->fp32_bytes = memory_plain_bytes(&w->config->model->config, w->T, 4);
+    run->fp16_bytes = memory_plain_bytes(&w->config->model->config, w->T, 2);
     run->ratio_vs_fp32 = (double)run->fp32_bytes / (double)run->usage.total;
     run->ratio_vs_fp16 = (double)run->fp16_bytes / (double)run->usage.total;
-    /* The scheme's own figure: how much of K and of V happens to be packed at this length does not enter. */
-    run->bits_per_element = kvq_scheme_bits_per_element(run->scheme, w->D);
+    run->bits_packed = u->n_packed_elements > 0
+                           ? 8.0 * (double)(u->payload + u->metadata) / (double)u->n_packed_elements
+                           : (double)NAN;
+    run->bits_here = 8.0 * (double)u->total / (double)u->n_elements;
     return true;
 }
 
 /* All layers. Touches nothing that another window touches. */
 static bool run_window(work *w, size_t window, eval_error *e)
 {
+    w->window = window;
     gpt2_embed(w->config->model, w->config->ids + window * w->T, 0, w->T, w->x);
     kvq_cache_reset(w->reference);
     for (size_t i = 0; i < w->n_streams; i++) {
@@ -371,6 +382,8 @@ static void merge_heads(evaluate_head *into, evaluate_head *from, size_t n)
     for (size_t i = 0; i < n; i++) {
         metric_l2_merge(&into[i].k, &from[i].k);
         metric_l2_merge(&into[i].v, &from[i].v);
+        metric_l2_merge(&into[i].k_packed, &from[i].k_packed);
+        metric_l2_merge(&into[i].v_packed, &from[i].v_packed);
         metric_l2_merge(&into[i].attn, &from[i].attn);
         metric_bound_merge(&into[i].bound, &from[i].bound);
         into[i].prob_kl_sum += from[i].prob_kl_sum;
@@ -404,9 +417,9 @@ static bool finish_window(work *w, size_t window, eval_error *e)
     }
     if (!w->quality)
         return !logits_stream || quality_write_logits(c->model, w->x, w->T, logits_stream, e);
-    quality_begin_window(w->quality, c->ids + window * w->T, w->x, logits_stream);
+    quality_begin_window(w->quality, window, c->ids + window * w->T, w->x, logits_stream);
     for (size_t i = 0; i < w->n_streams; i++)
-        quality_set_stream(w->quality, i, w->streams[i].x);
+        quality_set_stream(w->quality, i, w->streams[i].run->text, w->streams[i].x);
     return quality_end_window(w->quality, e);
 }
 
@@ -446,19 +459,34 @@ static bool run_windows(work *workers, size_t n_workers, eval_error *e)
 
 /* ---- results ---- */
 
-static void summarize_local(evaluate_run *run, size_t n_heads)
+static void find_worst_head(evaluate_run *run, size_t n_layers, size_t n_heads)
+{
+    for (size_t i = 0; i < n_layers * n_heads; i++) {
+        const double error = metric_l2_value(&run->heads[i].attn);
+        if (error > run->attn_worst_rel_l2) {
+            run->attn_worst_rel_l2 = error;
+            run->attn_worst_layer = i / n_heads;
+            run->attn_worst_head = i % n_heads;
+        }
+    }
+}
+
+static void summarize_local(evaluate_run *run, size_t n_layers, size_t n_heads)
 {
     evaluate_head all = {0};
-    for (size_t i = 0; i < n_heads; i++) {
+    for (size_t i = 0; i < n_layers * n_heads; i++) {
         evaluate_head head = run->heads[i];
         merge_heads(&all, &head, 1);
     }
+    find_worst_head(run, n_layers, n_heads);
     run->k_rel_l2 = metric_l2_value(&all.k);
     run->v_rel_l2 = metric_l2_value(&all.v);
+    run->k_rel_l2_packed = evaluate_packed_error(run, &all.k_packed);
+    run->v_rel_l2_packed = evaluate_packed_error(run, &all.v_packed);
     run->attn_rel_l2 = metric_l2_value(&all.attn);
     run->attn_max_abs = (double)all.attn_max_abs;
-    run->attn_prob_kl = all.n_steps ? all.prob_kl_sum / (double)all.n_steps : 0.0;
-    run->bound_max = all.bound.max;
+    run->attn_prob_kl = evaluate_head_prob_kl(&all);
+    run->bound_max = all.bound.n > 0 ? all.bound.max : (double)NAN;
     run->bound_looseness = metric_bound_looseness(&all.bound);
 }
 
@@ -496,6 +524,25 @@ static bool make_runs(evaluation *result, const evaluate_config *c, eval_error *
     return true;
 }
 
+/* Long contexts would take more memory to weigh than to measure. */
+static size_t weighed_tokens(const evaluate_config *c)
+{
+    enum { ENOUGH = 4096 };
+    const size_t n_ctx = c->model->config.n_ctx;
+    return n_ctx <= ENOUGH ? n_ctx : c->n_tokens > ENOUGH ? c->n_tokens : ENOUGH;
+}
+
+static bool weigh_runs(evaluation *result, const evaluate_config *c, eval_error *e)
+{
+    result->n_weighed = weighed_tokens(c);
+    for (size_t i = 0; i < result->n_runs; i++) {
+        evaluate_run *run = &result->runs[i];
+        if (!memory_pays_from(&c->model->config, run->scheme, result->n_weighed, &run->pays_from, e))
+            return false;
+    }
+    return true;
+}
+
 static bool set_up(work *w, eval_error *e)
 {
     evaluation *result = w->result;
@@ -513,7 +560,7 @@ static void summarize(const work *w)
 {
     evaluation *result = w->result;
     for (size_t i = 0; i < result->n_runs; i++)
-        summarize_local(&result->runs[i], w->L * w->H);
+        summarize_local(&result->runs[i], w->L, w->H);
     for (size_t i = 0; w->quality && i < w->n_streams; i++)
         quality_finish(w->quality, i, w->streams[i].run);
     if (w->quality && result->runs[0].is_reference)
@@ -566,16 +613,24 @@ bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
     }
     evaluation result = {.n_layer = shape->n_layer,
                          .n_head = shape->n_head,
+                         .head_dim = shape->head_dim,
                          .n_windows = config->n_windows,
                          .n_tokens = config->n_tokens,
                          .n_prompt = config->n_prompt,
+                         .bound_every = config->bound_every,
                          .has_quality = !config->model->random};
-    if (!make_runs(&result, config, e) || !evaluate_runs(&result, config, e)) {
+    if (!make_runs(&result, config, e) || !weigh_runs(&result, config, e) ||
+        !evaluate_runs(&result, config, e)) {
         evaluation_free(&result);
         return false;
     }
     *out = result;
     return true;
+}
+
+size_t evaluate_default_bound_every(size_t n_tokens)
+{
+    return (n_tokens + 7) / 8;
 }
 
 void evaluation_free(evaluation *ev)
@@ -586,6 +641,21 @@ void evaluation_free(evaluation *ev)
     }
     free(ev->runs);
     memset(ev, 0, sizeof *ev);
+}
+
+double evaluate_head_prob_kl(const evaluate_head *head)
+{
+    return head->n_steps ? head->prob_kl_sum / (double)head->n_steps : 0.0;
+}
+
+double evaluate_packed_error(const evaluate_run *run, const metric_l2 *packed)
+{
+    return packed->n > 0 || run->is_reference ? metric_l2_value(packed) : (double)NAN;
+}
+
+double evaluate_ppl_increase(const evaluate_run *run)
+{
+    return 100.0 * (run->ppl / run->ppl_fp32 - 1.0);
 }
 
 size_t evaluation_n_steps(const evaluation *ev)

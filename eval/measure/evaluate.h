@@ -12,23 +12,20 @@
 #include <stdint.h>
 #include <stdio.h>
 
-enum {
-    /* The certified bound costs 10 to 150 times the attention, so only every 8th step, and the last one of
-     * a window, asks for it. */
-    EVALUATE_BOUND_EVERY = 8,
-};
-
 typedef struct evaluate_config {
     const gpt2_model *model;
     const int32_t *ids; /* [n_windows][n_tokens] */
     size_t n_windows;
     size_t n_tokens; /* per window, 2 to the model's n_ctx */
-    size_t
-        n_prompt; /* of each window: prefilled with exact attention and not counted; at most n_tokens - 2 */
+    /* Of each window: prefilled with full-precision attention and not counted; at most n_tokens - 2. */
+    size_t n_prompt;
     kvq_scheme *const *schemes; /* [n_schemes] */
     size_t n_schemes;
-    kvq_precision precision; /* of attention, but for steps that ask for the bound */
-    int n_threads;           /* for attention; 0: as many as OpenMP gives */
+    kvq_precision precision; /* of attention, but for steps that ask for the bound, which are exact */
+    /* Step t of a window asks for the certified bound if t + 1 is a multiple of this or the window's last
+     * step; 0: none does. */
+    size_t bound_every;
+    int n_threads; /* for attention; 0: as many as OpenMP gives */
     FILE
         *logits_stream; /* gets the first window's fp32 logits, float32 [n_tokens][vocab]; NULL: not wanted */
     void (*progress)(void *ctx, double fraction); /* may be NULL */
@@ -37,8 +34,9 @@ typedef struct evaluate_config {
 
 /* Errors of one head of one layer whose cache was fed with the fp32 run's keys, values and queries. */
 typedef struct evaluate_head {
-    metric_l2 k, v; /* all tokens of each window, read back at its end */
-    metric_l2 attn; /* attention output of the counted steps */
+    metric_l2 k, v;               /* all tokens of each window, read back at its end */
+    metric_l2 k_packed, v_packed; /* of them those that are packed by then */
+    metric_l2 attn;               /* attention output of the counted steps */
     double prob_kl_sum;
     uint64_t n_steps;
     float attn_max_abs;
@@ -53,14 +51,20 @@ typedef struct evaluate_run {
      * and its perplexity are measured. False for every scheme that was asked for, fp32 included. */
     bool is_reference;
 
-    kvq_usage usage; /* of a cache of all layers at the end of a window */
-    double bits_per_element;
+    kvq_usage usage;                 /* of a cache of all layers at the end of a window */
+    double bits_packed;              /* payload and metadata per packed element; NaN if nothing is packed */
+    double bits_here;                /* all bytes of the cache per element held */
     uint64_t fp32_bytes, fp16_bytes; /* the same keys and values as plain arrays */
     double ratio_vs_fp32, ratio_vs_fp16;
+    uint64_t pays_from; /* fewest tokens from which on the cache is smaller than fp16_bytes; 0: never */
 
-    /* Local errors. attn_prob_kl is a mean over steps, layers and query heads. */
-    double k_rel_l2, v_rel_l2, attn_rel_l2, attn_max_abs, attn_prob_kl;
-    double bound_max;       /* +Inf where nothing is promised */
+    /* Local errors, each one figure for all layers and heads together; attn_prob_kl is a mean over steps,
+     * layers and query heads. The two of packed tokens are NaN where nothing is packed. */
+    double k_rel_l2, v_rel_l2, k_rel_l2_packed, v_rel_l2_packed, attn_rel_l2, attn_max_abs, attn_prob_kl;
+    /* The layer and head whose attn_rel_l2 alone is the largest; the first of equals. */
+    double attn_worst_rel_l2;
+    uint64_t attn_worst_layer, attn_worst_head;
+    double bound_max;       /* +Inf where nothing is promised; NaN if no step asked for a bound */
     double bound_looseness; /* geometric mean of bound / error; NaN if no error was seen */
     evaluate_head *heads;   /* [n_layer][n_head] */
 
@@ -72,11 +76,21 @@ typedef struct evaluate_run {
 } evaluate_run;
 
 typedef struct evaluation {
-    size_t n_layer, n_head, n_windows, n_tokens, n_prompt;
+    size_t n_layer, n_head, head_dim, n_windows, n_tokens, n_prompt;
+    size_t bound_every; /* as in the config */
+    size_t
+        n_weighed; /* pays_from was looked for up to so many tokens: the model's context, if not too long */
     bool has_quality; /* false for random weights */
     evaluate_run *runs;
     size_t n_runs;
 } evaluation;
+
+/**
+ * bound_every for windows of n_tokens: eight steps of each window, the last among them. A bound costs 10 to
+ * 150 times the attention of its step; eight of them are 7 to 15 % of a run (measured with windows of 128 to
+ * 8,192 tokens), where every eighth step of 1,024 tokens would be two thirds of it.
+ */
+size_t evaluate_default_bound_every(size_t n_tokens);
 
 /**
  * Run all windows. runs[0] is fp32: the scheme itself if it is among those asked for, otherwise the
@@ -84,12 +98,23 @@ typedef struct evaluation {
  *
  * Each window is run layer by layer, which gives what token-by-token decoding gives (a layer's keys and
  * values of tokens up to t are all that step t needs of it), while the matrix products run over all tokens at
- * once. Errors: out of memory; a library error with scheme, layer and token; an attention error above the
- * library's certified bound, which is a defect of the library. On failure *out is untouched.
+ * once. Errors: out of memory; a library error with scheme, layer and token; attention or logits that
+ * are not finite, with scheme, window and token; an attention error above the library's certified bound,
+ * which is a defect of the library. On failure *out is untouched.
  */
 EVAL_MUST_CHECK bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e);
 
 void evaluation_free(evaluation *ev); /* an all-zero one is fine */
+
+/** Mean over a head's steps of the KL divergence of its attention probabilities. */
+double evaluate_head_prob_kl(const evaluate_head *head);
+
+/** Relative L2 error of a run's packed tokens, given their sums: NaN if nothing was packed, but 0 for the
+ * reference. */
+double evaluate_packed_error(const evaluate_run *run, const metric_l2 *packed);
+
+/** How far perplexity is above fp32's, in percent. */
+double evaluate_ppl_increase(const evaluate_run *run);
 
 /** Number of steps that count: each token of each window after its prompt. */
 size_t evaluation_n_steps(const evaluation *ev);

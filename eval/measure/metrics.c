@@ -18,6 +18,7 @@ float metric_l2_add(metric_l2 *m, const float *reference, const float *x, size_t
     }
     m->error += error;
     m->reference += sum;
+    m->n += n;
     return max_abs;
 }
 
@@ -25,6 +26,7 @@ void metric_l2_merge(metric_l2 *m, const metric_l2 *other)
 {
     m->error += other->error;
     m->reference += other->reference;
+    m->n += other->n;
 }
 
 double metric_l2_value(const metric_l2 *m)
@@ -75,6 +77,14 @@ double metric_kl_logits(const float *reference, double reference_lse, const floa
     return sum > 0.0 || isnan(sum) ? sum : 0.0; /* rounding only: a divergence is >= 0 */
 }
 
+bool metric_all_finite(const float *x, size_t n)
+{
+    bool bad = false;
+    for (size_t i = 0; i < n; i++)
+        bad |= !isfinite(x[i]);
+    return !bad;
+}
+
 size_t metric_argmax(const float *x, size_t n)
 {
     size_t best = 0;
@@ -103,6 +113,7 @@ double metric_quantile(double *values, size_t n, double fraction)
 
 void metric_bound_add(metric_bound *m, double bound, double reference_bound, double error)
 {
+    m->n++;
     m->max = bound > m->max ? bound : m->max;
     if (!(error <= bound + reference_bound))
         m->n_violations++;
@@ -114,6 +125,7 @@ void metric_bound_add(metric_bound *m, double bound, double reference_bound, dou
 
 void metric_bound_merge(metric_bound *m, const metric_bound *other)
 {
+    m->n += other->n;
     m->max = other->max > m->max ? other->max : m->max;
     m->log_ratio_sum += other->log_ratio_sum;
     m->n_ratios += other->n_ratios;

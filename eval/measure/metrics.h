@@ -2,6 +2,7 @@
 #ifndef KVQ_EVAL_MEASURE_METRICS_H
 #define KVQ_EVAL_MEASURE_METRICS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -12,6 +13,7 @@
 typedef struct metric_l2 {
     double error;     /* sum of squared differences */
     double reference; /* sum of squares of the reference */
+    uint64_t n;       /* values */
 } metric_l2;
 
 /** Add n values; returns their largest absolute difference. A NaN in either array shows in metric_l2_value.
@@ -43,6 +45,9 @@ double metric_log_sum_exp(const float *logits, size_t n);
  */
 double metric_kl_logits(const float *reference, double reference_lse, const float *x, double x_lse, size_t n);
 
+/** True if no value is infinite or NaN. */
+bool metric_all_finite(const float *x, size_t n);
+
 /** Index of the largest value, the first of equals; n >= 1. */
 size_t metric_argmax(const float *x, size_t n);
 
@@ -57,6 +62,7 @@ double metric_quantile(double *values, size_t n, double fraction);
  * max |out - exact| and the difference seen.
  */
 typedef struct metric_bound {
+    uint64_t n;           /* observations */
     double max;           /* largest bound seen, +Inf included */
     double log_ratio_sum; /* sum of log(bound / error) over the n_ratios observations below */
     uint64_t n_ratios;    /* finite bound and error > 0 */

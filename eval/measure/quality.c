@@ -1,4 +1,4 @@
-/* Divergence, agreement and perplexity of the next-token distributions (evaluate_quality.h).
+/* Divergence, agreement and perplexity of the next-token distributions (quality.h).
  *
  * Step t of a window is counted if t >= n_prompt: its distribution is compared with the reference's.
  * Perplexity is exp of the mean negative log-likelihood of the token that really follows, over the counted
@@ -19,6 +19,7 @@ enum {
 
 /* One scheme's sums. */
 typedef struct quality_stream {
+    const char *scheme;
     const float *x;
     double *kl; /* [n_windows * counted steps] */
     uint64_t n_agree;
@@ -28,6 +29,7 @@ typedef struct quality_stream {
 struct quality {
     const evaluate_config *config;
     size_t vocab;
+    size_t window;
     const int32_t *ids;
     const float *reference_x;
     FILE *logits_stream;
@@ -79,21 +81,41 @@ void quality_free(quality *q)
     free(q);
 }
 
-void quality_begin_window(quality *q, const int32_t *ids, const float *reference_x, FILE *logits_stream)
+void quality_begin_window(quality *q, size_t window, const int32_t *ids, const float *reference_x,
+                          FILE *logits_stream)
 {
+    q->window = window;
     q->ids = ids;
     q->reference_x = reference_x;
     q->logits_stream = logits_stream;
 }
 
-void quality_set_stream(quality *q, size_t stream, const float *x)
+void quality_set_stream(quality *q, size_t stream, const char *scheme, const float *x)
 {
+    q->streams[stream].scheme = scheme;
     q->streams[stream].x = x;
 }
 
 static bool write_floats(const float *x, size_t n, FILE *stream, eval_error *e)
 {
     return fwrite(x, sizeof x[0], n, stream) == n || eval_fail(e, "write failed: %s", strerror(errno));
+}
+
+/* Logits of tokens [first, first + n), which must all be finite. */
+static bool finite_logits(const quality *q, const char *scheme, const float *x, size_t first, size_t n,
+                          float *logits, eval_error *e)
+{
+    const gpt2_model *model = q->config->model;
+    bool finite[CHUNK_TOKENS];
+    gpt2_logits(model, x + first * model->config.n_embd, n, q->scratch, logits);
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i++)
+        finite[i] = metric_all_finite(logits + i * q->vocab, q->vocab);
+    for (size_t i = 0; i < n; i++)
+        if (!finite[i])
+            return eval_fail(e, "scheme %s: window %zu, token %zu: the logits are not finite (NaN or Inf)",
+                             scheme, q->window, first + i);
+    return true;
 }
 
 /* The reference's side of tokens [first, first + n): what every stream is compared with. */
@@ -138,16 +160,19 @@ static void stream_chunk(quality *q, quality_stream *s, size_t first, size_t n)
 bool quality_end_window(quality *q, eval_error *e)
 {
     const gpt2_model *model = q->config->model;
-    const size_t T = q->config->n_tokens, E = model->config.n_embd, P = q->config->n_prompt;
+    const size_t T = q->config->n_tokens, P = q->config->n_prompt;
     if (q->logits_stream && !quality_write_logits(model, q->reference_x, T, q->logits_stream, e))
         return false;
     for (size_t first = P; first < T; first += CHUNK_TOKENS) {
         const size_t n = T - first < CHUNK_TOKENS ? T - first : CHUNK_TOKENS;
-        gpt2_logits(model, q->reference_x + first * E, n, q->scratch, q->reference_logits);
+        if (!finite_logits(q, "fp32", q->reference_x, first, n, q->reference_logits, e))
+            return false;
         reference_chunk(q, first, n);
         for (size_t i = 0; i < q->n_streams; i++) {
-            gpt2_logits(model, q->streams[i].x + first * E, n, q->scratch, q->logits);
-            stream_chunk(q, &q->streams[i], first, n);
+            quality_stream *s = &q->streams[i];
+            if (!finite_logits(q, s->scheme, s->x, first, n, q->logits, e))
+                return false;
+            stream_chunk(q, s, first, n);
         }
         q->n_counted += n;
     }

@@ -1,70 +1,34 @@
-/* The report as CSV, and the header of NumPy arrays (report.h). */
+/* The report as CSV, made from the list of columns (report.h). */
+#include "eval/report/columns.h"
 #include "eval/report/report.h"
 
 #include <inttypes.h>
-#include <math.h>
-#include <string.h>
 
-/* A scheme's text holds commas: always quoted. It holds no quotes. */
-static void print_scheme(FILE *f, const evaluate_run *run)
+/* Texts are quoted, because a scheme's holds commas. None holds quotes. */
+static void print_field(FILE *f, const column_value *value)
 {
-    const kvq_scheme *s = run->scheme;
-    fprintf(f, "\"%s\",%" PRIu32 ",%" PRIu32 ",%zu,%s,%s,%zu", run->text, report_keys(s).bits,
-            report_values(s).bits, kvq_scheme_residual(s),
-            kvq_scheme_residual_mode(s) == KVQ_RESIDUAL_KIVI ? "kivi" : "sliding",
-            kvq_scheme_residual_dtype(s) == KVQ_F32 ? "f32" : "f16", kvq_scheme_sinks(s));
-}
-
-static void print_numbers(FILE *f, const double *x, size_t n, bool known)
-{
-    for (size_t i = 0; i < n; i++)
-        if (known && isfinite(x[i]))
-            fprintf(f, ",%.9g", x[i]);
-        else
-            fputc(',', f);
+    if (value->missing)
+        return;
+    if (value->text)
+        fprintf(f, "\"%s\"", value->text);
+    else if (value->is_whole)
+        fprintf(f, "%" PRIu64, value->whole);
+    else
+        fprintf(f, "%.9g", value->real);
 }
 
 void report_csv(FILE *f, const evaluation *ev)
 {
-    fputs(
-        "scheme,k_bits,v_bits,residual,residual_mode,residual_dtype,sinks,payload,metadata,residual_bytes,"
-        "sinks_bytes,slack,bookkeeping,total,fp32_bytes,fp16_bytes,bits_per_element,ratio_vs_fp32,ratio_vs_"
-        "fp16,"
-        "k_rel_l2,v_rel_l2,attn_rel_l2,attn_max_abs,attn_prob_kl,bound_max,bound_looseness,kld_mean,kld_p99,"
-        "kld_max,top1,ppl,ppl_fp32,seconds\n",
-        f);
+    for (size_t c = 0; c < n_columns; c++)
+        fprintf(f, "%s%s", c > 0 ? "," : "", column_csv_name(&columns[c]));
+    fputc('\n', f);
     for (size_t i = 0; i < ev->n_runs; i++) {
-        const evaluate_run *r = &ev->runs[i];
-        const kvq_usage *u = &r->usage;
-        const uint64_t bytes[] = {u->payload,     u->metadata, u->residual,   u->sinks,     u->slack,
-                                  u->bookkeeping, u->total,    r->fp32_bytes, r->fp16_bytes};
-        const double local[] = {r->bits_per_element, r->ratio_vs_fp32,  r->ratio_vs_fp16, r->k_rel_l2,
-                                r->v_rel_l2,         r->attn_rel_l2,    r->attn_max_abs,  r->attn_prob_kl,
-                                r->bound_max,        r->bound_looseness};
-        const double propagated[] = {r->kld_mean, r->kld_p99, r->kld_max, r->top1, r->ppl, r->ppl_fp32};
-        print_scheme(f, r);
-        for (size_t j = 0; j < sizeof bytes / sizeof bytes[0]; j++)
-            fprintf(f, ",%" PRIu64, bytes[j]);
-        print_numbers(f, local, sizeof local / sizeof local[0], true);
-        print_numbers(f, propagated, sizeof propagated / sizeof propagated[0], ev->has_quality);
-        fprintf(f, ",%.3f\n", r->seconds);
+        for (size_t c = 0; c < n_columns; c++) {
+            column_value value = columns[c].of_run(ev, &ev->runs[i]);
+            value.missing = value.missing || !column_applies(&columns[c], ev);
+            fputs(c > 0 ? "," : "", f);
+            print_field(f, &value);
+        }
+        fputc('\n', f);
     }
-}
-
-void report_npy_header(FILE *f, size_t rows, size_t columns)
-{
-    const uint16_t one = 1;
-    unsigned char first;
-    memcpy(&first, &one, 1);
-    char text[160];
-    const int used =
-        snprintf(text, sizeof text, "{'descr': '%cf4', 'fortran_order': False, 'shape': (%zu, %zu), }",
-                 first == 1 ? '<' : '>', rows, columns);
-    /* Magic (6 bytes), version (2), length (2), text: together a multiple of 64, padded with spaces before
-     * '\n'. */
-    const size_t length = ((size_t)used + 1 + 10 + 63) / 64 * 64 - 10;
-    const unsigned char magic[] = {
-        0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (unsigned char)(length & 0xff), (unsigned char)(length >> 8)};
-    fwrite(magic, 1, sizeof magic, f);
-    fprintf(f, "%-*s\n", (int)length - 1, text);
 }

@@ -24,20 +24,21 @@ typedef struct report_style {
     bool markdown;
     bool colour; /* not with markdown */
     bool per_layer;
+    size_t width; /* of lines, but for Markdown's tables; 0: as long as they are */
 } report_style;
 
 /** One line: model, text, instruction set, threads. */
 void report_header(FILE *f, const report_context *c, size_t n_windows, size_t n_tokens, size_t n_prompt,
                    const report_style *style);
 
-/** The table, the table per layer if wanted, and what the numbers mean in two sentences. */
+/** The table, the table per layer if wanted, and what the numbers mean in sentences. */
 void report_people(FILE *f, const report_context *c, const evaluation *ev, const report_style *style);
 
 /** One JSON object, schema kvq-eval/1. Figures that would mean nothing are left out, infinite ones are null.
  */
 EVAL_MUST_CHECK bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_error *e);
 
-/** A header and one row per run; the same figures as JSON without per_layer. Missing figures are empty. */
+/** A header and one row per run: JSON's runs without per_layer. Missing figures are empty. */
 void report_csv(FILE *f, const evaluation *ev);
 
 /** The header of a NumPy array [rows][columns] of float32 in the byte order of this machine. */
@@ -45,12 +46,5 @@ void report_npy_header(FILE *f, size_t rows, size_t columns);
 
 /** True for fp32 itself: not a scheme that saves anything. */
 bool report_is_fp32(const evaluate_run *run);
-
-/** Values per scale for reports: the keys', or the values' if only they have groups; 0 without groups. */
-size_t report_group(const kvq_scheme *scheme, size_t head_dim);
-
-/** What a scheme says of keys and of values. */
-kvq_side_info report_keys(const kvq_scheme *scheme);
-kvq_side_info report_values(const kvq_scheme *scheme);
 
 #endif

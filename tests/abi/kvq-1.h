@@ -319,6 +319,17 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_append(kvq_cache *cache, size_t laye
 KVQ_API size_t kvq_cache_n_tokens(const kvq_cache *cache, size_t layer, size_t sequence);
 
 /**
+ * How many tokens of one layer of one sequence are packed, keys and values apart. They are the ones right
+ * after the sinks: with n tokens held and S' = min(S, n), tokens [S', S' + *k) of the keys and [S', S' + *v)
+ * of the values; those before are sinks, those behind the residual.
+ *
+ * k, v      out; either may be NULL.
+ * Returns KVQ_OK; KVQ_ERR_ARG (NULL, layer or sequence out of range).
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_n_packed(const kvq_cache *cache, size_t layer, size_t sequence,
+                                                     size_t *k, size_t *v);
+
+/**
  * Read back tokens [begin, begin + n_tokens), dequantized.
  *
  * k, v      out, [n_tokens][Hkv][D] float32; either may be NULL.
@@ -359,24 +370,27 @@ KVQ_API void kvq_cache_reset(kvq_cache *cache);
 typedef enum kvq_precision {
     /* Over packed values, queries and probabilities are rounded to 16 bits and multiplied as whole numbers:
      * about 1e-4 from KVQ_PRECISION_EXACT (relative L2 of a head's output), two to three times as fast. An
-     * estimate of the error is kept: a query with too wide a range is scored exactly, and what could pass
-     * 1e-3 is computed again exactly. (An estimate, and of this rounding: where scores of 1e4 and more
-     * cancel, float32 itself is off by as much.) For keys per channel with G >= 32 and values per token, both
-     * in the default arithmetic; exact otherwise, and wherever `bound` is asked for. */
+     * estimate of the error is kept: a query with too wide a range is scored with 31 bits, and what could
+     * pass 1e-3 is computed again with 31 bits, which is as good as exact. (An estimate, and of this
+     * rounding: where scores of 1e4 and more cancel, float32 itself is off by as much.) For keys per channel
+     * with G >= 32 and values per token, both in the default arithmetic; exact otherwise, and wherever
+     * `bound` is asked for. */
     KVQ_PRECISION_FAST = 0,
     KVQ_PRECISION_EXACT = 1, /* float32 arithmetic over dequantized values */
 } kvq_precision;
 
 /**
- * What attention had to do, added to what the struct holds. While superblocks_exact and heads_again stay 0,
- * fast precision has given the same bits as on every other instruction set (kvq_cache_attend, Numerics).
+ * What attention had to do, added to what the struct holds. While superblocks_exact stays 0, fast precision
+ * has given the same bits as on every other instruction set (kvq_cache_attend, Numerics).
  */
 typedef struct kvq_attend_counters {
     size_t struct_size;
-    uint64_t heads;             /* query heads, of all queries and sequences */
-    uint64_t superblocks;       /* superblocks of keys scored for a query head, where fast precision serves */
-    uint64_t superblocks_exact; /* of them scored exactly, because the query's range was too wide */
-    uint64_t heads_again;       /* heads computed again exactly, because they could be too far off */
+    uint64_t heads;       /* query heads, of all queries and sequences */
+    uint64_t superblocks; /* superblocks of keys scored for a query head, where fast precision serves */
+    uint64_t
+        superblocks_wide; /* of them with 31 bits instead of 16, because the query's range was too wide */
+    uint64_t superblocks_exact; /* of them in float32, because a product left the range of that arithmetic */
+    uint64_t heads_again;       /* heads computed again with 31 bits, because they could be too far off */
 } kvq_attend_counters;
 
 /** Call kvq_attend_counters_init instead. */
@@ -429,12 +443,12 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           4) bytes per query head and 2,048 tokens come from malloc for the time of the call; without them
  *           one thread does the work of several.
  * Numerics  identical bits for any n_threads and any grouping of sequences into calls; with
- *           KVQ_PRECISION_FAST on any instruction set, too, but for heads of which something was computed
- *           exactly. Sums are float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv
- *           1805.02867), in spans of 2,048 that threads share. A query for which scale * q, that times a
- *           key's scale, a score, or a partial sum of one leaves the range of float gets NaN for its out and
- *           probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both
- *           cases.
+ *           KVQ_PRECISION_FAST on any instruction set, too, while kvq_attend_counters.superblocks_exact stays
+ *           0, which it does unless |q| times a key's scale passes 2^100. Sums are float32, 128 tokens at a
+ *           time (online softmax: Milakov and Gimelshein, arXiv 1805.02867), in spans of 2,048 that threads
+ *           share. A query for which scale * q, that times a key's scale, a score, or a partial sum of one
+ *           leaves the range of float gets NaN for its out and probabilities; where a sum of values leaves
+ *           it, out has Inf or NaN; the bound is +Inf in both cases.
  * Prompts   queries see the cache as it stands after the append, that is, a long prompt sees its own older
  *           tokens packed. KIVI attends within the prompt with exact keys and values. To do the same, append
  *           the prompt to a second cache with one layer and the scheme fp32, attend there, and reset it after

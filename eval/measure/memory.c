@@ -1,0 +1,59 @@
+/* Grows a cache token by token and weighs it (memory.h). */
+#include "eval/measure/memory.h"
+
+#include <stdlib.h>
+
+bool memory_make_cache(kvq_cache **out, const gpt2_config *shape, size_t n_layers, const kvq_scheme *scheme,
+                       eval_error *e)
+{
+    kvq_config config;
+    kvq_config_init(&config);
+    config.n_layers = n_layers;
+    config.n_heads = shape->n_head;
+    config.n_kv_heads = shape->n_head;
+    config.head_dim = shape->head_dim;
+    config.scheme = scheme;
+    const kvq_status status = kvq_cache_create(out, &config);
+    return status == KVQ_OK || eval_fail(e, "cannot create a cache: %s", kvq_status_string(status));
+}
+
+uint64_t memory_plain_bytes(const gpt2_config *shape, size_t n_tokens, size_t bytes)
+{
+    return (uint64_t)n_tokens * shape->n_layer * 2 * shape->n_embd * bytes;
+}
+
+/* Append one token of zeros to every layer and weigh the cache. */
+static kvq_status grow(kvq_cache *cache, size_t n_layers, const float *zeros, uint64_t *total)
+{
+    kvq_usage usage;
+    kvq_status status = KVQ_OK;
+    for (size_t layer = 0; status == KVQ_OK && layer < n_layers; layer++)
+        status = kvq_cache_append(cache, layer, 0, zeros, zeros, 1);
+    if (status == KVQ_OK)
+        status = kvq_cache_usage(cache, &usage);
+    if (status == KVQ_OK)
+        *total = usage.total;
+    return status;
+}
+
+bool memory_pays_from(const gpt2_config *shape, const kvq_scheme *scheme, size_t n_max, uint64_t *n_tokens,
+                      eval_error *e)
+{
+    kvq_cache *cache = NULL;
+    if (!memory_make_cache(&cache, shape, shape->n_layer, scheme, e))
+        return false;
+    float *zeros = calloc(shape->n_embd, sizeof *zeros);
+    kvq_status status = zeros ? KVQ_OK : KVQ_ERR_NOMEM;
+    size_t last_larger = 0;
+    for (size_t n = 1; status == KVQ_OK && n <= n_max; n++) {
+        uint64_t total = 0;
+        status = grow(cache, shape->n_layer, zeros, &total);
+        last_larger = total >= memory_plain_bytes(shape, n, 2) ? n : last_larger;
+    }
+    free(zeros);
+    kvq_cache_free(cache);
+    if (status != KVQ_OK)
+        return eval_fail(e, "cannot weigh a cache: %s", kvq_status_string(status));
+    *n_tokens = last_larger < n_max ? last_larger + 1 : 0;
+    return true;
+}
