@@ -64,4 +64,5 @@ readelf -d "$lib/libkvq.so" | grep -q 'SONAME.*libkvq.so.1' || { echo "no SONAME
 
 "$work/usr/bin/kvq-eval" --version | grep -q .
 test -s "$work/usr/share/man/man1/kvq-eval.1"
+"$work/usr/bin/kvq-eval" completion bash | cmp - "$work/usr/share/bash-completion/completions/kvq-eval"
 cat "$work/shared.txt"

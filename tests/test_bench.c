@@ -3,63 +3,20 @@
  * is running. */
 #define _XOPEN_SOURCE 700
 
-#include <criterion/criterion.h>
-#include <jansson.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
+#include "tests/tool.h"
 
 #define TINY "bench --quick --quiet --seconds 0.001 --threads 1 "
 #define CELL TINY "--shape 32,2 --tokens 256 --scheme kivi2,mode=sliding,r=0 "
 
-static char work[64]; /* a directory of the test's own */
-static char out[1 << 19], err[1 << 16];
-
-static void enter(void)
+/* With `before` in front of the program's name. */
+static int bench(const char *before, const char *arguments)
 {
-    strcpy(work, "/tmp/kvq-bench-XXXXXX");
-    cr_assert_not_null(mkdtemp(work));
+    return run("%s $E %s", before, arguments);
 }
 
-static void leave(void)
+static json_t *load_report(const char *text)
 {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", work);
-    cr_assert_eq(system(command), 0);
-}
-
-static void read_file(const char *name, char *text, size_t size)
-{
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", work, name);
-    FILE *f = fopen(path, "rb");
-    cr_assert(f, "%s is missing", path);
-    const size_t n = fread(text, 1, size - 1, f);
-    cr_assert_lt(n, size - 1, "%s is too long for the test", name);
-    text[n] = '\0';
-    fclose(f);
-}
-
-/* Run kvq-eval in the work directory; fills out and err. KVQ_ISA stays as the tests were started with. */
-static int run(const char *before, const char *arguments)
-{
-    char command[4096];
-    snprintf(command, sizeof command,
-             "cd '%s' && { KVQ_DATA_DIR='%s/data' %s '%s' %s; } >.out 2>.err </dev/null", work,
-             KVQ_SOURCE_DIR, before, KVQ_EVAL_BINARY, arguments);
-    const int status = system(command);
-    read_file(".out", out, sizeof out);
-    read_file(".err", err, sizeof err);
-    cr_assert(WIFEXITED(status), "%s: killed", command);
-    return WEXITSTATUS(status);
-}
-
-static json_t *load_json(const char *text)
-{
-    json_error_t why;
-    json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &why);
-    cr_assert(root, "line %d: %s", why.line, why.text);
+    json_t *root = load_json(text);
     cr_assert_str_eq(json_string_value(json_object_get(root, "schema")), "kvq-eval-bench/1");
     return root;
 }
@@ -114,9 +71,9 @@ Test(bench, attention_reports_every_field)
     static const char *const bandwidth[] = {"threads",  "bytes",  "gb_s", "gb_s_p10",
                                             "gb_s_p90", "rounds", NULL};
     static const char *const headline[] = {"tokens", "threads", "us_sgemv", "us", "x_sgemv", "x_fp32", NULL};
-    cr_assert_eq(run("", CELL "--json - --csv c.csv"), 0, "%s", err);
+    cr_assert_eq(bench("", CELL "--json - --csv c.csv"), 0, "%s", err);
     cr_assert_str_empty(err);
-    json_t *root = load_json(out), *row;
+    json_t *root = load_report(out), *row;
     cr_assert_str_eq(json_string_value(json_object_get(root, "mode")), "attend");
     check_fields(json_object_get(root, "machine"), machine);
     size_t i;
@@ -131,6 +88,17 @@ Test(bench, attention_reports_every_field)
     cr_assert_str_eq(json_string_value(json_object_get(row, "scheme")), "kivi2,r=0,mode=sliding");
     cr_assert_str_eq(json_string_value(json_object_get(row, "precision")), "fast");
     cr_assert(json_number_value(json_object_get(row, "error")) <= 1e-3, "fast precision is that far off");
+    /* Two heads over two superblocks of 128 tokens, which are all of them. */
+    cr_assert_eq(json_integer_value(json_object_get(row, "heads")), 2);
+    cr_assert_eq(json_integer_value(json_object_get(row, "superblocks")), 4);
+    cr_assert(json_is_integer(json_object_get(row, "superblocks_wide")));
+    cr_assert(json_is_integer(json_object_get(row, "superblocks_exact")));
+    cr_assert_leq(json_integer_value(json_object_get(row, "superblocks_wide")), 4);
+    cr_assert_leq(json_integer_value(json_object_get(row, "superblocks_exact")), 4);
+    cr_assert_leq(json_integer_value(json_object_get(row, "heads_again")), 2);
+    cr_assert(json_is_integer(json_object_get(row, "heads_again")));
+    cr_assert(json_is_null(json_object_get(json_array_get(json_object_get(root, "attend"), 0), "heads")));
+    cr_assert(strstr(out, "Fast precision scored "));
     json_array_foreach(table(root, "encode", 1), i, row)
     {
         check_fields(row, encode);
@@ -152,8 +120,8 @@ Test(bench, attention_reports_every_field)
 
 Test(bench, grouped_queries_windows_and_markdown)
 {
-    cr_assert_eq(run("", TINY "--shape 32,4,2 --tokens 200 --scheme kivi2,mode=sliding,r=0 --scheme kivi2 "
-                              "--scheme kivi2,rtype=f16 --markdown"),
+    cr_assert_eq(bench("", TINY "--shape 32,4,2 --tokens 200 --scheme kivi2,mode=sliding,r=0 --scheme kivi2 "
+                                "--scheme kivi2,rtype=f16 --markdown"),
                  0, "%s", err);
     cr_assert(strstr(out, "| 32 x 2, 4 q | 200 |") && strstr(out, "faster than OpenBLAS"), "%s", out);
     cr_assert(strstr(out, "|---|---:|"));
@@ -161,17 +129,17 @@ Test(bench, grouped_queries_windows_and_markdown)
 
 Test(bench, another_instruction_set_by_option_and_by_variable)
 {
-    cr_assert_eq(run("", CELL "--isa portable --json -"), 0, "%s", err);
+    cr_assert_eq(bench("", CELL "--isa portable --json -"), 0, "%s", err);
     cr_assert(strstr(out, "\"isa\": \"portable\""));
-    cr_assert_eq(run("KVQ_ISA=portable", CELL "--json -"), 0, "%s", err);
+    cr_assert_eq(bench("KVQ_ISA=portable", CELL "--json -"), 0, "%s", err);
     cr_assert(strstr(out, "\"isa\": \"portable\"") && !strstr(out, "\"isa\": \"avx2\""));
 }
 
 Test(bench, what_does_not_fit_is_left_out)
 {
-    cr_assert_eq(run("", CELL "--tokens 1000000 --memory 0.05"), 0, "%s", err);
+    cr_assert_eq(bench("", CELL "--tokens 1000000 --memory 0.05"), 0, "%s", err);
     cr_assert(strstr(out, "Left out: 1000000 tokens"), "%s", out);
-    cr_assert_eq(run("", CELL "--memory 0.0001"), 1);
+    cr_assert_eq(bench("", CELL "--memory 0.0001"), 1);
     cr_assert(strstr(err, "nothing to measure"), "%s", err);
 }
 
@@ -179,8 +147,8 @@ Test(bench, kernels_are_all_there)
 {
     static const char *const fields[] = {"head_dim", "ns",   "ns_p10",     "ns_p90",
                                          "bytes",    "gb_s", "x_portable", NULL};
-    cr_assert_eq(run("", "bench --kernels --quick --quiet --seconds 0.001 --json -"), 0, "%s", err);
-    json_t *root = load_json(out), *row;
+    cr_assert_eq(bench("", "bench --kernels --quick --quiet --seconds 0.001 --json -"), 0, "%s", err);
+    json_t *root = load_report(out), *row;
     size_t i;
     json_array_foreach(table(root, "kernels", 14), i, row)
     {
@@ -193,9 +161,10 @@ Test(bench, decode_compares_every_kind_of_cache)
 {
     static const char *const fields[] = {"output_tokens", "tokens_per_s", "ttft_ms", "step_ms",
                                          "cache_ms",      "x_no_cache",   "x_fp32",  NULL};
-    cr_assert_eq(run("", "bench --decode --quick --quiet --threads 1 --model random:2,2,32,64,100 --json -"),
-                 0, "%s", err);
-    json_t *root = load_json(out), *row;
+    cr_assert_eq(
+        bench("", "bench --decode --quick --quiet --threads 1 --model random:2,2,32,64,100 --json -"), 0,
+        "%s", err);
+    json_t *root = load_report(out), *row;
     size_t i;
     json_array_foreach(table(root, "decode", 15), i, row)
     {
@@ -203,7 +172,7 @@ Test(bench, decode_compares_every_kind_of_cache)
     }
     cr_assert_eq(i, 15); /* 16, 32 and 48 tokens, five ways */
     json_decref(root);
-    cr_assert_eq(run("", "bench --decode --quiet --threads 1 --model random:2,2,32,17,100"), 1);
+    cr_assert_eq(bench("", "bench --decode --quiet --threads 1 --model random:2,2,32,17,100"), 1);
     cr_assert(strstr(err, "a context of at least 18 tokens is needed, not 17"), "%s", err);
 }
 
@@ -235,11 +204,12 @@ Test(bench, refuses_what_is_wrong)
         {"bench --json ''", "--json: the name is empty", 2},
         {"bench --json a --csv ./a", "are one file", 2},
         {"bench --quick --json /nowhere/a.json", "/nowhere", 1},
-        {"bench more", "'more': nothing but options can stand here", 2},
-        {"bench --bits 2", "bits", 2},
+        {"bench more", "nothing but options can stand here, not 'more'", 2},
+        {"bench --bits 2", "unrecognized option '--bits'", 2},
+        {"bench --json - --csv -", "only one of --json and --csv", 2},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        cr_assert_eq(run("", cases[i].arguments), cases[i].status, "%s: %s", cases[i].arguments, err);
+        cr_assert_eq(bench("", cases[i].arguments), cases[i].status, "%s: %s", cases[i].arguments, err);
         cr_assert(strstr(err, cases[i].message), "%s: %s", cases[i].arguments, err);
         cr_assert_str_empty(out);
     }
@@ -247,24 +217,46 @@ Test(bench, refuses_what_is_wrong)
 
 Test(bench, refuses_an_unknown_isa_in_the_environment)
 {
-    cr_assert_eq(run("KVQ_ISA=sse9", "bench --quick"), 1);
+    cr_assert_eq(bench("KVQ_ISA=sse9", "bench --quick"), 1);
     cr_assert(strstr(err, "KVQ_ISA=sse9: no instruction set of that name runs here"), "%s", err);
 }
 
-Test(bench, help_tells_of_every_option_and_the_manual_too)
+/* ---- the baseline's kernels ---- */
+
+Test(bench, a_forced_choice_of_openblas_is_told)
 {
-    static char manual[1 << 16];
-    FILE *f = fopen(KVQ_SOURCE_DIR "/eval/kvq-eval.1", "r");
-    cr_assert_not_null(f);
-    manual[fread(manual, 1, sizeof manual - 1, f)] = '\0';
-    fclose(f);
-    cr_assert_eq(run("", "bench --help"), 0);
-    cr_assert(strstr(out, "--kernels") && strstr(out, "--decode"));
-    for (const char *at = out; (at = strstr(at, " --"));) {
-        at += 3;
-        char name[64], wanted[80];
-        snprintf(name, sizeof name, "%.*s", (int)strspn(at, "abcdefghijklmnopqrstuvwxyz-"), at);
-        snprintf(wanted, sizeof wanted, "Fl -%s", name);
-        cr_assert(name[0] == '\0' || strstr(manual, wanted), "the manual lacks --%s", name);
+    cr_assert_eq(bench("OPENBLAS_CORETYPE=Prescott", CELL "--json - --csv c.csv"), 0, "%s", err);
+    cr_assert(strstr(err, "note: OPENBLAS_CORETYPE=Prescott") && n_lines(err) == 1, "%s", err);
+    json_t *root = load_report(out), *machine = json_object_get(root, "machine");
+    cr_assert_str_eq(json_string_value(json_object_get(machine, "openblas_coretype")), "Prescott");
+    json_decref(root);
+    cr_assert_eq(bench("OPENBLAS_CORETYPE=Prescott", CELL), 0, "%s", err);
+    cr_assert(strstr(out, "(forced by OPENBLAS_CORETYPE)"), "%s", out);
+    cr_assert_eq(bench("", CELL "--json -"), 0, "%s", err);
+    cr_assert_str_empty(err);
+    root = load_report(out), machine = json_object_get(root, "machine");
+    cr_assert(json_is_null(json_object_get(machine, "openblas_coretype")));
+    cr_assert(json_is_string(json_object_get(machine, "openblas_kernels")));
+    json_decref(root);
+}
+
+Test(bench, a_report_that_cannot_be_written_costs_no_run)
+{
+    cr_assert_eq(bench("", CELL "--json /dev/full --csv c.csv"), 1);
+    cr_assert(strstr(out, "faster than OpenBLAS"), "%s", out);
+    cr_assert(strstr(err, "/dev/full: write failed") && n_lines(err) == 1, "%s", err);
+    read_file("c.csv", out, sizeof out);
+    cr_assert_eq(strncmp(out, "shape,head_dim,", 15), 0);
+}
+
+Test(bench, another_seed_is_in_the_report)
+{
+    for (int seed = 3; seed < 5; seed++) {
+        char arguments[256];
+        snprintf(arguments, sizeof arguments, CELL "--seed %d --json -", seed);
+        cr_assert_eq(bench("", arguments), 0, "%s", err);
+        json_t *root = load_report(out);
+        cr_assert_eq(json_integer_value(json_object_get(root, "seed")), seed);
+        json_decref(root);
     }
 }

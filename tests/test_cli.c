@@ -3,143 +3,14 @@
 #define _XOPEN_SOURCE 700
 
 #include "eval/report/columns.h"
+#include "eval/report/report.h"
+#include "tests/tool.h"
 
-#include <criterion/criterion.h>
 #include <criterion/parameterized.h>
-#include <dirent.h>
-#include <fcntl.h>
-#include <jansson.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
-
-#define DATA KVQ_SOURCE_DIR "/data"
-/* A run of a fraction of a second in which something is packed. */
-#define SMALL "--windows 1 --tokens 80 --residual 32 --quiet "
-
-static char work[64]; /* a directory of the test's own */
-static char out[1 << 18], err[1 << 16];
-
-static void enter(void)
-{
-    strcpy(work, "/tmp/kvq-cli-XXXXXX");
-    cr_assert_not_null(mkdtemp(work));
-}
-
-static void leave(void)
-{
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", work);
-    cr_assert_eq(system(command), 0);
-}
-
-static size_t read_file(const char *name, char *text, size_t size)
-{
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", work, name);
-    FILE *f = fopen(path, "rb");
-    cr_assert(f, "%s is missing", path);
-    const size_t n = fread(text, 1, size - 1, f);
-    cr_assert_lt(n, size - 1, "%s is too long for the test", name);
-    text[n] = '\0';
-    fclose(f);
-    return n;
-}
-
-static void write_text(const char *name, const char *text, size_t n)
-{
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", work, name);
-    FILE *f = fopen(path, "wb");
-    cr_assert(f && fwrite(text, 1, n, f) == n && fclose(f) == 0);
-}
-
-/* Run a shell command in the work directory, with $E for kvq-eval; fills out and err. */
-static int run(const char *format, ...)
-{
-    char command[4096];
-    int used = snprintf(command, sizeof command,
-                        "cd '%s' && E='%s' && export KVQ_DATA_DIR='%s' && unset KVQ_ISA NO_COLOR && { ", work,
-                        KVQ_EVAL_BINARY, DATA);
-    va_list arguments;
-    va_start(arguments, format);
-    used += vsnprintf(command + used, sizeof command - (size_t)used, format, arguments);
-    va_end(arguments);
-    snprintf(command + used, sizeof command - (size_t)used, "; } >.out 2>.err </dev/null");
-    const int status = system(command);
-    read_file(".out", out, sizeof out);
-    read_file(".err", err, sizeof err);
-    cr_assert(WIFEXITED(status), "%s: killed", command);
-    return WEXITSTATUS(status);
-}
-
-static size_t n_lines(const char *text)
-{
-    size_t n = 0;
-    for (; *text; text++)
-        n += *text == '\n';
-    return n;
-}
-
-/* The files the tool left in the work directory. */
-static size_t n_files(void)
-{
-    size_t n = 0;
-    DIR *d = opendir(work);
-    cr_assert_not_null(d);
-    for (struct dirent *entry; (entry = readdir(d));)
-        n += entry->d_name[0] != '.';
-    closedir(d);
-    return n;
-}
-
-static json_t *load_json(const char *text)
-{
-    json_error_t why;
-    json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &why);
-    cr_assert(root, "line %d: %s", why.line, why.text);
-    return root;
-}
 
 TestSuite(cli, .init = enter, .fini = leave);
 
 /* ---- what people read ---- */
-
-Test(cli, help_version_and_info)
-{
-    cr_assert_eq(run("$E --help"), 0);
-    cr_assert(strstr(out, "--residual-mode") && err[0] == '\0');
-    cr_assert_eq(run("$E --version"), 0);
-    cr_assert_eq(strncmp(out, "kvq-eval ", 9), 0);
-    cr_assert_eq(run("KVQ_ISA=portable $E info --threads 1"), 0);
-    cr_assert(strstr(out, "portable") && strstr(out, "OpenBLAS"));
-    cr_assert(strstr(out, "threads          1\n"), "%s", out);
-}
-
-Test(cli, the_manual_knows_every_option)
-{
-    static char manual[1 << 16];
-    FILE *f = fopen(KVQ_SOURCE_DIR "/eval/kvq-eval.1", "r");
-    cr_assert_not_null(f);
-    manual[fread(manual, 1, sizeof manual - 1, f)] = '\0';
-    fclose(f);
-    cr_assert_eq(run("$E --help"), 0);
-    size_t n = 0;
-    for (const char *at = out; (at = strstr(at, " --")); n++) {
-        at += 3;
-        char name[64], wanted[80];
-        snprintf(name, sizeof name, "%.*s", (int)strspn(at, "abcdefghijklmnopqrstuvwxyz-"), at);
-        snprintf(wanted, sizeof wanted, "Fl -%s", name);
-        cr_expect(strstr(manual, wanted), "kvq-eval.1 says nothing of --%s", name);
-    }
-    cr_assert_geq(n, 30);
-}
 
 /* Lines, and what is left out of the table, follow the terminal's width; 100 where there is none. */
 Test(cli, the_report_fits_the_width_and_ends_with_sentences)
@@ -223,34 +94,11 @@ Test(cli, random_weights_leave_quality_out)
     cr_assert_eq(n_lines(out), 3);
 }
 
-Test(cli, generation_prints_the_text_of_each_scheme)
-{
-    cr_assert_eq(run("$E --generate 12 --prompt 8 --residual 32 --scheme fp32"), 0);
-    cr_assert(strstr(out, "--- prompt, 8 tokens of sample.txt\nThe Lamp at Corran") &&
-                  strstr(out, "--- kivi2,r=32"),
-              "%s", out);
-    cr_assert(strstr(out, "all 12 tokens as fp32"), "%s", out);
-}
-
-Test(cli, generation_says_when_nothing_is_packed)
-{
-    cr_assert_eq(run("$E --generate 4 --prompt 8"), 0);
-    const char *line = strstr(out, "--- kivi2,");
-    cr_assert(line &&
-                  strstr(line, "; nothing is packed yet, because all tokens fit the full-precision window\n"),
-              "%s", out);
-    cr_assert(!strstr(strstr(out, "--- fp32"), "nothing is packed yet") ||
-                  strstr(out, "nothing is packed yet") > line,
-              "%s", out);
-    cr_assert_eq(run("$E --generate 4 --prompt 80 --residual 32"), 0);
-    cr_assert(!strstr(out, "nothing is packed"), "%s", out);
-}
-
 /* ---- what programs read ---- */
 
 typedef struct key {
     const char *name;
-    char type; /* s string, i integer, r real, o object, a array, n real or null */
+    char type; /* s string, i integer, r real, b boolean, o object, a array, n real or null */
 } key;
 
 static void check_keys(const json_t *object, const char *where, const key *keys, size_t n)
@@ -262,6 +110,7 @@ static void check_keys(const json_t *object, const char *where, const key *keys,
         const bool good = t == 's'   ? json_is_string(v)
                           : t == 'i' ? json_is_integer(v)
                           : t == 'r' ? json_is_real(v)
+                          : t == 'b' ? json_is_boolean(v)
                           : t == 'o' ? json_is_object(v)
                           : t == 'a' ? json_is_array(v)
                                      : json_is_real(v) || json_is_null(v);
@@ -316,12 +165,15 @@ Test(cli, json_has_every_key_and_fp32_is_exactly_zero)
     cr_assert_eq(run("$E " SMALL "--scheme fp32 --json -"), 0);
     json_t *root = load_json(out);
     CHECK_KEYS(root, "report", {"schema", 's'}, {"version", 's'}, {"isa", 's'}, {"precision", 's'},
-               {"bound_every", 'i'}, {"threads", 'i'}, {"seed", 'i'}, {"model", 'o'}, {"text", 'o'},
-               {"runs", 'a'});
+               {"bound_every", 'i'}, {"threads", 'i'}, {"seed", 'i'}, {"partial", 'b'}, {"model", 'o'},
+               {"text", 'o'}, {"runs", 'a'});
     cr_assert_str_eq(json_string_value(json_object_get(root, "schema")), "kvq-eval/1");
     CHECK_KEYS(json_object_get(root, "model"), "model", {"name", 's'}, {"n_layer", 'i'}, {"n_head", 'i'},
-               {"n_kv_head", 'i'}, {"head_dim", 'i'}, {"n_ctx", 'i'}, {"n_params", 'i'}, {"checksum", 's'});
-    CHECK_KEYS(json_object_get(root, "text"), "text", {"name", 's'}, {"n_tokens", 'i'}, {"n_windows", 'i'});
+               {"n_kv_head", 'i'}, {"head_dim", 'i'}, {"n_ctx", 'i'}, {"n_params", 'i'}, {"checksum", 's'},
+               {"head", 's'});
+    CHECK_KEYS(json_object_get(root, "text"), "text", {"name", 's'}, {"n_tokens", 'i'}, {"n_windows", 'i'},
+               {"n_windows_asked", 'i'});
+    cr_assert(json_is_false(json_object_get(root, "partial")));
     const json_t *runs = json_object_get(root, "runs");
     cr_assert_eq(json_array_size(runs), 2);
     for (size_t i = 0; i < 2; i++)
@@ -392,6 +244,195 @@ Test(cli, a_report_replaces_the_old_one_whole)
     read_file("report.json", text, sizeof text);
     json_decref(load_json(text));
     cr_assert_eq(n_files(), 2, "temporary files are left");
+}
+
+/* The run is done and its table shown, whatever becomes of the files; and of two files one is written all
+ * the same. */
+Test(cli, a_report_that_cannot_be_written_costs_no_run)
+{
+    static char text[1 << 17];
+    static const char *const cases[] = {"--json /dev/full --csv report", "--csv /dev/full --json report",
+                                        "--logits /dev/full --json report"};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cr_expect_eq(run("rm -f report; $E " SMALL "%s", cases[i]), 1, "%s", cases[i]);
+        cr_expect(strstr(out, "\nkivi2,r=32 keeps the cache") && strstr(out, "perplexity goes from"),
+                  "%s: %s", cases[i], out);
+        cr_expect(strstr(err, "/dev/full: write failed: No space left") && n_lines(err) == 1, "%s: %s",
+                  cases[i], err);
+        cr_expect_gt(read_file("report", text, sizeof text), 100, "%s", cases[i]);
+    }
+    cr_expect_eq(run("$E " SMALL "--json /dev/full --csv /dev/full"), 1);
+    cr_expect_eq(n_lines(err), 2, "one line for each: %s", err);
+}
+
+/* ---- the head ---- */
+
+/* data/gpt2-6m, whose config.json ties the head, with an lm_head.weight all the same: wte.weight, but for
+ * its last value if `differs`. */
+static void make_model_with_head(const char *name, bool differs)
+{
+    cr_assert_eq(run("mkdir %s; cp '%s'/gpt2-6m/*.json '%s'/gpt2-6m/merges.txt %s", name, DATA, DATA, name),
+                 0);
+    FILE *f = fopen(DATA "/gpt2-6m/model.safetensors", "rb");
+    uint64_t length = 0;
+    cr_assert(f && fread(&length, 1, 8, f) == 8 && length < 1 << 20);
+    char *header = calloc(1, length + 1);
+    cr_assert_eq(fread(header, 1, length, f), length);
+    json_t *root = load_json(header), *wte = json_object_get(root, "wte.weight");
+    wte = wte ? wte : json_object_get(root, "transformer.wte.weight");
+    const json_t *offsets = json_object_get(wte, "data_offsets");
+    const long begin = (long)json_integer_value(json_array_get(offsets, 0)),
+               n = (long)json_integer_value(json_array_get(offsets, 1)) - begin;
+    cr_assert_eq(fseek(f, 0, SEEK_END), 0);
+    const long n_data = ftell(f) - 8 - (long)length;
+    char *data = malloc((size_t)(n_data + n));
+    cr_assert_eq(fseek(f, 8 + (long)length, SEEK_SET), 0);
+    cr_assert_eq(fread(data, 1, (size_t)n_data, f), (size_t)n_data);
+    fclose(f);
+    memcpy(data + n_data, data + begin, (size_t)n);
+    if (differs)
+        data[n_data + n - 2] ^= 1; /* of a little-endian number: not the exponent */
+    json_t *head = json_deep_copy(wte);
+    json_object_set_new(head, "data_offsets",
+                        json_pack("[I, I]", (json_int_t)n_data, (json_int_t)(n_data + n)));
+    json_object_set_new(root, "lm_head.weight", head);
+    char *text = json_dumps(root, JSON_COMPACT), path[64];
+    length = strlen(text);
+    char *file = malloc(8 + length + (size_t)(n_data + n));
+    memcpy(file, &length, 8);
+    memcpy(file + 8, text, length);
+    memcpy(file + 8 + length, data, (size_t)(n_data + n));
+    snprintf(path, sizeof path, "%s/model.safetensors", name);
+    write_text(path, file, 8 + length + (size_t)(n_data + n));
+    json_decref(root);
+    free(header), free(data), free(text), free(file);
+}
+
+static const char *head_of_report(void)
+{
+    json_t *root = load_json(out);
+    const char *head = json_string_value(json_object_get(json_object_get(root, "model"), "head"));
+    static char copy[64];
+    snprintf(copy, sizeof copy, "%s", head ? head : "?");
+    json_decref(root);
+    return copy;
+}
+
+Test(cli, a_head_that_is_not_tied_is_told)
+{
+    make_model_with_head("same", false);
+    make_model_with_head("other", true);
+    cr_assert_eq(run("$E " SMALL "--model same --json -"), 0, "%s", err);
+    cr_assert_str_empty(err);
+    cr_assert_str_eq(head_of_report(), "wte.weight");
+    cr_assert_eq(run("$E " SMALL "--model other --json -"), 0, "%s", err);
+    cr_assert(strstr(err, "kvq-eval: note: other: config.json says tie_word_embeddings, but") &&
+                  n_lines(err) == 1,
+              "%s", err);
+    cr_assert_str_eq(head_of_report(), "lm_head.weight");
+}
+
+/* ---- the seed ---- */
+
+/* The report of random weights without its times, which are never the same. */
+static json_t *report_of_seed(int seed)
+{
+    cr_assert_eq(run("$E --model random:2,2,32,128,100 --residual 32 --seed %d --json -", seed), 0, "%s",
+                 err);
+    json_t *root = load_json(out), *r;
+    size_t i;
+    json_array_foreach(json_object_get(root, "runs"), i, r)
+    {
+        cr_assert_eq(json_object_del(r, "seconds"), 0);
+    }
+    return root;
+}
+
+Test(cli, the_seed_is_used_and_reported)
+{
+    json_t *a = report_of_seed(1), *again = report_of_seed(1), *b = report_of_seed(2);
+    cr_assert_eq(json_integer_value(json_object_get(a, "seed")), 1);
+    cr_assert_eq(json_integer_value(json_object_get(b, "seed")), 2);
+    cr_assert(json_equal(a, again), "the same seed gives another result");
+    cr_assert(!json_equal(json_object_get(a, "runs"), json_object_get(b, "runs")),
+              "two seeds give the same result");
+    const json_t *checksums[] = {json_object_get(json_object_get(a, "model"), "checksum"),
+                                 json_object_get(json_object_get(b, "model"), "checksum")};
+    cr_assert(!json_equal(checksums[0], checksums[1]), "two seeds give the same weights");
+    json_decref(a);
+    json_decref(again);
+    json_decref(b);
+}
+
+/* ---- where texts come from, and where reports go ---- */
+
+Test(cli, a_text_may_come_through_a_pipe)
+{
+    static char file[1 << 17];
+    cr_assert_eq(run("$E " SMALL "--text '%s/sample.txt' --csv -", DATA), 0, "%s", err);
+    strcpy(file, out);
+    *strrchr(file, ',') = '\0'; /* without partial */
+    *strrchr(file, ',') = '\0'; /* nor the last row's seconds */
+    static const char *const ways[] = {"cat \"$T\" | $E " SMALL "--text - --csv -",
+                                       "$E " SMALL "--text - --csv - <\"$T\"",
+                                       "cat \"$T\" | $E " SMALL "--text /dev/stdin --csv -",
+                                       "mkfifo .p; cat \"$T\" >.p & $E " SMALL "--text .p --csv -"};
+    for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+        cr_assert_eq(run("T='%s/sample.txt'; %s", DATA, ways[i]), 0, "%s: %s", ways[i], err);
+        const char *a = strstr(out, "\"kivi2"), *b = strstr(file, "\"kivi2");
+        cr_assert(a && b && strncmp(a, b, strlen(b)) == 0, "%s: other figures than from the file: %s",
+                  ways[i], out);
+    }
+    cr_assert_eq(run("cat '%s/sample.txt' | $E " SMALL "--text -", DATA), 0);
+    cr_assert(strstr(out, ", standard input: 1 window of 80 tokens"), "%s", out);
+    cr_assert_eq(run("$E --text - <.err"), 1); /* which is empty */
+    cr_assert(strstr(err, "standard input: 0 tokens found"), "%s", err);
+    cr_assert_eq(run("printf 'caf\\351' | $E --text -"), 1);
+    cr_assert(strstr(err, "standard input") && strstr(err, "byte 3"), "%s", err);
+    cr_assert_eq(run("$E --text - <."), 1);
+    cr_assert(strstr(err, "standard input: is a directory"), "%s", err);
+}
+
+Test(cli, one_file_by_two_names_is_refused)
+{
+    static const char *const cases[] = {
+        "--json a --csv ./a",         "--json a --csv $PWD/a",
+        "--json a --csv sub/../a",    "--json a --csv there/../a",
+        "--json a --logits dangling", "--csv dangling --json chain",
+        "--json there/x --csv sub/x", "--json old --csv hard",
+        "--json old --csv soft",      "--json no/where --csv no/where",
+    };
+    cr_assert_eq(
+        run("mkdir sub; ln -s sub there; ln -s a dangling; ln -s dangling chain; echo old >old; ln old hard; "
+            "ln -s \"$PWD/old\" soft"),
+        0);
+    const size_t before = n_files();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cr_expect_eq(run("$E %s", cases[i]), 2, "%s: %s", cases[i], err);
+        cr_expect(strstr(err, "are one file"), "%s: %s", cases[i], err);
+    }
+    cr_assert_eq(n_files(), before);
+    /* And what must not be taken for one. */
+    cr_assert_eq(run("$E " SMALL "--json a --csv sub/a && $E " SMALL "--json /dev/null --csv /dev/null"), 0,
+                 "%s", err);
+}
+
+/* The file behind a symbolic link is replaced or made; the link stays. */
+Test(cli, a_report_goes_through_a_symbolic_link)
+{
+    static char text[1 << 17];
+    cr_assert_eq(run("mkdir sub; echo old >sub/old; ln -s sub/old link; ln -s ../new.csv sub/dangling; "
+                     "$E " SMALL "--json link --csv sub/dangling"),
+                 0, "%s", err);
+    cr_assert_eq(run("test -L link && test -L sub/dangling && test ! -L sub/old && test ! -L new.csv"), 0);
+    read_file("sub/old", text, sizeof text);
+    json_decref(load_json(text));
+    read_file("new.csv", text, sizeof text);
+    cr_assert_eq(strncmp(text, "scheme,", 7), 0);
+    cr_assert_eq(run("test \"$(ls -A sub)\" = \"$(printf 'dangling\\nold')\""), 0,
+                 "temporary files are left");
+    cr_assert_eq(run("ln -s round a; ln -s a round; $E " SMALL "--json a"), 1);
+    cr_assert(strstr(err, "a: not a usable file name"), "%s", err);
 }
 
 /* ---- limits ---- */
@@ -586,41 +627,6 @@ Test(cli, a_failure_keeps_the_old_report)
     cr_assert_eq(n_files(), 2, "temporary files are left");
 }
 
-/* Start kvq-eval in the work directory, wait for its temporary file, and send it a signal. */
-static void interrupt(int signal_number)
-{
-    const pid_t child = fork();
-    cr_assert_neq(child, -1);
-    if (child == 0) {
-        const int null = open("/dev/null", O_RDWR);
-        for (int fd = 0; fd < 3; fd++)
-            dup2(null, fd);
-        signal(signal_number, SIG_DFL);
-        setenv("KVQ_DATA_DIR", DATA, 1);
-        if (chdir(work) == 0)
-            execl(KVQ_EVAL_BINARY, KVQ_EVAL_BINARY, "--logits", "logits.npy", (char *)NULL);
-        _exit(99);
-    }
-    int status = 0;
-    size_t tries = 0;
-    while (n_files() == 0 && tries++ < 6000 && waitpid(child, &status, WNOHANG) == 0)
-        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
-    const size_t seen = n_files();
-    kill(child, signal_number);
-    cr_assert_eq(waitpid(child, &status, 0), child);
-    cr_expect_eq(seen, 1);
-    cr_expect(WIFSIGNALED(status) && WTERMSIG(status) == signal_number, "signal %d: status %x", signal_number,
-              (unsigned)status);
-    cr_expect_eq(n_files(), 0, "signal %d: the temporary file is left", signal_number);
-}
-
-Test(cli, an_interrupt_removes_the_temporary_file)
-{
-    interrupt(SIGINT);
-    interrupt(SIGTERM);
-    interrupt(SIGHUP);
-}
-
 ParameterizedTestParameters(cli, bad_usage_is_status_2)
 {
     static char list[][80] = {
@@ -659,7 +665,8 @@ ParameterizedTestParameters(cli, bad_usage_is_status_2)
         "--min-ratio -1",
         "--max-kld 1x",
         "--json - --csv -",
-        "--generate 5 --json -",
+        "--generate 5 --csv -",
+        "--windows 1 info",
         "--generate 0",
         "info info",
         "--model random:gpt2 --max-kld 1",

@@ -1,11 +1,11 @@
 /* The evaluation: fp32 through the same path is exactly 0, layer by layer equals token by token, metrics
  * equal plain formulas, and the regression values of KIVI on the default model. */
-#include "eval/cli/inputs.h"
 #include "eval/measure/evaluate.h"
 #include "eval/measure/generate.h"
 #include "eval/measure/memory.h"
 #include "eval/measure/quality.h"
 #include "eval/model/gpt2_forward.h"
+#include "eval/model/inputs.h"
 #include "quant/kernels.h"
 #include "tests/npy.h"
 #include "tests/support.h"
@@ -22,16 +22,14 @@ static inputs load(const char *model, size_t n_windows, size_t n_tokens, size_t 
 {
     inputs in;
     eval_error e;
-    options o;
-    memset(&o, 0, sizeof o);
-    const bool random = gpt2_config_is_random(model);
-    o.model = model;
-    o.text = random ? NULL : TEXT;
-    o.windows = n_windows;
-    o.tokens = n_tokens;
-    o.prompt = n_prompt;
-    o.seed = 7;
-    cr_assert(inputs_load(&in, &o, &e), "%s", e.text);
+    progress line = {.shown = false};
+    const inputs_request request = {.model = model,
+                                    .text = gpt2_config_is_random(model) ? NULL : TEXT,
+                                    .windows = n_windows,
+                                    .tokens = n_tokens,
+                                    .prompt = n_prompt,
+                                    .seed = 7};
+    cr_assert(inputs_load(&in, &request, &line, &e), "%s", e.text);
     return in;
 }
 
@@ -404,14 +402,14 @@ Test(quality, logits_that_are_not_finite_name_window_token_and_scheme)
     cr_assert_not_null(q);
     eval_error e = {""};
     quality_set_stream(q, 0, "kivi9", other);
-    quality_begin_window(q, 0, in.ids, x, NULL);
+    quality_begin_window(q, 0, in.ids, x);
     cr_assert(quality_end_window(q, &e), "%s", e.text);
     other[70 * E + 3] = NAN;
-    quality_begin_window(q, 1, in.ids, x, NULL);
+    quality_begin_window(q, 1, in.ids, x);
     cr_assert_not(quality_end_window(q, &e));
     cr_assert_str_eq(e.text, "scheme kivi9: window 1, token 70: the logits are not finite (NaN or Inf)");
     x[5 * E] = NAN;
-    quality_begin_window(q, 2, in.ids, x, NULL);
+    quality_begin_window(q, 2, in.ids, x);
     cr_assert_not(quality_end_window(q, &e));
     cr_assert_str_eq(e.text, "scheme fp32: window 2, token 5: the logits are not finite (NaN or Inf)");
     quality_free(q);
@@ -670,7 +668,9 @@ Test(generate, fp32_writes_the_reference_tokens_and_a_wide_window_the_same)
     cr_assert_eq(n_ids, 4);
     for (size_t i = 0; i < 2; i++) {
         kvq_scheme *const scheme = scheme_of(texts[i]);
-        cr_assert(generate(in.model, scheme, ids, n_ids, 64, 0, out, &seconds, &packed, &e), "%s", e.text);
+        const generate_config config = {
+            .model = in.model, .scheme = scheme, .ids = ids, .n_prompt = n_ids, .n_tokens = 64};
+        cr_assert(generate(&config, out, &seconds, &packed, &e), "%s", e.text);
         cr_assert_eq(packed, i == 0);
         for (size_t t = 0; t < 64; t++) {
             int32_t expected; /* the prompt's tokens come first */
@@ -680,6 +680,62 @@ Test(generate, fp32_writes_the_reference_tokens_and_a_wide_window_the_same)
     }
     free(ids);
     npy_free(&reference);
+    inputs_free(&in);
+}
+
+/* ---- stopping ---- */
+
+/* Says stop after so many steps. */
+static bool after(void *ctx)
+{
+    size_t *n_left = ctx;
+    if (*n_left == 0)
+        return true;
+    (*n_left)--;
+    return false;
+}
+
+Test(evaluate, a_stop_leaves_the_windows_that_are_done)
+{
+    inputs in = load(MODEL, 3, 60, 10);
+    kvq_scheme *const scheme = scheme_of("kivi2,r=32");
+    const size_t steps_of_window = 6 * 50 * 3; /* layers, tokens; reference, local and propagated run */
+    evaluation ev = {0};
+    eval_error e = {""};
+    for (size_t halves = 1; halves <= 6; halves++) {
+        size_t n_left = halves * steps_of_window / 2;
+        const evaluate_config config = {.model = in.model,
+                                        .ids = in.ids,
+                                        .n_windows = 3,
+                                        .n_tokens = 60,
+                                        .n_prompt = 10,
+                                        .schemes = &scheme,
+                                        .n_schemes = 1,
+                                        .n_threads = 1,
+                                        .bound_every = 8,
+                                        .stop = after,
+                                        .stop_ctx = &n_left};
+        const size_t n_done = halves / 2;
+        cr_assert_eq(evaluate(&ev, &config, &e), n_done > 0, "%zu halves: %s", halves, e.text);
+        if (n_done == 0) {
+            cr_assert_str_eq(e.text, "stopped before a window was done");
+            cr_assert_null(ev.runs);
+            continue;
+        }
+        cr_assert_eq(ev.n_windows, n_done);
+        cr_assert_eq(ev.n_windows_asked, 3);
+        cr_assert_eq(evaluation_is_partial(&ev), n_done < 3);
+        in.n_windows = n_done;
+        evaluation alone = run(&in, &scheme, 1, 1);
+        const evaluate_run *a = &ev.runs[1], *b = &alone.runs[1];
+        cr_assert(a->attn_rel_l2 == b->attn_rel_l2 && a->k_rel_l2 == b->k_rel_l2 &&
+                  a->attn_prob_kl == b->attn_prob_kl && a->kld_mean == b->kld_mean &&
+                  a->kld_p99 == b->kld_p99 && a->top1 == b->top1 && a->ppl == b->ppl &&
+                  a->bound_max == b->bound_max);
+        cr_assert_eq(a->heads[0].n_steps, evaluation_n_steps(&ev));
+        evaluation_free(&alone);
+        evaluation_free(&ev);
+    }
     inputs_free(&in);
 }
 

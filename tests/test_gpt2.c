@@ -424,6 +424,8 @@ Test(gpt2, wrong_random_descriptions_are_named)
 typedef struct variant {
     const char *prefix, *dtype;
     bool untied, sharded, mask_buffers;
+    bool says_tied; /* config.json does, whatever is so */
+    bool same_head; /* lm_head.weight holds the numbers of wte.weight */
     const char *skip, *reshape, *as_i64, *poison;
     float poison_value;
 } variant;
@@ -448,7 +450,8 @@ static void add_tiny_tensor(st_writer *w, const variant *how, const gpt2_tensor 
     cr_assert_leq(t->n_elems, MAX_ELEMS);
     for (size_t i = 0; i < t->n_elems; i++) {
         bool poisoned = how->poison && strcmp(how->poison, t->name) == 0 && i == 5;
-        float value = poisoned ? how->poison_value : tiny_value(t->name, i);
+        const bool as_wte = how->same_head && strcmp(t->name, "lm_head.weight") == 0;
+        float value = poisoned ? how->poison_value : tiny_value(as_wte ? "wte.weight" : t->name, i);
         uint32_t bits;
         memcpy(&bits, &value, sizeof bits);
         if (strcmp(dtype, "F16") == 0) /* these values are zero or normal halves */
@@ -488,7 +491,7 @@ static void write_checkpoint(const char *dir, variant how)
     char config[512];
     const uint8_t mask[16] = {0};
     const size_t mask_shape[4] = {1, 1, 4, 4};
-    snprintf(config, sizeof config, CONFIG, how.untied ? "false" : "true");
+    snprintf(config, sizeof config, CONFIG, how.untied && !how.says_tied ? "false" : "true");
     write_text(dir, "config.json", config);
     for (size_t i = 0; i < tiny->n_tensors; i++)
         if (!how.skip || strcmp(how.skip, tiny->tensors[i].name) != 0)
@@ -566,6 +569,30 @@ Test(gpt2, untied_head_is_used)
     gpt2_model_free(m);
 }
 
+/* config.json says that the head is wte. The file may know better. */
+Test(gpt2, a_head_of_its_own_is_used_whatever_the_config_says)
+{
+    static const char *const dtypes[] = {"F32", "F16", "BF16"};
+    gpt2_model *plain = load_variant(PLAIN);
+    cr_assert_not(plain->head_against_config);
+    for (size_t i = 0; i < 3; i++) {
+        variant how = {.prefix = "transformer.", .dtype = dtypes[i], .untied = true, .says_tied = true};
+        gpt2_model *m = load_variant(how);
+        cr_assert(m->head_against_config && !m->config.tied_head);
+        cr_assert_neq(m->head, m->wte);
+        for (size_t j = 0; j < 48; j++)
+            cr_assert_eq(m->head[j], tiny_value("lm_head.weight", j));
+        cr_assert_eq(m->n_params, plain->n_params + 48);
+        gpt2_model_free(m);
+        how.same_head = true;
+        m = load_variant(how);
+        cr_assert(!m->head_against_config && m->config.tied_head && m->head == m->wte);
+        cr_assert_eq(gpt2_model_checksum(m), gpt2_model_checksum(plain));
+        gpt2_model_free(m);
+    }
+    gpt2_model_free(plain);
+}
+
 static void expect_load_error(const char *dir, const char *first, const char *second)
 {
     gpt2_model *m;
@@ -585,6 +612,10 @@ Test(gpt2, wrong_checkpoints_are_named)
          {"'h.1.mlp.c_fc.bias' is missing", "config"}},
         {{.prefix = "", .dtype = "F32", .untied = true, .skip = "lm_head.weight"},
          {"'lm_head.weight' is missing", "config"}},
+        {{.prefix = "", .dtype = "F32", .untied = true, .says_tied = true, .reshape = "lm_head.weight"},
+         {"'lm_head.weight'", "shape is [8,6], but config.json expects [6,8]"}},
+        {{.prefix = "", .dtype = "F32", .untied = true, .says_tied = true, .as_i64 = "lm_head.weight"},
+         {"'lm_head.weight'", "dtype is I64"}},
         {{.prefix = "transformer.", .dtype = "F32", .reshape = "h.0.attn.c_attn.weight"},
          {"'transformer.h.0.attn.c_attn.weight'", "shape is [24,8], but config.json expects [8,24]"}},
         {{.prefix = "", .dtype = "F32", .as_i64 = "ln_f.bias"},

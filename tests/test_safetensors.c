@@ -1,13 +1,14 @@
 /* Safetensors: what is valid opens and converts exactly, everything else is a clear error. */
 #define _XOPEN_SOURCE 700
 
-#include "eval/model/mapped_file.h"
+#include "eval/common/input_file.h"
 #include "eval/model/safetensors.h"
 #include "tests/checkpoint_files.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static const char good_header[] = "{\"__metadata__\":{\"format\":\"pt\"},"
                                   "\"b\":{\"dtype\":\"F16\",\"shape\":[2,2],\"data_offsets\":[4,12]},"
@@ -32,7 +33,7 @@ static bool open_copy(safetensors **st, const uint8_t *image, size_t size, eval_
             cr_assert_eq(safetensors_find(*st, t->name), t);
             if (t->dtype != SAFETENSORS_NOT_FLOAT) {
                 float *values = malloc(t->n_elems * sizeof *values + 1);
-                safetensors_to_f32(t, values);
+                cr_assert(safetensors_read_f32(t, 0, t->n_elems, values, e), "%s", e->text);
                 free(values);
             }
         }
@@ -58,9 +59,10 @@ Test(safetensors, valid_file)
     cr_assert_not_null(b);
     cr_assert(b->n_dims == 2 && b->shape[0] == 2 && b->shape[1] == 2 && b->n_elems == 4);
     cr_assert_eq(b->file_offset, size - sizeof good_data + 4);
-    safetensors_to_f32(b, values);
+    cr_assert(safetensors_read_f32(b, 0, 4, values, &e), "%s", e.text);
     cr_assert(values[0] == 1.0f && values[1] == 2.0f && values[2] == 3.0f && values[3] == -4.0f);
-    safetensors_to_f32(safetensors_find(st, "a"), values);
+    cr_assert(safetensors_read_f32(b, 2, 1, values, &e) && values[0] == 3.0f && values[1] == 2.0f, "a part");
+    cr_assert(safetensors_read_f32(safetensors_find(st, "a"), 0, 1, values, &e), "%s", e.text);
     cr_assert_eq(values[0], 1.0f);
     cr_assert_eq(safetensors_find(st, "mask")->dtype, SAFETENSORS_NOT_FLOAT);
     cr_assert_eq(safetensors_find(st, "none")->n_elems, 0);
@@ -200,8 +202,8 @@ static void convert(const char *dtype, const void *data, size_t n, size_t elem_b
     safetensors *st;
     eval_error e;
     cr_assert(safetensors_open_memory(&st, "x", image, size, &e), "%s", e.text);
-    cr_assert_eq((uintptr_t)safetensors_at(st, 0)->data % 2, 1);
-    safetensors_to_f32(safetensors_at(st, 0), out);
+    cr_assert_eq(((uintptr_t)image + safetensors_at(st, 0)->file_offset) % 2, 1);
+    cr_assert(safetensors_read_f32(safetensors_at(st, 0), 0, n, out, &e), "%s", e.text);
     safetensors_close(st);
     free(image);
 }
@@ -289,14 +291,66 @@ Test(safetensors, files_that_are_none)
     remove_dir(dir);
     expect_dir_error("/nowhere/at-all", "/nowhere/at-all", "neither");
 
-    mapped_file f;
+    input_file f;
     eval_error e;
     static char long_name[5000];
     memset(long_name, 'x', sizeof long_name - 1);
-    cr_assert_not(mapped_file_open(&f, NULL, long_name, &e));
+    cr_assert_not(input_file_read(&f, NULL, long_name, &e));
     assert_mentions(e, "longer than 4095 bytes");
-    cr_assert_not(mapped_file_open(&f, "/nowhere", "file", &e));
+    cr_assert_not(input_file_read(&f, "/nowhere", "file", &e));
     assert_mentions(e, "/nowhere/file: cannot open: No such file");
+}
+
+/* Another program cuts the file while it is open: an error, where a mapping would end the process. */
+Test(safetensors, a_file_that_becomes_shorter_is_an_error)
+{
+    enum { N = 100000 };
+    static st_writer w;
+    static float values[N];
+    char dir[64], path[128];
+    safetensors *st;
+    eval_error e = {""};
+    const size_t shape[1] = {N};
+    make_dir(dir);
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    static const char *const dtypes[] = {"F32", "BF16"};
+    for (size_t i = 0; i < 2; i++) {
+        st_writer_add(&w, "x", dtypes[i], 1, shape, values, i == 0 ? 4 * N : 2 * N);
+        st_writer_save(&w, dir, "model.safetensors");
+        cr_assert(safetensors_open_dir(&st, dir, &e), "%s", e.text);
+        const safetensors_tensor *x = safetensors_find(st, "x");
+        cr_assert(safetensors_read_f32(x, 0, N, values, &e), "%s", e.text);
+        cr_assert_eq(truncate(path, 5000), 0);
+        cr_assert(safetensors_read_f32(x, 0, 10, values, &e), "what is still there can be read: %s", e.text);
+        cr_assert_not(safetensors_read_f32(x, 0, N, values, &e));
+        assert_mentions(e, path);
+        assert_mentions(e, "ends at byte 5000");
+        assert_mentions(e, "has become shorter since it was opened");
+        safetensors_close(st);
+    }
+    remove_dir(dir);
+}
+
+Test(safetensors, what_was_read_whole_does_not_change_with_its_file)
+{
+    char dir[64], path[128];
+    static char text[300000];
+    input_file f;
+    eval_error e = {""};
+    memset(text, 'x', sizeof text);
+    make_dir(dir);
+    write_file(dir, "merges.txt", text, sizeof text);
+    snprintf(path, sizeof path, "%s/merges.txt", dir);
+    for (int stream = 0; stream < 2; stream++) {
+        cr_assert(stream ? input_file_read_stream(&f, path, &e) : input_file_read(&f, dir, "merges.txt", &e),
+                  "%s", e.text);
+        cr_assert_eq(truncate(path, 0), 0);
+        cr_assert_eq(f.size, sizeof text);
+        cr_assert_eq(memcmp(f.data, text, sizeof text), 0);
+        input_file_free(&f);
+        write_file(dir, "merges.txt", text, sizeof text);
+    }
+    remove_dir(dir);
 }
 
 Test(safetensors, shards)
@@ -313,7 +367,7 @@ Test(safetensors, shards)
         "{\"metadata\":{\"total_size\":8},\"weight_map\":{\"x\":\"a.safetensors\",\"y\":\"b.safetensors\"}}");
     cr_assert(safetensors_open_dir(&st, dir, &e), "%s", e.text);
     cr_assert_eq(safetensors_count(st), 2);
-    safetensors_to_f32(safetensors_find(st, "y"), &value);
+    cr_assert(safetensors_read_f32(safetensors_find(st, "y"), 0, 1, &value, &e), "%s", e.text);
     cr_assert_eq(value, 2.0f);
     cr_assert_not_null(strstr(safetensors_find(st, "y")->file, "/b.safetensors"));
     safetensors_close(st);

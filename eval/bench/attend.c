@@ -1,5 +1,8 @@
-/* The attention benchmark: its grid, its rows and its sentences (bench_attend.h). */
+/* The attention benchmark: its grid, its rows and its sentences (attend.h). */
 #include "eval/bench/attend.h"
+
+#include "eval/bench/cell.h"
+#include "eval/bench/encode.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -10,15 +13,7 @@ enum { TABLE_HEADLINE, TABLE_ATTEND, SPOKEN_TOKENS = 16384, QUICK_SECONDS = 30 }
 /* The columns of "headline" that the sentences are made of. */
 enum { H_SHAPE, H_TOKENS, H_THREADS, H_ISA, H_SCHEME, H_X_SGEMV = 7, H_X_SGEMM };
 
-void bench_shape_print(bench_shape s, char *text, size_t size)
-{
-    if (s.n_heads == s.n_kv_heads)
-        snprintf(text, size, "%zu x %zu", s.head_dim, s.n_kv_heads);
-    else
-        snprintf(text, size, "%zu x %zu, %zu q", s.head_dim, s.n_kv_heads, s.n_heads);
-}
-
-void bench_attend_tables(bench_report *r)
+static void add_tables(bench_report *r)
 {
     static const bench_column headline[] = {
         {"shape", "shape", BENCH_TEXT},
@@ -32,8 +27,8 @@ void bench_attend_tables(bench_report *r)
         {"x_sgemm", "vs|sgemm", 2},
         {"x_fp32", "vs our|fp32", 2},
         {"x_fp16", "vs our|fp16", 2},
-        {"x_sgemv_window_f32", "f32 window|vs sgemv", 2},
-        {"x_sgemv_window_f16", "f16 window|vs sgemv", 2},
+        {"x_sgemv_residual_f32", "f32 resid.|vs sgemv", 2},
+        {"x_sgemv_residual_f16", "f16 resid.|vs sgemv", 2},
         {"error", "fast vs|exact", 5},
     };
     static const bench_column attend[] = {
@@ -58,8 +53,13 @@ void bench_attend_tables(bench_report *r)
         {"x_sgemm", "vs|sgemm", 2},
         {"x_fp32", "vs|fp32", 2},
         {"x_fp16", "vs|fp16", 2},
-        {"window_us", "window|us", 1},
+        {"residual_us", "residual|us", 1},
         {"error", "fast vs|exact", 5},
+        {"superblocks", NULL, 0},
+        {"superblocks_wide", NULL, 0},
+        {"superblocks_exact", NULL, 0},
+        {"heads", NULL, 0},
+        {"heads_again", NULL, 0},
         {"bytes_per_token", "bytes/|token", 0},
         {"bytes_total", NULL, 0},
         {"memory_x_fp32", "memory|vs fp32", 2},
@@ -67,7 +67,7 @@ void bench_attend_tables(bench_report *r)
         {"rounds", NULL, 0},
     };
     (void)bench_add_table(r, "headline",
-                          "The packed part alone, and with its window of full-precision tokens", headline,
+                          "The packed part alone, and with its residual of full-precision tokens", headline,
                           sizeof headline / sizeof headline[0], 1);
     (void)bench_add_table(r, "attend", "One decode step of one layer", attend,
                           sizeof attend / sizeof attend[0], 6);
@@ -123,9 +123,9 @@ static const bench_competitor *find(const bench_cell *c, size_t source, int n_th
     return NULL;
 }
 
-/* The same codes on the same instruction set and threads with another window: none, f32, f16. */
-enum { WINDOW_NONE, WINDOW_F32, WINDOW_F16 };
-static const bench_competitor *with_window(const bench_cell *c, const bench_competitor *who, int window)
+/* The same codes on the same instruction set and threads with another residual: none, f32, f16. */
+enum { RESIDUAL_NONE, RESIDUAL_F32, RESIDUAL_F16 };
+static const bench_competitor *with_residual(const bench_cell *c, const bench_competitor *who, int residual)
 {
     for (size_t i = 0; i < c->n_competitors; i++) {
         const bench_competitor *other = &c->competitors[i];
@@ -134,10 +134,10 @@ static const bench_competitor *with_window(const bench_cell *c, const bench_comp
             other->precision != who->precision || !same_codes(s->scheme, who->source->scheme) ||
             kvq_scheme_sinks(s->scheme) != kvq_scheme_sinks(who->source->scheme))
             continue;
-        const int has = kvq_scheme_residual(s->scheme) == 0               ? WINDOW_NONE
-                        : kvq_scheme_residual_dtype(s->scheme) == KVQ_F32 ? WINDOW_F32
-                                                                          : WINDOW_F16;
-        if (has == window)
+        const int has = kvq_scheme_residual(s->scheme) == 0               ? RESIDUAL_NONE
+                        : kvq_scheme_residual_dtype(s->scheme) == KVQ_F32 ? RESIDUAL_F32
+                                                                          : RESIDUAL_F16;
+        if (has == residual)
             return other;
     }
     return NULL;
@@ -182,9 +182,16 @@ static void put_row(bench_table *t, const bench_report *r, const bench_cell *c, 
     bench_put_number(t, blas_us(c, false, who->n_threads) / us);
     bench_put_number(t, median_us(find(c, 0, who->n_threads)) / us);
     bench_put_number(t, median_us(find(c, 1, who->n_threads)) / us);
-    bench_put_number(
-        t, s && kvq_scheme_residual(s->scheme) > 0 ? us - median_us(with_window(c, who, WINDOW_NONE)) : NAN);
-    bench_put_number(t, s && who->precision == KVQ_PRECISION_FAST ? s->fast_error : NAN);
+    bench_put_number(t, s && kvq_scheme_residual(s->scheme) > 0
+                            ? us - median_us(with_residual(c, who, RESIDUAL_NONE))
+                            : NAN);
+    const bool is_fast = s && who->precision == KVQ_PRECISION_FAST;
+    bench_put_number(t, is_fast ? s->fast_error : NAN);
+    bench_put_number(t, is_fast ? (double)s->counters.superblocks : NAN);
+    bench_put_number(t, is_fast ? (double)s->counters.superblocks_wide : NAN);
+    bench_put_number(t, is_fast ? (double)s->counters.superblocks_exact : NAN);
+    bench_put_number(t, is_fast ? (double)s->counters.heads : NAN);
+    bench_put_number(t, is_fast ? (double)s->counters.heads_again : NAN);
     bench_put_number(t, total / (double)c->n_tokens);
     bench_put_number(t, total);
     bench_put_number(t, fp32_bytes / total);
@@ -204,7 +211,7 @@ static const bench_competitor *spoken_of(const bench_cell *c, int n_threads)
     return find(c, 2, n_threads);
 }
 
-void bench_attend_rows(bench_report *r, const bench_cell *c, const bench_bandwidth *b, size_t n_bandwidth)
+static void add_rows(bench_report *r, const bench_cell *c, const bench_bandwidth *b, size_t n_bandwidth)
 {
     for (size_t i = 0; i < c->n_competitors; i++)
         put_row(&r->tables[TABLE_ATTEND], r, c, &c->competitors[i], b, n_bandwidth);
@@ -228,8 +235,8 @@ void bench_attend_rows(bench_report *r, const bench_cell *c, const bench_bandwid
         bench_put_number(t, blas_us(c, false, n_threads) / us);
         bench_put_number(t, median_us(find(c, 0, n_threads)) / us);
         bench_put_number(t, median_us(find(c, 1, n_threads)) / us);
-        bench_put_number(t, blas / median_us(with_window(c, who, WINDOW_F32)));
-        bench_put_number(t, blas / median_us(with_window(c, who, WINDOW_F16)));
+        bench_put_number(t, blas / median_us(with_residual(c, who, RESIDUAL_F32)));
+        bench_put_number(t, blas / median_us(with_residual(c, who, RESIDUAL_F16)));
         bench_put_number(t, who->source->fast_error);
     }
 }
@@ -261,14 +268,47 @@ static void say_headline(bench_report *r)
     }
 }
 
+static size_t column_of(const bench_table *t, const char *key)
+{
+    size_t i = 0;
+    while (strcmp(t->columns[i].key, key) != 0)
+        i++;
+    return i;
+}
+
+/* The sum of a column over the rows in which it has a number. */
+static double sum_of(const bench_table *t, const char *key)
+{
+    double sum = 0.0;
+    for (size_t i = column_of(t, key); !t->failed && i < t->n; i += t->n_columns)
+        sum += isfinite(t->values[i].number) ? t->values[i].number : 0.0;
+    return sum;
+}
+
+/* How often 16 bits were not enough for fast precision. */
+static void say_counters(bench_report *r)
+{
+    const bench_table *t = &r->tables[TABLE_ATTEND];
+    const double superblocks = sum_of(t, "superblocks"), heads = sum_of(t, "heads");
+    if (superblocks > 0.0 && heads > 0.0) {
+        bench_note(r,
+                   "Fast precision scored %.3g %% of the superblocks of keys with 31 bits instead of 16, "
+                   "because the "
+                   "query's range was too wide, and %.3g %% in float32; it computed %.3g %% of the heads "
+                   "again, because "
+                   "they could be too far off.",
+                   100.0 * sum_of(t, "superblocks_wide") / superblocks,
+                   100.0 * sum_of(t, "superblocks_exact") / superblocks,
+                   100.0 * sum_of(t, "heads_again") / heads);
+    }
+}
+
 /* Medians hide a busy machine; the spread does not. */
 static void say_noise(bench_report *r)
 {
     const bench_table *t = &r->tables[TABLE_ATTEND];
-    const size_t n_rows = t->failed ? 0 : t->n / t->n_columns;
-    size_t us = 0, n_wide = 0;
-    while (strcmp(t->columns[us].key, "us") != 0)
-        us++;
+    const size_t n_rows = t->failed ? 0 : t->n / t->n_columns, us = column_of(t, "us");
+    size_t n_wide = 0;
     for (size_t i = 0; i < n_rows; i++) {
         const bench_value *row = &t->values[i * t->n_columns + us];
         n_wide += row[2].number > 1.5 * row[1].number;
@@ -280,7 +320,7 @@ static void say_noise(bench_report *r)
     }
 }
 
-void bench_attend_sentences(bench_report *r, const bench_options *o)
+static void say_sentences(bench_report *r, const bench_options *o)
 {
     say_noise(r);
     say_headline(r);
@@ -292,9 +332,10 @@ void bench_attend_sentences(bench_report *r, const bench_options *o)
                   "its data in a cache "
                   "(up to twice the L3) first walks untimed. Times are medians, ratios are of medians.");
     bench_note(
-        r, "Shapes are head dimension x KV heads. ns/token/head counts KV heads. GB/s read are the bytes "
-           "of codes, scales, minimums, window and sinks by time; `from' is the level that the walk over all "
-           "layers fits into, and the share is of the bandwidth measured there.");
+        r,
+        "Shapes are head dimension x KV heads. ns/token/head counts KV heads. GB/s read are the bytes "
+        "of codes, scales, minimums, residual and sinks by time; `from' is the level that the walk over all "
+        "layers fits into, and the share is of the bandwidth measured there.");
     bench_note(
         r,
         "OpenBLAS: per head, keys and values contiguous on huge pages. sgemv: one product for the scores, a "
@@ -303,10 +344,10 @@ void bench_attend_sentences(bench_report *r, const bench_options *o)
         "Threads share the heads. The answers were checked against our fp32 cache in every cell (within "
         "1e-4, "
         "relative L2).");
-    bench_note(
-        r,
-        "window us: what the window of full-precision tokens adds to the packed part alone. fast vs exact: "
-        "relative L2 error of the answers in KVQ_PRECISION_FAST against KVQ_PRECISION_EXACT.");
+    bench_note(r, "residual us: what the residual of full-precision tokens adds to the packed part alone. "
+                  "fast vs exact: "
+                  "relative L2 error of the answers in KVQ_PRECISION_FAST against KVQ_PRECISION_EXACT.");
+    say_counters(r);
     bench_note(r,
                "Encoding: GB/s of float32 input appended, 1,024 tokens at once; into memory used before, and "
                "into fresh memory, where the kernel's page faults count.");
@@ -320,7 +361,7 @@ bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_err
     bench_bandwidth *b = calloc(n_bandwidth, sizeof b[0]);
     bench_cell *c = calloc(1, sizeof *c);
     bool good = (b && c) || eval_fail(e, "out of memory");
-    bench_attend_tables(r);
+    add_tables(r);
     progress_update(p, "bandwidth", 0.0);
     good = good && bench_measure_bandwidth(&r->machine, o->threads, o->n_threads,
                                            fmin(o->quick ? 1.0 : 5.0, o->seconds), b, e);
@@ -346,7 +387,7 @@ bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_err
                 "than %.1f GB (--memory).",
                 n_tokens, shape.head_dim, shape.n_kv_heads, o->memory * 1e-9);
         } else if (good) {
-            bench_attend_rows(r, c, b, n_bandwidth);
+            add_rows(r, c, b, n_bandwidth);
             n_done++;
         }
         bench_cell_free(c);
@@ -362,7 +403,7 @@ bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_err
     }
     if (good) {
         bench_add_bandwidth(r, b, n_bandwidth);
-        bench_attend_sentences(r, o);
+        say_sentences(r, o);
     }
     for (size_t i = 0; b && i < n_bandwidth; i++)
         bench_sample_free(&b[i].gb_s);

@@ -1,4 +1,4 @@
-/* How fast this machine can read memory: the limit that packed caches run against (bench_machine.h). */
+/* How fast this machine can read memory: the limit that packed caches run against (machine.h). */
 #include "eval/bench/machine.h"
 #include "eval/bench/target.h"
 #include "eval/common/progress.h"

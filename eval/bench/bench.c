@@ -8,10 +8,11 @@
 #include "eval/bench/kernels.h"
 #include "eval/bench/options.h"
 #include "eval/bench/report.h"
-#include "eval/cli/options.h"
+#include "eval/common/exit_status.h"
 #include "eval/common/output_file.h"
 #include "eval/common/progress.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,39 +53,57 @@ static bool measure(const bench_options *o, bench_report *r, eval_error *e)
     return good;
 }
 
-static bool run(const bench_options *o, bench_report *r, eval_error *e)
+static bool complain(const eval_error *e)
 {
-    if ((o->json && !output_file_check(o->json, e)) || (o->csv && !output_file_check(o->csv, e)))
-        return false; /* better now than after the work */
+    fprintf(stderr, "kvq-eval: %s\n", e->text);
+    return false;
+}
+
+/* First what is on the screen: a file that cannot be written must not cost the run. */
+static bool write_reports(const bench_options *o, const bench_report *r)
+{
+    eval_error e = {""};
+    bool good = true;
+    if (!is_stdout(o->json) && !is_stdout(o->csv)) {
+        bench_report_people(stdout, r, o->markdown);
+        fflush(stdout);
+    }
+    if (o->json && !write_json(o->json, r, &e))
+        good = complain(&e);
+    if (o->csv && !write_csv(o->csv, r, &e))
+        good = complain(&e);
+    return good;
+}
+
+static bool run(const bench_options *o, bench_report *r)
+{
+    eval_error e = {""};
+    if ((o->json && !output_file_check(o->json, &e)) || (o->csv && !output_file_check(o->csv, &e)))
+        return complain(&e); /* better now than after the work */
     static const char *const modes[] = {"attend", "kernels", "decode"};
     r->mode = modes[o->mode];
     r->seed = o->seed;
     r->quick = o->quick;
     bench_machine_read(&r->machine);
+    if (r->machine.blas_forced[0] != '\0') {
+        fprintf(stderr,
+                "kvq-eval: note: OPENBLAS_CORETYPE=%s makes OpenBLAS use its %s kernels here: the baseline "
+                "may be "
+                "another than this machine's\n",
+                r->machine.blas_forced, r->machine.blas);
+    }
     double load = 0.0;
     if (getloadavg(&load, 1) == 1 && load > 0.3)
         bench_note(r, "The machine was not quiet when this began: load average %.1f.", load);
-    if (!measure(o, r, e) || !bench_report_check(r, e) || (o->json && !write_json(o->json, r, e)) ||
-        (o->csv && !write_csv(o->csv, r, e)))
-        return false;
-    if (!is_stdout(o->json) && !is_stdout(o->csv))
-        bench_report_people(stdout, r, o->markdown);
-    return true;
+    return measure(o, r, &e) && bench_report_check(r, &e) ? write_reports(o, r) : complain(&e);
 }
 
-int bench_main(int argc, char **argv)
+int bench_main(const char *doc, int argc, char **argv)
 {
     static bench_options o;
-    eval_error e = {0};
-    static char name[] = "kvq-eval bench"; /* for argp's messages */
-    argv[0] = name;
-    bench_report *r = calloc(1, sizeof *r);
-    const bool good =
-        (r || eval_fail(&e, "out of memory")) && bench_options_parse(&o, argc, argv, &e) && run(&o, r, &e);
-    if (!good)
-        fprintf(stderr, "kvq-eval: %s\n", e.text);
-    if (r)
-        bench_report_free(r);
-    free(r);
+    static bench_report r;
+    eval_error e = {""};
+    const bool good = bench_options_parse(&o, doc, argc, argv, &e) ? run(&o, &r) : complain(&e);
+    bench_report_free(&r);
     return good ? STATUS_GOOD : STATUS_BAD_INPUT;
 }

@@ -1,4 +1,4 @@
-/* Attention over a float32 cache on OpenBLAS (bench_blas.h). */
+/* Attention over a float32 cache on OpenBLAS (blas.h). */
 #include "eval/bench/blas.h"
 
 #include "eval/bench/machine.h"

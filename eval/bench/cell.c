@@ -1,6 +1,6 @@
 /* One cell of the attention benchmark: its caches, its competitors, and their samples taken in turns
- * (bench_attend.h). */
-#include "eval/bench/attend.h"
+ * (cell.h). */
+#include "eval/bench/cell.h"
 
 #include <math.h>
 #include <omp.h>
@@ -28,6 +28,7 @@ static bool add_source(bench_cell *c, const char *scheme, const char *isa, eval_
     *s = (bench_source){.isa = isa, .fast_error = NAN};
     const kvq_status status = kvq_scheme_create(&s->scheme, scheme, NULL);
     s->text = kvq_scheme_text(s->scheme);
+    kvq_attend_counters_init(&s->counters);
     return status == KVQ_OK || eval_fail(e, "scheme %s: %s", scheme, kvq_status_string(status));
 }
 
@@ -139,7 +140,8 @@ static bool fill(bench_cell *c, eval_error *e)
 
 /* ---- running ---- */
 
-static bool attend(const bench_cell *c, const bench_competitor *who, size_t layer, float *out, eval_error *e)
+static bool attend(const bench_cell *c, const bench_competitor *who, size_t layer,
+                   kvq_attend_counters *counters, float *out, eval_error *e)
 {
     if (!who->source) {
         bench_blas_attend(&c->blas[layer], c->q, c->scale, who->n_threads, who->gemv, out);
@@ -149,6 +151,7 @@ static bool attend(const bench_cell *c, const bench_competitor *who, size_t laye
     kvq_attend_options_init(&options);
     options.n_threads = who->n_threads;
     options.precision = who->precision;
+    options.counters = counters;
     const kvq_status status =
         kvq_cache_attend(who->source->cache, layer, NULL, 1, c->q, 1, c->scale, &options, out);
     return status == KVQ_OK ||
@@ -171,12 +174,12 @@ static bool check_answers(bench_cell *c, eval_error *e)
 {
     const size_t n = c->shape.n_heads * c->shape.head_dim;
     bench_competitor who = {.source = &c->sources[0], .precision = KVQ_PRECISION_EXACT, .n_threads = 1};
-    if (!attend(c, &who, 0, c->out, e))
+    if (!attend(c, &who, 0, NULL, c->out, e))
         return false;
     who.source = NULL;
     for (int gemv = 0; gemv < 2; gemv++) {
         who.gemv = gemv != 0;
-        if (!attend(c, &who, c->n_layers - 1, c->other, e))
+        if (!attend(c, &who, c->n_layers - 1, NULL, c->other, e))
             return false;
         const double error = relative_l2(c->other, c->out, n);
         if (!(error <= MAX_DISAGREEMENT)) {
@@ -191,10 +194,10 @@ static bool check_answers(bench_cell *c, eval_error *e)
         bench_source *s = &c->sources[i];
         who.source = s;
         who.precision = KVQ_PRECISION_EXACT;
-        if (!attend(c, &who, 0, c->out, e))
+        if (!attend(c, &who, 0, NULL, c->out, e))
             return false;
         who.precision = KVQ_PRECISION_FAST;
-        if (!attend(c, &who, 0, c->other, e))
+        if (!attend(c, &who, 0, &s->counters, c->other, e))
             return false;
         s->fast_error = relative_l2(c->other, c->out, n);
         if (!(s->fast_error <= MAX_FAST_ERROR)) {
@@ -240,7 +243,7 @@ static bool walk(const bench_cell *c, const bench_competitor *who, size_t n_walk
     const double start = progress_now();
     for (size_t i = 0; i < n_walks; i++) {
         for (size_t layer = 0; layer < c->n_layers; layer++)
-            if (!attend(c, who, layer, c->out, e))
+            if (!attend(c, who, layer, NULL, c->out, e))
                 return false;
     }
     *us = (progress_now() - start) * 1e6 / (double)(n_walks * c->n_layers);

@@ -1,11 +1,11 @@
-/* GPT-2 generation, step by step, without a cache and with each kind of one in turns (bench_decode.h). */
+/* GPT-2 generation, step by step, without a cache and with each kind of one in turns (decode.h). */
 #define _GNU_SOURCE
 
 #include "eval/bench/decode.h"
 
-#include "eval/cli/inputs.h"
 #include "eval/common/splitmix.h"
 #include "eval/model/gpt2_forward.h"
+#include "eval/model/inputs.h"
 
 #include <cblas.h>
 #include <omp.h>
@@ -239,28 +239,6 @@ static bool generate_all(decode_run *d, progress *p, double from, double share, 
     return true;
 }
 
-static bool load_model(gpt2_model **model, const char *name, uint64_t seed, eval_error *e)
-{
-    if (gpt2_config_is_random(name))
-        return gpt2_model_random(model, name, seed, e);
-    if (strcmp(name, "default") != 0)
-        return gpt2_model_load(model, name, e);
-    char directory[4096], path[4200];
-    inputs_data_dir(directory, sizeof directory);
-    snprintf(path, sizeof path, "%s/gpt2-6m", directory);
-    return gpt2_model_load(model, path, e);
-}
-
-/* The last part of a path: reports should not tell where on a machine things lie. */
-static const char *model_name(const char *name)
-{
-    const char *slash = strrchr(name, '/');
-    return gpt2_config_is_random(name)    ? name
-           : strcmp(name, "default") == 0 ? "gpt2-6m"
-           : slash && slash[1] != '\0'    ? slash + 1
-                                          : name;
-}
-
 bool bench_decode(const bench_options *o, bench_report *r, progress *p, eval_error *e)
 {
     bench_decode_table(r);
@@ -269,14 +247,17 @@ bool bench_decode(const bench_options *o, bench_report *r, progress *p, eval_err
     bool good = true;
     const double share = 1.0 / (double)o->n_models;
     for (size_t i = 0; good && i < o->n_models; i++) {
-        gpt2_model *model = NULL;
-        if (!load_model(&model, o->models[i], o->seed, e))
+        const char *name = strcmp(o->models[i], "default") == 0 ? NULL : o->models[i];
+        inputs in;
+        if (!inputs_load_model(&in, name, o->seed, p, e))
             return false;
+        if (inputs_note(&in))
+            bench_note(r, "%s: %s.", in.model_name, inputs_note(&in));
         decode_run *d = calloc(1, sizeof *d);
         good = d || eval_fail(e, "out of memory");
         if (good) {
-            d->model = model;
-            d->model_name = model_name(o->models[i]);
+            d->model = in.model;
+            memcpy(d->model_name, in.model_name, sizeof d->model_name);
             d->isa = o->isas[0];
             d->n_threads = o->threads[0];
             d->seconds = o->quick ? 18.0 : 170.0;
@@ -291,7 +272,7 @@ bool bench_decode(const bench_options *o, bench_report *r, progress *p, eval_err
             tear_down(d);
         }
         free(d);
-        gpt2_model_free(model);
+        inputs_free(&in);
     }
     bench_note(r,
                "Greedy or not does not matter: %d random tokens are the prompt, and random tokens are fed. "

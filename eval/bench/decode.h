@@ -27,7 +27,7 @@ typedef struct decode_way {
 } decode_way;
 
 typedef struct decode_run {
-    const char *model_name;
+    char model_name[256];
     const gpt2_model *model;
     const char *isa;
     int n_threads;

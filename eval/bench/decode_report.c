@@ -1,4 +1,4 @@
-/* Rows and sentences about generation (bench_decode.h). */
+/* Rows and sentences about generation (decode.h). */
 #include "eval/bench/decode.h"
 
 #include <math.h>
@@ -47,8 +47,8 @@ static double window(const double *x, size_t begin, size_t end, double q)
 
 /*
  * Seconds from the prompt to output token n_output. A step of more than OUTLIER times the median of its
- * stretch was interrupted by another program, and counts as that much; the steps in which a window is packed
- * stay below.
+ * stretch was interrupted by another program, and counts as that much; the steps in which a residual is
+ * packed stay below.
  */
 static double total(const decode_run *d, size_t way, size_t n_output)
 {
@@ -129,17 +129,17 @@ static void say_cache_pays(bench_report *r, const decode_run *d)
         d->model_name, from, DECODE_PROMPT, d->n_output, none / cached);
 }
 
-enum { PRESET_WINDOW = 128 }; /* residual window of the kivi presets: nothing is packed before */
+enum { PRESET_RESIDUAL = 128 }; /* residual of the kivi presets: nothing is packed before */
 
 /* From which context on a step over a packed cache takes less time than one over fp32, and stays so. */
 static void say_packed_pays(bench_report *r, const decode_run *d, size_t way)
 {
     const char *name = d->ways[way].name;
     size_t from = d->n_points;
-    for (size_t p = d->n_points; p > 0 && d->points[p - 1] + DECODE_PROMPT > PRESET_WINDOW &&
+    for (size_t p = d->n_points; p > 0 && d->points[p - 1] + DECODE_PROMPT > PRESET_RESIDUAL &&
                                  step_median(d, way, p - 1) < step_median(d, 1, p - 1);
          p--)
-        from = p - 1; /* while all tokens lie in the window, a difference is chance */
+        from = p - 1; /* while all tokens lie in the residual, a difference is chance */
     const size_t last = d->n_points - 1;
     const double gain = 100.0 * (step_median(d, 1, last) / step_median(d, way, last) - 1.0);
     const double cache_gain = attention_median(d, 1, last) / attention_median(d, way, last);

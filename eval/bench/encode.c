@@ -1,6 +1,8 @@
 /* How fast the library encodes: appends timed into memory used before and into fresh memory
- * (bench_attend.h). */
-#include "eval/bench/attend.h"
+ * (encode.h). */
+#include "eval/bench/encode.h"
+
+#include "eval/common/progress.h"
 
 #include <math.h>
 #include <omp.h>

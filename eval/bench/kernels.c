@@ -1,5 +1,5 @@
 /*
- * Every kernel alone (bench_kernels.h). This is the one file of eval/ that looks into quant/: to measure
+ * Every kernel alone (kernels.h). This is the one file of eval/ that looks into quant/: to measure
  * kernels is to measure quant/.
  *
  * A slot is measured as the constant bench_SLOT says, found through KVQ_KERNEL_LIST: a new slot without one

@@ -1,4 +1,4 @@
-/* What kind of machine this is, samples of times, memory and random numbers for them (bench_machine.h). */
+/* What kind of machine this is, samples of times, memory and random numbers for them (machine.h). */
 #define _GNU_SOURCE
 
 #include "eval/bench/machine.h"
@@ -101,6 +101,10 @@ void bench_machine_read(bench_machine *m)
     read_features(m->features, sizeof m->features);
     read_huge_pages(m->huge_pages, sizeof m->huge_pages);
     m->blas = openblas_get_corename();
+    const char *forced = getenv("OPENBLAS_CORETYPE");
+    snprintf(m->blas_forced, sizeof m->blas_forced, "%s", forced ? forced : "");
+    for (char *c = m->blas_forced; *c; c++) /* it goes into JSON */
+        *c = *c < 0x20 || *c > 0x7e ? '?' : *c;
     const long cores = sysconf(_SC_NPROCESSORS_ONLN), pages = sysconf(_SC_PHYS_PAGES);
     m->n_cores = cores > 0 ? (int)cores : 1;
     m->memory = pages > 0 ? (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
@@ -116,9 +120,10 @@ void bench_machine_print(const bench_machine *m, char *text, size_t size)
 {
     snprintf(text, size,
              "%d core%s, %s%sL1d %zu KB and L2 %zu KB per core, L3 %zu MB, %.0f GB memory, huge pages: %s; "
-             "OpenBLAS kernels: %s",
+             "OpenBLAS kernels: %s%s",
              m->n_cores, m->n_cores == 1 ? "" : "s", m->features, m->features[0] ? ", " : "", m->l1d >> 10,
-             m->l2 >> 10, m->l3 >> 20, (double)m->memory / 0x1p30, m->huge_pages, m->blas);
+             m->l2 >> 10, m->l3 >> 20, (double)m->memory / 0x1p30, m->huge_pages, m->blas,
+             m->blas_forced[0] != '\0' ? " (forced by OPENBLAS_CORETYPE)" : "");
 }
 
 /* ---- memory, samples, numbers ---- */

@@ -8,9 +8,10 @@
 #include <stdint.h>
 
 typedef struct bench_machine {
-    char features[256];  /* instruction sets of the processor, beyond the baseline of its architecture */
-    char huge_pages[32]; /* the kernel's setting: always, madvise, never, unknown */
-    const char *blas;    /* OpenBLAS's name for its kernels */
+    char features[256];   /* instruction sets of the processor, beyond the baseline of its architecture */
+    char huge_pages[32];  /* the kernel's setting: always, madvise, never, unknown */
+    const char *blas;     /* OpenBLAS's name for its kernels */
+    char blas_forced[64]; /* OPENBLAS_CORETYPE, which chooses others than OpenBLAS would; "" if not set */
     int n_cores;
     size_t l1d, l2, l3; /* bytes; l1d and l2 of one core */
     uint64_t memory;    /* bytes */

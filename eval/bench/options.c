@@ -1,14 +1,13 @@
-/* The command line of `kvq-eval bench` (bench_options.h), on the C library's argp. */
+/* The command line of `kvq-eval bench` (options.h), on the C library's argp. */
 #define _GNU_SOURCE
 
 #include "eval/bench/options.h"
 
-#include "eval/cli/options.h"
-#include "eval/common/output_file.h"
+#include "eval/common/arguments.h"
 
-#include <argp.h>
 #include <math.h>
 #include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -32,7 +31,7 @@ enum {
     KEY_QUIET,
 };
 
-static const struct argp_option option_list[] = {
+const struct argp_option bench_options_list[] = {
     {NULL, 0, NULL, 0,
      "What is measured (default: attention and encoding, against OpenBLAS, fp32, fp16):", 1},
     {"kernels", KEY_KERNELS, NULL, 0, "Instead, each kernel alone, against portable C", 1},
@@ -43,7 +42,7 @@ static const struct argp_option option_list[] = {
     {"shape", KEY_SHAPE, "D,H[,HKV]", 0, "Head dimension, query heads and KV heads (default: as many)", 2},
     {"tokens", KEY_TOKENS, "N", 0, "Tokens in the cache", 2},
     {"scheme", KEY_SCHEME, "TEXT", 0,
-     "A scheme, such as kivi4 or kivi2,mode=sliding,r=0, which has no full-precision window", 2},
+     "A scheme, such as kivi4 or kivi2,mode=sliding,r=0, which has no residual", 2},
     {"isa", KEY_ISA, "NAME", 0, "Instruction set, as KVQ_ISA takes it", 2},
     {"threads", KEY_THREADS, "N", 0, "Threads (default: 1, and one per processor)", 2},
     {"model", KEY_MODEL, "DIR", 0, "With --decode: a model, as kvq-eval takes it, or `default'", 2},
@@ -73,13 +72,12 @@ typedef struct parse_state {
     bool kernels, decode;
 } parse_state;
 
-static double parse_real(const struct argp_state *state, const char *name, const char *text, double max)
+void bench_shape_print(bench_shape s, char *text, size_t size)
 {
-    char *end = NULL;
-    const double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !isfinite(value) || value <= 0.0 || value > max)
-        argp_error(state, "--%s: expected a number above 0 and up to %g, not '%s'", name, max, text);
-    return value;
+    if (s.n_heads == s.n_kv_heads)
+        snprintf(text, size, "%zu x %zu", s.head_dim, s.n_kv_heads);
+    else
+        snprintf(text, size, "%zu x %zu, %zu q", s.head_dim, s.n_kv_heads, s.n_heads);
 }
 
 static bench_shape parse_shape(const struct argp_state *state, const char *text)
@@ -118,13 +116,6 @@ static size_t next_place(const struct argp_state *state, const char *name, size_
     return (*n)++;
 }
 
-static const char *file_name(const struct argp_state *state, const char *name, const char *text)
-{
-    if (text[0] == '\0')
-        argp_error(state, "--%s: the name is empty", name);
-    return text;
-}
-
 static error_t parse_grid_option(int key, char *arg, const struct argp_state *state, parse_state *p)
 {
     bench_options *o = p->o;
@@ -134,7 +125,7 @@ static error_t parse_grid_option(int key, char *arg, const struct argp_state *st
         return 0;
     case KEY_TOKENS:
         o->tokens[next_place(state, "tokens", &o->n_tokens)] =
-            options_number(state, "tokens", arg, 1, KVQ_MAX_TOKENS);
+            argument_number(state, "tokens", arg, 1, KVQ_MAX_TOKENS);
         return 0;
     case KEY_SCHEME:
         p->schemes[next_place(state, "scheme", &p->n_schemes)] = arg;
@@ -144,10 +135,10 @@ static error_t parse_grid_option(int key, char *arg, const struct argp_state *st
         return 0;
     case KEY_THREADS:
         o->threads[next_place(state, "threads", &o->n_threads)] =
-            (int)options_number(state, "threads", arg, 1, 1024);
+            (int)argument_number(state, "threads", arg, 1, 1024);
         return 0;
     case KEY_MODEL:
-        o->models[next_place(state, "model", &o->n_models)] = file_name(state, "model", arg);
+        o->models[next_place(state, "model", &o->n_models)] = argument_file(state, "model", arg);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -180,8 +171,9 @@ static void check_combinations(const struct argp_state *state, const parse_state
                        p->decode && (o->n_isas > 1 || o->n_threads > 1) ? " more than once" : "");
         }
     }
-    if (o->json && o->csv && strcmp(o->json, "/dev/null") != 0 && output_file_same(o->json, o->csv))
-        argp_error(state, "--json and --csv: '%s' and '%s' are one file", o->json, o->csv);
+    if (o->json && o->csv && strcmp(o->json, "-") == 0 && strcmp(o->csv, "-") == 0)
+        argp_error(state, "only one of --json and --csv can go to standard output");
+    argument_different_files(state, "json", o->json, "csv", o->csv);
 }
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
@@ -199,28 +191,25 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         o->quick = true;
         return 0;
     case KEY_SECONDS:
-        o->seconds = parse_real(state, "seconds", arg, 3600.0);
+        o->seconds = argument_real(state, "seconds", arg, false, 3600.0);
         return 0;
     case KEY_MEMORY:
-        o->memory = parse_real(state, "memory", arg, 1e6) * 1e9;
+        o->memory = argument_real(state, "memory", arg, false, 1e6) * 1e9;
         return 0;
     case KEY_SEED:
-        o->seed = options_number(state, "seed", arg, 0, INT64_MAX);
+        o->seed = argument_number(state, "seed", arg, 0, INT64_MAX);
         return 0;
     case KEY_JSON:
-        o->json = file_name(state, "json", arg);
+        o->json = argument_file(state, "json", arg);
         return 0;
     case KEY_CSV:
-        o->csv = file_name(state, "csv", arg);
+        o->csv = argument_file(state, "csv", arg);
         return 0;
     case KEY_MARKDOWN:
         o->markdown = true;
         return 0;
     case KEY_QUIET:
         o->quiet = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "'%s': nothing but options can stand here", arg);
         return 0;
     case ARGP_KEY_END:
         check_combinations(state, p);
@@ -272,7 +261,7 @@ static bool choose_isas(bench_options *o, eval_error *e)
 
 static bool choose_schemes(bench_options *o, const parse_state *p, eval_error *e)
 {
-    /* kivi2 without its window first: the packed part alone is what the headline is about. */
+    /* kivi2 without its residual first: the packed part alone is what the headline is about. */
     static const char *const attend[] = {"kivi2,mode=sliding,r=0", "kivi2", "kivi2,rtype=f16",
                                          "kivi4,mode=sliding,r=0", "kivi8,mode=sliding,r=0"};
     static const char *const decode[] = {"kivi4", "kivi2"};
@@ -317,22 +306,16 @@ static void choose_grid(bench_options *o)
     }
 }
 
-bool bench_options_parse(bench_options *o, int argc, char **argv, eval_error *e)
+bool bench_options_parse(bench_options *o, const char *doc, int argc, char **argv, eval_error *e)
 {
-    static const char doc[] = "Measure on this machine how fast libkvq attends and encodes, against OpenBLAS "
-                              "and against fp32 and fp16 "
-                              "caches.\v"
-                              "All competitors of one cell run in turns (A B A B ...); times are medians, "
-                              "with the 10th and the 90th "
-                              "percentile in the JSON and CSV reports.\n\n"
-                              "Exit status: 0 good, 1 bad input or failure, 2 bad usage. See kvq-eval(1).";
-    const struct argp parser = {option_list, parse_option, NULL, doc, NULL, NULL, NULL};
+    static const char after[] = "All competitors of one cell run in turns (A B A B ...); times are medians, "
+                                "with the 10th and the 90th "
+                                "percentile in the JSON and CSV reports.\n\n"
+                                "Exit status: 0 good, 1 bad input or failure, 2 bad usage. See kvq-eval(1).";
     memset(o, 0, sizeof *o);
     o->seed = 1;
     parse_state p = {.o = o};
-    argp_err_exit_status = STATUS_BAD_USAGE;
-    if (argp_parse(&parser, argc, argv, 0, NULL, &p) != 0)
-        return eval_fail(e, "cannot read the command line");
+    arguments_parse(bench_options_list, parse_option, doc, after, argc, argv, &p);
     if (!kvq_isa()) {
         const char *wanted = getenv("KVQ_ISA");
         return eval_fail(e, "KVQ_ISA=%s: no instruction set of that name runs here", wanted ? wanted : "");

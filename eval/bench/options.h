@@ -5,6 +5,7 @@
 #include "eval/common/error.h"
 #include "lib/kvq.h"
 
+#include <argp.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -44,11 +45,19 @@ typedef struct bench_options {
     const char *json, *csv; /* files; NULL: not wanted; "-": standard output */
 } bench_options;
 
+/** "64 x 12", "128 x 8, 32 q": head dimension, KV heads, query heads if they are others. */
+void bench_shape_print(bench_shape s, char *text, size_t size);
+
+/** What can be given; ends with an all-zero row. */
+extern const struct argp_option bench_options_list[];
+
 /**
- * Parse the command line; argv[0] is printed as the program's name. --help and wrong usage end the process
- * here, as argp does, the latter with STATUS_BAD_USAGE. Returns false for what is well-formed but cannot be:
- * a scheme that makes no sense, an instruction set that does not run here. Strings point into argv.
+ * Parse the command line; argv[0] is printed as the program's name, and `doc` is what --help says first.
+ * --help and wrong usage end the process here, as argp does, the latter with STATUS_BAD_USAGE. Returns
+ * false for what is well-formed but cannot be: a scheme that makes no sense, an instruction set that does
+ * not run here. Strings point into argv.
  */
-EVAL_MUST_CHECK bool bench_options_parse(bench_options *o, int argc, char **argv, eval_error *e);
+EVAL_MUST_CHECK bool bench_options_parse(bench_options *o, const char *doc, int argc, char **argv,
+                                         eval_error *e);
 
 #endif

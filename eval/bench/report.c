@@ -1,4 +1,4 @@
-/* Tables of a benchmark for people, as Markdown and as CSV (bench_report.h). */
+/* Tables of a benchmark for people, as Markdown and as CSV (report.h). */
 #include "eval/bench/report.h"
 
 #include <assert.h>

@@ -1,4 +1,4 @@
-/* The report of a benchmark as JSON, schema kvq-eval-bench/1 (bench_report.h). */
+/* The report of a benchmark as JSON, schema kvq-eval-bench/1 (report.h). */
 #include "eval/bench/report.h"
 
 #include <jansson.h>
@@ -32,6 +32,8 @@ static json_t *machine_json(const bench_machine *m)
     json_object_set_new(o, "memory_bytes", number((double)m->memory));
     json_object_set_new(o, "huge_pages", json_string(m->huge_pages));
     json_object_set_new(o, "openblas_kernels", json_string(m->blas));
+    json_object_set_new(o, "openblas_coretype",
+                        m->blas_forced[0] ? json_string(m->blas_forced) : json_null());
     return o;
 }
 

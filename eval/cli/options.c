@@ -3,17 +3,12 @@
 
 #include "eval/cli/options.h"
 
-#include "eval/common/output_file.h"
+#include "eval/common/arguments.h"
 
-#include <argp.h>
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define STRINGIFY_(x) #x
-#define STRINGIFY(x)  STRINGIFY_(x)
 
 #define DEFAULT_GROUP "32"
 
@@ -50,7 +45,7 @@ enum {
     KEY_MIN_RATIO,
 };
 
-static const struct argp_option option_list[] = {
+const struct argp_option options_list[] = {
     {NULL, 0, NULL, 0,
      "The scheme, beside fp32 (default: --bits 2, which is KIVI-2 with G = 32, R = 128):", 1},
     {"bits", KEY_BITS, "B", 0, "Bits of keys and values: 1, 2, 3, 4, 5, 6, 8, 16 (half) or 32", 1},
@@ -75,7 +70,8 @@ static const struct argp_option option_list[] = {
      "Hugging Face directory of a GPT-2, or random:gpt2[-medium|-large|-xl], or random:L,H,D,CTX,VOCAB for "
      "seeded random weights (default: the model that comes with kvq-eval)",
      2},
-    {"text", KEY_TEXT, "FILE", 0, "UTF-8 text (default: the sample that comes with kvq-eval)", 2},
+    {"text", KEY_TEXT, "FILE", 0,
+     "UTF-8 text; - is standard input (default: the sample that comes with kvq-eval)", 2},
     {"context", KEY_CONTEXT, "N", 0, "Context length, at most the model's, which is the default", 2},
     {"tokens", KEY_TOKENS, "N", 0, "Tokens of each window, at most the context (default: that, up to 1024)",
      2},
@@ -123,28 +119,11 @@ typedef struct parse_state {
     size_t n_texts;
 } parse_state;
 
-uint64_t options_number(const struct argp_state *state, const char *name, const char *text, uint64_t min,
-                        uint64_t max)
-{
-    char *end = NULL;
-    errno = 0;
-    const unsigned long long value = strtoull(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || value < min || value > max) {
-        argp_error(state, "--%s: expected a whole number from %llu to %llu, not '%s'", name,
-                   (unsigned long long)min, (unsigned long long)max, text);
-    }
-    return value;
-}
-
 static void parse_limit(const struct argp_state *state, const char *name, const char *text,
                         options_limit *limit)
 {
-    char *end = NULL;
-    const double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !isfinite(value) || value < 0.0)
-        argp_error(state, "--%s: expected a number from 0, not '%s'", name, text);
+    limit->value = argument_real(state, name, text, true, INFINITY);
     limit->set = true;
-    limit->value = value;
 }
 
 /* What the library takes, as text, because the options become a scheme's text. */
@@ -155,35 +134,25 @@ static const char *const dtype_words[] = {"f32", "f16", NULL};
 static const char *const precision_words[] = {"fast", "exact", NULL};
 enum { MAX_RESIDUAL = 1 << 30, MAX_SINKS = 1 << 20 };
 
-static const char *one_of(const struct argp_state *state, const char *name, const char *text,
-                          const char *const *words)
+const char *const *options_words(int key)
 {
-    char list[80] = "";
-    for (size_t i = 0; words[i]; i++) {
-        if (strcmp(text, words[i]) == 0)
-            return text;
-        const size_t used = strlen(list);
-        snprintf(list + used, sizeof list - used, "%s%s",
-                 i == 0         ? ""
-                 : words[i + 1] ? ", "
-                                : " or ",
-                 words[i]);
-    }
-    argp_error(state, "--%s: must be %s, not '%s'", name, list, text);
-    return text;
+    return key == KEY_BITS || key == KEY_K_BITS || key == KEY_V_BITS ? bits_words
+           : key == KEY_GROUP                                        ? group_words
+           : key == KEY_RESIDUAL_MODE                                ? mode_words
+           : key == KEY_RESIDUAL_DTYPE                               ? dtype_words
+           : key == KEY_PRECISION                                    ? precision_words
+                                                                     : NULL;
+}
+
+static const char *one_of(const struct argp_state *state, const char *name, const char *text, int key)
+{
+    return argument_word(state, name, text, options_words(key));
 }
 
 static const char *number_text(const struct argp_state *state, const char *name, const char *text,
                                uint64_t max)
 {
-    (void)options_number(state, name, text, 0, max);
-    return text;
-}
-
-static const char *file_name(const struct argp_state *state, const char *name, const char *text)
-{
-    if (text[0] == '\0')
-        argp_error(state, "--%s: the name is empty", name);
+    (void)argument_number(state, name, text, 0, max);
     return text;
 }
 
@@ -191,25 +160,25 @@ static error_t parse_scheme_option(int key, char *arg, const struct argp_state *
 {
     switch (key) {
     case KEY_BITS:
-        f->bits = one_of(state, "bits", arg, bits_words);
+        f->bits = one_of(state, "bits", arg, key);
         return 0;
     case KEY_K_BITS:
-        f->k_bits = one_of(state, "k-bits", arg, bits_words);
+        f->k_bits = one_of(state, "k-bits", arg, key);
         return 0;
     case KEY_V_BITS:
-        f->v_bits = one_of(state, "v-bits", arg, bits_words);
+        f->v_bits = one_of(state, "v-bits", arg, key);
         return 0;
     case KEY_GROUP:
-        f->group = one_of(state, "group", arg, group_words);
+        f->group = one_of(state, "group", arg, key);
         return 0;
     case KEY_RESIDUAL:
         f->residual = number_text(state, "residual", arg, MAX_RESIDUAL);
         return 0;
     case KEY_RESIDUAL_MODE:
-        f->residual_mode = one_of(state, "residual-mode", arg, mode_words);
+        f->residual_mode = one_of(state, "residual-mode", arg, key);
         return 0;
     case KEY_RESIDUAL_DTYPE:
-        f->residual_dtype = one_of(state, "residual-dtype", arg, dtype_words);
+        f->residual_dtype = one_of(state, "residual-dtype", arg, key);
         return 0;
     case KEY_SINKS:
         f->sinks = number_text(state, "sinks", arg, MAX_SINKS);
@@ -226,16 +195,16 @@ static error_t parse_output_option(int key, char *arg, const struct argp_state *
         o->per_layer = true;
         return 0;
     case KEY_JSON:
-        o->json = file_name(state, "json", arg);
+        o->json = argument_file(state, "json", arg);
         return 0;
     case KEY_CSV:
-        o->csv = file_name(state, "csv", arg);
+        o->csv = argument_file(state, "csv", arg);
         return 0;
     case KEY_MARKDOWN:
         o->markdown = true;
         return 0;
     case KEY_LOGITS:
-        o->logits = file_name(state, "logits", arg);
+        o->logits = argument_file(state, "logits", arg);
         return 0;
     case KEY_QUIET:
         o->quiet = true;
@@ -262,53 +231,44 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
     const uint64_t many = KVQ_MAX_TOKENS;
     switch (key) {
     case KEY_MODEL:
-        o->model = file_name(state, "model", arg);
+        o->in.model = argument_file(state, "model", arg);
         return 0;
     case KEY_TEXT:
-        o->text = file_name(state, "text", arg);
+        o->in.text = argument_file(state, "text", arg);
         return 0;
     case KEY_CONTEXT:
-        o->context = options_number(state, "context", arg, 2, many);
+        o->in.context = argument_number(state, "context", arg, 2, many);
         return 0;
     case KEY_TOKENS:
-        o->tokens = options_number(state, "tokens", arg, 2, many);
+        o->in.tokens = argument_number(state, "tokens", arg, 2, many);
         return 0;
     case KEY_WINDOWS:
-        o->windows = options_number(state, "windows", arg, 1, many);
+        o->in.windows = argument_number(state, "windows", arg, 1, many);
         return 0;
     case KEY_PROMPT:
-        o->prompt = options_number(state, "prompt", arg, 0, many);
-        o->prompt_set = true;
+        o->in.prompt = argument_number(state, "prompt", arg, 0, many);
+        o->in.prompt_set = true;
         return 0;
     case KEY_GENERATE:
-        o->generate = options_number(state, "generate", arg, 1, many);
+        o->in.generate = argument_number(state, "generate", arg, 1, many);
         return 0;
     case KEY_PRECISION:
-        o->precision = strcmp(one_of(state, "precision", arg, precision_words), "fast") == 0
-                           ? KVQ_PRECISION_FAST
-                           : KVQ_PRECISION_EXACT;
+        o->precision = strcmp(one_of(state, "precision", arg, key), "fast") == 0 ? KVQ_PRECISION_FAST
+                                                                                 : KVQ_PRECISION_EXACT;
         return 0;
     case KEY_BOUND:
-        o->bound = strcmp(arg, "off") == 0 ? 0 : options_number(state, "bound", arg, 1, many);
+        o->bound = strcmp(arg, "off") == 0 ? 0 : argument_number(state, "bound", arg, 1, many);
         o->bound_set = true;
         return 0;
     case KEY_THREADS:
-        o->threads = (int)options_number(state, "threads", arg, 1, 1024);
+        o->threads = (int)argument_number(state, "threads", arg, 1, 1024);
         return 0;
     case KEY_SEED:
-        o->seed = options_number(state, "seed", arg, 0, INT64_MAX);
+        o->in.seed = argument_number(state, "seed", arg, 0, INT64_MAX);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
-}
-
-/* Two reports into one file would leave the last one only. */
-static void check_different(const struct argp_state *state, const char *name, const char *path,
-                            const char *other_name, const char *other)
-{
-    if (path && other && strcmp(path, "/dev/null") != 0 && output_file_same(path, other))
-        argp_error(state, "--%s and --%s: '%s' and '%s' are one file", name, other_name, path, other);
 }
 
 /* What the library would say about the scheme these options make, in terms of the options. */
@@ -340,17 +300,16 @@ static void check_combinations(const struct argp_state *state, const options *o)
                          (o->logits && strcmp(o->logits, "-") == 0);
     if (n_stdout > 1)
         argp_error(state, "only one of --json, --csv and --logits can go to standard output");
-    check_different(state, "json", o->json, "csv", o->csv);
-    check_different(state, "json", o->json, "logits", o->logits);
-    check_different(state, "csv", o->csv, "logits", o->logits);
+    argument_different_files(state, "json", o->json, "csv", o->csv);
+    argument_different_files(state, "json", o->json, "logits", o->logits);
+    argument_different_files(state, "csv", o->csv, "logits", o->logits);
     const bool limits =
         o->max_kld.set || o->max_attn_error.set || o->max_ppl_increase.set || o->min_ratio.set;
-    if (o->generate > 0 && (o->json || o->csv || o->logits || o->per_layer || o->markdown || limits)) {
-        argp_error(state,
-                   "--generate measures nothing: it goes with none of --json, --csv, --logits, --per-layer, "
-                   "--markdown and the limits");
+    if (o->in.generate > 0 && (o->csv || o->logits || o->per_layer || o->markdown || limits)) {
+        argp_error(state, "--generate measures nothing: it goes with none of --csv, --logits, --per-layer, "
+                          "--markdown and the limits");
     }
-    const bool random = o->model && strncmp(o->model, "random:", 7) == 0;
+    const bool random = o->in.model && strncmp(o->in.model, "random:", 7) == 0;
     if (random && (o->max_kld.set || o->max_ppl_increase.set))
         argp_error(state, "--max-kld and --max-ppl-increase mean nothing for random weights");
 }
@@ -363,12 +322,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         if (p->n_texts + 1 == OPTIONS_MAX_SCHEMES)
             argp_error(state, "--scheme: at most %d", OPTIONS_MAX_SCHEMES - 1);
         p->texts[p->n_texts++] = arg;
-        return 0;
-    }
-    if (key == ARGP_KEY_ARG) {
-        if (state->arg_num > 0 || strcmp(arg, "info") != 0)
-            argp_error(state, "'%s': the only word that can stand here is 'info'", arg);
-        p->o->info = true;
         return 0;
     }
     if (key == ARGP_KEY_END) {
@@ -445,23 +398,15 @@ static bool add_scheme(options *o, const char *option, const char *text, eval_er
     return false;
 }
 
-bool options_parse(options *o, int argc, char **argv, eval_error *e)
+bool options_parse(options *o, const char *doc, int argc, char **argv, eval_error *e)
 {
-    static const char doc[] =
-        "Measure what quantizing the KV cache costs on a GPT-2 decode, and what it saves.\v"
-        "`kvq-eval info' prints the version, the instruction set, the threads and OpenBLAS's "
-        "configuration.\n\n"
-        "Exit status: 0 good, 1 bad input or failure, 2 bad usage, 3 a limit is broken. See kvq-eval(1).";
-    const struct argp parser = {option_list, parse_option, "[info]", doc, NULL, NULL, NULL};
+    static const char after[] =
+        "Exit status: 0 good, 1 bad input or failure, 2 bad usage, 3 a limit is broken, 130 "
+        "interrupted. See kvq-eval(1).";
     parse_state p = {.o = o};
     memset(o, 0, sizeof *o);
-    o->seed = 1;
-    /* Assigned, not defined: a definition of ours would be hidden from the C library. */
-    argp_program_version = "kvq-eval " STRINGIFY(KVQ_VERSION_MAJOR) "." STRINGIFY(
-        KVQ_VERSION_MINOR) "." STRINGIFY(KVQ_VERSION_PATCH);
-    argp_err_exit_status = STATUS_BAD_USAGE;
-    if (argp_parse(&parser, argc, argv, 0, NULL, &p) != 0)
-        return eval_fail(e, "cannot read the command line");
+    o->in.seed = 1;
+    arguments_parse(options_list, parse_option, doc, after, argc, argv, &p);
     const scheme_flags none = {0};
     if (memcmp(&p.flags, &none, sizeof none) != 0 || p.n_texts == 0) {
         char text[512];

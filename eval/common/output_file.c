@@ -5,14 +5,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- temporary files and signals ---- */
+/* ---- temporary files ---- */
 
 /* The temporary files there are, or are about to be; NULL where a place is free. A file is noted before it is
  * made and forgotten after it is gone, so that at no moment a signal finds one that is not in the list. */
@@ -36,31 +35,13 @@ static void forget_temporary(const char *path)
     }
 }
 
-static void remove_temporaries_and_die(int signal_number)
+void output_file_remove_temporaries(void)
 {
     for (size_t i = 0; i < MAX_TEMPORARIES; i++) {
         const char *path = atomic_load(&temporaries[i]);
         if (path)
             (void)unlink(path);
     }
-    (void)signal(signal_number, SIG_DFL);
-    (void)raise(signal_number); /* takes effect when this handler returns */
-}
-
-void output_file_handle_signals(void)
-{
-    static const int deadly[] = {SIGINT, SIGTERM, SIGHUP};
-    for (size_t i = 0; i < sizeof deadly / sizeof deadly[0]; i++) {
-        struct sigaction action;
-        if (sigaction(deadly[i], NULL, &action) == 0 &&
-            action.sa_handler == SIG_DFL) { /* nohup ignores one */
-            memset(&action, 0, sizeof action);
-            action.sa_handler = remove_temporaries_and_die;
-            (void)sigemptyset(&action.sa_mask);
-            (void)sigaction(deadly[i], &action, NULL);
-        }
-    }
-    (void)signal(SIGXFSZ, SIG_IGN); /* the write fails with EFBIG instead, which gets a message */
 }
 
 /* ---- paths ---- */
@@ -99,41 +80,79 @@ static void sync_directory_of(const char *path)
     }
 }
 
-static const char *without_dot_slash(const char *path)
+/* Where a path leads: symbolic links followed to the end, which need not exist. False if there is no end. */
+static bool follow_links(const char *path, char target[4096])
 {
-    while (path[0] == '.' && path[1] == '/') {
-        path += 2;
-        path += strspn(path, "/");
+    enum { MAX_LINKS = 40 };
+    if (path[0] == '\0' || strlen(path) >= 4096 - sizeof ".XXXXXX")
+        return false;
+    memcpy(target, path, strlen(path) + 1);
+    for (int i = 0; i < MAX_LINKS; i++) {
+        char link[4096], joined[8200];
+        const ssize_t n = readlink(target, link, sizeof link - 1);
+        if (n <= 0)
+            return true; /* no link, or nothing */
+        link[n] = '\0';
+        const char *slash = strrchr(target, '/');
+        const int directory = link[0] == '/' || !slash ? 0 : (int)(slash - target) + 1;
+        snprintf(joined, sizeof joined, "%.*s%s", directory, target, link);
+        if (strlen(joined) >= 4096 - sizeof ".XXXXXX")
+            return false;
+        memcpy(target, joined, strlen(joined) + 1);
     }
-    return path;
+    return false;
+}
+
+static bool same_inode(const char *a, const char *b)
+{
+    struct stat of_a, of_b;
+    return stat(a, &of_a) == 0 && stat(b, &of_b) == 0 && of_a.st_dev == of_b.st_dev &&
+           of_a.st_ino == of_b.st_ino;
 }
 
 bool output_file_same(const char *a, const char *b)
 {
-    a = without_dot_slash(a);
-    b = without_dot_slash(b);
-    struct stat of_a, of_b;
-    return strcmp(a, b) == 0 || (stat(a, &of_a) == 0 && stat(b, &of_b) == 0 && of_a.st_dev == of_b.st_dev &&
-                                 of_a.st_ino == of_b.st_ino);
+    char target_a[4096], target_b[4096], directory_a[4096], directory_b[4096];
+    struct stat info;
+    if (stat(a, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode))
+        return false; /* a device or a pipe takes both */
+    if (!follow_links(a, target_a) || !follow_links(b, target_b))
+        return strcmp(a, b) == 0;
+    if (same_inode(target_a, target_b))
+        return true;
+    /* Two that do not exist yet are one if they would be made in one directory under one name. */
+    const char *slash_a = strrchr(target_a, '/'), *slash_b = strrchr(target_b, '/');
+    if (strcmp(slash_a ? slash_a + 1 : target_a, slash_b ? slash_b + 1 : target_b) != 0)
+        return false;
+    directory_of(target_a, directory_a, sizeof directory_a);
+    directory_of(target_b, directory_b, sizeof directory_b);
+    return strcmp(directory_a, directory_b) == 0 || same_inode(directory_a, directory_b);
 }
 
 bool output_file_check(const char *path, eval_error *e)
 {
-    char directory[4096];
+    char target[4096], directory[4096];
     struct stat info;
     if (strcmp(path, "-") == 0)
         return true;
-    if (path[0] == '\0' || strlen(path) + sizeof ".XXXXXX" > sizeof directory)
+    if (!follow_links(path, target))
         return eval_fail(e, "%.200s: not a usable file name", path[0] == '\0' ? "(empty)" : path);
     const bool exists = stat(path, &info) == 0;
     if (exists && S_ISDIR(info.st_mode))
         return eval_fail(e, "%s: cannot write: %s", path, strerror(EISDIR));
-    directory_of(path, directory, sizeof directory);
-    const char *target = exists && !S_ISREG(info.st_mode) ? path : directory;
-    return access(target, W_OK) == 0 || eval_fail(e, "%s: cannot write: %s", path, strerror(errno));
+    directory_of(target, directory, sizeof directory);
+    const char *writable = exists && !S_ISREG(info.st_mode) ? path : directory;
+    return access(writable, W_OK) == 0 || eval_fail(e, "%s: cannot write: %s", path, strerror(errno));
 }
 
 /* ---- open, commit, discard ---- */
+
+static bool stdout_failed;
+
+bool output_file_stdout_failed(void)
+{
+    return stdout_failed;
+}
 
 bool output_file_open(output_file *f, const char *path, eval_error *e)
 {
@@ -143,10 +162,10 @@ bool output_file_open(output_file *f, const char *path, eval_error *e)
         f->stream = stdout;
         return true;
     }
-    const int n = snprintf(f->temporary, sizeof f->temporary, "%s.XXXXXX", path);
-    if (path[0] == '\0' || n < 0 || (size_t)n >= sizeof f->temporary)
+    if (!follow_links(path, f->path)) /* the file a link leads to is replaced, not the link */
         return eval_fail(e, "%.200s: not a usable file name", path[0] == '\0' ? "(empty)" : path);
-    memcpy(f->path, path, strlen(path) + 1);
+    snprintf(f->temporary, sizeof f->temporary, "%.*s.XXXXXX", (int)(sizeof f->temporary - sizeof ".XXXXXX"),
+             f->path);
     struct stat info;
     if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) {
         /* A device or a pipe can't be replaced by a rename: write into it. */
@@ -185,6 +204,7 @@ bool output_file_commit(output_file *f, eval_error *e)
     /* After a failed write errno still says why: nothing since then was a system call that failed. */
     const bool written = !ferror(stream) && fflush(stream) == 0;
     const int write_errno = errno;
+    stdout_failed = stdout_failed || (f->is_stdout && !written);
     if (f->is_stdout)
         return written || eval_fail(e, "%s: write failed: %s", name, strerror(write_errno));
     const bool replaces = f->temporary[0] != '\0';
@@ -212,6 +232,7 @@ void output_file_discard(output_file *f)
 {
     if (!f->stream)
         return;
+    stdout_failed = stdout_failed || (f->is_stdout && ferror(f->stream));
     if (!f->is_stdout) {
         (void)fclose(f->stream);
         if (f->temporary[0] != '\0') {

@@ -63,6 +63,7 @@ typedef struct work {
     size_t n_streams;
     quality *quality; /* shared; NULL for random weights */
     shared_progress *progress;
+    bool finished, interrupted; /* the window it was given last: through all its layers, or stopped before */
 } work;
 
 /* ---- set up and tear down ---- */
@@ -165,11 +166,14 @@ static bool step_failed(const work *w, const char *scheme, size_t layer, size_t 
 /* ---- one step ---- */
 
 /* Append token t and attend with its query. probabilities and bound may be NULL. */
-static bool decode_step(const work *w, kvq_cache *cache, const char *scheme, size_t cache_layer, size_t layer,
+static bool decode_step(work *w, kvq_cache *cache, const char *scheme, size_t cache_layer, size_t layer,
                         size_t t, const float *q, const float *k, const float *v, float *probabilities,
                         float *bound, float *out, eval_error *e)
 {
     const size_t at = t * w->E;
+    w->interrupted = w->config->stop && w->config->stop(w->config->stop_ctx);
+    if (w->interrupted)
+        return eval_fail(e, "stopped before a window was done");
     kvq_status status = kvq_cache_append(cache, cache_layer, 0, k + at, v + at, 1);
     if (status != KVQ_OK)
         return step_failed(w, scheme, layer, t, "append", kvq_status_string(status), e);
@@ -359,6 +363,7 @@ static bool measure_bytes(evaluate_run *run, const kvq_cache *cache, const work 
 static bool run_window(work *w, size_t window, eval_error *e)
 {
     w->window = window;
+    w->finished = w->interrupted = false;
     gpt2_embed(w->config->model, w->config->ids + window * w->T, 0, w->T, w->x);
     kvq_cache_reset(w->reference);
     for (size_t i = 0; i < w->n_streams; i++) {
@@ -373,6 +378,7 @@ static bool run_window(work *w, size_t window, eval_error *e)
             if (!propagated_layer(w, &w->streams[i], layer, e))
                 return false;
     }
+    w->finished = true;
     return true;
 }
 
@@ -415,9 +421,12 @@ static bool finish_window(work *w, size_t window, eval_error *e)
         if (!measure_bytes(s->run, s->local, w, e))
             return false;
     }
+    eval_error why; /* the measurement goes on without the logits */
+    if (logits_stream && !quality_write_logits(c->model, w->x, w->T, logits_stream, &why))
+        w->result->logits_failed = why;
     if (!w->quality)
-        return !logits_stream || quality_write_logits(c->model, w->x, w->T, logits_stream, e);
-    quality_begin_window(w->quality, window, c->ids + window * w->T, w->x, logits_stream);
+        return true;
+    quality_begin_window(w->quality, window, c->ids + window * w->T, w->x);
     for (size_t i = 0; i < w->n_streams; i++)
         quality_set_stream(w->quality, i, w->streams[i].run->text, w->streams[i].x);
     return quality_end_window(w->quality, e);
@@ -443,16 +452,26 @@ static bool run_side_by_side(work *workers, size_t first, size_t n, eval_error *
     return failed == n;
 }
 
+/* When the work is stopped, the windows before the first unfinished one are the result, if there are any. */
 static bool run_windows(work *workers, size_t n_workers, eval_error *e)
 {
+    evaluation *result = workers[0].result;
     const size_t n_windows = workers[0].config->n_windows;
-    for (size_t first = 0; first < n_windows; first += n_workers) {
+    result->n_windows = 0;
+    while (result->n_windows < n_windows) {
+        const size_t first = result->n_windows;
         const size_t n = n_windows - first < n_workers ? n_windows - first : n_workers;
-        if (!run_side_by_side(workers, first, n, e))
-            return false;
+        const bool good = run_side_by_side(workers, first, n, e);
         for (size_t i = 0; i < n; i++)
+            if (!workers[i].finished && !workers[i].interrupted)
+                return false;
+        for (size_t i = 0; i < n && workers[i].finished; i++) {
             if (!finish_window(&workers[i], first + i, e))
                 return false;
+            result->n_windows++;
+        }
+        if (!good)
+            return result->n_windows > 0;
     }
     return true;
 }
@@ -614,7 +633,7 @@ bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
     evaluation result = {.n_layer = shape->n_layer,
                          .n_head = shape->n_head,
                          .head_dim = shape->head_dim,
-                         .n_windows = config->n_windows,
+                         .n_windows_asked = config->n_windows,
                          .n_tokens = config->n_tokens,
                          .n_prompt = config->n_prompt,
                          .bound_every = config->bound_every,
@@ -656,6 +675,11 @@ double evaluate_packed_error(const evaluate_run *run, const metric_l2 *packed)
 double evaluate_ppl_increase(const evaluate_run *run)
 {
     return 100.0 * (run->ppl / run->ppl_fp32 - 1.0);
+}
+
+bool evaluation_is_partial(const evaluation *ev)
+{
+    return ev->n_windows < ev->n_windows_asked;
 }
 
 size_t evaluation_n_steps(const evaluation *ev)

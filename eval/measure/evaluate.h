@@ -30,6 +30,9 @@ typedef struct evaluate_config {
         *logits_stream; /* gets the first window's fp32 logits, float32 [n_tokens][vocab]; NULL: not wanted */
     void (*progress)(void *ctx, double fraction); /* may be NULL */
     void *progress_ctx;
+    /* Asked before every step, by any thread: true ends the work early. May be NULL. */
+    bool (*stop)(void *ctx);
+    void *stop_ctx;
 } evaluate_config;
 
 /* Errors of one head of one layer whose cache was fed with the fp32 run's keys, values and queries. */
@@ -77,10 +80,13 @@ typedef struct evaluate_run {
 
 typedef struct evaluation {
     size_t n_layer, n_head, head_dim, n_windows, n_tokens, n_prompt;
+    /* More than n_windows if the work was stopped: those are the first that were done. */
+    size_t n_windows_asked;
     size_t bound_every; /* as in the config */
-    size_t
-        n_weighed; /* pays_from was looked for up to so many tokens: the model's context, if not too long */
-    bool has_quality; /* false for random weights */
+    /* pays_from was looked for up to so many tokens: the model's context, if not too long. */
+    size_t n_weighed;
+    eval_error logits_failed; /* "" unless logits_stream could not be written, which ends nothing */
+    bool has_quality;         /* false for random weights */
     evaluate_run *runs;
     size_t n_runs;
 } evaluation;
@@ -100,7 +106,7 @@ size_t evaluate_default_bound_every(size_t n_tokens);
  * values of tokens up to t are all that step t needs of it), while the matrix products run over all tokens at
  * once. Errors: out of memory; a library error with scheme, layer and token; attention or logits that
  * are not finite, with scheme, window and token; an attention error above the library's certified bound,
- * which is a defect of the library. On failure *out is untouched.
+ * which is a defect of the library; stopped before a window was done. On failure *out is untouched.
  */
 EVAL_MUST_CHECK bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e);
 
@@ -115,6 +121,9 @@ double evaluate_packed_error(const evaluate_run *run, const metric_l2 *packed);
 
 /** How far perplexity is above fp32's, in percent. */
 double evaluate_ppl_increase(const evaluate_run *run);
+
+/** Was the work stopped before all windows were done? */
+bool evaluation_is_partial(const evaluation *ev);
 
 /** Number of steps that count: each token of each window after its prompt. */
 size_t evaluation_n_steps(const evaluation *ev);

@@ -11,6 +11,7 @@
 typedef struct generator {
     const gpt2_model *model;
     kvq_cache *cache;
+    kvq_precision precision;
     int n_threads;
     float *x, *q, *k, *v, *attn; /* [n_prompt][E] */
     float *scratch, *logits;
@@ -56,6 +57,7 @@ static bool feed(generator *g, const int32_t *ids, size_t at, size_t n, int32_t 
     kvq_attend_options options;
     kvq_attend_options_init(&options);
     options.n_threads = g->n_threads;
+    options.precision = g->precision;
     gpt2_embed(m, ids, at, n, g->x);
     for (size_t layer = 0; layer < m->config.n_layer; layer++) {
         gpt2_layer_qkv(m, layer, g->x, n, g->scratch, g->q, g->k, g->v);
@@ -77,15 +79,18 @@ static bool feed(generator *g, const int32_t *ids, size_t at, size_t n, int32_t 
     return true;
 }
 
-bool generate(const gpt2_model *model, const kvq_scheme *scheme, const int32_t *ids, size_t n_prompt,
-              size_t n_tokens, int n_threads, int32_t *out, double *seconds, bool *packed, eval_error *e)
+bool generate(const generate_config *config, int32_t *out, double *seconds, bool *packed, eval_error *e)
 {
-    assert(n_prompt > 0 && n_tokens > 0);
-    generator g = {.model = model, .n_threads = n_threads};
-    bool good = set_up(&g, scheme, n_prompt, e) && feed(&g, ids, 0, n_prompt, &out[0], e);
+    const size_t n_prompt = config->n_prompt;
+    assert(n_prompt > 0 && config->n_tokens > 0);
+    generator g = {.model = config->model, .precision = config->precision, .n_threads = config->n_threads};
+    bool good = set_up(&g, config->scheme, n_prompt, e) && feed(&g, config->ids, 0, n_prompt, &out[0], e);
     const double start = progress_now();
-    for (size_t i = 1; good && i < n_tokens; i++)
-        good = feed(&g, &out[i - 1], n_prompt + i - 1, 1, &out[i], e);
+    for (size_t i = 0; good && i < config->n_tokens; i++) {
+        good = i == 0 || feed(&g, &out[i - 1], n_prompt + i - 1, 1, &out[i], e);
+        if (good && config->chosen)
+            config->chosen(config->ctx, out[i]);
+    }
     *seconds = progress_now() - start;
     kvq_usage usage = {0};
     if (good) {

@@ -9,6 +9,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+typedef struct generate_config {
+    const gpt2_model *model;
+    const kvq_scheme *scheme;
+    const int32_t *ids; /* [n_prompt] */
+    size_t n_prompt, n_tokens;
+    kvq_precision precision;               /* of attention over the cache; the prompt's own is always exact */
+    int n_threads;                         /* for attention; 0: as many as OpenMP gives */
+    void (*chosen)(void *ctx, int32_t id); /* told of each token at once; may be NULL */
+    void *ctx;
+} generate_config;
+
 /**
  * Prefill ids[n_prompt] with exact attention, then choose n_tokens tokens one after the other, each the most
  * likely one; all layers share one cache of the scheme.
@@ -16,10 +27,9 @@
  * n_prompt + n_tokens may pass the model's context by one, because the last token chosen is never fed back.
  * out        [n_tokens]
  * seconds    out: time of the n_tokens - 1 steps after the prefill, which itself chooses the first token
- * packed     out: did the cache hold packed keys or values at the end, or only the full-precision window?
+ * packed     out: did the cache hold packed keys or values at the end, or only full-precision tokens?
  */
-EVAL_MUST_CHECK bool generate(const gpt2_model *model, const kvq_scheme *scheme, const int32_t *ids,
-                              size_t n_prompt, size_t n_tokens, int n_threads, int32_t *out, double *seconds,
-                              bool *packed, eval_error *e);
+EVAL_MUST_CHECK bool generate(const generate_config *config, int32_t *out, double *seconds, bool *packed,
+                              eval_error *e);
 
 #endif

@@ -32,7 +32,6 @@ struct quality {
     size_t window;
     const int32_t *ids;
     const float *reference_x;
-    FILE *logits_stream;
     float *scratch, *reference_logits, *logits;
     double reference_lse[CHUNK_TOKENS];
     size_t reference_best[CHUNK_TOKENS];
@@ -81,13 +80,11 @@ void quality_free(quality *q)
     free(q);
 }
 
-void quality_begin_window(quality *q, size_t window, const int32_t *ids, const float *reference_x,
-                          FILE *logits_stream)
+void quality_begin_window(quality *q, size_t window, const int32_t *ids, const float *reference_x)
 {
     q->window = window;
     q->ids = ids;
     q->reference_x = reference_x;
-    q->logits_stream = logits_stream;
 }
 
 void quality_set_stream(quality *q, size_t stream, const char *scheme, const float *x)
@@ -159,10 +156,7 @@ static void stream_chunk(quality *q, quality_stream *s, size_t first, size_t n)
 
 bool quality_end_window(quality *q, eval_error *e)
 {
-    const gpt2_model *model = q->config->model;
     const size_t T = q->config->n_tokens, P = q->config->n_prompt;
-    if (q->logits_stream && !quality_write_logits(model, q->reference_x, T, q->logits_stream, e))
-        return false;
     for (size_t first = P; first < T; first += CHUNK_TOKENS) {
         const size_t n = T - first < CHUNK_TOKENS ? T - first : CHUNK_TOKENS;
         if (!finite_logits(q, "fp32", q->reference_x, first, n, q->reference_logits, e))

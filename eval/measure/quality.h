@@ -14,12 +14,10 @@ void quality_free(quality *q); /* NULL is fine */
 /**
  * Window number `window`: its ids [T], the reference's final activations x [T][E] and each stream's, which
  * must stay until quality_end_window; it turns them into logits a chunk of tokens at a time, never
- * [T][vocab] at once. The reference's logits of all tokens go to `logits_stream` (may be NULL). `scheme` is
- * what messages call the stream. Fails where a counted step's logits are not all finite: no metric of them
- * would mean anything.
+ * [T][vocab] at once. `scheme` is what messages call the stream. Fails where a counted step's logits are not
+ * all finite: no metric of them would mean anything.
  */
-void quality_begin_window(quality *q, size_t window, const int32_t *ids, const float *reference_x,
-                          FILE *logits_stream);
+void quality_begin_window(quality *q, size_t window, const int32_t *ids, const float *reference_x);
 void quality_set_stream(quality *q, size_t stream, const char *scheme, const float *x);
 EVAL_MUST_CHECK bool quality_end_window(quality *q, eval_error *e);
 

@@ -3,8 +3,8 @@
 
 #include "eval/model/gpt2_config.h"
 
+#include "eval/common/input_file.h"
 #include "eval/common/json_util.h"
-#include "eval/model/mapped_file.h"
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -105,11 +105,11 @@ bool gpt2_config_parse(gpt2_config *c, const char *file, const void *json, size_
 
 bool gpt2_config_load(gpt2_config *c, const char *dir, eval_error *e)
 {
-    mapped_file file;
-    if (!mapped_file_open(&file, dir, "config.json", e))
+    input_file file;
+    if (!input_file_read(&file, dir, "config.json", e))
         return false;
     bool ok = gpt2_config_parse(c, file.path, file.data, file.size, e);
-    mapped_file_close(&file);
+    input_file_free(&file);
     return ok;
 }
 

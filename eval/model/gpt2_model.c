@@ -215,8 +215,44 @@ static bool check_finite(const gpt2_tensor *t, const safetensors_tensor *source,
                      source->file, source->name, i, byte, isnan(t->data[i]) ? "NaN" : "infinite");
 }
 
+/* Do both tensors, of n elements each, hold the same numbers? */
+static bool compare_weights(const safetensors_tensor *a, const safetensors_tensor *b, bool *same,
+                            eval_error *e)
+{
+    enum { CHUNK = 1 << 12 };
+    float of_a[CHUNK], of_b[CHUNK];
+    *same = true;
+    for (size_t done = 0; *same && done < a->n_elems; done += CHUNK) {
+        const size_t n = a->n_elems - done < CHUNK ? a->n_elems - done : CHUNK;
+        if (!safetensors_read_f32(a, done, n, of_a, e) || !safetensors_read_f32(b, done, n, of_b, e))
+            return false;
+        *same = memcmp(of_a, of_b, n * sizeof of_a[0]) == 0;
+    }
+    return true;
+}
+
+/* A head in the file that is another than wte is the model's, whatever the config says of ties: somebody
+ * trained it. */
+static bool choose_head(gpt2_model *m, const safetensors *st, eval_error *e)
+{
+    const safetensors_tensor *wte = find_weight(st, "wte.weight"), *head = find_weight(st, "lm_head.weight");
+    bool same = true;
+    if (!m->config.tied_head || !wte || !head)
+        return true;
+    if (wte->dtype == SAFETENSORS_NOT_FLOAT || head->dtype == SAFETENSORS_NOT_FLOAT ||
+        wte->n_elems != head->n_elems)
+        same = false; /* check_weights says what is wrong */
+    else if (!compare_weights(wte, head, &same, e))
+        return false;
+    m->config.tied_head = same;
+    m->head_against_config = !same;
+    return true;
+}
+
 static bool load_weights(gpt2_model *m, const safetensors *st, const char *dir, eval_error *e)
 {
+    if (!choose_head(m, st, e))
+        return false;
     if (!list_tensors(m))
         return eval_fail(e, "%s: out of memory", dir);
     if (!check_weights(m, st, dir, e))
@@ -225,8 +261,8 @@ static bool load_weights(gpt2_model *m, const safetensors *st, const char *dir, 
         return eval_fail(e, "%s: out of memory for %llu weights", dir, (unsigned long long)m->n_params);
     for (size_t i = 0; i < m->n_tensors; i++) {
         const safetensors_tensor *source = find_weight(st, m->tensors[i].name);
-        safetensors_to_f32(source, m->tensors[i].data);
-        if (!check_finite(&m->tensors[i], source, e))
+        if (!safetensors_read_f32(source, 0, source->n_elems, m->tensors[i].data, e) ||
+            !check_finite(&m->tensors[i], source, e))
             return false;
     }
     return true;

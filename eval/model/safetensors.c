@@ -9,8 +9,8 @@
 
 #include "eval/model/safetensors.h"
 
+#include "eval/common/input_file.h"
 #include "eval/common/json_util.h"
-#include "eval/model/mapped_file.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -23,11 +23,14 @@
 #define INDEX_NAME       "model.safetensors.index.json"
 
 /* Tensors point at their shard's path and header, so shards stay where they were allocated. */
-typedef struct shard {
-    struct shard *next;
+typedef struct safetensors_shard {
+    struct safetensors_shard *next;
     const char *name; /* plain file name, for shards of an index; points into the index */
-    mapped_file file;
-    json_t *header; /* owns the tensor names and dtype names */
+    char path[4096];
+    int fd;                /* -1: the file is in memory, or not open */
+    const uint8_t *memory; /* NULL unless it is there */
+    size_t size;           /* when it was opened */
+    json_t *header;        /* owns the tensor names and dtype names */
 } shard;
 
 struct safetensors {
@@ -98,15 +101,15 @@ static bool parse_shape(safetensors_tensor *t, const json_t *entry, eval_error *
     return true;
 }
 
-static bool parse_offsets(safetensors_tensor *t, const json_t *entry, const mapped_file *file,
-                          size_t data_start, unsigned bits, eval_error *e)
+static bool parse_offsets(safetensors_tensor *t, const json_t *entry, size_t data_start, unsigned bits,
+                          eval_error *e)
 {
     const json_t *offsets = json_object_get(entry, "data_offsets");
     size_t begin, end;
     if (json_array_size(offsets) != 2 || !json_to_size(json_array_get(offsets, 0), SIZE_MAX, &begin) ||
         !json_to_size(json_array_get(offsets, 1), SIZE_MAX, &end))
         return fail_tensor(t, e, "data_offsets is not a pair of non-negative integers");
-    size_t data_bytes = file->size - data_start;
+    size_t data_bytes = t->source->size - data_start;
     if (begin > end || end > data_bytes)
         return eval_fail(
             e, "%s: tensor '%.200s': data_offsets [%zu, %zu] do not lie in the file's %zu data bytes",
@@ -123,18 +126,16 @@ static bool parse_offsets(safetensors_tensor *t, const json_t *entry, const mapp
             "%s and shape of %zu elements",
             t->file, t->name, begin, end, t->n_bytes, t->n_elems * bits / 8, t->dtype_name, t->n_elems);
     t->file_offset = data_start + begin;
-    t->data = file->data + t->file_offset;
     return true;
 }
 
-static bool parse_tensor(safetensors_tensor *t, const json_t *entry, const mapped_file *file,
-                         size_t data_start, eval_error *e)
+static bool parse_tensor(safetensors_tensor *t, const json_t *entry, size_t data_start, eval_error *e)
 {
     unsigned bits = 0;
     if (!json_is_object(entry))
         return fail_tensor(t, e, "its header entry is not an object");
     return parse_dtype(t, entry, &bits, e) && parse_shape(t, entry, e) &&
-           parse_offsets(t, entry, file, data_start, bits, e);
+           parse_offsets(t, entry, data_start, bits, e);
 }
 
 /* ---- one file ---- */
@@ -148,8 +149,7 @@ static int compare_positions(const void *a, const void *b)
 }
 
 /* The tensors of one file, in any order, must cover its data exactly once. */
-static bool check_layout(safetensors_tensor *t, size_t n, const mapped_file *file, size_t data_start,
-                         eval_error *e)
+static bool check_layout(safetensors_tensor *t, size_t n, const shard *file, size_t data_start, eval_error *e)
 {
     if (n > 0)
         qsort(t, n, sizeof *t, compare_positions);
@@ -169,7 +169,7 @@ static bool check_layout(safetensors_tensor *t, size_t n, const mapped_file *fil
     return true;
 }
 
-static bool check_metadata(const json_t *metadata, const mapped_file *file, eval_error *e)
+static bool check_metadata(const json_t *metadata, const shard *file, eval_error *e)
 {
     const char *key;
     const json_t *value;
@@ -183,30 +183,55 @@ static bool check_metadata(const json_t *metadata, const mapped_file *file, eval
     return true;
 }
 
-static bool read_header(shard *s, size_t *data_start, eval_error *e)
+static bool read_bytes(const shard *s, void *dst, size_t n_bytes, size_t at, eval_error *e)
 {
-    const mapped_file *file = &s->file;
-    if (file->size < LENGTH_BYTES)
-        return eval_fail(e, "%s: file has %zu bytes, expected at least %d for the header's length",
-                         file->path, file->size, LENGTH_BYTES);
-    uint64_t length = 0;
-    for (int i = LENGTH_BYTES - 1; i >= 0; i--)
-        length = length << 8 | file->data[i];
-    if (length > MAX_HEADER_BYTES)
-        return eval_fail(e, "%s: byte 0: header length is %llu, expected at most %u", file->path,
-                         (unsigned long long)length, MAX_HEADER_BYTES);
-    if (length > file->size - LENGTH_BYTES)
-        return eval_fail(
-            e, "%s: byte 0: header length is %llu, but only %zu bytes follow; is the file cut short?",
-            file->path, (unsigned long long)length, file->size - LENGTH_BYTES);
-    if (length == 0 || file->data[LENGTH_BYTES] != '{')
-        return eval_fail(e, "%s: byte %d: the header does not begin with '{'", file->path, LENGTH_BYTES);
-    s->header = json_parse_object(file->path, file->data + LENGTH_BYTES, (size_t)length, LENGTH_BYTES, e);
-    *data_start = LENGTH_BYTES + (size_t)length;
-    return s->header != NULL;
+    if (!s->memory)
+        return input_file_read_at(s->fd, s->path, dst, n_bytes, at, e);
+    memcpy(dst, s->memory + at, n_bytes);
+    return true;
 }
 
-/* Adds the tensors of a file that is already mapped. */
+static bool read_header_length(const shard *s, size_t *length, eval_error *e)
+{
+    uint8_t bytes[LENGTH_BYTES];
+    if (s->size < LENGTH_BYTES)
+        return eval_fail(e, "%s: file has %zu bytes, expected at least %d for the header's length", s->path,
+                         s->size, LENGTH_BYTES);
+    if (!read_bytes(s, bytes, LENGTH_BYTES, 0, e))
+        return false;
+    uint64_t n = 0;
+    for (int i = LENGTH_BYTES - 1; i >= 0; i--)
+        n = n << 8 | bytes[i];
+    if (n > MAX_HEADER_BYTES)
+        return eval_fail(e, "%s: byte 0: header length is %llu, expected at most %u", s->path,
+                         (unsigned long long)n, MAX_HEADER_BYTES);
+    if (n > s->size - LENGTH_BYTES)
+        return eval_fail(
+            e, "%s: byte 0: header length is %llu, but only %zu bytes follow; is the file cut short?",
+            s->path, (unsigned long long)n, s->size - LENGTH_BYTES);
+    *length = (size_t)n;
+    return true;
+}
+
+static bool read_header(shard *s, size_t *data_start, eval_error *e)
+{
+    size_t length = 0;
+    if (!read_header_length(s, &length, e))
+        return false;
+    char *text = malloc(length + 1);
+    if (!text)
+        return eval_fail(e, "%s: out of memory for a header of %zu bytes", s->path, length);
+    bool good = read_bytes(s, text, length, LENGTH_BYTES, e);
+    if (good && (length == 0 || text[0] != '{'))
+        good = eval_fail(e, "%s: byte %d: the header does not begin with '{'", s->path, LENGTH_BYTES);
+    if (good)
+        s->header = json_parse_object(s->path, text, length, LENGTH_BYTES, e);
+    free(text);
+    *data_start = LENGTH_BYTES + length;
+    return good && s->header;
+}
+
+/* Adds the tensors of a file that is already open. */
 static bool add_shard_tensors(safetensors *st, shard *s, eval_error *e)
 {
     size_t data_start = 0;
@@ -216,7 +241,7 @@ static bool add_shard_tensors(safetensors *st, shard *s, eval_error *e)
     /* + 1: realloc to size 0 may return NULL */
     safetensors_tensor *tensors = realloc(st->tensors, (st->n_tensors + n_entries + 1) * sizeof *tensors);
     if (!tensors)
-        return eval_fail(e, "%s: out of memory for %zu tensors", s->file.path, n_entries);
+        return eval_fail(e, "%s: out of memory for %zu tensors", s->path, n_entries);
     st->tensors = tensors;
     tensors += st->n_tensors;
 
@@ -225,17 +250,17 @@ static bool add_shard_tensors(safetensors *st, shard *s, eval_error *e)
     json_object_foreach(s->header, name, entry)
     {
         if (strcmp(name, "__metadata__") == 0) {
-            if (!check_metadata(entry, &s->file, e))
+            if (!check_metadata(entry, s, e))
                 return false;
             continue;
         }
-        tensors[n] = (safetensors_tensor){.name = name, .file = s->file.path};
-        if (!parse_tensor(&tensors[n], entry, &s->file, data_start, e))
+        tensors[n] = (safetensors_tensor){.name = name, .file = s->path, .source = s};
+        if (!parse_tensor(&tensors[n], entry, data_start, e))
             return false;
         n++;
     }
     st->n_tensors += n;
-    return check_layout(tensors, n, &s->file, data_start, e);
+    return check_layout(tensors, n, s, data_start, e);
 }
 
 static shard *new_shard(safetensors *st, const char *name)
@@ -243,6 +268,7 @@ static shard *new_shard(safetensors *st, const char *name)
     shard *s = calloc(1, sizeof *s);
     if (s) {
         s->name = name;
+        s->fd = -1;
         s->next = st->shards;
         st->shards = s;
     }
@@ -254,7 +280,7 @@ static bool add_shard_file(safetensors *st, const char *dir, const char *name, e
     shard *s = new_shard(st, name);
     if (!s)
         return eval_fail(e, "%s/%s: out of memory", dir, name);
-    return mapped_file_open(&s->file, dir, name, e) && add_shard_tensors(st, s, e);
+    return input_file_open(&s->fd, &s->size, s->path, dir, name, e) && add_shard_tensors(st, s, e);
 }
 
 /* ---- all tensors ---- */
@@ -302,7 +328,8 @@ void safetensors_close(safetensors *st)
         shard *s = st->shards;
         st->shards = s->next;
         json_decref(s->header);
-        mapped_file_close(&s->file);
+        if (s->fd >= 0)
+            (void)close(s->fd);
         free(s);
     }
     json_decref(st->index);
@@ -321,7 +348,7 @@ static const shard *find_shard(const safetensors *st, const char *name)
 }
 
 /* Opens every shard the index names, then checks that each tensor is where the index says. */
-static bool open_shards(safetensors *st, const char *dir, const mapped_file *index_file, eval_error *e)
+static bool open_shards(safetensors *st, const char *dir, const input_file *index_file, eval_error *e)
 {
     st->index = json_parse_object(index_file->path, index_file->data, index_file->size, 0, e);
     if (!st->index)
@@ -347,8 +374,8 @@ static bool open_shards(safetensors *st, const char *dir, const mapped_file *ind
     {
         const safetensors_tensor *t = safetensors_find(st, tensor_name);
         const shard *s = find_shard(st, json_string_value(value));
-        if (!t || t->file != s->file.path)
-            return eval_fail(e, "%s: tensor '%.200s' is missing, but %s says it is there", s->file.path,
+        if (!t || t->file != s->path)
+            return eval_fail(e, "%s: tensor '%.200s' is missing, but %s says it is there", s->path,
                              tensor_name, index_file->path);
     }
     return true;
@@ -356,11 +383,11 @@ static bool open_shards(safetensors *st, const char *dir, const mapped_file *ind
 
 static bool open_index(safetensors *st, const char *dir, eval_error *e)
 {
-    mapped_file index_file;
-    if (!mapped_file_open(&index_file, dir, INDEX_NAME, e))
+    input_file index_file;
+    if (!input_file_read(&index_file, dir, INDEX_NAME, e))
         return false;
     bool ok = open_shards(st, dir, &index_file, e);
-    mapped_file_close(&index_file);
+    input_file_free(&index_file);
     return ok;
 }
 
@@ -398,9 +425,9 @@ bool safetensors_open_memory(safetensors **out, const char *name, const void *da
         safetensors_close(st);
         return eval_fail(e, "%s: out of memory", name);
     }
-    s->file.data = data;
-    s->file.size = size;
-    snprintf(s->file.path, sizeof s->file.path, "%s", name);
+    s->memory = data;
+    s->size = size;
+    snprintf(s->path, sizeof s->path, "%s", name);
     if (!add_shard_tensors(st, s, e) || !sort_by_name(st, e)) {
         safetensors_close(st);
         return false;
@@ -435,26 +462,36 @@ static inline float float_from_half(uint16_t half)
     return float_from_bits(sign | bits);
 }
 
-void safetensors_to_f32(const safetensors_tensor *t, float *dst)
+/* n elements of 2 bytes, which need not be aligned. */
+static void convert(safetensors_dtype dtype, const uint8_t *src, size_t n, float *dst)
 {
-    const uint8_t *src = t->data; /* need not be aligned */
-    const size_t n = t->n_elems;
-    assert(t->dtype != SAFETENSORS_NOT_FLOAT);
-    if (n == 0)
-        return;
-    if (t->dtype == SAFETENSORS_F32) {
-        memcpy(dst, src, n * sizeof *dst);
-    } else if (t->dtype == SAFETENSORS_F16) {
+    uint16_t bits;
+    if (dtype == SAFETENSORS_F16) {
         for (size_t i = 0; i < n; i++) {
-            uint16_t half;
-            memcpy(&half, src + i * sizeof half, sizeof half);
-            dst[i] = float_from_half(half);
+            memcpy(&bits, src + i * sizeof bits, sizeof bits);
+            dst[i] = float_from_half(bits);
         }
     } else {
         for (size_t i = 0; i < n; i++) {
-            uint16_t top;
-            memcpy(&top, src + i * sizeof top, sizeof top);
-            dst[i] = float_from_bits((uint32_t)top << 16);
+            memcpy(&bits, src + i * sizeof bits, sizeof bits);
+            dst[i] = float_from_bits((uint32_t)bits << 16);
         }
     }
+}
+
+bool safetensors_read_f32(const safetensors_tensor *t, size_t first, size_t n, float *dst, eval_error *e)
+{
+    enum { CHUNK = 1 << 15 };
+    uint8_t bytes[2 * CHUNK];
+    assert(t->dtype != SAFETENSORS_NOT_FLOAT && first <= t->n_elems && n <= t->n_elems - first);
+    if (t->dtype == SAFETENSORS_F32)
+        return n == 0 || read_bytes(t->source, dst, 4 * n, t->file_offset + 4 * first, e);
+    for (size_t done = 0; done < n;) {
+        const size_t part = n - done < CHUNK ? n - done : CHUNK;
+        if (!read_bytes(t->source, bytes, 2 * part, t->file_offset + 2 * (first + done), e))
+            return false;
+        convert(t->dtype, bytes, part, dst + done);
+        done += part;
+    }
+    return true;
 }

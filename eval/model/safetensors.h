@@ -1,5 +1,5 @@
-/* Safetensors checkpoints, one file or shards: everything is validated in open, then views are safe to use.
- */
+/* Safetensors checkpoints, one file or shards: the headers are validated in open, the data is read on
+ * request. */
 #ifndef KVQ_EVAL_MODEL_SAFETENSORS_H
 #define KVQ_EVAL_MODEL_SAFETENSORS_H
 
@@ -19,7 +19,7 @@ typedef enum safetensors_dtype {
     SAFETENSORS_NOT_FLOAT, /* a known dtype that cannot be read as float here, e.g. BOOL or I64 */
 } safetensors_dtype;
 
-/* A view of one tensor; valid until safetensors_close. */
+/* What the header says of one tensor; valid until safetensors_close. */
 typedef struct safetensors_tensor {
     const char *name;
     const char *file; /* path of the file that holds it */
@@ -28,9 +28,9 @@ typedef struct safetensors_tensor {
     size_t n_dims;
     size_t shape[SAFETENSORS_MAX_DIMS];
     size_t n_elems; /* product of shape */
-    const uint8_t *data;
     size_t n_bytes;
-    size_t file_offset; /* of data[0], in bytes */
+    size_t file_offset;                     /* of its data, in bytes */
+    const struct safetensors_shard *source; /* the file that is read */
 } safetensors_tensor;
 
 /**
@@ -53,9 +53,11 @@ size_t safetensors_count(const safetensors *st);
 const safetensors_tensor *safetensors_at(const safetensors *st, size_t i);
 
 /**
- * Convert all elements to float32: dst[n_elems]. Exact for F32, F16 and BF16, subnormals, infinities and NaN
- * included. The dtype must not be SAFETENSORS_NOT_FLOAT.
+ * Read elements [first, first + n) as float32 into dst[n]. Exact for F32, F16 and BF16, subnormals,
+ * infinities and NaN included. The dtype must not be SAFETENSORS_NOT_FLOAT. Errors: a read that fails; a
+ * file that has become shorter since it was opened.
  */
-void safetensors_to_f32(const safetensors_tensor *t, float *dst);
+EVAL_MUST_CHECK bool safetensors_read_f32(const safetensors_tensor *t, size_t first, size_t n, float *dst,
+                                          eval_error *e);
 
 #endif

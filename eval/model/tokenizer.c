@@ -13,8 +13,8 @@
 
 #include "eval/model/tokenizer.h"
 
+#include "eval/common/input_file.h"
 #include "eval/common/json_util.h"
-#include "eval/model/mapped_file.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -93,6 +93,22 @@ size_t utf8_valid_prefix(const char *text, size_t n_bytes)
     while ((length = decode_utf8(text + i, n_bytes - i, &character)) > 0)
         i += length;
     return i;
+}
+
+size_t utf8_incomplete_tail(const char *text, size_t n_bytes)
+{
+    for (size_t n = 1; n <= 3 && n <= n_bytes; n++) {
+        const unsigned char c = (unsigned char)text[n_bytes - n];
+        if ((c & 0xc0) !=
+            0x80) { /* not a continuation: the character that n bytes are there of begins here */
+            const size_t length = c >= 0xf0 && c < 0xf5   ? 4
+                                  : c >= 0xe0 && c < 0xf0 ? 3
+                                  : c >= 0xc2 && c < 0xe0 ? 2
+                                                          : 1;
+            return length > n ? n : 0;
+        }
+    }
+    return 0;
 }
 
 bool text_check_utf8(const char *file, const char *text, size_t n_bytes, eval_error *e)
@@ -418,16 +434,16 @@ bool tokenizer_load_memory(tokenizer **out, const char *vocab_name, const void *
 
 bool tokenizer_load(tokenizer **out, const char *dir, eval_error *e)
 {
-    mapped_file vocab, merges;
-    if (!mapped_file_open(&vocab, dir, "vocab.json", e))
+    input_file vocab, merges;
+    if (!input_file_read(&vocab, dir, "vocab.json", e))
         return false;
-    bool ok = mapped_file_open(&merges, dir, "merges.txt", e);
+    bool ok = input_file_read(&merges, dir, "merges.txt", e);
     if (ok) {
         ok = tokenizer_load_memory(out, vocab.path, vocab.data, vocab.size, merges.path, merges.data,
                                    merges.size, e);
-        mapped_file_close(&merges);
+        input_file_free(&merges);
     }
-    mapped_file_close(&vocab);
+    input_file_free(&vocab);
     return ok;
 }
 

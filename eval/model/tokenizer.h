@@ -53,6 +53,9 @@ EVAL_MUST_CHECK bool tokenizer_decode(const tokenizer *t, const int32_t *ids, si
 /** Length of the longest prefix of text that is valid UTF-8 (no surrogates, no overlong forms). */
 size_t utf8_valid_prefix(const char *text, size_t n_bytes);
 
+/** Number of bytes, 0 to 3, at the end of text that begin a UTF-8 character without ending it. */
+size_t utf8_incomplete_tail(const char *text, size_t n_bytes);
+
 /** Error naming `file` and the byte offset if text is not valid UTF-8. */
 EVAL_MUST_CHECK bool text_check_utf8(const char *file, const char *text, size_t n_bytes, eval_error *e);
 

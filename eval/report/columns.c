@@ -134,6 +134,7 @@ RUN(ppl, real(run->ppl))
 RUN(ppl_fp32, real(run->ppl_fp32))
 RUN(ppl_increase, real(evaluate_ppl_increase(run)))
 RUN(seconds, real(run->seconds))
+RUN(partial, whole(evaluation_is_partial(ev)))
 /* clang-format on */
 
 /* ---- the list ---- */
@@ -457,6 +458,12 @@ const column columns[] = {
      .of_run = run_seconds,
      .doc = "The scheme's own work, without the fp32 pass; for the reference row, the fp32 pass. "
             "Summed over windows, which run side by side where there are threads for it."},
+    {.name = "partial",
+     .part = PART_RUN,
+     .unit = UNIT_COUNT,
+     .title = "partial",
+     .of_run = run_partial,
+     .doc = "1 if the work was interrupted, and these are figures of the windows that were done; else 0."},
 };
 const size_t n_columns = sizeof columns / sizeof columns[0];
 

@@ -25,6 +25,7 @@ static json_t *model_json(const report_context *c)
     json_object_set_new(o, "n_ctx", whole(shape->n_ctx));
     json_object_set_new(o, "n_params", whole(c->model->n_params));
     json_object_set_new(o, "checksum", json_string(checksum));
+    json_object_set_new(o, "head", json_string(shape->tied_head ? "wte.weight" : "lm_head.weight"));
     return o;
 }
 
@@ -88,6 +89,7 @@ bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_er
     json_object_set_new(text, "name", json_string(c->text_name));
     json_object_set_new(text, "n_tokens", whole(ev->n_windows * ev->n_tokens));
     json_object_set_new(text, "n_windows", whole(ev->n_windows));
+    json_object_set_new(text, "n_windows_asked", whole(ev->n_windows_asked));
     json_t *runs = json_array();
     for (size_t i = 0; i < ev->n_runs; i++)
         json_array_append_new(runs, run_json(ev, &ev->runs[i]));
@@ -99,6 +101,7 @@ bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_er
     json_object_set_new(root, "bound_every", ev->bound_every ? whole(ev->bound_every) : json_null());
     json_object_set_new(root, "threads", json_integer(c->threads));
     json_object_set_new(root, "seed", whole(c->seed));
+    json_object_set_new(root, "partial", json_boolean(evaluation_is_partial(ev)));
     json_object_set_new(root, "model", model_json(c));
     json_object_set_new(root, "text", text);
     json_object_set_new(root, "runs", runs);

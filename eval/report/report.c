@@ -35,6 +35,10 @@ void report_header(FILE *f, const report_context *c, size_t n_windows, size_t n_
 void report_people(FILE *f, const report_context *c, const evaluation *ev, const report_style *style)
 {
     report_header(f, c, ev->n_windows, ev->n_tokens, ev->n_prompt, style);
+    if (evaluation_is_partial(ev)) {
+        fprintf(f, "PARTIAL: interrupted when %zu of %zu windows were done.\n\n", ev->n_windows,
+                ev->n_windows_asked);
+    }
     table_runs(f, ev, style);
     for (size_t i = 0; style->per_layer && i < ev->n_runs; i++)
         if (!ev->runs[i].is_reference)

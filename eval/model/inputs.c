@@ -1,10 +1,10 @@
 /* Model, text and windows (inputs.h). */
 #define _XOPEN_SOURCE 700
 
-#include "eval/cli/inputs.h"
+#include "eval/model/inputs.h"
 
+#include "eval/common/input_file.h"
 #include "eval/common/splitmix.h"
-#include "eval/model/mapped_file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,22 +78,44 @@ static void last_part(char *name, size_t size, const char *path)
             *c = '?';
 }
 
-static bool load_model(inputs *in, const options *o, const char *data, eval_error *e)
+static bool default_path(char *path, size_t size, const char *name, eval_error *e)
 {
-    if (o->model && gpt2_config_is_random(o->model)) {
-        snprintf(in->model_name, sizeof in->model_name, "%s", o->model);
-        return gpt2_model_random(&in->model, o->model, o->seed, e);
-    }
+    char data[4096];
+    inputs_data_dir(data, sizeof data);
+    return join(path, size, data, name, e);
+}
+
+bool inputs_load_model(inputs *in, const char *model, uint64_t seed, progress *line, eval_error *e)
+{
     char path[4096];
-    if (!o->model && !join(path, sizeof path, data, DEFAULT_MODEL, e))
+    memset(in, 0, sizeof *in);
+    if (model && gpt2_config_is_random(model)) {
+        snprintf(in->model_name, sizeof in->model_name, "%s", model);
+        progress_say(line, "making weights of %s", in->model_name);
+        return gpt2_model_random(&in->model, model, seed, e);
+    }
+    if (!model && !default_path(path, sizeof path, DEFAULT_MODEL, e))
         return false;
-    const char *directory = o->model ? o->model : path;
-    last_part(in->model_name, sizeof in->model_name, directory);
-    if (!gpt2_model_load(&in->model, directory, e) || !tokenizer_load(&in->tokenizer, directory, e))
+    last_part(in->model_name, sizeof in->model_name, model ? model : path);
+    progress_say(line, "loading %s", in->model_name);
+    return gpt2_model_load(&in->model, model ? model : path, e);
+}
+
+const char *inputs_note(const inputs *in)
+{
+    return in->model->head_against_config ? "config.json says tie_word_embeddings, but lm_head.weight is not "
+                                            "wte.weight: lm_head.weight is used"
+                                          : NULL;
+}
+
+static bool load_tokenizer(inputs *in, const char *directory, eval_error *e)
+{
+    if (!tokenizer_load(&in->tokenizer, directory, e))
         return false;
     const size_t n = tokenizer_vocab_size(in->tokenizer), vocab = in->model->config.vocab_size;
-    return n <= vocab || eval_fail(e, "%s/vocab.json: %zu tokens, but vocab_size in config.json is %zu",
-                                   directory, n, vocab);
+    return in->model->random || n <= vocab ||
+           eval_fail(e, "%s/vocab.json: %zu tokens, but vocab_size in config.json is %zu", directory, n,
+                     vocab);
 }
 
 /* Tokens drawn from the seed. */
@@ -108,44 +130,47 @@ static bool random_ids(inputs *in, uint64_t seed, size_t n, eval_error *e)
     return true;
 }
 
-static bool load_text(inputs *in, const char *path, eval_error *e)
+static bool load_text(inputs *in, const char *path, progress *line, eval_error *e)
 {
-    mapped_file file;
-    if (!mapped_file_open(&file, NULL, path, e))
+    const char *name = strcmp(path, "-") == 0 ? "standard input" : path;
+    input_file file;
+    last_part(in->text_name, sizeof in->text_name, name);
+    progress_say(line, "reading %s", in->text_name);
+    if (!input_file_read_stream(&file, path, e))
         return false;
-    last_part(in->text_name, sizeof in->text_name, path);
     const char *text = (const char *)file.data;
-    const bool good = text_check_utf8(path, text, file.size, e) &&
+    progress_say(line, "tokenizing %s", in->text_name);
+    const bool good = text_check_utf8(name, text, file.size, e) &&
                       tokenizer_encode(in->tokenizer, text, file.size, &in->ids, &in->n_ids, e);
-    mapped_file_close(&file);
+    input_file_free(&file);
     return good;
 }
 
 /* The length of a window from --context, --tokens and --prompt. */
-static bool plan_window(inputs *in, const options *o, eval_error *e)
+static bool plan_window(inputs *in, const inputs_request *r, eval_error *e)
 {
     const size_t n_ctx = in->model->config.n_ctx;
-    if (o->context > n_ctx) {
+    if (r->context > n_ctx) {
         return eval_fail(e,
                          "--context %zu: over the model's context of %zu tokens (n_positions in config.json)",
-                         o->context, n_ctx);
+                         r->context, n_ctx);
     }
-    const size_t context = o->context ? o->context : n_ctx;
-    if (o->tokens > context) {
+    const size_t context = r->context ? r->context : n_ctx;
+    if (r->tokens > context) {
         return eval_fail(e,
                          "--tokens %zu: over the context of %zu tokens; more --windows take more of the text",
-                         o->tokens, context);
+                         r->tokens, context);
     }
-    const size_t most = o->context || context < DEFAULT_TOKENS ? context : DEFAULT_TOKENS;
-    in->n_tokens = o->tokens ? o->tokens : most;
-    in->n_prompt = o->prompt;
-    if (o->generate > 0) {
-        in->n_prompt = o->prompt_set ? o->prompt : DEFAULT_GENERATE_PROMPT;
+    const size_t most = r->context || context < DEFAULT_TOKENS ? context : DEFAULT_TOKENS;
+    in->n_tokens = r->tokens ? r->tokens : most;
+    in->n_prompt = r->prompt;
+    if (r->generate > 0) {
+        in->n_prompt = r->prompt_set ? r->prompt : DEFAULT_GENERATE_PROMPT;
         if (in->n_prompt == 0)
             return eval_fail(e, "--prompt 0: --generate needs a prompt of at least 1 token");
-        return (in->n_prompt <= context && o->generate <= context - in->n_prompt) ||
+        return (in->n_prompt <= context && r->generate <= context - in->n_prompt) ||
                eval_fail(e, "--generate %zu: with a prompt of %zu over the context of %zu tokens",
-                         o->generate, in->n_prompt, context);
+                         r->generate, in->n_prompt, context);
     }
     return (in->n_tokens >= MIN_COUNTED && in->n_prompt <= in->n_tokens - MIN_COUNTED) ||
            eval_fail(e, "--prompt %zu: must leave at least %d of a window's %zu tokens to decode",
@@ -153,48 +178,51 @@ static bool plan_window(inputs *in, const options *o, eval_error *e)
 }
 
 /* The number of windows, once the text's tokens are known. */
-static bool plan_windows(inputs *in, const options *o, const char *path, eval_error *e)
+static bool plan_windows(inputs *in, const inputs_request *r, const char *path, eval_error *e)
 {
-    if (o->generate > 0) {
+    if (r->generate > 0) {
         return in->n_ids >= in->n_prompt ||
                eval_fail(e, "%s: %zu tokens found, --prompt needs %zu", path, in->n_ids, in->n_prompt);
     }
     const size_t available = in->n_ids / in->n_tokens;
-    in->n_windows = o->windows ? o->windows : available < DEFAULT_WINDOWS ? available : DEFAULT_WINDOWS;
+    in->n_windows = r->windows ? r->windows : available < DEFAULT_WINDOWS ? available : DEFAULT_WINDOWS;
     if (available > 0 && in->n_windows <= available)
         return true;
-    const size_t needed = o->windows ? o->windows : 1;
+    const size_t needed = r->windows ? r->windows : 1;
     return eval_fail(e,
                      "%s: %zu tokens found, %zu needed for %zu window%s of %zu (--tokens makes them shorter)",
                      path, in->n_ids, needed * in->n_tokens, needed, needed == 1 ? "" : "s", in->n_tokens);
 }
 
-bool inputs_load(inputs *in, const options *o, eval_error *e)
+bool inputs_load(inputs *in, const inputs_request *r, progress *line, eval_error *e)
 {
-    char data[4096], path[4096];
-    memset(in, 0, sizeof *in);
-    inputs_data_dir(data, sizeof data);
-    if (!load_model(in, o, data, e) || !plan_window(in, o, e))
+    char path[4096], directory[4096] = "";
+    if (!inputs_load_model(in, r->model, r->seed, line, e))
         return false;
-    if (in->model->random && !o->text) {
+    const bool random = in->model->random;
+    if ((random || !r->model) && !default_path(directory, sizeof directory, DEFAULT_MODEL, e))
+        return false;
+    if (!random && !load_tokenizer(in, r->model ? r->model : directory, e))
+        return false;
+    if (!plan_window(in, r, e))
+        return false;
+    if (random && !r->text) {
         snprintf(in->text_name, sizeof in->text_name, "random tokens");
-        in->n_windows = o->windows ? o->windows : 1;
+        in->n_windows = r->windows ? r->windows : 1;
         if (in->n_windows > SIZE_MAX / sizeof(int32_t) / in->n_tokens)
             return eval_fail(e, "--windows %zu: too many", in->n_windows);
-        return random_ids(in, o->seed, o->generate ? in->n_prompt : in->n_windows * in->n_tokens, e);
+        return random_ids(in, r->seed, r->generate ? in->n_prompt : in->n_windows * in->n_tokens, e);
     }
-    if (in->model->random) {
-        if (!join(path, sizeof path, data, DEFAULT_MODEL, e) || !tokenizer_load(&in->tokenizer, path, e))
-            return false;
-    }
-    if (!o->text && !join(path, sizeof path, data, DEFAULT_TEXT, e))
+    if (random && !load_tokenizer(in, directory, e))
         return false;
-    const char *text = o->text ? o->text : path;
-    if (!load_text(in, text, e))
+    if (!r->text && !default_path(path, sizeof path, DEFAULT_TEXT, e))
         return false;
-    for (size_t i = 0; in->model->random && i < in->n_ids; i++)
+    const char *text = r->text ? r->text : path;
+    if (!load_text(in, text, line, e))
+        return false;
+    for (size_t i = 0; random && i < in->n_ids; i++)
         in->ids[i] = (int32_t)((size_t)in->ids[i] % in->model->config.vocab_size);
-    return plan_windows(in, o, text, e);
+    return plan_windows(in, r, strcmp(text, "-") == 0 ? "standard input" : text, e);
 }
 
 void inputs_free(inputs *in)

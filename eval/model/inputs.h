@@ -1,0 +1,61 @@
+/* What is evaluated: the model, the text's tokens, and the windows they are cut into. */
+#ifndef KVQ_EVAL_MODEL_INPUTS_H
+#define KVQ_EVAL_MODEL_INPUTS_H
+
+#include "eval/common/error.h"
+#include "eval/common/progress.h"
+#include "eval/model/gpt2_model.h"
+#include "eval/model/tokenizer.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* What is asked for; the messages about it name the options of the command line. */
+typedef struct inputs_request {
+    const char *model; /* directory or random:...; NULL for the default */
+    const char *text;  /* file, - for standard input; NULL for the default */
+    size_t context;    /* 0: the model's */
+    size_t tokens;     /* per window; 0: the context, but at most 1,024 */
+    size_t windows;    /* 0: what the text gives, at most 4 */
+    size_t prompt;
+    bool prompt_set; /* only for generate, which has a default of its own */
+    size_t generate; /* tokens to generate instead of windows; 0: none */
+    uint64_t seed;
+} inputs_request;
+
+typedef struct inputs {
+    gpt2_model *model;
+    tokenizer *tokenizer; /* NULL for random weights on random tokens */
+    int32_t *ids;         /* [n_ids] */
+    size_t n_ids;
+    size_t n_windows, n_tokens, n_prompt; /* as evaluate.h means them; n_prompt also to generate */
+    char model_name[256];                 /* last part of its path, or random:... */
+    char text_name[256];
+} inputs;
+
+/**
+ * Load what is asked for. Defaults come from the data directory (inputs_data_dir). `line` says what is
+ * being loaded.
+ *
+ * Random weights: without a text the tokens are drawn from the seed; with one, the default model's
+ * tokenizer cuts it and ids are taken modulo the vocabulary. Errors name the file or option and what was
+ * expected. On failure inputs_free still may be called.
+ */
+EVAL_MUST_CHECK bool inputs_load(inputs *in, const inputs_request *r, progress *line, eval_error *e);
+
+/** Load or make the model alone, without its tokenizer: only model and model_name of *in are set. */
+EVAL_MUST_CHECK bool inputs_load_model(inputs *in, const char *model, uint64_t seed, progress *line,
+                                       eval_error *e);
+
+/** What a user should know of the model's head, as a sentence; NULL if there is nothing to say. */
+const char *inputs_note(const inputs *in);
+
+void inputs_free(inputs *in); /* an all-zero one is fine */
+
+/**
+ * Directory of the default model and text: $KVQ_DATA_DIR; else share/kvq beside the program's bin/, if it
+ * is there; else the one the build was told. path has `size` bytes.
+ */
+void inputs_data_dir(char *path, size_t size);
+
+#endif

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Usage: includes_test.sh SOURCE_DIR
+# Who may include whom: quant <- lib <- eval, and between the rooms of eval/ (eval/README.md has the map). Prints every
+# include that goes the wrong way. The one exception: eval/bench/kernels.c measures quant/ itself.
+set -eu
+cd "$1"
+
+# may FOLDER: what a file there may include, as one extended regular expression.
+may() {
+    case $1 in
+        quant) echo 'quant/.*' ;;
+        lib) echo '(lib|quant)/.*' ;;
+        eval/common) echo 'eval/common/.*' ;;
+        eval/model) echo 'eval/(common|model)/.*' ;;
+        eval/measure) echo 'eval/(common|model|measure)/.*|lib/kvq\.h' ;;
+        eval/report) echo 'eval/(common|model|measure|report)/.*|lib/kvq\.h' ;;
+        eval/bench) echo 'eval/(common|model|bench)/.*|lib/kvq\.h' ;;
+        eval/cli) echo 'eval/(common|model|measure|report|bench|cli)/.*|lib/kvq\.h' ;;
+        *) echo 'nothing: this folder is not in includes_test.sh' ;;
+    esac
+}
+
+bad=0
+n=0
+for file in $(find quant lib eval -name '*.[ch]' | sort); do
+    n=$((n + 1))
+    allowed=$(may "$(dirname "$file")")
+    [ "$file" != eval/bench/kernels.c ] || allowed="$allowed|quant/.*"
+    grep -nE '^ *# *include *"' "$file" | grep -vE "\"($allowed)\"" | sed "s|^|$file:|" | grep . && bad=1
+done
+[ "$n" -gt 50 ] || { echo "only $n files found in $1" >&2; exit 1; }
+[ "$bad" = 0 ] || { echo "these includes go the wrong way" >&2; exit 1; }
+echo "$n files include what they may"
