@@ -86,59 +86,28 @@ static bool v_is(v_f x, const float wanted[N])
     return same_floats(got, wanted, N);
 }
 
-static bool h_is(v_h x, const uint16_t wanted[N])
-{
-    return memcmp(&x, wanted, N * sizeof *wanted) == 0;
-}
-
-static bool i_is(v_i x, const uint32_t wanted[N])
-{
-    return memcmp(&x, wanted, N * sizeof *wanted) == 0;
-}
-
-static bool q_is(v_q x, const uint32_t wanted[4])
-{
-    return memcmp(&x, wanted, 4 * sizeof *wanted) == 0;
-}
-
-static bool d_is(v_d x, const uint32_t wanted[V_DWORDS])
-{
-    return memcmp(&x, wanted, V_DWORDS * sizeof *wanted) == 0;
-}
+/* NAME_of makes what NAME_is compares, of as many bytes. */
+#define IN_MEMORY(type, name, bytes)                                                                         \
+    static type name##_of(const void *x)                                                                     \
+    {                                                                                                        \
+        type out;                                                                                            \
+        memcpy(&out, x, bytes);                                                                              \
+        return out;                                                                                          \
+    }                                                                                                        \
+    static bool name##_is(type x, const void *wanted)                                                        \
+    {                                                                                                        \
+        return memcmp(&x, wanted, bytes) == 0;                                                               \
+    }
+IN_MEMORY(v_h, h, 2 * N)
+IN_MEMORY(v_i, i, 4 * N)
+IN_MEMORY(v_q, q, 4 * 4)
+IN_MEMORY(v_d, d, 4 * V_DWORDS)
 
 static bool df_is(v_df x, const float wanted[V_DWORDS])
 {
     float got[V_DWORDS];
     memcpy(got, &x, sizeof got);
     return same_floats(got, wanted, V_DWORDS);
-}
-
-static v_i i_of(const uint32_t x[N])
-{
-    v_i out;
-    memcpy(&out, x, sizeof out);
-    return out;
-}
-
-static v_h h_of(const uint16_t x[N])
-{
-    v_h out;
-    memcpy(&out, x, sizeof out);
-    return out;
-}
-
-static v_q q_of(const uint32_t x[4])
-{
-    v_q out;
-    memcpy(&out, x, sizeof out);
-    return out;
-}
-
-static v_d d_of(const void *x)
-{
-    v_d out;
-    memcpy(&out, x, sizeof out);
-    return out;
 }
 
 static v_df df_of(const float *x)
@@ -546,33 +515,34 @@ static bool holds_v_i_nearest(rng *r)
     return i_is(v_i_nearest(v_load(x)), wanted);
 }
 
-#define BY_DWORD(word, wanted_of)                                                                            \
+/* What `word` makes of each of n dwords is what `wanted_of` says of x[i] and y[i]. */
+#define BY_DWORD(word, name, n, wanted_of)                                                                   \
     static bool holds_##word(rng *r)                                                                         \
     {                                                                                                        \
-        uint32_t x[N], y[N], wanted[N];                                                                      \
+        uint32_t x[n], y[n], wanted[n];                                                                      \
         fill_bytes(r, x, sizeof x);                                                                          \
         fill_bytes(r, y, sizeof y);                                                                          \
-        for (size_t i = 0; i < N; i++)                                                                       \
+        for (size_t i = 0; i < n; i++)                                                                       \
             wanted[i] = wanted_of;                                                                           \
-        return i_is(word(i_of(x), i_of(y)), wanted);                                                         \
+        return name##_is(word(name##_of(x), name##_of(y)), wanted);                                          \
     }
 
-BY_DWORD(v_i_and, x[i] & y[i])
-BY_DWORD(v_i_and_not, x[i] & ~y[i])
-BY_DWORD(v_i_or, x[i] | y[i])
-
-#define BY_SHIFT(word, wanted_of)                                                                            \
+/* Likewise, of x[i] and a number k below `most`. */
+#define BY_NUMBER(word, name, n, most, wanted_of)                                                            \
     static bool holds_##word(rng *r)                                                                         \
     {                                                                                                        \
-        uint32_t x[N], wanted[N], n = (uint32_t)rng_below(r, 32);                                            \
+        uint32_t x[n], wanted[n], k = (uint32_t)rng_below(r, most);                                          \
         fill_bytes(r, x, sizeof x);                                                                          \
-        for (size_t i = 0; i < N; i++)                                                                       \
+        for (size_t i = 0; i < n; i++)                                                                       \
             wanted[i] = wanted_of;                                                                           \
-        return i_is(word(i_of(x), n), wanted);                                                               \
+        return name##_is(word(name##_of(x), k), wanted);                                                     \
     }
 
-BY_SHIFT(v_i_shift_left, x[i] << n)
-BY_SHIFT(v_i_shift_right, x[i] >> n)
+BY_DWORD(v_i_and, i, N, x[i] & y[i])
+BY_DWORD(v_i_and_not, i, N, x[i] & ~y[i])
+BY_DWORD(v_i_or, i, N, x[i] | y[i])
+BY_NUMBER(v_i_shift_left, i, N, 32, x[i] << k)
+BY_NUMBER(v_i_shift_right, i, N, 32, x[i] >> k)
 
 static bool holds_v_i_pack(rng *r)
 {
@@ -605,6 +575,10 @@ static bool holds_v_i_transpose(rng *r)
 
 /* ---- v_q ---- */
 
+BY_DWORD(v_q_or, q, 4, x[i] | y[i])
+BY_NUMBER(v_q_and, q, 4, 256, x[i] & k * 0x01010101u)
+BY_NUMBER(v_q_shift_left, q, 4, 8, x[i] << k)
+
 static bool holds_v_q_set1(rng *r)
 {
     uint32_t one = (uint32_t)rng_u64(r), x[4] = {one, one, one, one};
@@ -616,34 +590,6 @@ static bool holds_v_q_set(rng *r)
     uint32_t x[4];
     fill_bytes(r, x, sizeof x);
     return q_is(v_q_set(x[0], x[1], x[2], x[3]), x);
-}
-
-static bool holds_v_q_or(rng *r)
-{
-    uint32_t x[4], y[4], wanted[4];
-    fill_bytes(r, x, sizeof x);
-    fill_bytes(r, y, sizeof y);
-    for (size_t i = 0; i < 4; i++)
-        wanted[i] = x[i] | y[i];
-    return q_is(v_q_or(q_of(x), q_of(y)), wanted);
-}
-
-static bool holds_v_q_and(rng *r)
-{
-    uint32_t x[4], wanted[4], mask = (uint32_t)rng_below(r, 256);
-    fill_bytes(r, x, sizeof x);
-    for (size_t i = 0; i < 4; i++)
-        wanted[i] = x[i] & mask * 0x01010101u;
-    return q_is(v_q_and(q_of(x), mask), wanted);
-}
-
-static bool holds_v_q_shift_left(rng *r)
-{
-    uint32_t x[4], wanted[4], n = (uint32_t)rng_below(r, 8);
-    fill_bytes(r, x, sizeof x);
-    for (size_t i = 0; i < 4; i++)
-        wanted[i] = x[i] << n;
-    return q_is(v_q_shift_left(q_of(x), n), wanted);
 }
 
 static bool holds_v_q_shift_right(rng *r)
@@ -668,6 +614,11 @@ static bool holds_v_q_to_f(rng *r)
 }
 
 /* ---- v_d ---- */
+
+BY_DWORD(v_d_add, d, V_DWORDS, x[i] + y[i])
+BY_NUMBER(v_d_and, d, V_DWORDS, 256, x[i] & k * 0x01010101u)
+BY_NUMBER(v_d_shift_left, d, V_DWORDS, 8, x[i] << k)
+BY_NUMBER(v_d_shift_right, d, V_DWORDS, 8, x[i] >> k | (x[i] >> 31 ? ~(0xffffffffu >> k) : 0))
 
 static bool holds_v_d_zero(rng *r)
 {
@@ -694,25 +645,6 @@ static bool holds_v_d_four_folded(rng *r)
     return d_is(v_d_four_folded(x + 1), wanted);
 }
 
-static bool holds_v_d_add(rng *r)
-{
-    uint32_t x[V_DWORDS], y[V_DWORDS], wanted[V_DWORDS];
-    fill_bytes(r, x, sizeof x);
-    fill_bytes(r, y, sizeof y);
-    for (size_t i = 0; i < V_DWORDS; i++)
-        wanted[i] = x[i] + y[i];
-    return d_is(v_d_add(d_of(x), d_of(y)), wanted);
-}
-
-static bool holds_v_d_and(rng *r)
-{
-    uint32_t x[V_DWORDS], wanted[V_DWORDS], mask = rng_u64(r) & 3 ? (uint32_t)rng_below(r, 256) : 255;
-    fill_bytes(r, x, sizeof x);
-    for (size_t i = 0; i < V_DWORDS; i++)
-        wanted[i] = x[i] & mask * 0x01010101u;
-    return d_is(v_d_and(d_of(x), mask), wanted);
-}
-
 static bool holds_v_d_shift_bytes(rng *r)
 {
     uint8_t x[4 * V_DWORDS], got[4 * V_DWORDS];
@@ -724,24 +656,6 @@ static bool holds_v_d_shift_bytes(rng *r)
         if (((got[i] ^ x[i] >> n) & (255 >> n)) != 0)
             return false;
     return true;
-}
-
-static bool holds_v_d_shift_right(rng *r)
-{
-    uint32_t x[V_DWORDS], wanted[V_DWORDS], n = (uint32_t)rng_below(r, 8);
-    fill_bytes(r, x, sizeof x);
-    for (size_t i = 0; i < V_DWORDS; i++)
-        wanted[i] = x[i] >> n | (x[i] >> 31 ? ~(0xffffffffu >> n) : 0);
-    return d_is(v_d_shift_right(d_of(x), n), wanted);
-}
-
-static bool holds_v_d_shift_left(rng *r)
-{
-    uint32_t x[V_DWORDS], wanted[V_DWORDS], n = (uint32_t)rng_below(r, 8);
-    fill_bytes(r, x, sizeof x);
-    for (size_t i = 0; i < V_DWORDS; i++)
-        wanted[i] = x[i] << n;
-    return d_is(v_d_shift_left(d_of(x), n), wanted);
 }
 
 static v_acc no_sum(void)
