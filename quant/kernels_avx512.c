@@ -2,38 +2,8 @@
  * Kernels for x86-64 with AVX-512 (F, BW, VL, DQ) and VNNI: Cascade Lake and Ice Lake of 2019, Zen 4, and
  * later.
  */
-#include <math.h>
-
-#include "quant/codec.h"
-#include "quant/kernels_x86.h"
 #include "quant/vector_avx512.h"
 
-#include "quant/vector_rows.h"
-#include "quant/vector_tables.h"
+#include "quant/vector_kernels.h"
 
-#include "quant/vector_exact.h"
-#include "quant/vector_fast.h"
-
-const kvq_kernels kvq_kernels_avx512 = {
-    .isa = "avx512",
-    .all_finite_f32 = all_finite_f32_v,
-    .convert_f32_f16 = convert_f32_f16_v,
-    .convert_f16_f32 = convert_f16_f32_v,
-    .encode_affine_channel = kvq_encode_affine_channel_avx512,
-    .encode_affine_token = kvq_encode_affine_token_avx512,
-    .dequantize_affine = kvq_dequantize_affine_avx512,
-    .score_affine = score_affine_v,
-    .accumulate_affine = accumulate_affine_v,
-    .fold_keys = fold_keys_v,
-    .fold_keys_rest = fold_keys_rest_v,
-    .score_folded = score_folded_v,
-    .fold_values = fold_values_v,
-    .fold_values_rest = fold_values_rest_v,
-    .accumulate_folded = accumulate_folded_v,
-    .dot_f32 = dot_f32_v,
-    .dot_f16 = dot_f16_v,
-    .accumulate_f32 = accumulate_f32_v,
-    .accumulate_f16 = accumulate_f16_v,
-    .max_f32 = max_f32_v,
-    .exp2_sum_f32 = exp2_sum_f32_v,
-};
+const kvq_kernels kvq_kernels_avx512 = {.isa = "avx512", V_KERNELS};

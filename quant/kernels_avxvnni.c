@@ -7,12 +7,7 @@
  */
 #define KVQ_AVX_VNNI
 
-#include <math.h>
-
-#include "quant/codec.h"
 #include "quant/vector_avx2.h"
-
-#include "quant/vector_tables.h"
 
 #include "quant/vector_fast.h"
 
@@ -20,12 +15,4 @@
 #define KVQ_AVXVNNI_TABLE kvq_kernels_avxvnni
 #endif
 
-const kvq_kernels KVQ_AVXVNNI_TABLE = {
-    .isa = "avxvnni",
-    .fold_keys = fold_keys_v,
-    .fold_keys_rest = fold_keys_rest_v,
-    .score_folded = score_folded_v,
-    .fold_values = fold_values_v,
-    .fold_values_rest = fold_values_rest_v,
-    .accumulate_folded = accumulate_folded_v,
-};
+const kvq_kernels KVQ_AVXVNNI_TABLE = {.isa = "avxvnni", V_FAST_KERNELS};

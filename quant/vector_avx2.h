@@ -1,14 +1,17 @@
 /*
- * The vocabulary of vector_*.h in AVX2 with FMA and F16C; what each word must do stands in their first
- * comments. Sixteen floats are two registers. With AVX-VNNI (KVQ_AVX_VNNI) dot products take one instruction;
- * without it they run in 16 bits, which is why codes must stay below 16 and sums must be emptied now and
- * then.
+ * The vocabulary (vector.h) in AVX2 with FMA and F16C. Sixteen floats are two registers. With AVX-VNNI
+ * (KVQ_AVX_VNNI) dot products take one instruction; without it they run in 16 bits, which is why codes must
+ * stay below 16 and sums must be emptied now and then.
  */
 #ifndef KVQ_QUANT_VECTOR_AVX2_H
 #define KVQ_QUANT_VECTOR_AVX2_H
 
-#include "quant/vector.h"
-#include <immintrin.h>
+#ifdef V_VOCABULARY
+#error "one file takes one vocabulary"
+#endif
+#define V_VOCABULARY "avx2"
+
+#include "quant/vector_x86.h"
 
 /* ---- v_f: sixteen floats ---- */
 
@@ -16,9 +19,34 @@ typedef struct v_f {
     __m256 a, b;
 } v_f;
 
+/* Words of one instruction per register. */
+#define V_UNARY(word, one)                                                                                   \
+    V_INLINE v_f word(v_f x)                                                                                 \
+    {                                                                                                        \
+        return (v_f){one(x.a), one(x.b)};                                                                    \
+    }
+#define V_BINARY(type, word, one)                                                                            \
+    V_INLINE type word(type x, type y)                                                                       \
+    {                                                                                                        \
+        return (type){one(x.a, y.a), one(x.b, y.b)};                                                         \
+    }
+
+V_BINARY(v_f, v_add, _mm256_add_ps)
+V_BINARY(v_f, v_sub, _mm256_sub_ps)
+V_BINARY(v_f, v_mul, _mm256_mul_ps)
+V_BINARY(v_f, v_div, _mm256_div_ps)
+V_BINARY(v_f, v_min, _mm256_min_ps)
+V_BINARY(v_f, v_max, _mm256_max_ps)
+
 V_INLINE v_f v_set1(float x)
 {
     return (v_f){_mm256_set1_ps(x), _mm256_set1_ps(x)};
+}
+
+V_INLINE v_f v_set1_half(uint16_t x)
+{
+    __m256 eight = _mm256_cvtph_ps(_mm_set1_epi16((int16_t)x));
+    return (v_f){eight, eight};
 }
 
 V_INLINE v_f v_load(const float *p)
@@ -69,24 +97,8 @@ V_INLINE v_f v_load_half_part(const uint16_t *p, size_t n)
 
 V_INLINE void v_store_half(uint16_t *p, v_f x)
 {
-    enum { NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
-    _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(x.a, NEAREST));
-    _mm_storeu_si128((__m128i *)(void *)(p + 8), _mm256_cvtps_ph(x.b, NEAREST));
-}
-
-V_INLINE v_f v_add(v_f x, v_f y)
-{
-    return (v_f){_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
-}
-
-V_INLINE v_f v_sub(v_f x, v_f y)
-{
-    return (v_f){_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
-}
-
-V_INLINE v_f v_mul(v_f x, v_f y)
-{
-    return (v_f){_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(x.a, V_NEAREST));
+    _mm_storeu_si128((__m128i *)(void *)(p + 8), _mm256_cvtps_ph(x.b, V_NEAREST));
 }
 
 V_INLINE v_f v_fma(v_f x, v_f y, v_f z)
@@ -96,18 +108,7 @@ V_INLINE v_f v_fma(v_f x, v_f y, v_f z)
 
 V_INLINE v_f v_round(v_f x)
 {
-    enum { NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
-    return (v_f){_mm256_round_ps(x.a, NEAREST), _mm256_round_ps(x.b, NEAREST)};
-}
-
-V_INLINE v_f v_min(v_f x, v_f y)
-{
-    return (v_f){_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
-}
-
-V_INLINE v_f v_max(v_f x, v_f y)
-{
-    return (v_f){_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
+    return (v_f){_mm256_round_ps(x.a, V_NEAREST), _mm256_round_ps(x.b, V_NEAREST)};
 }
 
 V_INLINE v_f v_abs(v_f x)
@@ -135,24 +136,48 @@ V_INLINE __m128 v_four_lanes(v_f x)
 
 V_INLINE float v_sum(v_f x)
 {
-    __m128 four = v_four_lanes(x), two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+    return v_sum_of_four(v_four_lanes(x));
 }
 
 V_INLINE void v_store_sums(float *p, v_f w, v_f x, v_f y, v_f z)
 {
-    __m128 w4 = v_four_lanes(w), x4 = v_four_lanes(x), y4 = v_four_lanes(y), z4 = v_four_lanes(z);
-    __m128 wx = _mm_add_ps(_mm_movelh_ps(w4, x4), _mm_movehl_ps(x4, w4));
-    __m128 yz = _mm_add_ps(_mm_movelh_ps(y4, z4), _mm_movehl_ps(z4, y4));
-    _mm_storeu_ps(p, _mm_add_ps(_mm_shuffle_ps(wx, yz, 0x88), _mm_shuffle_ps(wx, yz, 0xdd)));
+    v_store_sums_of_four(p, v_four_lanes(w), v_four_lanes(x), v_four_lanes(y), v_four_lanes(z));
 }
 
 V_INLINE float v_largest(v_f x)
 {
     __m256 eight = _mm256_max_ps(x.a, x.b);
-    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+    return v_largest_of_four(_mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)));
+}
+
+V_INLINE __m256 v_extreme_eight(__m256 x, __m256 y, bool largest)
+{
+    return largest ? _mm256_max_ps(x, y) : _mm256_min_ps(x, y);
+}
+
+/* x and y, each down to four numbers, side by side. */
+V_INLINE __m256 v_extremes_in_two(v_f x, v_f y, bool largest)
+{
+    __m256 x8 = v_extreme_eight(x.a, x.b, largest), y8 = v_extreme_eight(y.a, y.b, largest);
+    return v_extreme_eight(_mm256_blend_ps(x8, y8, 0xf0), _mm256_permute2f128_ps(x8, y8, 0x21), largest);
+}
+
+V_INLINE v_f v_extremes_in_fours(const v_f x[4], bool largest)
+{
+    return (v_f){v_extremes_in_two(x[0], x[1], largest), v_extremes_in_two(x[2], x[3], largest)};
+}
+
+V_INLINE __m256 v_extremes_of_eight(__m256 w, __m256 x, __m256 y, __m256 z, bool largest)
+{
+    __m256 wx = v_extreme_eight(_mm256_blend_ps(w, x, 0xcc), _mm256_shuffle_ps(w, x, 0x4e), largest);
+    __m256 yz = v_extreme_eight(_mm256_blend_ps(y, z, 0xcc), _mm256_shuffle_ps(y, z, 0x4e), largest);
+    return v_extreme_eight(_mm256_shuffle_ps(wx, yz, 0x88), _mm256_shuffle_ps(wx, yz, 0xdd), largest);
+}
+
+V_INLINE v_f v_extremes_of_fours(const v_f x[4], bool largest)
+{
+    return (v_f){v_extremes_of_eight(x[0].a, x[1].a, x[2].a, x[3].a, largest),
+                 v_extremes_of_eight(x[0].b, x[1].b, x[2].b, x[3].b, largest)};
 }
 
 V_INLINE bool v_all_finite(v_f x)
@@ -197,21 +222,95 @@ enum { V_EXACT_QUERIES = 1 }; /* four would need 32 registers */
 
 /* ---- v_h: sixteen halves ---- */
 
-typedef __m256i v_h;
-
-V_INLINE v_h v_h_load(const uint16_t *p)
-{
-    return _mm256_loadu_si256((const __m256i *)(const void *)p);
-}
-
-V_INLINE v_h v_h_max(v_h x, v_h y)
-{
-    return _mm256_max_epu16(x, y);
-}
-
 V_INLINE v_f v_h_to_f(v_h x)
 {
     return (v_f){_mm256_cvtph_ps(_mm256_castsi256_si128(x)), _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1))};
+}
+
+V_INLINE v_h v_h_down(v_f x)
+{
+    return _mm256_set_m128i(_mm256_cvtps_ph(x.b, V_DOWN), _mm256_cvtps_ph(x.a, V_DOWN));
+}
+
+V_INLINE v_h v_h_up(v_f x)
+{
+    return _mm256_set_m128i(_mm256_cvtps_ph(x.b, V_UP), _mm256_cvtps_ph(x.a, V_UP));
+}
+
+/* ---- v_i: sixteen dwords ---- */
+
+typedef struct v_i {
+    __m256i a, b;
+} v_i;
+
+V_BINARY(v_i, v_i_and, _mm256_and_si256)
+V_BINARY(v_i, v_i_or, _mm256_or_si256)
+
+V_INLINE v_i v_i_and_not(v_i x, v_i y)
+{
+    return (v_i){_mm256_andnot_si256(y.a, x.a), _mm256_andnot_si256(y.b, x.b)};
+}
+
+V_INLINE v_i v_i_set1(uint32_t x)
+{
+    return (v_i){_mm256_set1_epi32((int)x), _mm256_set1_epi32((int)x)};
+}
+
+V_INLINE v_i v_i_load(const uint8_t *p)
+{
+    return (v_i){_mm256_loadu_si256((const __m256i *)(const void *)p),
+                 _mm256_loadu_si256((const __m256i *)(const void *)(p + 32))};
+}
+
+V_INLINE void v_i_store(uint8_t *p, v_i x)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, x.a);
+    _mm256_storeu_si256((__m256i *)(void *)(p + 32), x.b);
+}
+
+V_INLINE v_i v_i_nearest(v_f x)
+{
+    return (v_i){_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)};
+}
+
+V_INLINE v_i v_i_shift_left(v_i x, uint32_t n)
+{
+    return (v_i){_mm256_slli_epi32(x.a, (int)n), _mm256_slli_epi32(x.b, (int)n)};
+}
+
+V_INLINE v_i v_i_shift_right(v_i x, uint32_t n)
+{
+    return (v_i){_mm256_srli_epi32(x.a, (int)n), _mm256_srli_epi32(x.b, (int)n)};
+}
+
+V_INLINE __m256i v_i_pack_eight(__m256i w, __m256i x, __m256i y, __m256i z)
+{
+    return _mm256_packus_epi16(_mm256_packs_epi32(w, x), _mm256_packs_epi32(y, z));
+}
+
+V_INLINE v_i v_i_pack(const v_i x[4])
+{
+    return (v_i){v_i_pack_eight(x[0].a, x[1].a, x[2].a, x[3].a),
+                 v_i_pack_eight(x[0].b, x[1].b, x[2].b, x[3].b)};
+}
+
+/* The lower fours of four registers, and their upper ones. */
+V_INLINE void v_i_transpose_two(__m256i w, __m256i x, __m256i y, __m256i z, v_i out[2])
+{
+    out[0] = (v_i){_mm256_permute2x128_si256(w, x, 0x20), _mm256_permute2x128_si256(y, z, 0x20)};
+    out[1] = (v_i){_mm256_permute2x128_si256(w, x, 0x31), _mm256_permute2x128_si256(y, z, 0x31)};
+}
+
+V_INLINE void v_i_transpose(const v_i x[4], v_i y[4])
+{
+    v_i_transpose_two(x[0].a, x[1].a, x[2].a, x[3].a, y);
+    v_i_transpose_two(x[0].b, x[1].b, x[2].b, x[3].b, y + 2);
+}
+
+V_INLINE v_f v_q_to_f(v_q x)
+{
+    return (v_f){_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x)),
+                 _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(x, 8)))};
 }
 
 /* ---- v_d: a register of dwords ---- */
@@ -343,11 +442,6 @@ V_INLINE v_df v_df_add(v_df x, v_df y)
 V_INLINE v_df v_df_mul(v_df x, v_df y)
 {
     return _mm256_mul_ps(x, y);
-}
-
-V_INLINE void v_prefetch(const uint8_t *p)
-{
-    _mm_prefetch((const char *)p, _MM_HINT_T1);
 }
 
 #endif /* KVQ_QUANT_VECTOR_AVX2_H */

@@ -1,20 +1,42 @@
 /*
- * The vocabulary of vector_*.h in AVX-512 (F, BW, VL, DQ) with VNNI; what each word must do stands in their
- * first comments. Nothing here knows of layouts.
+ * The vocabulary (vector.h) in AVX-512 (F, BW, VL, DQ) with VNNI. Nothing here knows of layouts.
  */
 #ifndef KVQ_QUANT_VECTOR_AVX512_H
 #define KVQ_QUANT_VECTOR_AVX512_H
 
-#include "quant/vector.h"
-#include <immintrin.h>
+#ifdef V_VOCABULARY
+#error "one file takes one vocabulary"
+#endif
+#define V_VOCABULARY "avx512"
+
+#include "quant/vector_x86.h"
 
 /* ---- v_f: sixteen floats ---- */
 
 typedef __m512 v_f;
 
+/* Words of one instruction. */
+#define V_BINARY(type, word, one)                                                                            \
+    V_INLINE type word(type x, type y)                                                                       \
+    {                                                                                                        \
+        return one(x, y);                                                                                    \
+    }
+
+V_BINARY(v_f, v_add, _mm512_add_ps)
+V_BINARY(v_f, v_sub, _mm512_sub_ps)
+V_BINARY(v_f, v_mul, _mm512_mul_ps)
+V_BINARY(v_f, v_div, _mm512_div_ps)
+V_BINARY(v_f, v_min, _mm512_min_ps)
+V_BINARY(v_f, v_max, _mm512_max_ps)
+
 V_INLINE v_f v_set1(float x)
 {
     return _mm512_set1_ps(x);
+}
+
+V_INLINE v_f v_set1_half(uint16_t x)
+{
+    return _mm512_cvtph_ps(_mm256_set1_epi16((int16_t)x));
 }
 
 V_INLINE v_f v_load(const float *p)
@@ -52,25 +74,10 @@ V_INLINE v_f v_load_half_part(const uint16_t *p, size_t n)
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(v_first(n), p));
 }
 
+/* Masked conversions, because gcc without optimisation warns of one inside _mm512_cvtps_ph. */
 V_INLINE void v_store_half(uint16_t *p, v_f x)
 {
-    _mm256_storeu_si256((__m256i *)(void *)p,
-                        _mm512_maskz_cvtps_ph(0xffff, x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
-
-V_INLINE v_f v_add(v_f a, v_f b)
-{
-    return _mm512_add_ps(a, b);
-}
-
-V_INLINE v_f v_sub(v_f a, v_f b)
-{
-    return _mm512_sub_ps(a, b);
-}
-
-V_INLINE v_f v_mul(v_f a, v_f b)
-{
-    return _mm512_mul_ps(a, b);
+    v_h_store(p, _mm512_maskz_cvtps_ph(0xffff, x, V_NEAREST));
 }
 
 V_INLINE v_f v_fma(v_f a, v_f b, v_f c)
@@ -80,17 +87,7 @@ V_INLINE v_f v_fma(v_f a, v_f b, v_f c)
 
 V_INLINE v_f v_round(v_f x)
 {
-    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-
-V_INLINE v_f v_min(v_f a, v_f b)
-{
-    return _mm512_min_ps(a, b);
-}
-
-V_INLINE v_f v_max(v_f a, v_f b)
-{
-    return _mm512_max_ps(a, b);
+    return _mm512_roundscale_ps(x, V_NEAREST);
 }
 
 V_INLINE v_f v_abs(v_f x)
@@ -112,24 +109,45 @@ V_INLINE __m128 v_four_lanes(v_f x)
 
 V_INLINE float v_sum(v_f x)
 {
-    __m128 four = v_four_lanes(x), two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+    return v_sum_of_four(v_four_lanes(x));
 }
 
 V_INLINE void v_store_sums(float *p, v_f w, v_f x, v_f y, v_f z)
 {
-    __m128 w4 = v_four_lanes(w), x4 = v_four_lanes(x), y4 = v_four_lanes(y), z4 = v_four_lanes(z);
-    __m128 wx = _mm_add_ps(_mm_movelh_ps(w4, x4), _mm_movehl_ps(x4, w4));
-    __m128 yz = _mm_add_ps(_mm_movelh_ps(y4, z4), _mm_movehl_ps(z4, y4));
-    _mm_storeu_ps(p, _mm_add_ps(_mm_shuffle_ps(wx, yz, 0x88), _mm_shuffle_ps(wx, yz, 0xdd)));
+    v_store_sums_of_four(p, v_four_lanes(w), v_four_lanes(x), v_four_lanes(y), v_four_lanes(z));
 }
 
 V_INLINE float v_largest(v_f x)
 {
     __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
-    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+    return v_largest_of_four(_mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)));
+}
+
+V_INLINE v_f v_extreme(v_f x, v_f y, bool largest)
+{
+    return largest ? v_max(x, y) : v_min(x, y);
+}
+
+V_INLINE v_f v_extremes_in_fours(const v_f x[4], bool largest)
+{
+    v_f half[2];
+    for (size_t j = 0; j < 2; j++) {
+        v_f a = x[2 * j], b = x[2 * j + 1];
+        half[j] = v_extreme(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, 0x4e), largest);
+    }
+    return v_extreme(_mm512_shuffle_f32x4(half[0], half[1], 0x88),
+                     _mm512_shuffle_f32x4(half[0], half[1], 0xdd), largest);
+}
+
+V_INLINE v_f v_extremes_of_fours(const v_f x[4], bool largest)
+{
+    v_f half[2];
+    for (size_t j = 0; j < 2; j++) {
+        v_f a = x[2 * j], b = x[2 * j + 1];
+        half[j] = v_extreme(_mm512_mask_blend_ps(0xcccc, a, b), _mm512_shuffle_ps(a, b, 0x4e), largest);
+    }
+    return v_extreme(_mm512_shuffle_ps(half[0], half[1], 0x88), _mm512_shuffle_ps(half[0], half[1], 0xdd),
+                     largest);
 }
 
 V_INLINE bool v_all_finite(v_f x)
@@ -157,37 +175,90 @@ V_INLINE void v_store_folded(int8_t *p, v_f x, v_f y)
 
 /* ---- v_h: sixteen halves ---- */
 
-typedef __m256i v_h;
-
-V_INLINE v_h v_h_load(const uint16_t *p)
-{
-    return _mm256_loadu_si256((const __m256i *)(const void *)p);
-}
-
-V_INLINE v_h v_h_max(v_h x, v_h y)
-{
-    return _mm256_max_epu16(x, y);
-}
-
 V_INLINE v_f v_h_to_f(v_h x)
 {
     return _mm512_cvtph_ps(x);
 }
 
-/* ---- v_d: a register of dwords, for dot products of unsigned codes with signed folded bytes ---- */
+V_INLINE v_h v_h_down(v_f x)
+{
+    return _mm512_maskz_cvtps_ph(0xffff, x, V_DOWN);
+}
+
+V_INLINE v_h v_h_up(v_f x)
+{
+    return _mm512_maskz_cvtps_ph(0xffff, x, V_UP);
+}
+
+/* ---- v_i: sixteen dwords ---- */
+
+typedef __m512i v_i;
+
+V_BINARY(v_i, v_i_and, _mm512_and_si512)
+V_BINARY(v_i, v_i_or, _mm512_or_si512)
+
+V_INLINE v_i v_i_and_not(v_i x, v_i y)
+{
+    return _mm512_andnot_si512(y, x);
+}
+
+V_INLINE v_i v_i_set1(uint32_t x)
+{
+    return _mm512_set1_epi32((int)x);
+}
+
+V_INLINE v_i v_i_load(const uint8_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+V_INLINE void v_i_store(uint8_t *p, v_i x)
+{
+    _mm512_storeu_si512(p, x);
+}
+
+V_INLINE v_i v_i_nearest(v_f x)
+{
+    return _mm512_cvtps_epi32(x);
+}
+
+V_INLINE v_i v_i_shift_left(v_i x, uint32_t n)
+{
+    return _mm512_slli_epi32(x, n);
+}
+
+V_INLINE v_i v_i_shift_right(v_i x, uint32_t n)
+{
+    return _mm512_srli_epi32(x, n);
+}
+
+V_INLINE v_i v_i_pack(const v_i x[4])
+{
+    return _mm512_packus_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
+}
+
+V_INLINE void v_i_transpose(const v_i x[4], v_i y[4])
+{
+    v_i a = _mm512_shuffle_i32x4(x[0], x[1], 0x44), b = _mm512_shuffle_i32x4(x[2], x[3], 0x44);
+    v_i c = _mm512_shuffle_i32x4(x[0], x[1], 0xee), d = _mm512_shuffle_i32x4(x[2], x[3], 0xee);
+    y[0] = _mm512_shuffle_i32x4(a, b, 0x88);
+    y[1] = _mm512_shuffle_i32x4(a, b, 0xdd);
+    y[2] = _mm512_shuffle_i32x4(c, d, 0x88);
+    y[3] = _mm512_shuffle_i32x4(c, d, 0xdd);
+}
+
+V_INLINE v_f v_q_to_f(v_q x)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(x));
+}
+
+/* ---- v_d: a register of dwords ---- */
 
 typedef __m512i v_d;
 typedef __m512i v_acc;
 
-enum {
-    V_DWORDS = 16, /* in a v_d */
-    V_STRIP = 2, /* v_d that share one broadcast of folded bytes: as many as leave registers for their sums */
-    V_EXACT_QUERIES = 4, /* as many as share a conversion to float; 1 or 4 */
-    V_ACCUMULATORS = 2,  /* sums that four quads go to in turn: 2, or 4 where sums fill early */
-    V_NIBBLES = 0,       /* 1 if v_dot takes codes below 16 only */
-};
+enum { V_DWORDS = 16, V_STRIP = 2, V_EXACT_QUERIES = 4, V_ACCUMULATORS = 2, V_NIBBLES = 0 };
 
-/* Spans (vector_fast.h) whose products fit a v_acc. */
 V_INLINE size_t v_max_k_steps(uint32_t width, bool multi_query)
 {
     (void)width, (void)multi_query;
@@ -204,7 +275,6 @@ V_INLINE v_d v_d_load(const uint8_t *p)
     return _mm512_loadu_si512(p);
 }
 
-/* Bytes shifted right by a number of bits below 8; what crosses bytes is masked by the caller. */
 V_INLINE v_d v_d_shift_bytes(v_d x, uint32_t n)
 {
     return n == 0 ? x : _mm512_srli_epi32(x, n);
@@ -227,7 +297,6 @@ V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d folded)
     return _mm512_dpbusd_epi32(sum, codes, folded);
 }
 
-/* The sum as whole numbers of 32 bits. */
 V_INLINE v_d v_widen(v_acc sum)
 {
     return sum;
@@ -280,11 +349,6 @@ V_INLINE v_df v_df_add(v_df a, v_df b)
 V_INLINE v_df v_df_mul(v_df a, v_df b)
 {
     return _mm512_mul_ps(a, b);
-}
-
-V_INLINE void v_prefetch(const uint8_t *p)
-{
-    _mm_prefetch((const char *)p, _MM_HINT_T1);
 }
 
 #endif /* KVQ_QUANT_VECTOR_AVX512_H */

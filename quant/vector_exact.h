@@ -1,15 +1,17 @@
 /*
- * Exact scores and weighted sums over KIVI's layouts in vectors (TOL kernels); for inclusion by a
- * kernels_ISA.c after vector_rows.h and vector_tables.h. Keys per channel with G >= 32 and values per token,
- * default arithmetic; the rest is left to the portable kernels.
+ * Exact scores and weighted sums over KIVI's layouts in vectors (TOL kernels). Keys per channel with G >= 32
+ * and values per token, default arithmetic; the rest is left to the portable kernels.
  *
  * A code of several planes is a sum, so each plane adds its part, already shifted into place: no plane needs
  * to know of the others. Up to four queries share the conversion of a code to float, where registers allow
  * (V_EXACT_QUERIES).
- *
- * From the vocabulary, beyond vector_rows.h: v_codes(p, shift, mask, up), sixteen dwords from p on, shifted
- * right, masked, shifted left by up, as float.
  */
+#ifndef KVQ_QUANT_VECTOR_EXACT_H
+#define KVQ_QUANT_VECTOR_EXACT_H
+
+#include "quant/kernels.h"
+#include "quant/vector_complete.h"
+#include "quant/vector_tables.h"
 
 /* One plane of 16 * n_v lanes against n_q queries. */
 typedef struct exact_call {
@@ -173,3 +175,8 @@ static void accumulate_affine_v(const kvq_layout *l, const uint8_t *superblock, 
         }
     }
 }
+
+/* The slots of a table that this file fills. */
+#define V_EXACT_KERNELS .score_affine = score_affine_v, .accumulate_affine = accumulate_affine_v
+
+#endif /* KVQ_QUANT_VECTOR_EXACT_H */

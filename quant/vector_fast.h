@@ -1,5 +1,5 @@
 /*
- * Fast precision (portable_fast.c) in vectors; for inclusion by a kernels_ISA.c after its vocabulary.
+ * Fast precision (portable_fast.c) in vectors.
  *
  * A dword of a plane of `width` bits holds 32 / width values of one reduction, four to each place within its
  * bytes (layout.h). Four values in one place are a quad: what one lane of a dot-product instruction takes.
@@ -15,31 +15,15 @@
  *
  * Where v_dot takes codes below 16 only (V_NIBBLES), what lies above is shifted down by 4 first, and bytes go
  * in two halves.
- *
- * From the vocabulary, beyond vector_rows.h:
- *
- *   v_h, v_h_load, v_h_to_f    sixteen halves; v_h_max compares those without a sign as whole numbers
- *   v_store_folded(p, x, y)    32 floats of magnitude up to KVQ_FOLDED_MAX, rounded to nearest even, as 64
- *                              bytes: lows of x, highs of x, lows of y, highs of y; high = (w + 128) >> 8,
- *                              low = w - 256 high
- *   v_d                        a register of V_DWORDS (4, 8 or 16) dwords: v_d_load, v_d_zero, v_d_add,
- *                              v_d_and (every byte with a constant), v_d_shift_right (arithmetic),
- *                              v_d_shift_left, v_d_shift_bytes (right by less than 8 bits; what crosses into
- *                              a byte is masked off after); shifts are by constants
- *   v_d_four_folded(p)         four bytes from p in every dword
- *   v_acc, v_dot(sum, codes, folded)
- *                              sum, which starts as v_d_zero, plus four products of unsigned codes and signed
- *                              folded bytes per dword. Codes are up to 255, or up to 15 where V_NIBBLES is 1
- *   v_widen(sum)               a v_acc as dwords; it holds the products of at most v_max_k_steps(width,
- *                              multi_query)
- *   v_df, v_df_of, _set1, _load, _store, _add, _mul
- *                              the V_DWORDS floats that belong to a v_d
- *   v_prefetch(p)              into the second-level cache
- *   V_STRIP                    v_d that share a broadcast of folded numbers; with four queries
- *                              4 * V_STRIP * 2 sums are alive. V_STRIP * V_DWORDS is 8, 16 or 32
- *   V_ACCUMULATORS             2, or 4 where v_acc fills early: sums among which the quads of a k-step take
- *                              turns
  */
+#ifndef KVQ_QUANT_VECTOR_FAST_H
+#define KVQ_QUANT_VECTOR_FAST_H
+
+#include <math.h>
+
+#include "quant/kernels.h"
+#include "quant/vector_complete.h"
+#include "quant/vector_tables.h"
 
 /* ---- Folding ---- */
 
@@ -541,3 +525,11 @@ static void accumulate_folded_v(const kvq_layout *l, const uint8_t *superblock, 
     if (n > 0)
         run_folded(accumulate_plane_table, &call, 2 * KVQ_SUPERBLOCK, l->dim);
 }
+
+/* The slots of a table that this file fills. */
+#define V_FAST_KERNELS                                                                                       \
+    .fold_keys = fold_keys_v, .fold_keys_rest = fold_keys_rest_v, .score_folded = score_folded_v,            \
+    .fold_values = fold_values_v, .fold_values_rest = fold_values_rest_v,                                    \
+    .accumulate_folded = accumulate_folded_v
+
+#endif /* KVQ_QUANT_VECTOR_FAST_H */

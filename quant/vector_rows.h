@@ -1,23 +1,12 @@
 /*
- * Plain rows and softmax in vectors; for inclusion by a kernels_ISA.c after its vocabulary. All EXACT: the
- * operations of kernels_portable.c in its order, sixteen lanes at a time.
- *
- * What a vocabulary (vector_ISA.h) must define for it; p needs no alignment, n < 16 for the _part words,
- * which touch nothing past n elements:
- *
- *   v_f                       sixteen floats
- *   v_set1 v_load v_store v_load_part (other lanes 0) v_store_part
- *   v_load_half v_load_half_part v_store_half     from and to IEEE half, nearest even
- *   v_add v_sub v_mul v_min v_max v_abs           never fused
- *   v_round                   to the nearest whole number, ties to even
- *   v_fma(x, y, z)            x * y + z, fused or not: for TOL kernels only
- *   v_power_of_2(n, offset)   the float whose exponent bits are n + offset, for whole n
- *   v_sum(x)                  in the order of dot_f32; v_store_sums(p, w, x, y, z): four of them
- *   v_largest(x), v_all_finite(x)
- *   v_prefetch(p)             into the second-level cache
- *
- * vector_exact.h and vector_fast.h say what else they need.
+ * Plain rows and softmax in vectors. All EXACT: the operations of kernels_portable.c in its order, sixteen
+ * lanes at a time.
  */
+#ifndef KVQ_QUANT_VECTOR_ROWS_H
+#define KVQ_QUANT_VECTOR_ROWS_H
+
+#include "quant/kernels.h"
+#include "quant/vector_complete.h"
 
 static bool all_finite_f32_v(const float *x, size_t n)
 {
@@ -207,3 +196,12 @@ static float exp2_sum_f32_v(float *x, size_t n, float ref)
     }
     return v_sum(sum);
 }
+
+/* The slots of a table that this file fills. */
+#define V_ROWS_KERNELS                                                                                       \
+    .all_finite_f32 = all_finite_f32_v, .convert_f32_f16 = convert_f32_f16_v,                                \
+    .convert_f16_f32 = convert_f16_f32_v, .dot_f32 = dot_f32_v, .dot_f16 = dot_f16_v,                        \
+    .accumulate_f32 = accumulate_f32_v, .accumulate_f16 = accumulate_f16_v, .max_f32 = max_f32_v,            \
+    .exp2_sum_f32 = exp2_sum_f32_v
+
+#endif /* KVQ_QUANT_VECTOR_ROWS_H */

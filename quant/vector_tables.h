@@ -2,6 +2,11 @@
  * One function per width of codes and number of queries: what vector_exact.h and vector_fast.h choose among
  * at run time, so that both are constants inside.
  */
+#ifndef KVQ_QUANT_VECTOR_TABLES_H
+#define KVQ_QUANT_VECTOR_TABLES_H
+
+#include "quant/vector.h"
+
 #define V_INSTANCES(name, type, width)                                                                       \
     static void name##_##width##_1(const type *call)                                                         \
     {                                                                                                        \
@@ -45,3 +50,5 @@ V_INLINE size_t v_queries_index(size_t n)
 {
     return n / 2;
 }
+
+#endif /* KVQ_QUANT_VECTOR_TABLES_H */

@@ -1,6 +1,6 @@
 /*
- * The affine codec's kernels: encoding and decoding bit for bit, exact scores and sums against formulas in
- * double.
+ * The affine codec's kernels: encoding and dequantizing bit for bit, exact scores and sums against formulas
+ * in double.
  */
 #include "tests/kernel_checks.h"
 

@@ -24,6 +24,8 @@ enum { N_KERNELS = 0 KVQ_KERNEL_LIST(COUNT) };
 
 static void check_kernels(const kvq_kernels *k)
 {
+    r = rng_make(999);
+    check_words(k->isa);
 #define CHECK(slot)                                                                                          \
     r = rng_make(1000);                                                                                      \
     check_##slot(k);
@@ -170,7 +172,7 @@ int main(int argc, char **argv)
     kernel_buffers_make(readable_ends);
     for (size_t i = 0; (isa = kvq_isa_name(i)) != NULL; i++) {
         check_kernels(kvq_kernels_at(i));
-        printf("%s: %d kernels keep their contracts\n", isa, N_KERNELS);
+        printf("%s: its words and %d kernels keep their contracts\n", isa, N_KERNELS);
     }
     for (size_t i = 0; i < N_SCHEMES; i++)
         for (size_t j = 0; j < sizeof dims / sizeof dims[0]; j++)

@@ -76,6 +76,36 @@ fill_kind random_fill(void)
     return (fill_kind)rng_below(&r, N_FILLS);
 }
 
+static const struct {
+    const char *isa;
+    const word_check *words;
+} vocabularies[] = {
+    {"portable", NULL}, /* is plain C */
+#ifdef KVQ_WORDS_AVX2
+    {"avx2", words_avx2},
+#endif
+#ifdef KVQ_WORDS_AVXVNNI
+    {"avxvnni", words_avxvnni},
+#endif
+#ifdef KVQ_WORDS_AVX512
+    {"avx512", words_avx512},   {"avxvnni by avx512", words_avxvnni_by_avx512},
+#endif
+#ifdef KVQ_WORDS_NEON
+    {"neon", words_neon},
+#endif
+};
+
+void check_words(const char *isa)
+{
+    size_t i = 0;
+    while (i < sizeof vocabularies / sizeof vocabularies[0] && strcmp(vocabularies[i].isa, isa) != 0)
+        i++;
+    cr_assert(i < sizeof vocabularies / sizeof vocabularies[0], "%s: nothing tests its words", isa);
+    for (const word_check *word = vocabularies[i].words; word != NULL && word->word != NULL; word++)
+        cr_assert(word->holds(&r), "%s: %s breaks its contract in quant/vector.h (seed %llu)", isa,
+                  word->word, (unsigned long long)test_seed());
+}
+
 float sum_lanes_by_contract(float lane[LANES])
 {
     for (size_t width = LANES / 2; width > 0; width /= 2)

@@ -11,11 +11,15 @@
 #include <string.h>
 
 #include "quant/codec.h"
+#include "tests/check_words.h"
 #include "tests/support.h"
 
 #define DECLARE(slot) void check_##slot(const kvq_kernels *k);
 KVQ_KERNEL_LIST(DECLARE)
 #undef DECLARE
+
+/* Every word that the kernels of this instruction set, which runs here, are written in. */
+void check_words(const char *isa);
 
 enum { LANES = 16, T = KVQ_SUPERBLOCK, MAX_SHORT = 3 * LANES + 1, MAX_LONG = 4000, CANARY = 0xa5 };
 

@@ -76,6 +76,13 @@ ParameterizedTest(kernel_case *test, kernels, keep_their_contract)
     checks[test->kernel].check(k);
 }
 
+Test(kernels, words_keep_their_contract)
+{
+    r = rng_make(999);
+    for (size_t isa = 0; kernels_of(isa) != NULL; isa++)
+        check_words(kernels_of(isa)->isa);
+}
+
 Test(kernels, tables_are_complete_and_named)
 {
     cr_assert(kvq_kernels_for_isa("portable") != NULL && kvq_kernels_for_isa("") == NULL &&

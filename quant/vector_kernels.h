@@ -1,0 +1,15 @@
+/*
+ * All kernels in vectors: for inclusion by a kernels_ISA.c after its vocabulary.
+ */
+#ifndef KVQ_QUANT_VECTOR_KERNELS_H
+#define KVQ_QUANT_VECTOR_KERNELS_H
+
+#include "quant/vector_encode.h"
+#include "quant/vector_exact.h"
+#include "quant/vector_fast.h"
+#include "quant/vector_rows.h"
+
+/* The slots of a table that they fill. */
+#define V_KERNELS V_ROWS_KERNELS, V_ENCODE_KERNELS, V_EXACT_KERNELS, V_FAST_KERNELS
+
+#endif /* KVQ_QUANT_VECTOR_KERNELS_H */
