@@ -129,12 +129,12 @@ static void run(layer_weights *weights, const float *tokens, const char *text, f
 
     kvq_usage usage;
     check(kvq_cache_usage(e.cache, &usage), "usage");
-    printf(
-        "%-6s %zu tokens: %8llu bytes (codes %llu, scales %llu, window %llu, slack %llu, bookkeeping %llu)\n",
-        text, kvq_cache_n_tokens(e.cache, 0, 0), (unsigned long long)usage.total,
-        (unsigned long long)usage.payload, (unsigned long long)usage.metadata,
-        (unsigned long long)usage.residual, (unsigned long long)usage.slack,
-        (unsigned long long)usage.bookkeeping);
+    printf("%-6s %zu tokens: %8llu bytes (codes %llu, scales %llu, residual %llu, slack %llu, bookkeeping "
+           "%llu)\n",
+           text, kvq_cache_n_tokens(e.cache, 0, 0), (unsigned long long)usage.total,
+           (unsigned long long)usage.payload, (unsigned long long)usage.metadata,
+           (unsigned long long)usage.residual, (unsigned long long)usage.slack,
+           (unsigned long long)usage.bookkeeping);
     kvq_cache_free(e.cache);
     kvq_cache_free(e.prompt);
 }

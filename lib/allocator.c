@@ -53,7 +53,8 @@ static void *default_alloc(void *ctx, size_t size, size_t align)
         return posix_memalign(&ptr, align < sizeof(void *) ? sizeof(void *) : align, size) == 0 ? ptr : NULL;
     ptr = map_pages(size, align);
 #ifdef MADV_HUGEPAGE
-    /* Scanning a long cache with 4 KB pages costs 15 to 25 % in address translation. Advice may be refused. */
+    /* Scanning a long cache with 4 KB pages costs 15 to 25 % in address translation. Advice may be
+     * refused. */
     if (ptr != NULL && align >= KVQ_HUGE_PAGE)
         (void)madvise(ptr, size, MADV_HUGEPAGE);
 #endif

@@ -100,7 +100,8 @@ static void pack_side(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *l
     encode_direct(cache, plan, layer, role, direct, target, in);
 }
 
-/* Write the newest tokens, which stay in full precision, into the residual (already advanced to [packed, n)). */
+/* Write the newest tokens, which stay in full precision, into the residual (already advanced to [packed,
+ * n)). */
 static void fill_residual(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
                           kvq_role role, const append_input *in)
 {

@@ -11,7 +11,7 @@
  * order of the sums. This is why a cache that still holds everything in a float32 residual gives the bits of
  * the fp32 scheme.
  *
- * Every SEGMENT chunks the sums start afresh, and segments are added up in their order. So a segment can be
+ * Every SEGMENT tokens the sums start afresh, and segments are added up in their order. So a segment can be
  * computed by any thread at any time without changing a bit of the result: a single thread goes from segment
  * to segment and adds as it goes; where there are fewer tiles than threads to feed, segments are dealt out
  * and their sums kept until all are there.
@@ -214,8 +214,6 @@ static void score_chunk(query_tile *t, const chunk *c)
         kvq_score_counts counts = {0};
         layout->codec->score(t->call->cache->kernels, layout, &tokens, t->q, t->n_rows, t->scores,
                              t->score_rms_error, &counts);
-        if (tokens.sums != KVQ_SUMS_EXACT)
-            t->counters.superblocks += t->n_rows;
         t->counters.superblocks_wide += counts.wide;
         t->counters.superblocks_exact += counts.exact;
         for (size_t row = 0; row < t->n_rows && packed_values < packed && packed_values > 0; row++)
@@ -270,6 +268,10 @@ static void weigh_row(query_tile *t, size_t row, size_t token, size_t n)
 
 static void process_chunk(query_tile *t, const chunk *c)
 {
+    if (n_packed_in(t, c, KVQ_KEYS) > 0 || n_packed_in(t, c, KVQ_VALUES) > 0) {
+        t->counters.superblocks += t->n_rows;
+        t->counters.superblocks_exact += t->sums == KVQ_SUMS_EXACT ? t->n_rows : 0;
+    }
     size_t token = c->sinks ? c->begin : c->begin + t->call->plan->scheme.sinks;
     score_chunk(t, c);
     for (size_t row = 0; row < t->n_rows; row++)
@@ -482,14 +484,14 @@ void kvq_attend_options_init_sized(kvq_attend_options *options, size_t struct_si
 {
     static const kvq_attend_options defaults;
     if (options != NULL)
-        kvq_sized_write(options, struct_size, &defaults, sizeof defaults, false);
+        (void)kvq_sized_write(options, struct_size, &defaults, sizeof defaults, false);
 }
 
 void kvq_attend_counters_init_sized(kvq_attend_counters *counters, size_t struct_size)
 {
     static const kvq_attend_counters none;
     if (counters != NULL)
-        kvq_sized_write(counters, struct_size, &none, sizeof none, false);
+        (void)kvq_sized_write(counters, struct_size, &none, sizeof none, false);
 }
 
 static kvq_status check_sequences(const kvq_cache *cache, size_t layer, const size_t *sequences,
@@ -547,7 +549,8 @@ static bool read_counters(const kvq_attend_options *options, kvq_attend_counters
 static void write_counters(const kvq_attend_options *options, const kvq_attend_counters *counters)
 {
     if (options->counters != NULL)
-        kvq_sized_write(options->counters, options->counters->struct_size, counters, sizeof *counters, false);
+        (void)kvq_sized_write(options->counters, options->counters->struct_size, counters, sizeof *counters,
+                              false);
 }
 
 static kvq_status read_options(const kvq_attend_options *given, kvq_attend_options *options)

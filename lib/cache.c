@@ -18,7 +18,7 @@ static const kvq_config default_config = {
 void kvq_config_init_sized(kvq_config *config, size_t struct_size)
 {
     if (config != NULL)
-        kvq_sized_write(config, struct_size, &default_config, sizeof default_config, false);
+        (void)kvq_sized_write(config, struct_size, &default_config, sizeof default_config, false);
 }
 
 static kvq_status check_config(const kvq_config *config)
@@ -178,7 +178,7 @@ void kvq_cache_free(kvq_cache *cache)
 void kvq_cache_get_config_sized(const kvq_cache *cache, kvq_config *out, size_t struct_size)
 {
     if (cache != NULL && out != NULL)
-        kvq_sized_write(out, struct_size, &cache->config, sizeof cache->config, false);
+        (void)kvq_sized_write(out, struct_size, &cache->config, sizeof cache->config, false);
 }
 
 const char *kvq_cache_isa(const kvq_cache *cache)
@@ -236,8 +236,7 @@ kvq_status kvq_cache_usage_sized(const kvq_cache *cache, kvq_usage *out, size_t 
     sum.bookkeeping = cache->memory.bookkeeping_bytes;
     sum.slack = cache->memory.data_bytes - (sum.payload + sum.metadata + sum.residual + sum.sinks);
     sum.total = cache->memory.data_bytes + sum.bookkeeping;
-    kvq_sized_write(out, struct_size, &sum, sizeof sum, true);
-    return KVQ_OK;
+    return kvq_sized_write(out, struct_size, &sum, sizeof sum, true) ? KVQ_OK : KVQ_ERR_ARG;
 }
 
 /* ---- Integrity ---- */

@@ -133,7 +133,7 @@ void kvq_kivi_init_sized(kvq_kivi *kivi, size_t struct_size)
 {
     static const kvq_kivi empty;
     if (kivi != NULL)
-        kvq_sized_write(kivi, struct_size, &empty, sizeof empty, false);
+        (void)kvq_sized_write(kivi, struct_size, &empty, sizeof empty, false);
 }
 
 static bool read_kivi(const kvq_kivi *given, kvq_kivi *ours)

@@ -380,17 +380,20 @@ typedef enum kvq_precision {
 } kvq_precision;
 
 /**
- * What attention had to do, added to what the struct holds. While superblocks_exact stays 0, fast precision
- * has given the same bits as on every other instruction set (kvq_cache_attend, Numerics).
+ * What attention had to do, added to what the struct holds. While superblocks_exact stays 0, the output has
+ * the same bits as on every other instruction set (kvq_cache_attend, Numerics).
  */
 typedef struct kvq_attend_counters {
     size_t struct_size;
     uint64_t heads;       /* query heads, of all queries and sequences */
-    uint64_t superblocks; /* superblocks of keys scored for a query head, where fast precision serves */
-    uint64_t
-        superblocks_wide; /* of them with 31 bits instead of 16, because the query's range was too wide */
-    uint64_t superblocks_exact; /* of them in float32, because a product left the range of that arithmetic */
-    uint64_t heads_again;       /* heads computed again with 31 bits, because they could be too far off */
+    uint64_t superblocks; /* superblocks with packed tokens that a query head went through */
+    /* Of them scored with 31 bits instead of 16: the query's range was too wide, or the page has no packed
+     * value yet to tell what 16 bits amount to, or the head was computed again. */
+    uint64_t superblocks_wide;
+    /* Of them in float32: exact precision, a scheme or call that fast precision does not serve, or numbers
+     * out of its range (see Numerics). */
+    uint64_t superblocks_exact;
+    uint64_t heads_again; /* heads computed again with 31 bits, because they could be too far off */
 } kvq_attend_counters;
 
 /** Call kvq_attend_counters_init instead. */
@@ -444,11 +447,13 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           one thread does the work of several.
  * Numerics  identical bits for any n_threads and any grouping of sequences into calls; with
  *           KVQ_PRECISION_FAST on any instruction set, too, while kvq_attend_counters.superblocks_exact stays
- *           0, which it does unless |q| times a key's scale passes 2^100. Sums are float32, 128 tokens at a
- *           time (online softmax: Milakov and Gimelshein, arXiv 1805.02867), in spans of 2,048 that threads
- *           share. A query for which scale * q, that times a key's scale, a score, or a partial sum of one
- *           leaves the range of float gets NaN for its out and probabilities; where a sum of values leaves
- *           it, out has Inf or NaN; the bound is +Inf in both cases.
+ *           0. Where fast precision serves it does so unless |q| times a key's scale passes 2^100, or |q|
+ *           passes 2^100 times the largest such product, or |q| times a key's minimum passes 2^100.
+ *           Sums are float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv
+ *           1805.02867), in segments of 2,048 that threads share. A query for which scale * q, that times a
+ *           key's scale, a score, or a partial sum of one leaves the range of float gets NaN for its out and
+ *           probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both
+ *           cases.
  * Prompts   queries see the cache as it stands after the append, that is, a long prompt sees its own older
  *           tokens packed. KIVI attends within the prompt with exact keys and values. To do the same, append
  *           the prompt to a second cache with one layer and the scheme fp32, attend there, and reset it after
@@ -538,8 +543,8 @@ static inline void kvq_load_options_init(kvq_load_options *options)
  * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_FORMAT; KVQ_ERR_TRUNCATED; KVQ_ERR_CHECKSUM;
  * KVQ_ERR_SCHEME; KVQ_ERR_NONFINITE; KVQ_ERR_FULL (more tokens than the saved max_tokens); KVQ_ERR_NOMEM;
  * KVQ_ERR_ISA. Nothing is left behind on an error, and nothing is allocated for data that a damaged length
- * promises but the reader does not deliver, beyond one page and the sinks; what those may weigh, an allocator
- * can limit.
+ * promises but the reader does not deliver, beyond one page, the sinks, 330 bytes per layer and 8 per
+ * sequence; what those may weigh, an allocator can limit.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_load(kvq_cache **out, const kvq_load_options *options,
                                                  kvq_read_fn read, void *ctx, kvq_error *err);

@@ -54,8 +54,7 @@ static kvq_status describe(const kvq_scheme *scheme, kvq_role role, kvq_side_inf
     } else {
         info.bits = side->codec == KVQ_CODEC_F16 ? 16 : 32;
     }
-    kvq_sized_write(out, struct_size, &info, sizeof info, true);
-    return KVQ_OK;
+    return kvq_sized_write(out, struct_size, &info, sizeof info, true) ? KVQ_OK : KVQ_ERR_ARG;
 }
 
 kvq_status kvq_scheme_keys_sized(const kvq_scheme *scheme, kvq_side_info *out, size_t struct_size)

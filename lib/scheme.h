@@ -1,5 +1,6 @@
 /*
- * A scheme inside the library: what its text says, ready to build layouts from. Programs see an opaque struct.
+ * A scheme inside the library: what its text says, ready to build layouts from. Programs see an opaque
+ * struct.
  */
 #ifndef KVQ_LIB_SCHEME_H
 #define KVQ_LIB_SCHEME_H
@@ -32,15 +33,17 @@ struct kvq_scheme {
     char text[KVQ_SCHEME_TEXT_MAX]; /* the canonical form */
 };
 
-/** Parse a text (grammar: kvq_scheme_create), canonical form included. As kvq_scheme_create, but for memory. */
+/** Parse a text (grammar: kvq_scheme_create), canonical form included. As kvq_scheme_create, but for
+ * memory. */
 kvq_status kvq_scheme_parse(const char *text, kvq_scheme *out, kvq_error *err);
 
 /** What is wrong with the fields, NULL if nothing. */
 const char *kvq_scheme_problem(const kvq_scheme *scheme);
 
 /**
- * Print the fields into text[KVQ_SCHEME_TEXT_MAX]: the canonical form, or with `explicit_form` every item and no
- * preset, which will mean the same whatever presets and defaults become. False if they make no valid scheme.
+ * Print the fields into text[KVQ_SCHEME_TEXT_MAX]: the canonical form, or with `explicit_form` every item and
+ * no preset, which will mean the same whatever presets and defaults become. False if they make no valid
+ * scheme.
  */
 bool kvq_scheme_print(const kvq_scheme *scheme, bool explicit_form, char *text);
 

@@ -28,8 +28,8 @@ typedef struct kvq_snapshot_header {
 } kvq_snapshot_header;
 _Static_assert(sizeof(kvq_snapshot_header) == 48, "stored");
 
-/* [n_layers] after the header. The text is explicit (kvq_scheme_print), so that it will mean the same in every
- * version, and followed by zeros. */
+/* [n_layers] after the header. The text is explicit (kvq_scheme_print), so that it will mean the same in
+ * every version, and followed by zeros. */
 typedef struct kvq_snapshot_scheme {
     char text[KVQ_SCHEME_TEXT_MAX];
 } kvq_snapshot_scheme;
@@ -55,8 +55,8 @@ typedef struct kvq_snapshot_scheme_v1 {
 } kvq_snapshot_scheme_v1;
 _Static_assert(sizeof(kvq_snapshot_scheme_v1) == 32, "stored");
 
-/** A stream of data to hash. xxHash reads some of a state before it has written it, so one never starts out as
- * whatever the memory held. */
+/** A stream of data to hash. xxHash reads some of a state before it has written it, so one never starts out
+ * as whatever the memory held. */
 typedef struct kvq_hash {
     XXH3_state_t state;
 } kvq_hash;

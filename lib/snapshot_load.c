@@ -327,7 +327,7 @@ void kvq_load_options_init_sized(kvq_load_options *options, size_t struct_size)
 {
     static const kvq_load_options defaults;
     if (options != NULL)
-        kvq_sized_write(options, struct_size, &defaults, sizeof defaults, false);
+        (void)kvq_sized_write(options, struct_size, &defaults, sizeof defaults, false);
 }
 
 kvq_status kvq_cache_load(kvq_cache **out, const kvq_load_options *given, kvq_read_fn read, void *ctx,

@@ -8,9 +8,9 @@
 #include <omp.h>
 #include <pthread.h>
 
-/* After fork() the child has OpenMP's records of threads, but not the threads; a parallel region would wait for
- * them for ever. Nothing tells whether the parent had any (another library may have started them), so a child
- * never starts one. Written in the child alone, before anything else runs there. */
+/* After fork() the child has OpenMP's records of threads, but not the threads; a parallel region would wait
+ * for them for ever. Nothing tells whether the parent had any (another library may have started them), so a
+ * child never starts one. Written in the child alone, before anything else runs there. */
 static bool is_forked_child;
 
 static void note_fork(void)

@@ -1,9 +1,9 @@
 /*
- * A program as an engine might have compiled it against some version of kvq.h: KVQ_HEADER names the file. It goes
- * through every public struct that carries its size. Each lies between guards, and at the very end of its own
- * block of memory, so that a library that writes more than this program's idea of it is caught, by the guards or
- * by the address sanitizer. Built with the frozen header and with a grown one, run with the library as it is and
- * with a grown one.
+ * A program as an engine might have compiled it against some version of kvq.h: KVQ_HEADER names the file. It
+ * goes through every public struct that carries its size. Each lies between guards, and at the very end of
+ * its own block of memory, so that a library that writes more than this program's idea of it is caught, by
+ * the guards or by the address sanitizer. Built with the frozen header and with a grown one, run with the
+ * library as it is and with a grown one.
  */
 #include KVQ_HEADER
 
@@ -208,7 +208,8 @@ static void check_kivi(const kvq_cache *cache)
 }
 
 #ifdef KVQ_TEST_GROWN
-/* What a library does not know must be zero; only the grown library knows the field, and then it may be anything. */
+/* What a library does not know must be zero; only the grown library knows the field, and then it may be
+ * anything. */
 static void check_unknown_field(bool library_is_grown)
 {
     kvq_status wanted = library_is_grown ? KVQ_OK : KVQ_ERR_ARG;

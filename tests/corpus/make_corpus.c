@@ -77,9 +77,9 @@ static void make_snapshots(void)
         SNAPSHOT("parity", "k=3@token/16,v=5@channel/16,r=16,arith=kivi-f16,s=1", 36, 1, 1, 1, 2, 1);
 #undef SNAPSHOT
     }
-    /* Damage that the checksums, being put right, do not show: in a scheme's text and behind it, in the counts of a
-     * layer record, in the page: of 40 tokens 8 keys and 17 values are full-precision rows; a block of 32 keys is 128
-     * bytes of codes, then scales. */
+    /* Damage that the checksums, being put right, do not show: in a scheme's text and behind it, in the
+     * counts of a layer record, in the page: of 40 tokens 8 keys and 17 values are full-precision rows; a
+     * block of 32 keys is 128 bytes of codes, then scales. */
     shape tiny = {1, 1, 1, 1, 1};
     const size_t scheme = 48, record = scheme + 128, rows = record + 40, page = rows + 4 * (8 + 17) + 8;
     make_snapshot("repaired-unused-byte", "fp32", tiny, 3, 1, scheme + 126, 0x0100);
