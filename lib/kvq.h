@@ -25,9 +25,9 @@
  *   - Floating-point rounding must be to nearest, as it is by default.
  *   - Structs that begin with struct_size may grow at their end in later versions. Your compiler's size of
  *     them travels along: fill those that you hand in by their _init function first, and call the functions
- *     that hand one out by the name without _sized. A smaller struct than the library's gets defaults for
- *     what it lacks; a larger one is fine while the rest that the library does not know is zero, and
- *     KVQ_ERR_ARG otherwise. All other structs stay as they are.
+ *     that hand one out by the name without _sized. A smaller struct than the library's (none is
+ *     smaller than in 0.2.0) gets defaults for what it lacks; a larger one is fine while the rest that the
+ *     library does not know is zero, and KVQ_ERR_ARG otherwise. All other structs stay as they are.
  *   - After fork(), calls in the child use one thread, whatever was asked for: OpenMP's threads do not
  *     survive it, and waiting for them would take for ever. The child's copy of a cache is its own.
  */
@@ -67,7 +67,7 @@ typedef enum kvq_status {
     KVQ_ERR_NONFINITE = 3, /* NaN or Inf (or a negative scale) among the numbers given              */
     KVQ_ERR_NOMEM = 4,     /* the allocator returned NULL                                            */
     KVQ_ERR_FULL = 5,      /* the append would pass max_tokens                                       */
-    KVQ_ERR_ISA = 6,       /* KVQ_ISA names an instruction set that is unknown or does not run here  */
+    KVQ_ERR_ISA = 6,       /* KVQ_ISA, or isa in a struct, names none that runs here                   */
     KVQ_ERR_IO = 7,        /* a read or write callback failed                                        */
     KVQ_ERR_FORMAT = 8,    /* a saved cache is not what the format says: magic, version, a length    */
     KVQ_ERR_TRUNCATED = 9, /* a saved cache ends early                                               */
@@ -353,7 +353,8 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read_bound(const kvq_cache *cache, s
                                                        size_t begin, size_t n_tokens, float *k, float *v);
 
 /**
- * Forget all but the first n_tokens of one sequence, in every layer, and return the memory.
+ * Forget all but the first n_tokens of one sequence, in every layer, and return the memory, chunk by chunk as
+ * they empty: what is left of a chunk counts as slack.
  *
  * Tokens that a fresh cache of n_tokens would hold in full precision, but that were already packed, come back
  * dequantized. So truncate + append equals a fresh cache bit for bit as long as those tokens still were in
@@ -372,7 +373,8 @@ typedef enum kvq_precision {
      * about 1e-4 from KVQ_PRECISION_EXACT (relative L2 of a head's output), two to three times as fast. An
      * estimate of the error is kept: a query with too wide a range is scored with 31 bits, and what could
      * pass 1e-3 is computed again with 31 bits, which is as good as exact. (An estimate, and of this
-     * rounding: where scores of 1e4 and more cancel, float32 itself is off by as much.) For keys per channel
+     * rounding: where scores of 1e4 and more, or values that are 1e4 times the output, cancel,
+     * float32 itself is off by as much.) For keys per channel
      * with G >= 32 and values per token, both in the default arithmetic; exact otherwise, and wherever
      * `bound` is asked for. */
     KVQ_PRECISION_FAST = 0,
@@ -432,7 +434,8 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  * Causal attention of the newest n_q tokens of each sequence over its cache:
  * out = softmax(scale * q K^T) V, in which query i of n_q sees the first T - n_q + i + 1 tokens.
  *
- * sequences [n_sequences] indices; NULL stands for 0, 1, ..., n_sequences - 1. None is a no-op.
+ * sequences [n_sequences] indices; NULL stands for 0, 1, ..., n_sequences - 1. None is a no-op, for
+ *           q and out that are not NULL all the same.
  * q, out    [n_sequences][n_q][H][D] float32; out must not overlap q. Query head h uses KV head h / (H/Hkv).
  * scale     usually 1/sqrt(D).
  * options   NULL for the defaults.

@@ -22,7 +22,8 @@ const char *kvq_status_string(kvq_status status)
     case KVQ_ERR_FULL:
         return "more tokens than the cache may hold";
     case KVQ_ERR_ISA:
-        return "KVQ_ISA names an instruction set that is unknown or does not run here";
+        return "an instruction set (KVQ_ISA, or isa in a config or options) that is unknown or does not run "
+               "here";
     case KVQ_ERR_IO:
         return "reading or writing failed";
     case KVQ_ERR_FORMAT:

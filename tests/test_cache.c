@@ -596,6 +596,8 @@ Test(cache, arguments_are_checked)
     cr_assert_eq(kvq_cache_create(&cache, &config), status, #change);                                        \
     cr_assert_null(cache)
     EXPECT_BAD(KVQ_ERR_ARG, struct_size = 3);
+    EXPECT_BAD(KVQ_ERR_ARG, struct_size = offsetof(kvq_config, isa));
+    EXPECT_BAD(KVQ_ERR_ARG, struct_size = 8192);
     EXPECT_BAD(KVQ_ERR_ARG, n_layers = KVQ_MAX_LAYERS + 1);
     EXPECT_BAD(KVQ_ERR_ARG, n_heads = 5);
     EXPECT_BAD(KVQ_ERR_ARG, head_dim = KVQ_MAX_HEAD_DIM + 1);
@@ -651,6 +653,15 @@ Test(cache, null_is_fine_where_it_can_be)
     cr_assert_null(kvq_cache_isa(NULL));
     cr_assert_eq(kvq_cache_export_kivi(cache, 0, 0, NULL), KVQ_ERR_ARG);
     cr_assert_eq(kvq_cache_import_kivi(cache, 0, 0, NULL), KVQ_ERR_ARG);
+    struct {
+        kvq_usage it;
+        uint64_t behind[2];
+    } usage;
+    cr_assert_eq(kvq_cache_usage_sized(cache, &usage.it, 3), KVQ_ERR_ARG);
+    cr_assert_eq(kvq_cache_usage_sized(cache, &usage.it, 1 << 20), KVQ_ERR_ARG);
+    cr_assert_eq(kvq_cache_usage_sized(cache, &usage.it, sizeof usage), KVQ_OK);
+    cr_assert_eq(usage.it.struct_size, sizeof(kvq_usage), "what was filled of a larger one");
+    cr_assert(usage.behind[0] == 0 && usage.behind[1] == 0);
     float q[8] = {0}, out[8] = {7};
     cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 0, q, 1, 1, NULL, out), KVQ_OK, "no sequences are a no-op");
     cr_assert_eq(out[0], 7);

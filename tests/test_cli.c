@@ -442,6 +442,8 @@ Test(cli, limits_give_status_3_and_a_line_each)
     cr_assert_eq(run("$E " SMALL "--max-kld 100 --max-attn-error 1 --max-ppl-increase 1000 --min-ratio 0.01"),
                  0);
     cr_assert_eq(err[0], '\0', "%s", err);
+    /* kivi2,r=32 at 80 tokens: smaller than fp32, larger than fp16; the limit is about fp32. */
+    cr_assert_eq(run("$E " SMALL "--min-ratio 1.01"), 0, "%s", err);
     cr_assert_eq(run("$E " SMALL "--max-kld 0 --max-attn-error 0.001 --max-ppl-increase 1000 --min-ratio 99"),
                  3);
     cr_assert_eq(n_lines(err), 3, "%s", err);

@@ -528,6 +528,12 @@ Test(evaluate, bytes_are_those_of_a_cache_of_all_layers)
         cr_assert_eq(r->fp32_bytes, 300u * 6 * 2 * 4 * 64 * 4);
         cr_assert_eq(r->fp16_bytes * 2, r->fp32_bytes);
         cr_assert_float_eq(r->ratio_vs_fp32, (double)r->fp32_bytes / (double)u->total, 1e-12);
+        cr_assert_float_eq(r->ratio_vs_fp16, (double)r->fp16_bytes / (double)u->total, 1e-12);
+        cr_assert_eq(r->ppl_fp32, ev.runs[0].ppl, "every row is held against the first one's perplexity");
+        double largest = 0;
+        for (size_t head = 0; head < ev.n_layer * ev.n_head; head++)
+            largest = fmax(largest, (double)r->heads[head].attn_max_abs);
+        cr_assert_eq(r->attn_max_abs, largest);
     }
     cr_assert_eq(ev.runs[0].bits_packed, 32.0);
     cr_assert_eq(ev.runs[1].bits_packed, 3.0);

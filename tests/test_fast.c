@@ -228,17 +228,59 @@ Test(fast, counters_count)
     cr_assert(counters.heads == 6 && counters.superblocks == 5 * (6 + counters.heads_again));
     uint64_t superblocks = counters.superblocks;
     attend_counting(plain, s, x.q, &counters, out);
-    cr_assert(counters.heads == 12 && counters.superblocks == superblocks, "only what can fold is counted");
+    cr_assert_eq(counters.heads, 12);
+    cr_assert_eq(counters.superblocks, superblocks + 30);
+    cr_assert_eq(counters.superblocks_exact, 30, "what fast precision does not serve is exact");
     kvq_attend_options options;
     kvq_attend_options_init(&options);
     options.counters = &counters;
     options.precision = KVQ_PRECISION_EXACT;
     cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, x.q, 1, 0.1f, &options, out), KVQ_OK);
-    cr_assert(counters.heads == 18 && counters.superblocks == superblocks);
+    cr_assert(counters.heads == 18 && counters.superblocks_exact == 60, "and what is asked for as exact");
+    options.precision = KVQ_PRECISION_FAST;
+    for (options.n_threads = 1; options.n_threads <= 4; options.n_threads += 3) {
+        kvq_attend_counters_init(&counters);
+        cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, x.q, 1, 0.1f, &options, out), KVQ_OK);
+        cr_assert(counters.heads == 6 && counters.superblocks == 5 * (6 + counters.heads_again));
+    }
     counters.struct_size = 3;
     cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, x.q, 1, 0.1f, &options, out), KVQ_ERR_ARG);
     free_inputs(&x);
     kvq_cache_free(cache), kvq_cache_free(plain);
+}
+
+/* At 257 tokens of kivi2 the second page has 128 packed keys and no packed value: 31 bits, because nothing
+ * tells what 16 amount to. Three queries are three times as many heads; several segments on several threads
+ * count as on one. */
+Test(fast, counters_count_what_is_wide_and_many_queries_and_threads)
+{
+    shape s = {1, 2, 1, 64, 1};
+    rng r = rng_make(84);
+    inputs x = make_inputs(&r, GAUSSIAN, s, 9001);
+    kvq_cache *cache = cache_for("kivi2", NULL, s);
+    float out[3 * 2 * 64], q[3 * 2 * 64];
+    fill(&r, FILL_NORMAL, q, 3, 2 * 64);
+    kvq_attend_options options;
+    kvq_attend_counters counters, more;
+    kvq_attend_options_init(&options);
+    kvq_attend_counters_init(&counters);
+    options.counters = &counters;
+    cr_assert_eq(kvq_cache_append(cache, 0, 0, x.k, x.v, 257), KVQ_OK);
+    cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, q, 1, 0.125f, &options, out), KVQ_OK);
+    cr_assert(counters.heads == 2 && counters.superblocks == 4 && counters.superblocks_wide == 2 &&
+              counters.superblocks_exact == 0);
+    cr_assert_eq(kvq_cache_append(cache, 0, 0, x.k + 257 * 64, x.v + 257 * 64, 9001 - 257), KVQ_OK);
+    options.n_threads = 1;
+    kvq_attend_counters_init(&counters);
+    cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, q, 3, 0.125f, &options, out), KVQ_OK);
+    cr_assert(counters.heads == 6 && counters.superblocks >= 6 * 69);
+    options.n_threads = 4;
+    options.counters = &more;
+    kvq_attend_counters_init(&more);
+    cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, q, 3, 0.125f, &options, out), KVQ_OK);
+    cr_assert(same_bits("counters", &more, &counters, sizeof more));
+    free_inputs(&x);
+    kvq_cache_free(cache);
 }
 
 /* Values so small that a group's scale is one of the smallest halves: codes then stand at one end of the
@@ -461,7 +503,10 @@ Test(fast, queries_that_overflow_on_the_way_are_right)
     kvq_cache *cache = cache_for("kivi2,r=0,mode=sliding", NULL, s);
     cr_assert_eq(kvq_cache_append(cache, 0, 0, x.k, x.v, N), KVQ_OK);
     float fast[D], exact[D];
-    attend(cache, s, x.q, KVQ_PRECISION_FAST, 1, fast);
+    kvq_attend_counters counters;
+    kvq_attend_counters_init(&counters);
+    attend_counting(cache, s, x.q, &counters, fast);
+    cr_assert_eq(counters.superblocks_exact, 1, "this one is for float32");
     attend(cache, s, x.q, KVQ_PRECISION_EXACT, 1, exact);
     for (size_t c = 0; c < D; c++)
         cr_assert(isfinite(fast[c]));

@@ -181,6 +181,9 @@ Test(metrics, bounds_count_violations_and_looseness)
     assert_close(metric_bound_looseness(&m), 4.0, 1e-14); /* geometric mean of 2 and 8 */
     cr_assert_eq(m.max, 8.0);
     cr_assert_eq(m.n, 3);
+    metric_bound larger = {.max = 9.0};
+    metric_bound_merge(&larger, &other);
+    cr_assert_eq(larger.max, 9.0, "the larger one stays");
     metric_bound_add(&m, 1.0, 0.5, 1.5); /* at the edge of both bounds together */
     cr_assert_eq(m.n_violations, 0);
     metric_bound_add(&m, 1.0, 0.5, 1.5001);

@@ -449,6 +449,35 @@ Test(report, sentences_call_the_attention_error_pooled_and_name_the_worst_head)
     expect_sentence(&run, "in each layer", false);
 }
 
+Test(report, sentences_keep_to_plain_numbers)
+{
+    evaluate_run run = made_up_run();
+    run.attn_rel_l2 = 1.063, run.attn_worst_rel_l2 = 23.4;
+    expect_sentence(&run, "attention is off by 106 %", true);
+    expect_sentence(&run, "by 2340 %.", true);
+    run.ppl_fp32 = (double)INFINITY;
+    expect_sentence(&run, "perplexity passes what a number can hold: with fp32 it is inf", true);
+    expect_sentence(&run, "ruins", false);
+}
+
+/* Each verdict on either side of where it begins. */
+Test(report, sentences_judge_the_change_of_perplexity)
+{
+    static const struct {
+        double percent;
+        const char *verdict;
+    } cases[] = {{0.09, "nothing one could notice"}, {0.11, "a small change"},
+                 {0.99, "a small change"},           {1.01, "clear but moderate"},
+                 {4.9, "clear but moderate"},        {5.1, "a serious loss"},
+                 {19.9, "a serious loss"},           {20.1, "ruins"},
+                 {-1.01, "chance, not a gain"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        evaluate_run run = made_up_run();
+        run.ppl = run.ppl_fp32 * (1 + cases[i].percent / 100);
+        expect_sentence(&run, cases[i].verdict, true);
+    }
+}
+
 /* ---- the manual ---- */
 
 /* The lines of METRICS, one after the other; `at` moves on. False after its last. */

@@ -557,6 +557,46 @@ Test(snapshot, version_1_loads_as_what_was_saved)
     kvq_cache_free(fresh), kvq_cache_free(loaded);
 }
 
+/* Bytes that mean nothing in version 1 must be zero, whatever the checksum says. */
+Test(snapshot, version_1_has_no_room_for_more)
+{
+    buffer file = version1_file();
+    kvq_snapshot_header *header = header_of(&file);
+    kvq_snapshot_scheme_v1 *stored = (kvq_snapshot_scheme_v1 *)(void *)(file.data + sizeof *header);
+    kvq_error err;
+    stored[1].zero2 = 1;
+    header->hash = kvq_snapshot_header_hash_v1(*header, stored);
+    cr_assert_eq(load_damaged(&file, &err), KVQ_ERR_FORMAT, "%s", err.message);
+    cr_assert_eq(err.offset, sizeof *header + sizeof *stored);
+    stored[1].zero2 = 0, stored[1].k.bits = 7;
+    header->hash = kvq_snapshot_header_hash_v1(*header, stored);
+    cr_assert_eq(load_damaged(&file, &err), KVQ_ERR_SCHEME, "%s", err.message);
+    buffer_free(&file);
+}
+
+/* What differs may be the query heads alone, or the scheme of a later layer. */
+Test(snapshot, load_into_wants_the_same_heads_and_every_scheme)
+{
+    kvq_cache *cache = filled("kivi2,r=32", 40, NULL), *other;
+    buffer file = saved(cache);
+    kvq_error err;
+    shape heads = small;
+    heads.n_heads = 2;
+    other = cache_of("kivi2,r=32", heads, NULL);
+    cr_assert_eq(kvq_cache_load_into(other, NULL, 3, buffer_read, &file, &err), KVQ_ERR_MISMATCH);
+    kvq_cache_free(other);
+    kvq_config config;
+    kvq_cache_get_config(cache, &config);
+    const kvq_scheme *const layers[] = {scheme_of("kivi2,r=32"), scheme_of("kivi2,r=64")};
+    config.layer_schemes = layers;
+    cr_assert_eq(kvq_cache_create(&other, &config), KVQ_OK);
+    file.at = 0;
+    cr_assert_eq(kvq_cache_load_into(other, NULL, 3, buffer_read, &file, &err), KVQ_ERR_MISMATCH);
+    cr_assert_eq(err.offset, sizeof(kvq_snapshot_header) + sizeof(kvq_snapshot_scheme), "the second scheme");
+    buffer_free(&file);
+    kvq_cache_free(cache), kvq_cache_free(other);
+}
+
 /* ---- Integrity of a cache in memory ---- */
 
 Test(snapshot, verify_names_the_damaged_page)

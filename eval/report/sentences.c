@@ -75,6 +75,12 @@ static const char *verdict(double change)
                           : "which ruins the model's predictions";
 }
 
+/* Two digits, or all before the point: 0.62, 6.2, 62, 620. */
+static void two_digits(char *text, double x)
+{
+    snprintf(text, FORMAT_SIZE, x < 99.5 ? "%.2g" : "%.0f", x);
+}
+
 static void say_quality(paragraph *p, const evaluate_run *run)
 {
     if (run->kld_mean == 0.0) {
@@ -82,17 +88,20 @@ static void say_quality(paragraph *p, const evaluate_run *run)
         return;
     }
     const column_value change = {.real = evaluate_ppl_increase(run)};
-    char percent[FORMAT_SIZE];
+    char percent[FORMAT_SIZE], pooled[FORMAT_SIZE], worst[FORMAT_SIZE];
     format_value(percent, UNIT_CHANGE, &change);
+    two_digits(pooled, 100.0 * run->attn_rel_l2);
+    two_digits(worst, 100.0 * run->attn_worst_rel_l2);
     say(p,
-        "For that, attention is off by %.2g %%, layers and heads pooled; the worst, head %d of layer %d, by "
-        "%.2g %%. ",
-        100.0 * run->attn_rel_l2, (int)run->attn_worst_head, (int)run->attn_worst_layer,
-        100.0 * run->attn_worst_rel_l2);
-    say(p,
-        "The most likely next token stays the same in %.1f %% of the steps, and perplexity goes from %.2f to "
-        "%.2f (%s), %s.",
-        100.0 * run->top1, run->ppl_fp32, run->ppl, percent, verdict(change.real));
+        "For that, attention is off by %s %%, layers and heads pooled; the worst, head %d of layer %d, by "
+        "%s %%. ",
+        pooled, (int)run->attn_worst_head, (int)run->attn_worst_layer, worst);
+    say(p, "The most likely next token stays the same in %.1f %% of the steps, and perplexity ",
+        100.0 * run->top1);
+    if (isfinite(run->ppl_fp32) && isfinite(run->ppl))
+        say(p, "goes from %.2f to %.2f (%s), %s.", run->ppl_fp32, run->ppl, percent, verdict(change.real));
+    else
+        say(p, "passes what a number can hold: with fp32 it is %.3g, here %.3g.", run->ppl_fp32, run->ppl);
 }
 
 void sentences(FILE *f, const evaluation *ev, size_t width)

@@ -104,7 +104,7 @@ static void print_plain_row(FILE *f, const evaluation *ev, const evaluate_run *r
         char cell[FORMAT_SIZE];
         const column_value value = s->c[i]->of_run(ev, run);
         format_value(cell, s->c[i]->unit, &value);
-        fprintf(f, "%*s", s->c[i]->width, cell);
+        fprintf(f, " %*s", s->c[i]->width - 1, cell); /* wide figures do not touch */
     }
 }
 
@@ -202,7 +202,7 @@ void table_heads(FILE *f, const evaluation *ev, const evaluate_run *run, const r
             } else {
                 char cell[FORMAT_SIZE];
                 format_value(cell, s.c[j]->unit, &value);
-                fprintf(f, "%*s", s.c[j]->width, cell);
+                fprintf(f, " %*s", s.c[j]->width - 1, cell);
             }
         }
         fputc('\n', f);

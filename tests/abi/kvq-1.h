@@ -25,9 +25,9 @@
  *   - Floating-point rounding must be to nearest, as it is by default.
  *   - Structs that begin with struct_size may grow at their end in later versions. Your compiler's size of
  *     them travels along: fill those that you hand in by their _init function first, and call the functions
- *     that hand one out by the name without _sized. A smaller struct than the library's gets defaults for
- *     what it lacks; a larger one is fine while the rest that the library does not know is zero, and
- *     KVQ_ERR_ARG otherwise. All other structs stay as they are.
+ *     that hand one out by the name without _sized. A smaller struct than the library's (none is
+ *     smaller than in 0.2.0) gets defaults for what it lacks; a larger one is fine while the rest that the
+ *     library does not know is zero, and KVQ_ERR_ARG otherwise. All other structs stay as they are.
  *   - After fork(), calls in the child use one thread, whatever was asked for: OpenMP's threads do not
  *     survive it, and waiting for them would take for ever. The child's copy of a cache is its own.
  */
@@ -67,7 +67,7 @@ typedef enum kvq_status {
     KVQ_ERR_NONFINITE = 3, /* NaN or Inf (or a negative scale) among the numbers given              */
     KVQ_ERR_NOMEM = 4,     /* the allocator returned NULL                                            */
     KVQ_ERR_FULL = 5,      /* the append would pass max_tokens                                       */
-    KVQ_ERR_ISA = 6,       /* KVQ_ISA names an instruction set that is unknown or does not run here  */
+    KVQ_ERR_ISA = 6,       /* KVQ_ISA, or isa in a struct, names none that runs here                   */
     KVQ_ERR_IO = 7,        /* a read or write callback failed                                        */
     KVQ_ERR_FORMAT = 8,    /* a saved cache is not what the format says: magic, version, a length    */
     KVQ_ERR_TRUNCATED = 9, /* a saved cache ends early                                               */
@@ -353,7 +353,8 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read_bound(const kvq_cache *cache, s
                                                        size_t begin, size_t n_tokens, float *k, float *v);
 
 /**
- * Forget all but the first n_tokens of one sequence, in every layer, and return the memory.
+ * Forget all but the first n_tokens of one sequence, in every layer, and return the memory, chunk by chunk as
+ * they empty: what is left of a chunk counts as slack.
  *
  * Tokens that a fresh cache of n_tokens would hold in full precision, but that were already packed, come back
  * dequantized. So truncate + append equals a fresh cache bit for bit as long as those tokens still were in
@@ -372,7 +373,8 @@ typedef enum kvq_precision {
      * about 1e-4 from KVQ_PRECISION_EXACT (relative L2 of a head's output), two to three times as fast. An
      * estimate of the error is kept: a query with too wide a range is scored with 31 bits, and what could
      * pass 1e-3 is computed again with 31 bits, which is as good as exact. (An estimate, and of this
-     * rounding: where scores of 1e4 and more cancel, float32 itself is off by as much.) For keys per channel
+     * rounding: where scores of 1e4 and more, or values that are 1e4 times the output, cancel,
+     * float32 itself is off by as much.) For keys per channel
      * with G >= 32 and values per token, both in the default arithmetic; exact otherwise, and wherever
      * `bound` is asked for. */
     KVQ_PRECISION_FAST = 0,
@@ -380,17 +382,20 @@ typedef enum kvq_precision {
 } kvq_precision;
 
 /**
- * What attention had to do, added to what the struct holds. While superblocks_exact stays 0, fast precision
- * has given the same bits as on every other instruction set (kvq_cache_attend, Numerics).
+ * What attention had to do, added to what the struct holds. While superblocks_exact stays 0, the output has
+ * the same bits as on every other instruction set (kvq_cache_attend, Numerics).
  */
 typedef struct kvq_attend_counters {
     size_t struct_size;
     uint64_t heads;       /* query heads, of all queries and sequences */
-    uint64_t superblocks; /* superblocks of keys scored for a query head, where fast precision serves */
-    uint64_t
-        superblocks_wide; /* of them with 31 bits instead of 16, because the query's range was too wide */
-    uint64_t superblocks_exact; /* of them in float32, because a product left the range of that arithmetic */
-    uint64_t heads_again;       /* heads computed again with 31 bits, because they could be too far off */
+    uint64_t superblocks; /* superblocks with packed tokens that a query head went through */
+    /* Of them scored with 31 bits instead of 16: the query's range was too wide, or the page has no packed
+     * value yet to tell what 16 bits amount to, or the head was computed again. */
+    uint64_t superblocks_wide;
+    /* Of them in float32: exact precision, a scheme or call that fast precision does not serve, or numbers
+     * out of its range (see Numerics). */
+    uint64_t superblocks_exact;
+    uint64_t heads_again; /* heads computed again with 31 bits, because they could be too far off */
 } kvq_attend_counters;
 
 /** Call kvq_attend_counters_init instead. */
@@ -429,7 +434,8 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  * Causal attention of the newest n_q tokens of each sequence over its cache:
  * out = softmax(scale * q K^T) V, in which query i of n_q sees the first T - n_q + i + 1 tokens.
  *
- * sequences [n_sequences] indices; NULL stands for 0, 1, ..., n_sequences - 1. None is a no-op.
+ * sequences [n_sequences] indices; NULL stands for 0, 1, ..., n_sequences - 1. None is a no-op, for
+ *           q and out that are not NULL all the same.
  * q, out    [n_sequences][n_q][H][D] float32; out must not overlap q. Query head h uses KV head h / (H/Hkv).
  * scale     usually 1/sqrt(D).
  * options   NULL for the defaults.
@@ -444,11 +450,13 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           one thread does the work of several.
  * Numerics  identical bits for any n_threads and any grouping of sequences into calls; with
  *           KVQ_PRECISION_FAST on any instruction set, too, while kvq_attend_counters.superblocks_exact stays
- *           0, which it does unless |q| times a key's scale passes 2^100. Sums are float32, 128 tokens at a
- *           time (online softmax: Milakov and Gimelshein, arXiv 1805.02867), in spans of 2,048 that threads
- *           share. A query for which scale * q, that times a key's scale, a score, or a partial sum of one
- *           leaves the range of float gets NaN for its out and probabilities; where a sum of values leaves
- *           it, out has Inf or NaN; the bound is +Inf in both cases.
+ *           0. Where fast precision serves it does so unless |q| times a key's scale passes 2^100, or |q|
+ *           passes 2^100 times the largest such product, or |q| times a key's minimum passes 2^100.
+ *           Sums are float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv
+ *           1805.02867), in segments of 2,048 that threads share. A query for which scale * q, that times a
+ *           key's scale, a score, or a partial sum of one leaves the range of float gets NaN for its out and
+ *           probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both
+ *           cases.
  * Prompts   queries see the cache as it stands after the append, that is, a long prompt sees its own older
  *           tokens packed. KIVI attends within the prompt with exact keys and values. To do the same, append
  *           the prompt to a second cache with one layer and the scheme fp32, attend there, and reset it after
@@ -538,8 +546,8 @@ static inline void kvq_load_options_init(kvq_load_options *options)
  * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_FORMAT; KVQ_ERR_TRUNCATED; KVQ_ERR_CHECKSUM;
  * KVQ_ERR_SCHEME; KVQ_ERR_NONFINITE; KVQ_ERR_FULL (more tokens than the saved max_tokens); KVQ_ERR_NOMEM;
  * KVQ_ERR_ISA. Nothing is left behind on an error, and nothing is allocated for data that a damaged length
- * promises but the reader does not deliver, beyond one page and the sinks; what those may weigh, an allocator
- * can limit.
+ * promises but the reader does not deliver, beyond one page, the sinks, 330 bytes per layer and 8 per
+ * sequence; what those may weigh, an allocator can limit.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_load(kvq_cache **out, const kvq_load_options *options,
                                                  kvq_read_fn read, void *ctx, kvq_error *err);

@@ -227,6 +227,27 @@ static void check_unknown_field(bool library_is_grown)
     kvq_attend_options_init(&options);
     options.test_only_field = 1;
     EXPECT(kvq_cache_attend(cache, 0, NULL, 1, x, 1, 1, &options, out) == wanted);
+    kvq_load_options load;
+    kvq_load_options_init(&load);
+    load.test_only_field = 1;
+    static file f;
+    kvq_cache *loaded = NULL;
+    EXPECT(kvq_cache_save(cache, NULL, 1, file_write, &f) == KVQ_OK);
+    EXPECT(kvq_cache_load(&loaded, &load, file_read, &f, NULL) == wanted);
+    kvq_cache_free(loaded);
+    kvq_kivi kivi;
+    kvq_kivi_init(&kivi);
+    kivi.test_only_field = 1;
+    EXPECT(kvq_cache_export_kivi(cache, 1, 0, &kivi) == wanted);
+    kvq_attend_counters counters;
+    kvq_attend_counters_init(&counters);
+    counters.test_only_field = 1;
+    options.test_only_field = 0;
+    options.counters = &counters;
+    EXPECT(kvq_cache_attend(cache, 0, NULL, 1, x, 1, 1, &options, out) == wanted);
+    kvq_usage usage; /* handed out: what was filled is told, the rest is zero */
+    EXPECT(kvq_cache_usage(cache, &usage) == KVQ_OK && usage.test_only_field == 0);
+    EXPECT(usage.struct_size == sizeof usage - (library_is_grown ? 0 : sizeof usage.test_only_field));
     kvq_cache_free(cache);
 }
 #endif
