@@ -542,8 +542,19 @@ Test(evaluate, bytes_are_those_of_a_cache_of_all_layers)
         cr_assert_float_eq(r->bits_here, 32.0 / r->ratio_vs_fp32, 1e-9);
         cr_assert_gt(r->bits_here, r->bits_packed, "tables and unused room cost, too");
     }
-    cr_assert_eq(ev.n_weighed, 1024);
+    cr_assert_eq(ev.n_weighed, 1024); /* the context */
     cr_assert(ev.runs[0].pays_from == 0 && ev.runs[2].pays_from == 0, "neither is below plain fp16, ever");
+    evaluation_free(&ev);
+    inputs_free(&in);
+}
+
+/* Of long contexts only as much is looked at as a run may take time for. */
+Test(evaluate, what_a_cache_weighs_is_asked_up_to_4096_tokens)
+{
+    inputs in = load("random:1,1,16,5000,50", 1, 20, 0);
+    kvq_scheme *const scheme = scheme_of("kivi2,r=32");
+    evaluation ev = run(&in, &scheme, 1, 0);
+    cr_assert_eq(ev.n_weighed, 4096);
     evaluation_free(&ev);
     inputs_free(&in);
 }
