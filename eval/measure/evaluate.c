@@ -12,7 +12,7 @@
  *
  * Windows do not depend on each other, so as many run side by side as there are threads, each on one thread:
  * a step's attention takes microseconds, and threads that meet after each would mostly wait for each other.
- * Only where there are fewer windows than threads are the threads used within a step. Results are merged in
+ * Only a single window has the threads within a step. Results are merged in
  * the order of the windows.
  */
 #include "eval/measure/evaluate.h"
