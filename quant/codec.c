@@ -1,25 +1,172 @@
 /*
- * The registry of codecs, and the making of layouts.
+ * The registry of codecs, and what a side does where its codec leaves it to the defaults.
  */
 #include "quant/codec.h"
 
-const kvq_codec *const kvq_codecs[] = {
+#include <math.h>
+#include <stdatomic.h>
+#include <threads.h>
+
+extern const kvq_codec kvq_codec_affine, kvq_codec_f16, kvq_codec_f32;
+
+static const kvq_codec *const built_in[] = {
     &kvq_codec_affine,
     &kvq_codec_f16,
     &kvq_codec_f32,
 };
-const size_t kvq_n_codecs = sizeof kvq_codecs / sizeof kvq_codecs[0];
+enum { N_BUILT_IN = sizeof built_in / sizeof built_in[0] };
 
-void kvq_layout_init(kvq_layout *l, const kvq_layout_spec *spec)
+/* ---- Registered codecs: written once, then only read ---- */
+
+static const kvq_codec *registered[KVQ_CODECS_MAX - N_BUILT_IN];
+static atomic_size_t n_registered;
+static mtx_t registering;
+static once_flag once = ONCE_FLAG_INIT;
+
+static void make_mutex(void)
 {
-    *l = (kvq_layout){
-        .codec = spec->codec,
-        .role = spec->role,
-        .bits = spec->bits,
-        .per_channel = spec->per_channel,
-        .half_arith = spec->half_arith,
-        .group = spec->group == 0 ? spec->dim : spec->group,
-        .dim = spec->dim,
-    };
-    spec->codec->layout(l);
+    (void)mtx_init(&registering, mtx_plain);
+}
+
+const kvq_codec *kvq_codec_at(size_t i)
+{
+    if (i < N_BUILT_IN)
+        return built_in[i];
+    return i - N_BUILT_IN < atomic_load(&n_registered) ? registered[i - N_BUILT_IN] : NULL;
+}
+
+static bool name_is_valid(const char *name)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    static const char others[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.";
+    size_t n = strlen(name);
+    return n > 0 && n < 24 && strchr(letters, name[0]) != NULL && strspn(name, others) == n;
+}
+
+bool kvq_codec_register(const kvq_codec *codec)
+{
+    if (!name_is_valid(codec->name))
+        return false;
+    call_once(&once, make_mutex);
+    (void)mtx_lock(&registering);
+    size_t n = atomic_load(&n_registered);
+    bool fits = n < KVQ_CODECS_MAX - N_BUILT_IN;
+    for (size_t i = 0; i < N_BUILT_IN + n && fits; i++)
+        fits = strcmp(kvq_codec_at(i)->name, codec->name) != 0;
+    if (fits) {
+        registered[n] = codec;
+        atomic_store(&n_registered, n + 1);
+    }
+    (void)mtx_unlock(&registering);
+    return fits;
+}
+
+const kvq_codec *kvq_codec_for_text(const char *text, const char **rest)
+{
+    const kvq_codec *codec;
+    for (size_t i = 0; (codec = kvq_codec_at(i)) != NULL; i++) {
+        kvq_text t = {.at = text};
+        bool owns = codec->owns != NULL ? codec->owns(text) : kvq_text_accept_word(&t, codec->name);
+        if (!owns)
+            continue;
+        (void)(codec->owns == NULL && kvq_text_accept(&t, ":"));
+        *rest = t.at;
+        return codec;
+    }
+    return NULL;
+}
+
+/* ---- Sides ---- */
+
+const char *kvq_side_init(kvq_side *s, const kvq_spec *spec, const kvq_common *common, kvq_role role,
+                          size_t dim)
+{
+    memset(s, 0, sizeof *s);
+    s->codec = spec->codec;
+    s->role = role;
+    s->dim = dim;
+    s->common = *common;
+    memcpy(s->parameter, spec->parameter, sizeof s->parameter);
+    return spec->codec->init(s);
+}
+
+void kvq_side_read(const kvq_kernels *k, const kvq_side *s, const uint8_t *superblock, size_t t0, size_t n,
+                   float *out, size_t stride)
+{
+    s->codec->dequantize(k, s, superblock, t0, n, out, stride);
+    for (size_t i = 0; i < n && s->codec->finish != NULL; i++)
+        s->codec->finish(k, s, out + i * stride);
+}
+
+void kvq_side_error_bound(const kvq_side *s, const uint8_t *superblock, size_t t0, size_t n, float *out,
+                          size_t stride)
+{
+    if (s->codec->error_bound != NULL) {
+        s->codec->error_bound(s, superblock, t0, n, out, stride);
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        for (size_t c = 0; c < s->dim; c++)
+            out[i * stride + c] = INFINITY;
+}
+
+void kvq_side_clear(const kvq_side *s, uint8_t *superblock, size_t t0)
+{
+    if (s->codec->clear != NULL)
+        s->codec->clear(s, superblock, t0);
+    else
+        memset(superblock, 0, s->bytes);
+}
+
+bool kvq_side_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n)
+{
+    return s->codec->is_valid == NULL || s->codec->is_valid(s, superblock, n);
+}
+
+/* ---- Attention over dequantized blocks ---- */
+
+enum { SLICE = 16 }; /* tokens dequantized at a time: 64 KB of stack at the largest D */
+
+void kvq_score_dequantized(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
+                           size_t n_q, float *scores)
+{
+    float rows[SLICE * KVQ_DIM_MAX];
+    for (size_t t = 0, n; t < tokens->n; t += n) {
+        n = tokens->n - t < SLICE ? tokens->n - t : SLICE;
+        s->codec->dequantize(k, s, tokens->superblock, t, n, rows, s->dim);
+        for (size_t i = 0; i < n_q; i++)
+            k->dot_f32(rows, s->dim, n, q + i * s->dim, s->dim, scores + i * KVQ_SUPERBLOCK + t);
+    }
+}
+
+void kvq_accumulate_dequantized(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
+                                const float *p, size_t n_q, float *packed)
+{
+    float rows[SLICE * KVQ_DIM_MAX];
+    for (size_t t = 0, n; t < tokens->n; t += n) {
+        n = tokens->n - t < SLICE ? tokens->n - t : SLICE;
+        s->codec->dequantize(k, s, tokens->superblock, t, n, rows, s->dim);
+        for (size_t i = 0; i < n_q; i++)
+            k->accumulate_f32(rows, s->dim, n, p + i * KVQ_SUPERBLOCK + t, s->dim, packed + i * s->dim);
+    }
+}
+
+void kvq_side_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
+                    size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
+{
+    if (s->codec->score != NULL) {
+        s->codec->score(k, s, tokens, q, n_q, scores, score_rms_error, counts);
+        return;
+    }
+    memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
+    kvq_score_dequantized(k, s, tokens, q, n_q, scores);
+}
+
+void kvq_side_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
+                         size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
+{
+    if (s->codec->accumulate != NULL)
+        s->codec->accumulate(k, s, tokens, p, n_q, score_rms_error, sums);
+    else
+        kvq_accumulate_dequantized(k, s, tokens, p, n_q, sums->packed);
 }

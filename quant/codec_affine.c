@@ -85,6 +85,13 @@ static const uint32_t plane_widths[9][KVQ_MAX_PLANES] = {
  * levels^2. */
 static const float MEAN_SQUARE_CODE = 0.125f;
 
+_Static_assert(sizeof(kvq_layout) <= KVQ_SIDE_OWN, "a side has room for it");
+
+static const kvq_layout *layout_of(const kvq_side *s)
+{
+    return (const kvq_layout *)(const void *)s->own;
+}
+
 static float levels_of(const kvq_layout *l)
 {
     return (float)((1u << l->bits) - 1u);
@@ -95,8 +102,16 @@ static size_t round_up(size_t n, size_t to)
     return (n + to - 1) / to * to;
 }
 
-static void affine_layout(kvq_layout *l)
+void kvq_layout_init(kvq_layout *l, const kvq_layout_spec *spec)
 {
+    *l = (kvq_layout){
+        .role = spec->role,
+        .bits = spec->bits,
+        .per_channel = spec->per_channel,
+        .half_arith = spec->half_arith,
+        .group = spec->group == 0 ? spec->dim : spec->group,
+        .dim = spec->dim,
+    };
     size_t dim_padded = round_up(l->dim, 16), code_bytes = 0;
     float levels = levels_of(l);
     l->dim_padded = dim_padded;
@@ -127,21 +142,27 @@ static void affine_layout(kvq_layout *l)
     l->widest_step = 0x1p-12f / l->score_error_per_step;
 }
 
-static void affine_encode(const kvq_kernels *k, const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
-                          const float *x, size_t stride)
+extern const kvq_codec kvq_codec_affine;
+
+static void affine_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superblock, size_t t0, size_t n,
+                          const float *x, size_t stride, const kvq_evidence *evidence)
 {
+    const kvq_layout *l = layout_of(s);
+    (void)evidence;
     (l->per_channel ? k->encode_affine_channel : k->encode_affine_token)(l, superblock, t0, n, x, stride);
 }
 
-static void affine_dequantize(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
+static void affine_dequantize(const kvq_kernels *k, const kvq_side *s, const uint8_t *superblock, size_t t0,
                               size_t n, float *out, size_t stride)
 {
+    const kvq_layout *l = layout_of(s);
     k->dequantize_affine(l, superblock, t0, n, out, stride);
 }
 
-static void affine_error_bound(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
-                               float *out, size_t stride)
+static void affine_error_bound(const kvq_side *s, const uint8_t *superblock, size_t t0, size_t n, float *out,
+                               size_t stride)
 {
+    const kvq_layout *l = layout_of(s);
     for (size_t i = 0; i < n; i++) {
         size_t t = t0 + i;
         float *row = out + i * stride;
@@ -157,8 +178,9 @@ static void affine_error_bound(const kvq_layout *l, const uint8_t *superblock, s
     }
 }
 
-static void affine_clear(const kvq_layout *l, uint8_t *superblock, size_t t0)
+static void affine_clear(const kvq_side *s, uint8_t *superblock, size_t t0)
 {
+    const kvq_layout *l = layout_of(s);
     for (size_t t = t0; t < KVQ_SUPERBLOCK; t++) {
         bool first_of_group = !l->per_channel || t % l->group == 0;
         for (size_t c = 0; c < l->dim; c++) {
@@ -187,8 +209,9 @@ static void copy_tokens(const kvq_layout *l, const uint8_t *from, size_t n, uint
         }
 }
 
-static bool affine_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t n)
+static bool affine_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n)
 {
+    const kvq_layout *l = layout_of(s);
     uint8_t rebuilt[MAX_BYTES]; /* whatever stands where no token puts anything is missing here */
     memset(rebuilt, 0, l->bytes);
     copy_tokens(l, superblock, n, rebuilt);
@@ -274,9 +297,10 @@ static inline __attribute__((always_inline)) void prefetch_next(const kvq_layout
             __builtin_prefetch(tokens->next + i, 0, 2);
 }
 
-static void affine_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+static void affine_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                          size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
+    const kvq_layout *l = layout_of(s);
     if (tokens->sums != KVQ_SUMS_EXACT && kvq_layout_folds(l)) {
         score_folding(k, l, tokens, q, n_q, scores, score_rms_error, counts);
         return;
@@ -327,10 +351,12 @@ static void accumulate_wide(const kvq_kernels *k, const kvq_layout *l, const kvq
     add_errors(k, l, tokens, p, 1, step, energy, &score_rms_error, error);
 }
 
-static void affine_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
-                              const float *p, size_t n_q, const float *score_rms_error, float *acc,
-                              float *error)
+static void affine_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
+                              const float *p, size_t n_q, const float *score_rms_error,
+                              const kvq_sum_rows *sums)
 {
+    const kvq_layout *l = layout_of(s);
+    float *acc = sums->packed, *error = sums->error;
     if (tokens->sums == KVQ_SUMS_EXACT || !kvq_layout_folds(l)) {
         prefetch_next(l, tokens);
         k->accumulate_affine(l, tokens->superblock, tokens->n, p, n_q, acc);
@@ -350,9 +376,95 @@ static void affine_accumulate(const kvq_kernels *k, const kvq_layout *l, const k
     add_errors(k, l, tokens, p, n_q, step, energy, score_rms_error, error);
 }
 
+/* ---- What schemes say ---- */
+
+/* The parameters, in this order. */
+enum { BITS, PER_CHANNEL, GROUP }; /* of GROUP, 0 is the whole head dimension */
+
+static bool bits_are_valid(uint32_t bits)
+{
+    return (bits >= 1 && bits <= 6) || bits == 8;
+}
+
+static bool affine_owns(const char *text)
+{
+    return text[0] >= '0' && text[0] <= '9';
+}
+
+static bool parse_group(kvq_text *t, uint32_t *parameter)
+{
+    const char *start = t->at;
+    if (kvq_text_accept_word(t, "full")) {
+        parameter[GROUP] = 0;
+        return parameter[PER_CHANNEL] == 0 || kvq_text_fail(t, start, "a full group needs the token axis");
+    }
+    uint32_t group;
+    if (!kvq_text_number(t, 9999, &group))
+        return false;
+    parameter[GROUP] = group;
+    return group == 16 || group == 32 || group == 64 || group == 128 ||
+           kvq_text_fail(t, start, "group must be 16, 32, 64, 128 or full");
+}
+
+/* BITS ["@" ("channel" | "token")] ["/" (GROUP | "full")] */
+static bool affine_parse(kvq_text *t, kvq_role role, uint32_t *parameter)
+{
+    const char *start = t->at;
+    if (!kvq_text_number(t, 99, &parameter[BITS]))
+        return false;
+    if (!bits_are_valid(parameter[BITS]))
+        return kvq_text_fail(t, start, "bits must be 1, 2, 3, 4, 5, 6 or 8");
+    parameter[PER_CHANNEL] = role == KVQ_KEYS;
+    parameter[GROUP] = KVQ_BLOCK;
+    if (kvq_text_accept(t, "@")) {
+        parameter[PER_CHANNEL] = kvq_text_accept_word(t, "channel");
+        if (parameter[PER_CHANNEL] == 0 && !kvq_text_accept_word(t, "token"))
+            return kvq_text_fail(t, t->at, "channel or token is expected here");
+    }
+    return !kvq_text_accept(t, "/") || parse_group(t, parameter);
+}
+
+static void affine_print(kvq_printer *p, kvq_role role, const uint32_t *parameter)
+{
+    (void)role;
+    kvq_put_number(p, "", parameter[BITS]);
+    kvq_put(p, parameter[PER_CHANNEL] != 0 ? "@channel" : "@token");
+    if (parameter[GROUP] == 0)
+        kvq_put(p, "/full");
+    else
+        kvq_put_number(p, "/", parameter[GROUP]);
+}
+
+static const char *affine_init(kvq_side *s)
+{
+    kvq_layout *l = (kvq_layout *)(void *)s->own;
+    kvq_layout_init(l, &(kvq_layout_spec){
+                           .role = s->role,
+                           .bits = s->parameter[BITS],
+                           .per_channel = s->parameter[PER_CHANNEL] != 0,
+                           .half_arith = s->common.half_arith,
+                           .group = s->parameter[GROUP],
+                           .dim = s->dim,
+                       });
+    s->bytes = l->bytes;
+    s->tokens_per_run = l->tokens_per_run;
+    s->sliding_step = s->parameter[GROUP] == 0 ? KVQ_BLOCK : l->group;
+    s->payload_per_run = l->payload_per_token * l->tokens_per_run;
+    s->metadata_per_run = l->metadata_per_run;
+    s->folds = kvq_layout_folds(l);
+    s->bits = l->bits;
+    s->has_groups = true;
+    s->per_channel = l->per_channel;
+    s->group = s->parameter[GROUP];
+    return NULL;
+}
+
 const kvq_codec kvq_codec_affine = {
     .name = "affine",
-    .layout = affine_layout,
+    .owns = affine_owns,
+    .parse = affine_parse,
+    .print = affine_print,
+    .init = affine_init,
     .encode = affine_encode,
     .dequantize = affine_dequantize,
     .error_bound = affine_error_bound,
@@ -361,3 +473,8 @@ const kvq_codec kvq_codec_affine = {
     .score = affine_score,
     .accumulate = affine_accumulate,
 };
+
+const kvq_layout *kvq_side_affine_layout(const kvq_side *s)
+{
+    return s->codec == &kvq_codec_affine ? layout_of(s) : NULL;
+}

@@ -10,97 +10,112 @@
 
 #include <math.h>
 
-static void rows_layout(kvq_layout *l, size_t element_bytes)
+static const char *rows_init(kvq_side *s, size_t element_bytes)
 {
-    l->dim_padded = l->dim;
-    l->payload_per_token = l->dim * element_bytes;
-    l->tokens_per_run = 1;
-    l->bytes = KVQ_SUPERBLOCK * l->payload_per_token; /* 128 rows: a multiple of KVQ_ALIGNMENT for any D */
+    s->bits = (uint32_t)(8 * element_bytes);
+    s->payload_per_run = s->dim * element_bytes;
+    s->tokens_per_run = s->sliding_step = 1;
+    s->bytes = KVQ_SUPERBLOCK * s->payload_per_run; /* 128 rows: a multiple of KVQ_ALIGNMENT for any D */
+    return NULL;
 }
 
-static void rows_clear(const kvq_layout *l, uint8_t *superblock, size_t t0)
+static bool no_parameters(kvq_text *t, kvq_role role, uint32_t *parameter)
 {
-    memset(superblock + t0 * l->payload_per_token, 0, (KVQ_SUPERBLOCK - t0) * l->payload_per_token);
+    (void)role, (void)parameter;
+    return t->at[-1] != ':' || kvq_text_fail(t, t->at, "this codec takes no parameters");
 }
 
-static bool rest_is_zero(const kvq_layout *l, const uint8_t *superblock, size_t n)
+static void rows_clear(const kvq_side *s, uint8_t *superblock, size_t t0)
 {
-    for (size_t i = n * l->payload_per_token; i < l->bytes; i++)
+    memset(superblock + t0 * s->payload_per_run, 0, (KVQ_SUPERBLOCK - t0) * s->payload_per_run);
+}
+
+static bool rest_is_zero(const kvq_side *s, const uint8_t *superblock, size_t n)
+{
+    for (size_t i = n * s->payload_per_run; i < s->bytes; i++)
         if (superblock[i] != 0)
             return false;
     return true;
 }
 
 /* Superblocks are 64-byte aligned, so that their rows can be used as arrays of their type. */
-static const float *f32_row(const kvq_layout *l, const uint8_t *superblock, size_t t)
+static const float *f32_row(const kvq_side *s, const uint8_t *superblock, size_t t)
 {
-    return (const float *)(const void *)superblock + t * l->dim;
+    return (const float *)(const void *)superblock + t * s->dim;
 }
 
-static const uint16_t *f16_row(const kvq_layout *l, const uint8_t *superblock, size_t t)
+static const uint16_t *f16_row(const kvq_side *s, const uint8_t *superblock, size_t t)
 {
-    return (const uint16_t *)(const void *)superblock + t * l->dim;
+    return (const uint16_t *)(const void *)superblock + t * s->dim;
 }
 
 /* ---- f32 ---- */
 
-static void f32_layout(kvq_layout *l)
+static const char *f32_init(kvq_side *s)
 {
-    rows_layout(l, sizeof(float));
+    return rows_init(s, sizeof(float));
 }
 
-static void f32_encode(const kvq_kernels *k, const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
-                       const float *x, size_t stride)
+static void f32_print(kvq_printer *p, kvq_role role, const uint32_t *parameter)
 {
-    (void)k;
+    (void)role, (void)parameter;
+    kvq_put(p, "f32");
+}
+
+static void f32_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superblock, size_t t0, size_t n,
+                       const float *x, size_t stride, const kvq_evidence *evidence)
+{
+    (void)k, (void)evidence;
     for (size_t i = 0; i < n; i++)
-        memcpy(superblock + (t0 + i) * l->payload_per_token, x + i * stride, l->payload_per_token);
+        memcpy(superblock + (t0 + i) * s->payload_per_run, x + i * stride, s->payload_per_run);
 }
 
-static void f32_dequantize(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
+static void f32_dequantize(const kvq_kernels *k, const kvq_side *s, const uint8_t *superblock, size_t t0,
                            size_t n, float *out, size_t stride)
 {
     (void)k;
     for (size_t i = 0; i < n; i++)
-        memcpy(out + i * stride, f32_row(l, superblock, t0 + i), l->payload_per_token);
+        memcpy(out + i * stride, f32_row(s, superblock, t0 + i), s->payload_per_run);
 }
 
-static void f32_error_bound(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, float *out,
+static void f32_error_bound(const kvq_side *s, const uint8_t *superblock, size_t t0, size_t n, float *out,
                             size_t stride)
 {
     (void)superblock, (void)t0;
     for (size_t i = 0; i < n; i++)
-        memset(out + i * stride, 0, l->payload_per_token);
+        memset(out + i * stride, 0, s->payload_per_run);
 }
 
-static bool f32_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t n)
+static bool f32_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n)
 {
-    return kvq_kernels_portable.all_finite_f32(f32_row(l, superblock, 0), n * l->dim) &&
-           rest_is_zero(l, superblock, n);
+    return kvq_kernels_portable.all_finite_f32(f32_row(s, superblock, 0), n * s->dim) &&
+           rest_is_zero(s, superblock, n);
 }
 
-static void f32_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+static void f32_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                       size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
     (void)counts;
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
     for (size_t i = 0; i < n_q; i++)
-        k->dot_f32(f32_row(l, tokens->superblock, 0), l->dim, tokens->n, q + i * l->dim, l->dim,
+        k->dot_f32(f32_row(s, tokens->superblock, 0), s->dim, tokens->n, q + i * s->dim, s->dim,
                    scores + i * KVQ_SUPERBLOCK);
 }
 
-static void f32_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
-                           const float *p, size_t n_q, const float *score_rms_error, float *acc, float *error)
+static void f32_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
+                           size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
 {
-    (void)score_rms_error, (void)error;
+    (void)score_rms_error;
     for (size_t i = 0; i < n_q; i++)
-        k->accumulate_f32(f32_row(l, tokens->superblock, 0), l->dim, tokens->n, p + i * KVQ_SUPERBLOCK,
-                          l->dim, acc + i * l->dim);
+        k->accumulate_f32(f32_row(s, tokens->superblock, 0), s->dim, tokens->n, p + i * KVQ_SUPERBLOCK,
+                          s->dim, sums->plain + i * s->dim);
 }
 
 const kvq_codec kvq_codec_f32 = {
     .name = "f32",
-    .layout = f32_layout,
+    .parse = no_parameters,
+    .print = f32_print,
+    .init = f32_init,
     .encode = f32_encode,
     .dequantize = f32_dequantize,
     .error_bound = f32_error_bound,
@@ -112,67 +127,76 @@ const kvq_codec kvq_codec_f32 = {
 
 /* ---- f16 ---- */
 
-static void f16_layout(kvq_layout *l)
+static const char *f16_init(kvq_side *s)
 {
-    rows_layout(l, sizeof(uint16_t));
+    return rows_init(s, sizeof(uint16_t));
 }
 
-static void f16_encode(const kvq_kernels *k, const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
-                       const float *x, size_t stride)
+static void f16_print(kvq_printer *p, kvq_role role, const uint32_t *parameter)
 {
+    (void)role, (void)parameter;
+    kvq_put(p, "f16");
+}
+
+static void f16_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superblock, size_t t0, size_t n,
+                       const float *x, size_t stride, const kvq_evidence *evidence)
+{
+    (void)evidence;
     uint16_t *rows = (uint16_t *)(void *)superblock;
     for (size_t i = 0; i < n; i++)
-        k->convert_f32_f16(x + i * stride, l->dim, rows + (t0 + i) * l->dim);
+        k->convert_f32_f16(x + i * stride, s->dim, rows + (t0 + i) * s->dim);
 }
 
-static void f16_dequantize(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock, size_t t0,
+static void f16_dequantize(const kvq_kernels *k, const kvq_side *s, const uint8_t *superblock, size_t t0,
                            size_t n, float *out, size_t stride)
 {
     for (size_t i = 0; i < n; i++)
-        k->convert_f16_f32(f16_row(l, superblock, t0 + i), l->dim, out + i * stride);
+        k->convert_f16_f32(f16_row(s, superblock, t0 + i), s->dim, out + i * stride);
 }
 
-static void f16_error_bound(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, float *out,
+static void f16_error_bound(const kvq_side *s, const uint8_t *superblock, size_t t0, size_t n, float *out,
                             size_t stride)
 {
     for (size_t i = 0; i < n; i++) {
-        const uint16_t *row = f16_row(l, superblock, t0 + i);
-        for (size_t c = 0; c < l->dim; c++)
+        const uint16_t *row = f16_row(s, superblock, t0 + i);
+        for (size_t c = 0; c < s->dim; c++)
             out[i * stride + c] = kvq_f16_error_bound(kvq_f32_from_f16(row[c]));
     }
 }
 
-static bool f16_is_valid(const kvq_layout *l, const uint8_t *superblock, size_t n)
+static bool f16_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n)
 {
-    const uint16_t *values = f16_row(l, superblock, 0);
-    for (size_t i = 0; i < n * l->dim; i++)
+    const uint16_t *values = f16_row(s, superblock, 0);
+    for (size_t i = 0; i < n * s->dim; i++)
         if ((values[i] & 0x7c00u) == 0x7c00u)
             return false;
-    return rest_is_zero(l, superblock, n);
+    return rest_is_zero(s, superblock, n);
 }
 
-static void f16_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
+static void f16_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                       size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
     (void)counts;
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
     for (size_t i = 0; i < n_q; i++)
-        k->dot_f16(f16_row(l, tokens->superblock, 0), l->dim, tokens->n, q + i * l->dim, l->dim,
+        k->dot_f16(f16_row(s, tokens->superblock, 0), s->dim, tokens->n, q + i * s->dim, s->dim,
                    scores + i * KVQ_SUPERBLOCK);
 }
 
-static void f16_accumulate(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
-                           const float *p, size_t n_q, const float *score_rms_error, float *acc, float *error)
+static void f16_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
+                           size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
 {
-    (void)score_rms_error, (void)error;
+    (void)score_rms_error;
     for (size_t i = 0; i < n_q; i++)
-        k->accumulate_f16(f16_row(l, tokens->superblock, 0), l->dim, tokens->n, p + i * KVQ_SUPERBLOCK,
-                          l->dim, acc + i * l->dim);
+        k->accumulate_f16(f16_row(s, tokens->superblock, 0), s->dim, tokens->n, p + i * KVQ_SUPERBLOCK,
+                          s->dim, sums->plain + i * s->dim);
 }
 
 const kvq_codec kvq_codec_f16 = {
     .name = "f16",
-    .layout = f16_layout,
+    .parse = no_parameters,
+    .print = f16_print,
+    .init = f16_init,
     .encode = f16_encode,
     .dequantize = f16_dequantize,
     .error_bound = f16_error_bound,

@@ -49,8 +49,6 @@ typedef enum kvq_role {
     KVQ_VALUES,
 } kvq_role;
 
-typedef struct kvq_codec kvq_codec;
-
 /** One plane of codes. */
 typedef struct kvq_plane {
     uint32_t width; /* w, in bits */
@@ -58,11 +56,10 @@ typedef struct kvq_plane {
     size_t offset;  /* bytes from the start of the block (keys) or superblock (values) */
 } kvq_plane;
 
-/** What a superblock of one side looks like. Filled once by kvq_layout_init, then read only. */
+/** What a superblock of the affine codec looks like. Filled once by kvq_layout_init, then read only. */
 typedef struct kvq_layout {
-    const kvq_codec *codec;
     kvq_role role;
-    uint32_t bits;     /* affine only, as the next three */
+    uint32_t bits;
     bool per_channel;  /* a group runs along T */
     bool half_arith;   /* every operation rounded to half (KIVI parity) */
     size_t group;      /* G in elements; D for a full group */
