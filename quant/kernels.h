@@ -132,6 +132,20 @@ typedef struct kvq_kernels {
     void (*accumulate_f16)(const uint16_t *rows, size_t stride, size_t n, const float *p, size_t dim,
                            float *acc);
 
+    /* Rows of int8 (row8.h): a scale as half, then the codes; dim + 2 bytes at any address, stride bytes
+     * apart.
+     *
+     * EXACT. Make a row of n numbers: scale = largest |x| / 127 to the nearest half, saturating at 65504;
+     * codes rne(clamp(x / scale, -127, 127)), 0 if the scale is. */
+    void (*convert_f32_i8)(const float *x, size_t n, uint8_t *row);
+    /* EXACT. out[i] = code * scale. */
+    void (*convert_i8_f32)(const uint8_t *row, size_t n, float *out);
+    /* EXACT. scores[j] = scale * sum_c q_c code_c, the sum in the order of dot_f32. */
+    void (*dot_i8)(const uint8_t *rows, size_t stride, size_t n, const float *q, size_t dim, float *scores);
+    /* EXACT. acc[c] += (p[j] * scale) * code, multiply then add, for j = 0, 1, ... in this order. */
+    void (*accumulate_i8)(const uint8_t *rows, size_t stride, size_t n, const float *p, size_t dim,
+                          float *acc);
+
     /* EXACT. Largest of x[0..n), n >= 1; x may hold -Inf. */
     float (*max_f32)(const float *x, size_t n);
 
@@ -160,6 +174,10 @@ typedef struct kvq_kernels {
     X(dot_f16)                                                                                               \
     X(accumulate_f32)                                                                                        \
     X(accumulate_f16)                                                                                        \
+    X(convert_f32_i8)                                                                                        \
+    X(convert_i8_f32)                                                                                        \
+    X(dot_i8)                                                                                                \
+    X(accumulate_i8)                                                                                         \
     X(max_f32)                                                                                               \
     X(exp2_sum_f32)
 
@@ -204,5 +222,13 @@ void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, co
 void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next,
                                     size_t n, const int8_t *p_folded, const float *step, const float *bias,
                                     size_t n_q, float *acc);
+
+/* Likewise portable_rows8.c. */
+void kvq_convert_f32_i8_portable(const float *x, size_t n, uint8_t *row);
+void kvq_convert_i8_f32_portable(const uint8_t *row, size_t n, float *out);
+void kvq_dot_i8_portable(const uint8_t *rows, size_t stride, size_t n, const float *q, size_t dim,
+                         float *scores);
+void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, const float *p, size_t dim,
+                                float *acc);
 
 #endif /* KVQ_QUANT_KERNELS_H */

@@ -136,6 +136,10 @@ const kvq_kernels kvq_kernels_portable = {
     .dot_f16 = dot_f16_portable,
     .accumulate_f32 = accumulate_f32_portable,
     .accumulate_f16 = accumulate_f16_portable,
+    .convert_f32_i8 = kvq_convert_f32_i8_portable,
+    .convert_i8_f32 = kvq_convert_i8_f32_portable,
+    .dot_i8 = kvq_dot_i8_portable,
+    .accumulate_i8 = kvq_accumulate_i8_portable,
     .max_f32 = max_f32_portable,
     .exp2_sum_f32 = exp2_sum_f32_portable,
 };

@@ -1,7 +1,7 @@
 /*
  * The vocabulary that kernels are written in: every word, with its contract. A vocabulary (vector_avx2.h,
  * vector_avx512.h, vector_neon.h) defines them all on the registers of one instruction set; the templates
- * (vector_rows.h, vector_exact.h, vector_fast.h, vector_encode.h) use no others and no intrinsics. So a
+ * (vector_rows.h, vector_rows8.h, vector_exact.h, vector_fast.h, vector_encode.h) use no others and no intrinsics. So a
  * kernels_ISA.c includes one vocabulary and then the templates it wants, all of them through
  * vector_kernels.h. A template without a vocabulary, or with one that lacks a word, does not compile
  * (vector_complete.h); tests/check_words.c holds every word against its contract here.
@@ -51,6 +51,9 @@
     X(v_f, v_load_half, (const uint16_t *p))                                                                 \
     X(v_f, v_load_half_part, (const uint16_t *p, size_t n))                                                  \
     X(void, v_store_half, (uint16_t *p, v_f x))                                                              \
+    /* From whole numbers of 8 bits with a sign; to them, of whole x from -128 to 127. */                    \
+    X(v_f, v_load_i8, (const int8_t *p))                                                                     \
+    X(void, v_store_i8, (int8_t *p, v_f x))                                                                  \
     /* IEEE operations by lane. */                                                                           \
     X(v_f, v_add, (v_f x, v_f y))                                                                            \
     X(v_f, v_sub, (v_f x, v_f y))                                                                            \

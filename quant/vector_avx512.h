@@ -80,6 +80,16 @@ V_INLINE void v_store_half(uint16_t *p, v_f x)
     v_h_store(p, _mm512_maskz_cvtps_ph(0xffff, x, V_NEAREST));
 }
 
+V_INLINE v_f v_load_i8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+
+V_INLINE void v_store_i8(int8_t *p, v_f x)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+}
+
 V_INLINE v_f v_fma(v_f a, v_f b, v_f c)
 {
     return _mm512_fmadd_ps(a, b, c);

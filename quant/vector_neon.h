@@ -156,6 +156,22 @@ V_INLINE void v_store_half(uint16_t *p, v_f x)
         vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.r[i])));
 }
 
+V_INLINE v_f v_load_i8(const int8_t *p)
+{
+    int8x16_t codes = vld1q_s8(p);
+    int16x8_t low = vmovl_s8(vget_low_s8(codes)), high = vmovl_s8(vget_high_s8(codes));
+    return (v_f){{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+                  vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                  vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
+}
+
+V_INLINE void v_store_i8(int8_t *p, v_f x)
+{
+    int16x8_t low = vcombine_s16(vmovn_s32(vcvtnq_s32_f32(x.r[0])), vmovn_s32(vcvtnq_s32_f32(x.r[1])));
+    int16x8_t high = vcombine_s16(vmovn_s32(vcvtnq_s32_f32(x.r[2])), vmovn_s32(vcvtnq_s32_f32(x.r[3])));
+    vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+}
+
 V_INLINE v_f v_fma(v_f x, v_f y, v_f z)
 {
     V_EACH(v_f, vfmaq_f32(z.r[i], x.r[i], y.r[i]));

@@ -1,6 +1,7 @@
 /*
  * Kernels on plain rows and scores, against formulas in double.
  */
+#include "quant/row8.h"
 #include "tests/kernel_checks.h"
 
 void check_all_finite_f32(const kvq_kernels *k)
@@ -174,6 +175,113 @@ void check_accumulate_f32(const kvq_kernels *k)
 void check_accumulate_f16(const kvq_kernels *k)
 {
     check_accumulate(k, true);
+}
+
+/* ---- Rows of int8 ---- */
+
+void check_convert_f32_i8(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < 4 * N_LENGTHS; i++) {
+        size_t n = length_of(i / 4);
+        fill_kind kind = random_fill();
+        const float *x = floats_in(&in_a, kind, n, 1);
+        uint8_t *row = place(&out_a, random_placing(&r), n + KVQ_ROW8_HEAD, 1), wanted[MAX_LONG + 64];
+        k->convert_f32_i8(x, n, row);
+        check_canaries(&out_a, "convert_f32_i8");
+        float max = 0.0f;
+        for (size_t j = 0; j < n; j++)
+            max = fmaxf(max, fabsf(x[j]));
+        cr_assert(is_nearest(single((double)max / 127), kvq_load_u16(row)), "n = %zu: %a has scale %a", n,
+                  (double)max, (double)kvq_row8_scale(row));
+        memcpy(wanted, row, KVQ_ROW8_HEAD);
+        float scale = kvq_row8_scale(row), bound = kvq_row8_error_bound(scale);
+        for (size_t j = 0; j < n; j++) {
+            double code = scale == 0.0f ? 0 : (double)single((double)x[j] / (double)scale);
+            code = nearbyint(fmin(fmax(code, -127), 127));
+            wanted[KVQ_ROW8_HEAD + j] = (uint8_t)(int8_t)code;
+            cr_assert(fabs((double)x[j] - code * (double)scale) <= (double)bound,
+                      "n = %zu: %a is off by more than %a", n, (double)x[j], (double)bound);
+        }
+        cr_assert(same_bits("convert_f32_i8", row, wanted, n + KVQ_ROW8_HEAD), "n = %zu, %s", n,
+                  fill_names[kind]);
+        cr_assert(kvq_row8_is_valid(row, n), "n = %zu", n);
+    }
+}
+
+/* Rows s.stride + 2 bytes apart, and what they stand for; codes may be -128, which no encoder writes. */
+static const uint8_t *rows8_in(guarded *g, rows_shape s, float *codes, float *scales)
+{
+    size_t n_bytes = s.n == 0 ? 0 : extent(s) + KVQ_ROW8_HEAD * s.n;
+    uint8_t *rows = place(g, random_placing(&r), n_bytes, 1);
+    for (size_t i = 0; i < n_bytes; i++)
+        rows[i] = (uint8_t)rng_u64(&r);
+    for (size_t j = 0; j < s.n; j++) {
+        uint8_t *row = rows + j * (s.stride + KVQ_ROW8_HEAD);
+        kvq_store_u16(row, (uint16_t)rng_below(&r, 0x7c00));
+        scales[j] = kvq_row8_scale(row);
+        for (size_t c = 0; c < s.dim; c++)
+            codes[j * s.stride + c] = (float)(int8_t)row[KVQ_ROW8_HEAD + c];
+    }
+    return rows;
+}
+
+void check_convert_i8_f32(const kvq_kernels *k)
+{
+    static float codes[MAX_LONG], wanted[MAX_LONG];
+    for (size_t i = 0; i < N_LENGTHS; i++) {
+        size_t n = length_of(i);
+        float scale, *out = place(&out_a, random_placing(&r), n, sizeof *out);
+        const uint8_t *row = rows8_in(&in_a, (rows_shape){.n = 1, .dim = n, .stride = n}, codes, &scale);
+        k->convert_i8_f32(row, n, out);
+        check_canaries(&out_a, "convert_i8_f32");
+        for (size_t j = 0; j < n; j++)
+            wanted[j] = single((double)codes[j] * (double)scale);
+        cr_assert(same_bits("convert_i8_f32", out, wanted, n * sizeof *out), "n = %zu", n);
+    }
+}
+
+void check_dot_i8(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        rows_shape s = shape_of(i);
+        float scales[24];
+        const uint8_t *rows = rows8_in(&in_a, s, row_values, scales);
+        const float *q = floats_in(&in_b, FILL_NORMAL, 1, s.dim);
+        float *scores = place(&out_a, random_placing(&r), s.n, sizeof *scores);
+        k->dot_i8(rows, s.stride + KVQ_ROW8_HEAD, s.n, q, s.dim, scores);
+        check_canaries(&out_a, "dot_i8");
+        for (size_t j = 0; j < s.n; j++) {
+            float sum = dot_by_contract(q, row_values + j * s.stride, s.dim);
+            float wanted = single((double)scales[j] * (double)sum);
+            cr_assert(memcmp(&scores[j], &wanted, sizeof wanted) == 0,
+                      "dot_i8, row %zu of %zu, D = %zu, stride %zu: %a, not %a", j, s.n, s.dim, s.stride,
+                      (double)scores[j], (double)wanted);
+        }
+    }
+}
+
+void check_accumulate_i8(const kvq_kernels *k)
+{
+    static float wanted[KVQ_DIM_MAX];
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        rows_shape s = shape_of(i);
+        float scales[24];
+        const uint8_t *rows = rows8_in(&in_a, s, row_values, scales);
+        const float *p = floats_in(&in_b, FILL_NORMAL, s.n, 1);
+        float *acc = floats_in(&out_a, FILL_OFFSETS, 1, s.dim);
+        for (size_t c = 0; c < s.dim; c++) {
+            wanted[c] = acc[c];
+            for (size_t j = 0; j < s.n; j++) {
+                double weight = (double)single((double)p[j] * (double)scales[j]);
+                float product = single(weight * (double)row_values[j * s.stride + c]);
+                wanted[c] = single((double)wanted[c] + (double)product);
+            }
+        }
+        k->accumulate_i8(rows, s.stride + KVQ_ROW8_HEAD, s.n, p, s.dim, acc);
+        check_canaries(&out_a, "accumulate_i8");
+        cr_assert(same_bits("accumulate_i8", acc, wanted, s.dim * sizeof *acc),
+                  "%zu rows, D = %zu, stride %zu", s.n, s.dim, s.stride);
+    }
 }
 
 void check_max_f32(const kvq_kernels *k)

@@ -213,6 +213,29 @@ static bool holds_v_store_half(rng *r)
     return true;
 }
 
+static bool holds_v_load_i8(rng *r)
+{
+    int8_t codes[N];
+    float wanted[N];
+    for (size_t i = 0; i < N; i++) {
+        codes[i] = (int8_t)((int)rng_below(r, 256) - 128);
+        wanted[i] = (float)codes[i];
+    }
+    return v_is(v_load_i8(codes), wanted);
+}
+
+static bool holds_v_store_i8(rng *r)
+{
+    int8_t codes[N], got[N];
+    float x[N];
+    for (size_t i = 0; i < N; i++) {
+        codes[i] = (int8_t)((int)rng_below(r, 256) - 128);
+        x[i] = (float)codes[i];
+    }
+    v_store_i8(got, v_load(x));
+    return memcmp(got, codes, sizeof got) == 0;
+}
+
 /* What `word` makes of each lane is what `wanted` says of a and b. */
 #define BY_LANE(word, wanted)                                                                                \
     static bool holds_##word(rng *r)                                                                         \

@@ -9,6 +9,7 @@
 #include "eval/bench/kernels.h"
 
 #include "quant/codec.h"
+#include "quant/row8.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -36,6 +37,7 @@ typedef struct workspace {
     uint8_t *written;                        /* where encoders write */
     float *rows;                             /* [N_BLOCKS][T][dim] normal */
     uint16_t *half;                          /* the same in half */
+    uint8_t *rows8, *row8;                   /* the same in int8 (row8.h), and one row for results */
     float *floats;                           /* [T][dim] for results */
     uint16_t *halves;                        /* likewise */
     float *q, *acc, *p, *scores;             /* [n_q][dim], [n_q][dim], [n_q][T], [n_q][T] */
@@ -106,6 +108,41 @@ static size_t run_accumulate_f16(const kvq_kernels *k, workspace *w, size_t i)
     return w->n_floats * sizeof(uint16_t);
 }
 static const kernel_bench bench_accumulate_f16 = {run_accumulate_f16, false, false};
+
+static const uint8_t *row8_block(const workspace *w, size_t i)
+{
+    return w->rows8 + i * T * kvq_row8_bytes(w->dim);
+}
+
+static size_t run_convert_f32_i8(const kvq_kernels *k, workspace *w, size_t i)
+{
+    for (size_t t = 0; t < T; t++)
+        k->convert_f32_i8(w->rows + i * w->n_floats + t * w->dim, w->dim, w->row8);
+    return w->n_floats * sizeof(float);
+}
+static const kernel_bench bench_convert_f32_i8 = {run_convert_f32_i8, false, false};
+
+static size_t run_convert_i8_f32(const kvq_kernels *k, workspace *w, size_t i)
+{
+    for (size_t t = 0; t < T; t++)
+        k->convert_i8_f32(row8_block(w, i) + t * kvq_row8_bytes(w->dim), w->dim, w->floats + t * w->dim);
+    return T * kvq_row8_bytes(w->dim);
+}
+static const kernel_bench bench_convert_i8_f32 = {run_convert_i8_f32, false, false};
+
+static size_t run_dot_i8(const kvq_kernels *k, workspace *w, size_t i)
+{
+    k->dot_i8(row8_block(w, i), kvq_row8_bytes(w->dim), T, w->q, w->dim, w->scores);
+    return T * kvq_row8_bytes(w->dim);
+}
+static const kernel_bench bench_dot_i8 = {run_dot_i8, false, false};
+
+static size_t run_accumulate_i8(const kvq_kernels *k, workspace *w, size_t i)
+{
+    k->accumulate_i8(row8_block(w, i), kvq_row8_bytes(w->dim), T, w->p, w->dim, w->acc);
+    return T * kvq_row8_bytes(w->dim);
+}
+static const kernel_bench bench_accumulate_i8 = {run_accumulate_i8, false, false};
 
 static size_t run_max_f32(const kvq_kernels *k, workspace *w, size_t i)
 {
@@ -261,6 +298,8 @@ static bool workspace_init(workspace *w, size_t dim, uint32_t bits, size_t n_q, 
         {&w->written, largest},
         {&w->rows, N_BLOCKS * w->n_floats * sizeof(float)},
         {&w->half, N_BLOCKS * w->n_floats * sizeof(uint16_t)},
+        {&w->rows8, N_BLOCKS * T * kvq_row8_bytes(dim)},
+        {&w->row8, kvq_row8_bytes(dim)},
         {&w->floats, w->n_floats * sizeof(float)},
         {&w->halves, w->n_floats * sizeof(uint16_t)},
         {&w->q, n_q * dim * sizeof(float)},
@@ -296,6 +335,8 @@ static bool workspace_init(workspace *w, size_t dim, uint32_t bits, size_t n_q, 
     for (size_t i = 0; i < n_q * T; i++)
         w->p[i] = fabsf(w->p[i]) / 8.0f; /* between 0 and 1 */
     k->convert_f32_f16(w->rows, N_BLOCKS * w->n_floats, w->half);
+    for (size_t t = 0; t < N_BLOCKS * T; t++)
+        k->convert_f32_i8(w->rows + t * dim, dim, w->rows8 + t * kvq_row8_bytes(dim));
     for (size_t i = 0; i < N_BLOCKS; i++) {
         const float *x = w->rows + i * w->n_floats;
         k->encode_affine_channel(&w->keys, w->k + i * w->keys.bytes, 0, T, x, dim);
@@ -311,7 +352,7 @@ static void workspace_free(workspace *w)
     void *const arrays[] = {w->k,         w->v,       w->written, w->rows,   w->half,   w->floats,
                             w->halves,    w->q,       w->acc,     w->p,      w->scores, w->k_weights,
                             w->v_weights, w->weights, w->k_step,  w->k_bias, w->v_step, w->v_bias,
-                            w->v_energy,  w->step,    w->bias,    w->energy};
+                            w->v_energy,  w->step,    w->bias,    w->energy, w->rows8,  w->row8};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         free(arrays[i]);
 }

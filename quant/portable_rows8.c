@@ -1,0 +1,57 @@
+/*
+ * The portable kernels on rows of int8 (row8.h): their specification.
+ */
+#include "quant/kernels.h"
+#include "quant/row8.h"
+
+enum { LANES = 16 };
+
+void kvq_convert_f32_i8_portable(const float *x, size_t n, uint8_t *row)
+{
+    const float round_magic = 0x1.8p23f; /* adding and subtracting it rounds to the nearest integer */
+    float max = 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        float magnitude = x[i] < 0.0f ? -x[i] : x[i];
+        max = magnitude > max ? magnitude : max;
+    }
+    uint16_t half = kvq_f16_from_f32_saturating(max / (float)KVQ_ROW8_LARGEST);
+    float scale = kvq_f32_from_f16(half), largest = (float)KVQ_ROW8_LARGEST;
+    kvq_store_u16(row, half);
+    for (size_t i = 0; i < n; i++) {
+        float code = half != 0 ? x[i] / scale : 0.0f;
+        code = code > largest ? largest : code < -largest ? -largest : code;
+        row[KVQ_ROW8_HEAD + i] = (uint8_t)(int8_t)((code + round_magic) - round_magic);
+    }
+}
+
+void kvq_convert_i8_f32_portable(const uint8_t *row, size_t n, float *out)
+{
+    float scale = kvq_row8_scale(row);
+    for (size_t i = 0; i < n; i++)
+        out[i] = (float)(int8_t)row[KVQ_ROW8_HEAD + i] * scale;
+}
+
+void kvq_dot_i8_portable(const uint8_t *rows, size_t stride, size_t n, const float *q, size_t dim,
+                         float *scores)
+{
+    for (size_t i = 0; i < n; i++, rows += stride) {
+        const uint8_t *codes = rows + KVQ_ROW8_HEAD;
+        float lane[LANES] = {0};
+        for (size_t c = 0; c < dim; c++)
+            lane[c % LANES] += q[c] * (float)(int8_t)codes[c];
+        for (size_t width = LANES / 2; width > 0; width /= 2)
+            for (size_t j = 0; j < width; j++)
+                lane[j] += lane[j + width];
+        scores[i] = kvq_row8_scale(rows) * lane[0];
+    }
+}
+
+void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, const float *p, size_t dim,
+                                float *acc)
+{
+    for (size_t i = 0; i < n; i++, rows += stride) {
+        float weight = p[i] * kvq_row8_scale(rows);
+        for (size_t c = 0; c < dim; c++)
+            acc[c] += weight * (float)(int8_t)rows[KVQ_ROW8_HEAD + c];
+    }
+}
