@@ -72,6 +72,7 @@ typedef struct kvq_side {
     size_t payload_per_run;  /* bytes of codes or values per run of tokens_per_run tokens */
     size_t metadata_per_run; /* bytes of everything else, padding that no token fills included */
     unsigned evidence;       /* KVQ_EVIDENCE_...: what its encoder looks at */
+    uint32_t heavy_hitters;  /* of a superblock; common.heavy_hitters, or 0 for a codec that keeps none */
     bool folds;              /* scores or sums in fast precision; needs `score` or `accumulate` */
     uint32_t bits;           /* of a code; 0 if there is no one width */
     bool has_groups, per_channel;
