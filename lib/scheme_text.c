@@ -54,7 +54,7 @@ static bool parse_side(kvq_text *t, kvq_role role, kvq_spec *spec)
     if (spec->codec == NULL)
         return kvq_text_fail(t, start, "a codec is expected here: f32, f16, a number of bits, or a name");
     t->at = rest;
-    return spec->codec->parse(t, role, spec->parameter);
+    return spec->codec->parse(spec->codec, t, role, spec->parameter);
 }
 
 /* One of two words. */
@@ -302,7 +302,8 @@ bool kvq_scheme_print(const kvq_scheme *scheme, bool explicit_form, char *text)
         base = no_preset;
         for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
             kvq_put(&p, role == KVQ_KEYS ? "k=" : ",v=");
-            scheme->side[role].codec->print(&p, role, scheme->side[role].parameter);
+            const kvq_spec *spec = &scheme->side[role];
+            spec->codec->print(spec->codec, &p, role, spec->parameter);
         }
     }
     if (explicit_form || scheme->residual != base.residual)

@@ -115,10 +115,10 @@ struct kvq_codec {
 
     /** Read the parameters, from behind NAME (and its colon) up to a comma or the end, which the caller looks
      * for. parameter is all 0 before. */
-    bool (*parse)(kvq_text *t, kvq_role role, uint32_t *parameter);
+    bool (*parse)(const kvq_codec *codec, kvq_text *t, kvq_role role, uint32_t *parameter);
 
     /** Print a side's text, name included, as `parse` and `owns` read it. */
-    void (*print)(kvq_printer *p, kvq_role role, const uint32_t *parameter);
+    void (*print)(const kvq_codec *codec, kvq_printer *p, kvq_role role, const uint32_t *parameter);
 
     /** Fill what kvq_side leaves to the codec. Returns NULL, or what is wrong with the side. */
     const char *(*init)(kvq_side *s);
