@@ -9,9 +9,13 @@
  */
 #include "lib/internal.h"
 
+#include <stdlib.h>
+
 /* One call's tokens past the sinks, seen as indices [first, first + n) of a layer. */
 typedef struct append_input {
     const float *x[KVQ_N_ROLES]; /* [n][Hkv][D] */
+    const float *received;       /* [Hkv], received_stride apart; of the same tokens; NULL: none */
+    size_t received_stride;
     size_t first, n;
 } append_input;
 
@@ -24,92 +28,121 @@ static const float *input_row(const kvq_cache *cache, const append_input *in, kv
     return in->x[role] + ((index - in->first) * cache->config.n_kv_heads + head) * cache->config.head_dim;
 }
 
+static float input_received(const append_input *in, size_t head, size_t index)
+{
+    return in->received == NULL ? 0.0f : in->received[head * in->received_stride + index - in->first];
+}
+
+/* ---- Packing ---- */
+
 /* Collect rows [index, index + n) of a head, wherever they are, as the residual would hold them. */
 static void gather(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer, kvq_role role,
                    size_t head, const append_input *in, size_t index, size_t n, float *out)
 {
     size_t dim = cache->config.head_dim;
-    uint16_t rounded[KVQ_DIM_MAX];
+    _Alignas(KVQ_ALIGNMENT) uint8_t row[KVQ_DIM_MAX * sizeof(float)];
     for (size_t i = index; i < index + n; i++, out += dim) {
         if (i < in->first) {
-            kvq_row_load(cache, plan, kvq_residual_row(cache, plan, layer, role, head, i), out);
-        } else if (plan->scheme.residual_dtype == KVQ_F16) {
-            cache->kernels->convert_f32_f16(input_row(cache, in, role, head, i), dim, rounded);
-            cache->kernels->convert_f16_f32(rounded, dim, out);
+            kvq_row_load(cache, plan->scheme.residual_dtype[role],
+                         kvq_residual_row(cache, plan, layer, role, head, i), out);
         } else {
-            memcpy(out, input_row(cache, in, role, head, i), dim * sizeof *out);
+            kvq_row_store(cache, plan->scheme.residual_dtype[role], row, input_row(cache, in, role, head, i));
+            kvq_row_load(cache, plan->scheme.residual_dtype[role], row, out);
         }
     }
 }
 
-static void encode_gathered(kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                            kvq_role role, size_t begin, size_t end, const append_input *in)
+/* The attention that n <= 128 tokens have received; NULL if the side does not ask. */
+static const float *gather_received(const kvq_cache *cache, const kvq_layer_plan *plan,
+                                    const kvq_layer *layer, kvq_role role, size_t head,
+                                    const append_input *in, size_t index, size_t n,
+                                    float received[KVQ_SUPERBLOCK])
 {
-    const kvq_layout *layout = &plan->layout[role];
+    if ((plan->side[role].evidence & KVQ_EVIDENCE_RECEIVED) == 0)
+        return NULL;
+    for (size_t i = 0; i < n; i++)
+        received[i] = index + i < in->first
+                          ? *kvq_residual_received(cache, plan, layer, role, head, index + i)
+                          : input_received(in, head, index + i);
+    return received;
+}
+
+/* Encode indices [begin, end) of a head, superblock by superblock: from the caller's array as it is, or, with
+ * scratch [128][D], gathered from wherever they are. */
+static void encode_head(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
+                        kvq_role role, size_t head, size_t begin, size_t end, const append_input *in,
+                        float *scratch)
+{
+    const kvq_side *side = &plan->side[role];
     size_t dim = cache->config.head_dim, n;
+    float received[KVQ_SUPERBLOCK];
     for (size_t i = begin; i < end; i += n) {
         n = kvq_min_size(end, (i / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK) - i;
-        for (size_t head = 0; head < cache->config.n_kv_heads; head++) {
-            gather(cache, plan, layer, role, head, in, i, n, cache->scratch);
-            layout->codec->encode(cache->kernels, layout,
-                                  kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head),
-                                  i % KVQ_SUPERBLOCK, n, cache->scratch, dim);
-        }
+        const float *x = scratch;
+        if (scratch != NULL)
+            gather(cache, plan, layer, role, head, in, i, n, scratch);
+        else
+            x = input_row(cache, in, role, head, i);
+        kvq_evidence evidence = kvq_evidence_of(
+            cache, plan, layer, head, gather_received(cache, plan, layer, role, head, in, i, n, received), n);
+        side->codec->encode(cache->kernels, side,
+                            kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head),
+                            i % KVQ_SUPERBLOCK, n, x, scratch != NULL ? dim : cache->config.n_kv_heads * dim,
+                            side->evidence != 0 ? &evidence : NULL);
     }
 }
 
-static void encode_head_direct(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                               kvq_role role, size_t head, size_t begin, size_t end, const append_input *in)
+static void encode_heads(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
+                         kvq_role role, size_t begin, size_t end, const append_input *in, bool gathered)
 {
-    const kvq_layout *layout = &plan->layout[role];
-    size_t stride = cache->config.n_kv_heads * cache->config.head_dim, n;
-    for (size_t i = begin; i < end; i += n) {
-        n = kvq_min_size(end, (i / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK) - i;
-        layout->codec->encode(cache->kernels, layout,
-                              kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head),
-                              i % KVQ_SUPERBLOCK, n, input_row(cache, in, role, head, i), stride);
-    }
-}
-
-static void encode_direct(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                          kvq_role role, size_t begin, size_t end, const append_input *in)
-{
-    size_t n_heads = cache->config.n_kv_heads;
+    size_t n_heads = cache->config.n_kv_heads, scratch_floats = KVQ_SUPERBLOCK * cache->config.head_dim;
     bool large = (end - begin) * n_heads * cache->config.head_dim >= MIN_PARALLEL_ELEMENTS;
     int n_threads = large ? kvq_n_threads(0, n_heads) : 1;
-    if (n_threads == 1) { /* no pragma at all: see run_parallel in attend.c, and kvq_n_threads */
+    float *scratch = gathered ? cache->scratch : NULL;
+    float *more = n_threads > 1 && gathered ? malloc(n_heads * scratch_floats * sizeof *more) : NULL;
+    if (n_threads == 1 ||
+        (gathered && more == NULL)) { /* no pragma at all: see run_parallel in attention.c */
         for (size_t head = 0; head < n_heads; head++)
-            encode_head_direct(cache, plan, layer, role, head, begin, end, in);
+            encode_head(cache, plan, layer, role, head, begin, end, in, scratch);
         return;
     }
 #pragma omp parallel for schedule(static) num_threads(n_threads)
     for (size_t head = 0; head < n_heads; head++)
-        encode_head_direct(cache, plan, layer, role, head, begin, end, in);
+        encode_head(cache, plan, layer, role, head, begin, end, in,
+                    gathered ? more + head * scratch_floats : NULL);
+    free(more);
 }
 
 /* Pack indices [layer->packed, target) of one side. */
 static void pack_side(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, kvq_role role,
                       size_t target, const append_input *in)
 {
-    size_t begin = layer->packed[role], run = plan->layout[role].tokens_per_run;
+    size_t begin = layer->packed[role], run = plan->side[role].tokens_per_run;
     /* From here on whole runs come from the caller's array; with a rounded residual every value must pass
      * through it. */
-    size_t direct = plan->scheme.residual_dtype == KVQ_F16 ? target : (in->first + run - 1) / run * run;
+    bool rounded = plan->scheme.residual_dtype[role] != KVQ_F32;
+    size_t direct = rounded ? target : (in->first + run - 1) / run * run;
     direct = kvq_max_size(begin, kvq_min_size(direct, target));
-    encode_gathered(cache, plan, layer, role, begin, direct, in);
-    encode_direct(cache, plan, layer, role, direct, target, in);
+    encode_heads(cache, plan, layer, role, begin, direct, in, true);
+    encode_heads(cache, plan, layer, role, direct, target, in, false);
 }
 
-/* Write the newest tokens, which stay in full precision, into the residual (already advanced to [packed,
- * n)). */
+/* ---- What stays in full precision ---- */
+
+/* Write the newest tokens into the residual (already advanced to [packed, n)). */
 static void fill_residual(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
                           kvq_role role, const append_input *in)
 {
     size_t begin = kvq_max_size(layer->packed[role], in->first);
     for (size_t i = begin; i < in->first + in->n; i++)
-        for (size_t head = 0; head < cache->config.n_kv_heads; head++)
-            kvq_row_store(cache, plan, kvq_residual_row(cache, plan, layer, role, head, i),
+        for (size_t head = 0; head < cache->config.n_kv_heads; head++) {
+            kvq_row_store(cache, plan->scheme.residual_dtype[role],
+                          kvq_residual_row(cache, plan, layer, role, head, i),
                           input_row(cache, in, role, head, i));
+            float *received = kvq_residual_received(cache, plan, layer, role, head, i);
+            if (received != NULL)
+                *received = input_received(in, head, i);
+        }
 }
 
 static void fill_sinks(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
@@ -117,74 +150,111 @@ static void fill_sinks(const kvq_cache *cache, const kvq_layer_plan *plan, const
 {
     for (size_t i = 0; i < n; i++)
         for (size_t head = 0; head < cache->config.n_kv_heads; head++, x += cache->config.head_dim)
-            kvq_row_store(cache, plan, kvq_sinks_row(cache, plan, layer, role, head, layer->n_tokens + i), x);
+            kvq_row_store(cache, plan->scheme.residual_dtype[role],
+                          kvq_sinks_row(cache, plan, layer, role, head, layer->n_tokens + i), x);
 }
 
-/* Take all the memory that a layer of n indices needs, without changing what it holds. */
-static kvq_status reserve(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
-                          const size_t target[KVQ_N_ROLES], size_t n)
+/* ---- Reserve, pack, take ---- */
+
+/* Indices that a layer of n_tokens tokens has packed; an import may have packed more than the scheme. */
+static void find_target(const kvq_layer_plan *plan, const kvq_layer *layer, size_t n_tokens,
+                        size_t target[KVQ_N_ROLES])
 {
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++)
+        target[role] =
+            kvq_max_size(layer->packed[role], kvq_packed_target(plan, role, kvq_past_sinks(plan, n_tokens)));
+}
+
+static kvq_status reserve(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, size_t n_tokens)
+{
+    size_t target[KVQ_N_ROLES], n = kvq_past_sinks(plan, n_tokens);
+    find_target(plan, layer, n_tokens, target);
     size_t most = kvq_max_size(target[KVQ_KEYS], target[KVQ_VALUES]);
     KVQ_TRY(kvq_sinks_ensure(cache, plan, layer));
     KVQ_TRY(kvq_pages_grow(cache, plan, layer, (most + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK));
-    for (size_t role = 0; role < KVQ_N_ROLES; role++) {
-        kvq_residual *residual = &layer->residual[role];
-        KVQ_TRY(kvq_residual_reserve(cache, plan, residual, kvq_residual_need(residual, target[role], n)));
-    }
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++)
+        KVQ_TRY(kvq_residual_reserve(cache, plan, layer, role,
+                                     kvq_residual_need(&layer->residual[role], target[role], n)));
     return KVQ_OK;
 }
 
-static void take_tokens(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
-                        const size_t target[KVQ_N_ROLES], const append_input *in)
+kvq_status kvq_append_reserve(kvq_cache *cache, size_t layer_index, size_t sequence, size_t n_tokens)
+{
+    KVQ_TRY(kvq_sequence_ensure(cache, sequence));
+    const kvq_layer_plan *plan = &cache->plan[layer_index];
+    kvq_layer *layer = &cache->sequence[sequence][layer_index];
+    size_t n_pages = layer->n_pages;
+    kvq_status status = reserve(cache, plan, layer, layer->n_tokens + n_tokens);
+    if (status != KVQ_OK)
+        kvq_layer_release(cache, plan, layer, n_pages);
+    return status;
+}
+
+static void pack(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
+                 const size_t target[KVQ_N_ROLES], const append_input *in)
 {
     size_t sealed = kvq_n_sealed(layer);
     for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
         pack_side(cache, plan, layer, role, target[role], in);
         layer->packed[role] = target[role];
-        kvq_residual_advance(cache, plan, &layer->residual[role], target[role], in->first + in->n);
-        fill_residual(cache, plan, layer, role, in);
     }
     kvq_pages_seal(plan, layer, sealed);
 }
 
-kvq_status kvq_cache_append(kvq_cache *cache, size_t layer_index, size_t sequence, const float *k,
-                            const float *v, size_t n_tokens)
+void kvq_append_pack(kvq_cache *cache, size_t layer_index, size_t sequence, size_t n_tokens)
 {
-    if (cache == NULL || layer_index >= cache->config.n_layers || sequence >= cache->config.n_sequences)
+    const kvq_layer_plan *plan = &cache->plan[layer_index];
+    kvq_layer *layer = &cache->sequence[sequence][layer_index];
+    size_t target[KVQ_N_ROLES], n = kvq_past_sinks(plan, layer->n_tokens);
+    find_target(plan, layer, n_tokens, target);
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) { /* of what is there, whole runs */
+        size_t run = plan->side[role].tokens_per_run;
+        target[role] = kvq_max_size(layer->packed[role], kvq_min_size(target[role], n / run * run));
+    }
+    pack(cache, plan, layer, target, &(append_input){.first = n});
+}
+
+void kvq_append_take(kvq_cache *cache, size_t layer_index, size_t sequence, const kvq_arrivals *arrivals)
+{
+    const kvq_layer_plan *plan = &cache->plan[layer_index];
+    kvq_layer *layer = &cache->sequence[sequence][layer_index];
+    size_t n_tokens = layer->n_tokens + arrivals->n_tokens, target[KVQ_N_ROLES];
+    size_t n_before = kvq_past_sinks(plan, layer->n_tokens), n = kvq_past_sinks(plan, n_tokens);
+    size_t n_to_sinks = arrivals->n_tokens - (n - n_before);
+    size_t sinks_elements = n_to_sinks * cache->config.n_kv_heads * cache->config.head_dim;
+    append_input in = {
+        .x = {arrivals->x[KVQ_KEYS] + sinks_elements, arrivals->x[KVQ_VALUES] + sinks_elements},
+        .received = arrivals->received,
+        .received_stride = arrivals->received_stride,
+        .first = n_before,
+        .n = n - n_before,
+    };
+    find_target(plan, layer, n_tokens, target);
+    pack(cache, plan, layer, target, &in);
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
+        fill_sinks(cache, plan, layer, role, arrivals->x[role], n_to_sinks);
+        kvq_residual_advance(cache, plan, layer, role, target[role], n);
+        fill_residual(cache, plan, layer, role, &in);
+    }
+    layer->n_tokens = n_tokens;
+}
+
+kvq_status kvq_cache_append(kvq_cache *cache, size_t layer, size_t sequence, const float *k, const float *v,
+                            size_t n_tokens)
+{
+    if (cache == NULL || layer >= cache->config.n_layers || sequence >= cache->config.n_sequences)
         return KVQ_ERR_ARG;
     if (n_tokens == 0)
         return KVQ_OK;
     size_t token_elements = cache->config.n_kv_heads * cache->config.head_dim;
     if (k == NULL || v == NULL)
         return KVQ_ERR_ARG;
-    if (n_tokens > cache->config.max_tokens - kvq_cache_n_tokens(cache, layer_index, sequence))
+    if (n_tokens > cache->config.max_tokens - kvq_cache_n_tokens(cache, layer, sequence))
         return KVQ_ERR_FULL;
     if (!cache->kernels->all_finite_f32(k, n_tokens * token_elements) ||
         !cache->kernels->all_finite_f32(v, n_tokens * token_elements))
         return KVQ_ERR_NONFINITE;
-    KVQ_TRY(kvq_sequence_ensure(cache, sequence));
-
-    const kvq_layer_plan *plan = &cache->plan[layer_index];
-    kvq_layer *layer = &cache->sequence[sequence][layer_index];
-    size_t n_before = kvq_past_sinks(plan, layer->n_tokens),
-           n = kvq_past_sinks(plan, layer->n_tokens + n_tokens);
-    size_t n_to_sinks = n_tokens - (n - n_before), n_pages = layer->n_pages;
-    size_t target[KVQ_N_ROLES];
-    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES;
-         role++) /* an import may have packed more than the scheme */
-        target[role] = kvq_max_size(layer->packed[role], kvq_packed_target(plan, role, n));
-    if (reserve(cache, plan, layer, target, n) != KVQ_OK) {
-        kvq_layer_release(cache, plan, layer, n_pages);
-        return KVQ_ERR_NOMEM;
-    }
-    append_input in = {
-        .x = {k + n_to_sinks * token_elements, v + n_to_sinks * token_elements},
-        .first = n_before,
-        .n = n - n_before,
-    };
-    fill_sinks(cache, plan, layer, KVQ_KEYS, k, n_to_sinks);
-    fill_sinks(cache, plan, layer, KVQ_VALUES, v, n_to_sinks);
-    take_tokens(cache, plan, layer, target, &in);
-    layer->n_tokens += n_tokens;
+    KVQ_TRY(kvq_append_reserve(cache, layer, sequence, n_tokens));
+    kvq_append_take(cache, layer, sequence, &(kvq_arrivals){.x = {k, v}, .n_tokens = n_tokens});
     return KVQ_OK;
 }

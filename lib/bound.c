@@ -41,9 +41,7 @@ typedef struct direction {
 } direction;
 
 typedef struct bound_state {
-    const kvq_cache *cache;
-    const kvq_layer_plan *plan;
-    const kvq_layer *layer;
+    const kvq_view *view;
     size_t kv_head, dim;
     const float *q, *out;
     double scale;
@@ -56,8 +54,8 @@ typedef struct bound_state {
 static void score_interval(const bound_state *b, size_t begin, size_t n, double a[ROWS], double d[ROWS])
 {
     float k[ROWS * KVQ_DIM_MAX], e[ROWS * KVQ_DIM_MAX];
-    kvq_read_head(b->cache, b->plan, b->layer, KVQ_KEYS, b->kv_head, begin, n, k, b->dim);
-    kvq_read_head_bound(b->cache, b->plan, b->layer, KVQ_KEYS, b->kv_head, begin, n, e, b->dim);
+    kvq_read_head(b->view, KVQ_KEYS, b->kv_head, begin, n, k, b->dim);
+    kvq_read_head_bound(b->view, KVQ_KEYS, b->kv_head, begin, n, e, b->dim);
     for (size_t i = 0; i < n; i++) {
         double score = 0, error = 0, magnitude = 0;
         for (size_t c = 0; c < b->dim; c++) {
@@ -112,8 +110,8 @@ static void pass_over(bound_state *b, size_t n_tokens)
     for (size_t begin = 0; begin < n_tokens; begin += ROWS) {
         size_t n = kvq_min_size(ROWS, n_tokens - begin);
         score_interval(b, begin, n, a, d);
-        kvq_read_head(b->cache, b->plan, b->layer, KVQ_VALUES, b->kv_head, begin, n, v, b->dim);
-        kvq_read_head_bound(b->cache, b->plan, b->layer, KVQ_VALUES, b->kv_head, begin, n, f, b->dim);
+        kvq_read_head(b->view, KVQ_VALUES, b->kv_head, begin, n, v, b->dim);
+        kvq_read_head_bound(b->view, KVQ_VALUES, b->kv_head, begin, n, f, b->dim);
         for (size_t i = 0; i < n; i++) {
             if (a[i] + d[i] > b->norm)
                 raise_norm(b, a[i] + d[i]);
@@ -150,21 +148,19 @@ static double direction_bound(const bound_state *b, const direction *r, size_t n
     return worst;
 }
 
-float kvq_attend_bound(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                       size_t kv_head, const float *q, float scale, size_t n_visible, const float *out)
+float kvq_attend_bound(const kvq_view *view, size_t kv_head, const float *q, float scale, size_t n_visible,
+                       const float *out)
 {
     bound_state b = {
-        .cache = cache,
-        .plan = plan,
-        .layer = layer,
+        .view = view,
         .kv_head = kv_head,
-        .dim = cache->config.head_dim,
+        .dim = view->cache->config.head_dim,
         .q = q,
         .out = out,
         .scale = (double)scale,
         .norm = -INFINITY,
     };
-    if (!cache->kernels->all_finite_f32(out, b.dim))
+    if (!view->cache->kernels->all_finite_f32(out, b.dim))
         return INFINITY;
     b.up.sign = 1;
     b.down.sign = -1;

@@ -7,7 +7,7 @@
 #include <math.h>
 
 _Static_assert((int)KVQ_MAX_HEAD_DIM == (int)KVQ_DIM_MAX, "kernels size their scratch for the public limit");
-_Static_assert((int)KVQ_GROUP_FULL == 0, "kvq_layout_spec takes 0 for a full group");
+_Static_assert((int)KVQ_GROUP_FULL == 0, "sides take 0 for a full group");
 
 static const kvq_config default_config = {
     .n_sequences = 1,
@@ -39,20 +39,6 @@ static kvq_status check_config(const kvq_config *config)
     return KVQ_OK;
 }
 
-static void init_layout(kvq_layout *layout, const kvq_scheme *scheme, kvq_role role, size_t dim)
-{
-    const kvq_side_scheme *side = role == KVQ_KEYS ? &scheme->k : &scheme->v;
-    kvq_layout_init(layout, &(kvq_layout_spec){
-                                .codec = kvq_codecs[side->codec],
-                                .role = role,
-                                .bits = side->bits,
-                                .per_channel = side->axis == KVQ_AXIS_CHANNEL,
-                                .half_arith = scheme->arith == KVQ_ARITH_KIVI_F16,
-                                .group = side->group,
-                                .dim = dim,
-                            });
-}
-
 /* The pool for slots of this size; cache->pool has room for a new one. */
 static kvq_pool *pool_for(kvq_cache *cache, size_t slot_bytes)
 {
@@ -63,19 +49,29 @@ static kvq_pool *pool_for(kvq_cache *cache, size_t slot_bytes)
     return &cache->pool[cache->n_pools++];
 }
 
-static void init_plan(kvq_cache *cache, size_t layer)
+/* False if a codec cannot store this head dimension. */
+static bool init_plan(kvq_cache *cache, size_t layer)
 {
     kvq_layer_plan *plan = &cache->plan[layer];
     size_t dim = cache->config.head_dim, n_kv_heads = cache->config.n_kv_heads;
     plan->scheme = cache->schemes[layer];
-    init_layout(&plan->layout[KVQ_KEYS], &plan->scheme, KVQ_KEYS, dim);
-    init_layout(&plan->layout[KVQ_VALUES], &plan->scheme, KVQ_VALUES, dim);
-    plan->head_bytes = plan->layout[KVQ_KEYS].bytes + plan->layout[KVQ_VALUES].bytes;
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
+        if (kvq_scheme_side(&plan->scheme, role, dim, &plan->side[role]) != NULL)
+            return false;
+        plan->evidence |= plan->side[role].evidence;
+        plan->head_bytes += plan->side[role].bytes;
+        plan->row_bytes[role] = kvq_row_bytes(plan->scheme.residual_dtype[role], dim);
+        plan->sinks_bytes[role] = plan->scheme.sinks * n_kv_heads * plan->row_bytes[role];
+    }
+    if ((plan->evidence & (KVQ_EVIDENCE_ENERGY | KVQ_EVIDENCE_MOMENT)) != 0)
+        plan->n_learned = dim;
+    if ((plan->evidence & KVQ_EVIDENCE_MOMENT) != 0)
+        plan->n_learned += dim * (dim + 1) / 2;
     plan->page_bytes = n_kv_heads * plan->head_bytes;
-    plan->element_bytes = plan->scheme.residual_dtype == KVQ_F16 ? 2 : 4;
-    plan->sinks_bytes = plan->scheme.sinks * n_kv_heads * dim * plan->element_bytes;
     plan->pages = pool_for(cache, plan->page_bytes);
-    plan->blocks = pool_for(cache, KVQ_BLOCK * n_kv_heads * dim * plan->element_bytes);
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++)
+        plan->blocks[role] = pool_for(cache, kvq_block_bytes(cache, plan, role));
+    return true;
 }
 
 /* The arrays of the cache struct; what fails leaves NULLs for kvq_cache_free. */
@@ -87,7 +83,7 @@ static kvq_status take_arrays(kvq_cache *cache)
     cache->scheme_pointers =
         kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, n_layers, sizeof *cache->scheme_pointers);
     cache->plan = kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, n_layers, sizeof *cache->plan);
-    cache->pool = kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, 2 * n_layers, sizeof *cache->pool);
+    cache->pool = kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, 3 * n_layers, sizeof *cache->pool);
     cache->sequence =
         kvq_memory_take(memory, KVQ_FOR_BOOKKEEPING, cache->config.n_sequences, sizeof *cache->sequence);
     cache->scratch =
@@ -98,14 +94,16 @@ static kvq_status take_arrays(kvq_cache *cache)
 }
 
 /* Every layer's scheme, from whichever of the three ways to say it is in force. */
-static void choose_schemes(kvq_cache *cache, const kvq_config *config, const kvq_scheme *common)
+static kvq_status choose_schemes(kvq_cache *cache, const kvq_config *config, const kvq_scheme *common)
 {
     for (size_t i = 0; i < config->n_layers; i++) {
         cache->schemes[i] = config->layer_schemes == NULL ? *common : *config->layer_schemes[i];
         cache->scheme_pointers[i] = &cache->schemes[i];
-        init_plan(cache, i);
+        if (!init_plan(cache, i))
+            return KVQ_ERR_SCHEME;
     }
     cache->config.layer_schemes = cache->scheme_pointers;
+    return KVQ_OK;
 }
 
 kvq_status kvq_cache_create(kvq_cache **out, const kvq_config *given)
@@ -135,11 +133,13 @@ kvq_status kvq_cache_create(kvq_cache **out, const kvq_config *given)
     cache->config.scheme = NULL;
     cache->config.allocator = NULL;
     cache->config.isa = kernels->isa;
-    if (take_arrays(cache) != KVQ_OK) {
+    kvq_status status = take_arrays(cache);
+    if (status == KVQ_OK)
+        status = choose_schemes(cache, config, &common);
+    if (status != KVQ_OK) {
         kvq_cache_free(cache);
-        return KVQ_ERR_NOMEM;
+        return status;
     }
-    choose_schemes(cache, config, &common);
     *out = cache;
     return KVQ_OK;
 }
@@ -167,7 +167,7 @@ void kvq_cache_free(kvq_cache *cache)
                     sizeof(float));
     kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache->sequence, cache->config.n_sequences,
                     sizeof *cache->sequence);
-    kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache->pool, 2 * n_layers, sizeof *cache->pool);
+    kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache->pool, 3 * n_layers, sizeof *cache->pool);
     kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache->plan, n_layers, sizeof *cache->plan);
     kvq_memory_give(&memory, KVQ_FOR_BOOKKEEPING, cache->scheme_pointers, n_layers,
                     sizeof *cache->scheme_pointers);
@@ -214,15 +214,16 @@ static void add_layer_usage(const kvq_cache *cache, const kvq_layer_plan *plan, 
     size_t n_kv_heads = cache->config.n_kv_heads, token_elements = n_kv_heads * cache->config.head_dim;
     size_t n = kvq_past_sinks(plan, layer->n_tokens);
     for (size_t role = 0; role < KVQ_N_ROLES; role++) {
-        const kvq_layout *layout = &plan->layout[role];
-        size_t packed = layer->packed[role];
-        sum->payload += n_kv_heads * packed * layout->payload_per_token;
-        sum->metadata += n_kv_heads * (packed / layout->tokens_per_run) * layout->metadata_per_run;
-        sum->residual += (n - packed) * token_elements * plan->element_bytes;
-        sum->sinks += (layer->n_tokens - n) * token_elements * plan->element_bytes;
+        const kvq_side *side = &plan->side[role];
+        size_t packed = layer->packed[role], n_runs = packed / side->tokens_per_run;
+        sum->payload += n_kv_heads * n_runs * side->payload_per_run;
+        sum->metadata += n_kv_heads * n_runs * side->metadata_per_run;
+        sum->residual += (n - packed) * n_kv_heads * plan->row_bytes[role];
+        sum->sinks += (layer->n_tokens - n) * n_kv_heads * plan->row_bytes[role];
         sum->n_elements += layer->n_tokens * token_elements;
         sum->n_packed_elements += packed * token_elements;
     }
+    sum->evidence += kvq_evidence_bytes(cache, plan, layer);
 }
 
 kvq_status kvq_cache_usage_sized(const kvq_cache *cache, kvq_usage *out, size_t struct_size)
@@ -234,7 +235,8 @@ kvq_status kvq_cache_usage_sized(const kvq_cache *cache, kvq_usage *out, size_t 
         for (size_t i = 0; cache->sequence[s] != NULL && i < cache->config.n_layers; i++)
             add_layer_usage(cache, &cache->plan[i], &cache->sequence[s][i], &sum);
     sum.bookkeeping = cache->memory.bookkeeping_bytes;
-    sum.slack = cache->memory.data_bytes - (sum.payload + sum.metadata + sum.residual + sum.sinks);
+    sum.slack =
+        cache->memory.data_bytes - (sum.payload + sum.metadata + sum.residual + sum.sinks + sum.evidence);
     sum.total = cache->memory.data_bytes + sum.bookkeeping;
     return kvq_sized_write(out, struct_size, &sum, sizeof sum, true) ? KVQ_OK : KVQ_ERR_ARG;
 }

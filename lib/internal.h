@@ -14,8 +14,6 @@
 #include "lib/scheme.h"
 #include "quant/codec.h"
 
-enum { KVQ_N_ROLES = 2 };
-
 /** Forward an error. */
 #define KVQ_TRY(expression)                                                                                  \
     do {                                                                                                     \
@@ -30,7 +28,8 @@ typedef struct kvq_page {
     uint64_t hash; /* XXH3-64 of data once the page is sealed: both sides have packed all of it */
 } kvq_page;
 
-/** The tokens of one side that are not packed. block[i] holds indices 32 (first + i) and on, [Hkv][32][D]. */
+/** The tokens of one side that are not packed. block[i] holds indices 32 (first + i) and on: rows [Hkv][32],
+ * then, where the side's encoder asks for it, the attention that each has received, float [Hkv][32]. */
 typedef struct kvq_residual {
     uint8_t **block;
     size_t first, n;
@@ -44,7 +43,10 @@ typedef struct kvq_layer {
     size_t n_tokens; /* T, sinks included */
     size_t packed[KVQ_N_ROLES];
     kvq_residual residual[KVQ_N_ROLES];
-    uint8_t *sinks[KVQ_N_ROLES]; /* [Hkv][S][D], NULL until the first token */
+    uint8_t *sinks[KVQ_N_ROLES]; /* [Hkv][S] rows, NULL until the first token */
+    float *learned;              /* [Hkv][plan->n_learned], NULL until the first query (evidence.c) */
+    uint64_t n_queries;          /* that it was learned from, weighed down by truncations */
+    bool changing;               /* by the call that runs */
     kvq_page *page;
     size_t n_pages, page_capacity;
 } kvq_layer;
@@ -52,12 +54,14 @@ typedef struct kvq_layer {
 /** What is the same for a layer in every sequence. */
 typedef struct kvq_layer_plan {
     kvq_scheme scheme;
-    kvq_layout layout[KVQ_N_ROLES];
+    kvq_side side[KVQ_N_ROLES];
     size_t head_bytes; /* of a page */
     size_t page_bytes;
-    size_t element_bytes; /* of the residual and the sinks */
-    size_t sinks_bytes;   /* of one side */
-    kvq_pool *pages, *blocks;
+    size_t row_bytes[KVQ_N_ROLES]; /* of the residual and the sinks */
+    size_t sinks_bytes[KVQ_N_ROLES];
+    unsigned evidence; /* what either side asks for */
+    size_t n_learned;  /* floats per KV head: energy [D], then the moment's triangle, as far as asked for */
+    kvq_pool *pages, *blocks[KVQ_N_ROLES];
 } kvq_layer_plan;
 
 struct kvq_cache {
@@ -67,7 +71,7 @@ struct kvq_cache {
     kvq_scheme *schemes;                /* [L] */
     const kvq_scheme **scheme_pointers; /* [L], to schemes: config.layer_schemes */
     kvq_layer_plan *plan;               /* [L] */
-    kvq_pool *pool;                     /* one per slot size, at most two per layer */
+    kvq_pool *pool;                     /* one per slot size, at most three per layer */
     size_t n_pools;
     kvq_layer **sequence; /* [n_sequences], each NULL (empty) or [L] */
     float *scratch;       /* [128][D], for the one thread that changes the cache */
@@ -121,10 +125,10 @@ void kvq_sequence_free(kvq_cache *cache, kvq_layer *layers);
 static inline uint8_t *kvq_superblock(const kvq_layer_plan *plan, const kvq_page *page, kvq_role role,
                                       size_t head)
 {
-    return page->data + head * plan->head_bytes + (role == KVQ_VALUES ? plan->layout[KVQ_KEYS].bytes : 0);
+    return page->data + head * plan->head_bytes + (role == KVQ_VALUES ? plan->side[KVQ_KEYS].bytes : 0);
 }
 
-/** Residual row of an index: D elements; the rows of the same block follow it. */
+/** Residual row of an index; the rows of the same block follow it. */
 uint8_t *kvq_residual_row(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
                           kvq_role role, size_t head, size_t index);
 
@@ -132,8 +136,8 @@ uint8_t *kvq_residual_row(const kvq_cache *cache, const kvq_layer_plan *plan, co
 static inline uint8_t *kvq_sinks_row(const kvq_cache *cache, const kvq_layer_plan *plan,
                                      const kvq_layer *layer, kvq_role role, size_t head, size_t token)
 {
-    size_t row_bytes = cache->config.head_dim * plan->element_bytes;
-    return layer->sinks[role] + (head * plan->scheme.sinks + token) * row_bytes;
+    (void)cache;
+    return layer->sinks[role] + (head * plan->scheme.sinks + token) * plan->row_bytes[role];
 }
 
 /** Make the page table hold n_pages; new pages are zero. On KVQ_ERR_NOMEM the caller drops what came. */
@@ -148,34 +152,160 @@ void kvq_layer_release(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *
 kvq_status kvq_sinks_ensure(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer);
 
 /** Take n more blocks for a coming change; it is carried out by _advance and forgotten by _release. */
-kvq_status kvq_residual_reserve(kvq_cache *cache, const kvq_layer_plan *plan, kvq_residual *residual,
+kvq_status kvq_residual_reserve(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, kvq_role role,
                                 size_t n);
-void kvq_residual_release(kvq_cache *cache, const kvq_layer_plan *plan, kvq_residual *residual);
+void kvq_residual_release(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, kvq_role role);
 
 /** Blocks to reserve so that a residual that holds some blocks can move on to indices [packed, n). */
 size_t kvq_residual_need(const kvq_residual *residual, size_t packed, size_t n);
 
 /** Move on to indices [packed, n): drop the blocks before, add the reserved ones after. */
-void kvq_residual_advance(kvq_cache *cache, const kvq_layer_plan *plan, kvq_residual *residual, size_t packed,
-                          size_t n);
+void kvq_residual_advance(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, kvq_role role,
+                          size_t packed, size_t n);
 
-/** Store or fetch one row of D values in the residual's dtype. */
-void kvq_row_store(const kvq_cache *cache, const kvq_layer_plan *plan, uint8_t *row, const float *x);
-void kvq_row_load(const kvq_cache *cache, const kvq_layer_plan *plan, const uint8_t *row, float *x);
+/** Attention that the token of a residual row has received; NULL if this side does not ask for it. */
+float *kvq_residual_received(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
+                             kvq_role role, size_t head, size_t index);
+
+/** Bytes of a row of D values, and of a residual block. */
+size_t kvq_row_bytes(kvq_dtype dtype, size_t dim);
+size_t kvq_block_bytes(const kvq_cache *cache, const kvq_layer_plan *plan, kvq_role role);
+
+/** Store or fetch one row of D values of a dtype. */
+void kvq_row_store(const kvq_cache *cache, kvq_dtype dtype, uint8_t *row, const float *x);
+void kvq_row_load(const kvq_cache *cache, kvq_dtype dtype, const uint8_t *row, float *x);
+
+/** Are n rows what kvq_row_store can have written? */
+bool kvq_rows_are_valid(const kvq_cache *cache, kvq_dtype dtype, const uint8_t *rows, size_t n);
 
 /** Hash the pages [from, sealed). */
 void kvq_pages_seal(const kvq_layer_plan *plan, kvq_layer *layer, size_t from);
 uint64_t kvq_page_hash(const kvq_layer_plan *plan, const kvq_page *page);
 
+/* ---- append.c ---- */
+
+/** Tokens that a call brings, of a layer that may already hold some of them as sinks. */
+typedef struct kvq_arrivals {
+    const float *x[KVQ_N_ROLES]; /* [n_tokens][Hkv][D] */
+    size_t n_tokens;
+    /* [Hkv], received_stride apart: attention that each past the sinks has received; NULL: none. */
+    const float *received;
+    size_t received_stride;
+} kvq_arrivals;
+
+/** Take all the memory that n_tokens more tokens need. On KVQ_ERR_NOMEM nothing has changed. */
+kvq_status kvq_append_reserve(kvq_cache *cache, size_t layer, size_t sequence, size_t n_tokens);
+
+/** Pack what a layer of n_tokens tokens would have packed, of what is there. After _reserve for as many. */
+void kvq_append_pack(kvq_cache *cache, size_t layer, size_t sequence, size_t n_tokens);
+
+/** Append; after _reserve for as many. */
+void kvq_append_take(kvq_cache *cache, size_t layer, size_t sequence, const kvq_arrivals *arrivals);
+
+/* ---- evidence.c: what a layer has learned from queries ---- */
+
+/** Allocate what queries will teach, if the plan wants any of it. */
+kvq_status kvq_evidence_ensure(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer);
+void kvq_evidence_free(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer);
+
+/** Bytes of evidence that the layer holds. */
+uint64_t kvq_evidence_bytes(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer);
+
+/** Learn from queries q[n][H][D], in their order. */
+void kvq_evidence_add_queries(const kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
+                              const float *q, size_t n);
+
+/** Weigh what was learned from n_before tokens as if it were from n_after. */
+void kvq_evidence_shrink(const kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, size_t n_after,
+                         size_t n_before);
+
+/** What a KV head's encoder gets; received is of the tokens to encode, or NULL. */
+kvq_evidence kvq_evidence_of(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
+                             size_t head, const float *received, size_t n);
+
+/* ---- A layer as a call sees it ---- */
+
+/** What is stored, and behind it tokens that the call itself brings and that are not stored yet. */
+typedef struct kvq_view {
+    const kvq_cache *cache;
+    const kvq_layer_plan *plan;
+    const kvq_layer *layer;
+    const float *fresh[KVQ_N_ROLES]; /* [n_fresh][Hkv][D] */
+    size_t n_fresh;
+} kvq_view;
+
+static inline size_t kvq_view_n_tokens(const kvq_view *view)
+{
+    return view->layer->n_tokens + view->n_fresh;
+}
+
+/** A stretch of tokens that lie side by side in one place. */
+typedef struct kvq_stretch {
+    size_t n;
+    const uint8_t *superblock; /* packed, from token t0 of it on; or NULL: */
+    size_t t0;
+    const uint8_t *rows; /* of this dtype, stride bytes apart */
+    kvq_dtype dtype;
+    size_t stride;
+} kvq_stretch;
+
+/** The place of token `begin`, and how many of the next n lie there with it. */
+kvq_stretch kvq_find_stretch(const kvq_view *view, kvq_role role, size_t head, size_t begin, size_t n);
+
 /* ---- read.c ---- */
 
 /** Dequantize tokens [begin, begin + n) of one head and side into rows out + i * stride. */
-void kvq_read_head(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer, kvq_role role,
-                   size_t head, size_t begin, size_t n, float *out, size_t stride);
+void kvq_read_head(const kvq_view *view, kvq_role role, size_t head, size_t begin, size_t n, float *out,
+                   size_t stride);
 
 /** The error bound of the same elements. */
-void kvq_read_head_bound(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                         kvq_role role, size_t head, size_t begin, size_t n, float *out, size_t stride);
+void kvq_read_head_bound(const kvq_view *view, kvq_role role, size_t head, size_t begin, size_t n, float *out,
+                         size_t stride);
+
+/* ---- attention.c ---- */
+
+/** Scores or probabilities that a call hands out: of tokens [first, first + stride), a row per query and
+ * head; p is NULL if nobody asks. */
+typedef struct kvq_window {
+    float *p;
+    size_t first, stride;
+} kvq_window;
+
+/** Queries of one sequence. Query i sees the first n_before + i + 1 tokens of the view. */
+typedef struct kvq_span {
+    kvq_view view;
+    size_t n_q, n_before;
+    size_t first_query; /* in q, out and bound */
+    kvq_window window;
+    size_t first_tile; /* filled by kvq_attention */
+} kvq_span;
+
+/** What the spans of one call have in common. */
+typedef struct kvq_attention_call {
+    const kvq_cache *cache;
+    const kvq_layer_plan *plan;
+    const float *q;
+    float scale;
+    bool fast;
+    int n_threads;
+    float *out, *bound;            /* bound may be NULL */
+    kvq_attend_counters *counters; /* of this call; added to */
+} kvq_attention_call;
+
+/** softmax(scale q K^T) V for every query of the spans. Cannot fail. */
+void kvq_attention(const kvq_attention_call *call, kvq_span *spans, size_t n_spans);
+
+/** Does fast precision serve a layer? */
+static inline bool kvq_plan_folds(const kvq_layer_plan *plan)
+{
+    return plan->side[KVQ_KEYS].folds && plan->side[KVQ_VALUES].folds;
+}
+
+/* ---- attend.c: options that attend and step share ---- */
+
+kvq_status kvq_attend_options_read(const kvq_attend_options *given, kvq_attend_options *options,
+                                   kvq_attend_counters *counters);
+void kvq_attend_counters_write(const kvq_attend_options *options, const kvq_attend_counters *counters);
 
 /* ---- threads.c ---- */
 
@@ -186,7 +316,7 @@ int kvq_n_threads(int wanted, size_t n_tasks);
 
 /** The certified bound of one query's output: kvq_cache_attend's `bound`. It sees the first n_visible tokens.
  */
-float kvq_attend_bound(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                       size_t kv_head, const float *q, float scale, size_t n_visible, const float *out);
+float kvq_attend_bound(const kvq_view *view, size_t kv_head, const float *q, float scale, size_t n_visible,
+                       const float *out);
 
 #endif /* KVQ_LIB_INTERNAL_H */

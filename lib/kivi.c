@@ -43,11 +43,17 @@ typedef struct side {
     float *residual;
 } side;
 
-static bool scheme_fits(const kvq_cache *cache, const kvq_scheme *scheme)
+static const kvq_layout *layout_of(const side *s)
 {
-    size_t dim = cache->config.head_dim, group = scheme->v.group == KVQ_GROUP_FULL ? dim : scheme->v.group;
-    return scheme->sinks == 0 && scheme->k.codec == KVQ_CODEC_AFFINE && scheme->v.codec == KVQ_CODEC_AFFINE &&
-           scheme->k.axis == KVQ_AXIS_CHANNEL && scheme->v.axis == KVQ_AXIS_TOKEN && dim % group == 0;
+    return kvq_side_affine_layout(&s->plan->side[s->role]);
+}
+
+static bool scheme_fits(const kvq_cache *cache, const kvq_layer_plan *plan)
+{
+    const kvq_layout *k = kvq_side_affine_layout(&plan->side[KVQ_KEYS]),
+                     *v = kvq_side_affine_layout(&plan->side[KVQ_VALUES]);
+    return plan->scheme.sinks == 0 && k != NULL && v != NULL && k->per_channel && !v->per_channel &&
+           cache->config.head_dim % v->group == 0;
 }
 
 static uint8_t *superblock_of(const side *s, size_t head, size_t t)
@@ -58,7 +64,7 @@ static uint8_t *superblock_of(const side *s, size_t head, size_t t)
 /* Where the code of (head, t, c) is: the first word of its run, the words' distance, its place in the run. */
 static int32_t *run_of(const side *s, size_t head, size_t t, size_t c, size_t *stride, size_t *j)
 {
-    size_t dim = s->cache->config.head_dim, bits = s->plan->layout[s->role].bits;
+    size_t dim = s->cache->config.head_dim, bits = layout_of(s)->bits;
     if (s->role == KVQ_KEYS) {
         *stride = dim;
         *j = t;
@@ -72,7 +78,7 @@ static int32_t *run_of(const side *s, size_t head, size_t t, size_t c, size_t *s
 /* Place of the scale and minimum of the group that starts at (t, c). */
 static size_t meta_index(const side *s, size_t head, size_t t, size_t c)
 {
-    size_t dim = s->cache->config.head_dim, group = s->plan->layout[s->role].group;
+    size_t dim = s->cache->config.head_dim, group = layout_of(s)->group;
     return s->role == KVQ_KEYS ? (head * (s->n_packed / group) + t / group) * dim + c
                                : (head * s->n_packed + t) * (dim / group) + c / group;
 }
@@ -81,7 +87,7 @@ static size_t meta_index(const side *s, size_t head, size_t t, size_t c)
 static void visit(const side *s, void (*visit_code)(const side *, size_t, size_t, size_t),
                   void (*visit_group)(const side *, size_t, size_t, size_t))
 {
-    const kvq_layout *layout = &s->plan->layout[s->role];
+    const kvq_layout *layout = layout_of(s);
     size_t t_step = layout->per_channel ? layout->group : 1, c_step = layout->per_channel ? 1 : layout->group;
     for (size_t head = 0; head < s->cache->config.n_kv_heads; head++)
         for (size_t t = 0; t < s->n_packed; t++)
@@ -100,14 +106,14 @@ static void export_code(const side *s, size_t head, size_t t, size_t c)
     if (s->code == NULL)
         return;
     int32_t *run = run_of(s, head, t, c, &stride, &j);
-    const kvq_layout *layout = &s->plan->layout[s->role];
+    const kvq_layout *layout = layout_of(s);
     put_field(run, stride, j, layout->bits,
               kvq_code_get(layout, superblock_of(s, head, t), t % KVQ_SUPERBLOCK, c));
 }
 
 static void export_group(const side *s, size_t head, size_t t, size_t c)
 {
-    const kvq_layout *layout = &s->plan->layout[s->role];
+    const kvq_layout *layout = layout_of(s);
     const uint8_t *at = superblock_of(s, head, t) + kvq_scale_offset(layout, t % KVQ_SUPERBLOCK, c);
     if (s->scale != NULL)
         s->scale[meta_index(s, head, t, c)] = kvq_load_u16(at);
@@ -117,16 +123,16 @@ static void export_group(const side *s, size_t head, size_t t, size_t c)
 
 static void export_side(const side *s)
 {
-    size_t dim = s->cache->config.head_dim, bits = s->plan->layout[s->role].bits,
-           n_heads = s->cache->config.n_kv_heads;
+    size_t dim = s->cache->config.head_dim, bits = layout_of(s)->bits, n_heads = s->cache->config.n_kv_heads;
     size_t n_words = s->role == KVQ_KEYS ? words(s->n_packed, bits) * dim : s->n_packed * words(dim, bits);
     if (s->code != NULL) /* the last word of a run may be partly unused */
         memset(s->code, 0, n_heads * n_words * sizeof *s->code);
     visit(s, export_code, export_group);
     size_t n_residual = s->n - s->n_packed;
+    const kvq_view view = {.cache = s->cache, .plan = s->plan, .layer = s->layer};
     for (size_t head = 0; s->residual != NULL && n_residual > 0 && head < n_heads; head++)
-        kvq_read_head(s->cache, s->plan, s->layer, s->role, head, s->n_packed, n_residual,
-                      s->residual + head * n_residual * dim, dim);
+        kvq_read_head(&view, s->role, head, s->n_packed, n_residual, s->residual + head * n_residual * dim,
+                      dim);
 }
 
 void kvq_kivi_init_sized(kvq_kivi *kivi, size_t struct_size)
@@ -146,7 +152,7 @@ kvq_status kvq_cache_export_kivi(const kvq_cache *cache, size_t layer_index, siz
 {
     kvq_kivi ours, *kivi = &ours;
     if (cache == NULL || !read_kivi(given, kivi) || layer_index >= cache->config.n_layers ||
-        sequence >= cache->config.n_sequences || !scheme_fits(cache, &cache->plan[layer_index].scheme))
+        sequence >= cache->config.n_sequences || !scheme_fits(cache, &cache->plan[layer_index]))
         return KVQ_ERR_ARG;
     static const kvq_layer empty;
     const kvq_layer *layer = kvq_layer_of(cache, layer_index, sequence);
@@ -169,14 +175,14 @@ static void import_code(const side *s, size_t head, size_t t, size_t c)
 {
     size_t stride, j;
     const int32_t *run = run_of(s, head, t, c, &stride, &j);
-    const kvq_layout *layout = &s->plan->layout[s->role];
+    const kvq_layout *layout = layout_of(s);
     kvq_code_put(layout, superblock_of(s, head, t), t % KVQ_SUPERBLOCK, c,
                  get_field(run, stride, j, layout->bits));
 }
 
 static void import_group(const side *s, size_t head, size_t t, size_t c)
 {
-    const kvq_layout *layout = &s->plan->layout[s->role];
+    const kvq_layout *layout = layout_of(s);
     uint8_t *at = superblock_of(s, head, t) + kvq_scale_offset(layout, t % KVQ_SUPERBLOCK, c);
     kvq_store_u16(at, s->scale[meta_index(s, head, t, c)]);
     kvq_store_u16(at + layout->min_offset, s->min[meta_index(s, head, t, c)]);
@@ -188,7 +194,7 @@ static void import_side(const side *s)
     visit(s, import_code, import_group);
     for (size_t head = 0; head < s->cache->config.n_kv_heads; head++)
         for (size_t i = 0; i < n_residual; i++)
-            kvq_row_store(s->cache, s->plan,
+            kvq_row_store(s->cache, s->plan->scheme.residual_dtype[s->role],
                           kvq_residual_row(s->cache, s->plan, s->layer, s->role, head, s->n_packed + i),
                           s->residual + (head * n_residual + i) * dim);
 }
@@ -196,7 +202,7 @@ static void import_side(const side *s)
 /* Is everything there, whole and finite? */
 static kvq_status check_side(const side *s)
 {
-    const kvq_layout *layout = &s->plan->layout[s->role];
+    const kvq_layout *layout = layout_of(s);
     size_t n_heads = s->cache->config.n_kv_heads, dim = layout->dim, n_residual;
     if (s->n_packed > s->n || s->n_packed % layout->tokens_per_run != 0)
         return KVQ_ERR_ARG;
@@ -221,9 +227,8 @@ static kvq_status take_memory(kvq_cache *cache, const kvq_layer_plan *plan, kvq_
     size_t most = kvq_max_size(packed[KVQ_KEYS], packed[KVQ_VALUES]);
     KVQ_TRY(kvq_pages_grow(cache, plan, layer, (most + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK));
     for (size_t role = 0; role < KVQ_N_ROLES; role++) {
-        kvq_residual *residual = &layer->residual[role];
-        KVQ_TRY(kvq_residual_reserve(cache, plan, residual,
-                                     kvq_residual_need(residual, packed[role], kivi->n_tokens)));
+        size_t need = kvq_residual_need(&layer->residual[role], packed[role], kivi->n_tokens);
+        KVQ_TRY(kvq_residual_reserve(cache, plan, layer, (kvq_role)role, need));
     }
     return KVQ_OK;
 }
@@ -232,7 +237,7 @@ kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer_index, size_t se
 {
     kvq_kivi ours, *kivi = &ours;
     if (cache == NULL || !read_kivi(given, kivi) || layer_index >= cache->config.n_layers ||
-        sequence >= cache->config.n_sequences || !scheme_fits(cache, &cache->plan[layer_index].scheme) ||
+        sequence >= cache->config.n_sequences || !scheme_fits(cache, &cache->plan[layer_index]) ||
         kvq_cache_n_tokens(cache, layer_index, sequence) != 0)
         return KVQ_ERR_ARG;
     if (kivi->n_tokens > cache->config.max_tokens)
@@ -253,7 +258,7 @@ kvq_status kvq_cache_import_kivi(kvq_cache *cache, size_t layer_index, size_t se
     const size_t packed[KVQ_N_ROLES] = {kivi->n_k_packed, kivi->n_v_packed};
     for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
         layer->packed[role] = packed[role];
-        kvq_residual_advance(cache, plan, &layer->residual[role], packed[role], kivi->n_tokens);
+        kvq_residual_advance(cache, plan, layer, role, packed[role], kivi->n_tokens);
     }
     layer->n_tokens = kivi->n_tokens;
     k.layer = v.layer = layer;

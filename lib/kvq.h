@@ -119,6 +119,7 @@ typedef enum kvq_residual_mode {
 typedef enum kvq_dtype {
     KVQ_F32 = 0,
     KVQ_F16 = 1,
+    KVQ_I8 = 2, /* per token and head a half scale and int8 values */
 } kvq_dtype;
 
 typedef enum kvq_arith {
@@ -195,11 +196,14 @@ KVQ_API const char *kvq_scheme_preset(size_t i);
 /** What one side of a scheme, keys or values, says. */
 typedef struct kvq_side_info {
     size_t struct_size; /* out: bytes filled */
-    const char *codec;  /* "affine", "f16", "f32"; static */
-    uint32_t bits;      /* of a code; 16 and 32 for f16 and f32 */
+    const char *codec;  /* "affine", "f16", "f32", "tier", ...; static */
+    uint32_t bits;      /* of a code; 16 and 32 for f16 and f32, 0 where codes differ in width */
     kvq_axis axis;      /* of groups; affine only, as the next two */
     uint32_t group;     /* G: 16, 32, 64, 128 or KVQ_GROUP_FULL */
     kvq_arith arith;
+    kvq_dtype residual_dtype; /* of this side's residual and sinks */
+    uint32_t heavy_hitters;   /* tokens of a page kept in 8 bits */
+    bool uses_evidence;       /* encodes better after kvq_cache_step than after kvq_cache_append */
 } kvq_side_info;
 
 /** Call kvq_scheme_keys and kvq_scheme_values instead. */
@@ -224,7 +228,7 @@ static inline kvq_status kvq_scheme_values(const kvq_scheme *scheme, kvq_side_in
 KVQ_API size_t kvq_scheme_residual(const kvq_scheme *scheme); /* R */
 KVQ_API size_t kvq_scheme_sinks(const kvq_scheme *scheme);    /* S */
 KVQ_API kvq_residual_mode kvq_scheme_residual_mode(const kvq_scheme *scheme);
-KVQ_API kvq_dtype kvq_scheme_residual_dtype(const kvq_scheme *scheme); /* of the residual and the sinks */
+KVQ_API kvq_dtype kvq_scheme_residual_dtype(const kvq_scheme *scheme); /* of the keys' residual and sinks */
 
 /**
  * Storage cost of the packed part in bits per element, metadata included, for head dimension D, mean of keys
@@ -467,13 +471,51 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
                                                    const float *q, size_t n_q, float scale,
                                                    const kvq_attend_options *options, float *out);
 
+/**
+ * Append and attend in one call: what an engine does in every layer, for any number of sequences and of new
+ * tokens each, a decode step and a prompt alike.
+ *
+ * The new tokens of a sequence are seen in full precision by each other, causally, as they are given here;
+ * older ones as the cache holds them once it has one token more. Then the new queries become evidence for
+ * schemes that use some, and the new tokens are stored: what they complete is packed with that evidence. So
+ * the keys and values of a sequence end up where kvq_cache_append puts them, and for schemes that use no
+ * evidence with the same bytes, however the tokens are split into calls.
+ *
+ * Evidence is what a layer of a sequence has learned from the queries that came through this call: per KV
+ * head, from all its query heads, the energy of each channel and, as a scheme asks for it, the second moment;
+ * for each token not yet packed, the attention it has received. It is a function of the calls made, is
+ * counted (kvq_usage.evidence), saved and loaded with its sequence, and in a truncation keeps its
+ * proportions with the weight of the tokens that remain.
+ *
+ * sequences [n_sequences], all different; NULL stands for 0, 1, ..., n_sequences - 1.
+ * n_new     [n_sequences] new tokens of each, may be 0; NULL stands for 1 each. N is their sum.
+ * q         [N][H][D] float32, k and v [N][Hkv][D]: sequence after sequence; read only.
+ * out       [N][H][D] float32; must not overlap the others.
+ * scale, options as in kvq_cache_attend; probabilities are [N][H][T], where T is the number of tokens
+ *           after the call, and need equal T and equal n_new; bound is [N][H], and takes the new tokens as
+ *           exact.
+ * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, a sequence given twice, scale not finite, unequal
+ * T or n_new with probabilities, options out of range); KVQ_ERR_NONFINITE (in q, k or v); KVQ_ERR_FULL;
+ * KVQ_ERR_NOMEM. After an error no sequence has changed.
+ * Memory    besides what appends take: for schemes that use evidence, probabilities of tokens not yet packed
+ *           come from malloc for the time of the call, up to 16 MB or one query's, whichever is more.
+ * Threads   changes the cache, so it must be alone with it. Uses threads of its own as kvq_cache_attend does.
+ * Numerics  of out as in kvq_cache_attend. A given sequence of calls leaves the same bytes for any number of
+ *           threads and on every instruction set, for schemes that use evidence while
+ *           kvq_attend_counters.superblocks_exact stays 0, or if all keys' codecs are tier.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_step(kvq_cache *cache, size_t layer, const size_t *sequences,
+                                                 size_t n_sequences, const size_t *n_new, const float *q,
+                                                 const float *k, const float *v, float scale,
+                                                 const kvq_attend_options *options, float *out);
+
 /* ---- Memory, integrity -------------------------------------------------------------------------------- */
 
 /** Every byte the cache got from its allocator, by purpose. total is their sum. */
 typedef struct kvq_usage {
     size_t struct_size;   /* out: bytes filled                                                         */
     uint64_t payload;     /* packed codes, and f16 or f32 values outside the residual                  */
-    uint64_t metadata;    /* scales and minimums of packed groups                                      */
+    uint64_t metadata;    /* all else of packed tokens: scales, orders, rows of heavy hitters, padding  */
     uint64_t residual;    /* the residual's tokens                                                     */
     uint64_t sinks;       /* the sinks' tokens                                                         */
     uint64_t slack;       /* for tokens, but holding none: open and free pages, half-full residual blocks */
@@ -481,6 +523,7 @@ typedef struct kvq_usage {
     uint64_t total;
     uint64_t n_elements;        /* keys and values held */
     uint64_t n_packed_elements; /* of them packed: (payload + metadata) * 8 / this = bits per element */
+    uint64_t evidence;          /* what queries have taught (kvq_cache_step): a part of total */
 } kvq_usage;
 
 /** Call kvq_cache_usage instead. */

@@ -28,12 +28,13 @@ void kvq_sequence_free(kvq_cache *cache, kvq_layer *layers)
                         sizeof(kvq_page));
         for (size_t role = 0; role < KVQ_N_ROLES; role++) {
             kvq_residual *residual = &layer->residual[role];
-            kvq_residual_release(cache, plan, residual);
-            kvq_residual_advance(cache, plan, residual, 0, 0);
+            kvq_residual_release(cache, plan, layer, (kvq_role)role);
+            kvq_residual_advance(cache, plan, layer, (kvq_role)role, 0, 0);
             kvq_memory_give(&cache->memory, KVQ_FOR_BOOKKEEPING, residual->block, residual->capacity,
                             sizeof *residual->block);
-            kvq_memory_give(&cache->memory, KVQ_FOR_DATA, layer->sinks[role], plan->sinks_bytes, 1);
+            kvq_memory_give(&cache->memory, KVQ_FOR_DATA, layer->sinks[role], plan->sinks_bytes[role], 1);
         }
+        kvq_evidence_free(cache, plan, layer);
     }
     kvq_memory_give(&cache->memory, KVQ_FOR_BOOKKEEPING, layers, cache->config.n_layers, sizeof(kvq_layer));
 }
@@ -42,7 +43,7 @@ void kvq_layer_release(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *
 {
     kvq_pages_shrink(cache, plan, layer, n_pages);
     for (size_t role = 0; role < KVQ_N_ROLES; role++)
-        kvq_residual_release(cache, plan, &layer->residual[role]);
+        kvq_residual_release(cache, plan, layer, (kvq_role)role);
 }
 
 /* ---- Sinks ---- */
@@ -52,7 +53,7 @@ kvq_status kvq_sinks_ensure(kvq_cache *cache, const kvq_layer_plan *plan, kvq_la
     for (size_t role = 0; plan->scheme.sinks > 0 && role < KVQ_N_ROLES; role++) {
         if (layer->sinks[role] != NULL)
             continue;
-        layer->sinks[role] = kvq_memory_take(&cache->memory, KVQ_FOR_DATA, plan->sinks_bytes, 1);
+        layer->sinks[role] = kvq_memory_take(&cache->memory, KVQ_FOR_DATA, plan->sinks_bytes[role], 1);
         if (layer->sinks[role] == NULL)
             return KVQ_ERR_NOMEM;
     }

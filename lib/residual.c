@@ -3,14 +3,39 @@
  * which sinks are made of, too.
  */
 #include "lib/internal.h"
+#include "quant/row8.h"
+
+/* ---- Blocks ---- */
+
+static uint8_t *block_of(const kvq_layer *layer, kvq_role role, size_t index)
+{
+    const kvq_residual *residual = &layer->residual[role];
+    return residual->block[index / KVQ_BLOCK - residual->first];
+}
 
 uint8_t *kvq_residual_row(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
                           kvq_role role, size_t head, size_t index)
 {
-    const kvq_residual *residual = &layer->residual[role];
-    size_t row = head * KVQ_BLOCK + index % KVQ_BLOCK;
-    return residual->block[index / KVQ_BLOCK - residual->first] +
-           row * cache->config.head_dim * plan->element_bytes;
+    (void)cache;
+    return block_of(layer, role, index) + (head * KVQ_BLOCK + index % KVQ_BLOCK) * plan->row_bytes[role];
+}
+
+float *kvq_residual_received(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
+                             kvq_role role, size_t head, size_t index)
+{
+    if ((plan->side[role].evidence & KVQ_EVIDENCE_RECEIVED) == 0)
+        return NULL;
+    size_t rows_bytes = cache->config.n_kv_heads * KVQ_BLOCK * plan->row_bytes[role];
+    float *received = (float *)(void *)(block_of(layer, role, index) + rows_bytes);
+    return received + head * KVQ_BLOCK + index % KVQ_BLOCK;
+}
+
+size_t kvq_block_bytes(const kvq_cache *cache, const kvq_layer_plan *plan, kvq_role role)
+{
+    bool received = (plan->side[role].evidence & KVQ_EVIDENCE_RECEIVED) != 0;
+    size_t token_bytes = plan->row_bytes[role] + (received ? sizeof(float) : 0);
+    size_t bytes = cache->config.n_kv_heads * KVQ_BLOCK * token_bytes;
+    return (bytes + KVQ_ALIGNMENT - 1) / KVQ_ALIGNMENT * KVQ_ALIGNMENT;
 }
 
 static size_t end_block(size_t packed, size_t n)
@@ -25,16 +50,17 @@ size_t kvq_residual_need(const kvq_residual *residual, size_t packed, size_t n)
     return end > begin ? end - begin : 0;
 }
 
-kvq_status kvq_residual_reserve(kvq_cache *cache, const kvq_layer_plan *plan, kvq_residual *residual,
+kvq_status kvq_residual_reserve(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, kvq_role role,
                                 size_t n)
 {
+    kvq_residual *residual = &layer->residual[role];
     void *blocks = residual->block;
     if (!kvq_memory_grow(&cache->memory, &blocks, &residual->capacity, residual->n + residual->n_reserved + n,
                          sizeof *residual->block))
         return KVQ_ERR_NOMEM;
     residual->block = blocks;
     for (; n > 0; n--) {
-        uint8_t *block = kvq_pool_take(&cache->memory, plan->blocks);
+        uint8_t *block = kvq_pool_take(&cache->memory, plan->blocks[role]);
         if (block == NULL)
             return KVQ_ERR_NOMEM;
         residual->block[residual->n + residual->n_reserved++] = block;
@@ -42,18 +68,21 @@ kvq_status kvq_residual_reserve(kvq_cache *cache, const kvq_layer_plan *plan, kv
     return KVQ_OK;
 }
 
-void kvq_residual_release(kvq_cache *cache, const kvq_layer_plan *plan, kvq_residual *residual)
+void kvq_residual_release(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, kvq_role role)
 {
+    kvq_residual *residual = &layer->residual[role];
     while (residual->n_reserved > 0)
-        kvq_pool_give(&cache->memory, plan->blocks, residual->block[residual->n + --residual->n_reserved]);
+        kvq_pool_give(&cache->memory, plan->blocks[role],
+                      residual->block[residual->n + --residual->n_reserved]);
 }
 
-void kvq_residual_advance(kvq_cache *cache, const kvq_layer_plan *plan, kvq_residual *residual, size_t packed,
-                          size_t n)
+void kvq_residual_advance(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, kvq_role role,
+                          size_t packed, size_t n)
 {
+    kvq_residual *residual = &layer->residual[role];
     size_t begin = packed / KVQ_BLOCK, end = end_block(packed, n), n_dropped = 0;
     while (n_dropped < residual->n && (residual->first + n_dropped < begin || begin == end))
-        kvq_pool_give(&cache->memory, plan->blocks, residual->block[n_dropped++]);
+        kvq_pool_give(&cache->memory, plan->blocks[role], residual->block[n_dropped++]);
     residual->n += residual->n_reserved - n_dropped;
     residual->n_reserved = 0;
     if (n_dropped > 0)
@@ -61,20 +90,49 @@ void kvq_residual_advance(kvq_cache *cache, const kvq_layer_plan *plan, kvq_resi
     residual->first = begin;
 }
 
-void kvq_row_store(const kvq_cache *cache, const kvq_layer_plan *plan, uint8_t *row, const float *x)
+/* ---- Rows ---- */
+
+size_t kvq_row_bytes(kvq_dtype dtype, size_t dim)
 {
-    size_t dim = cache->config.head_dim;
-    if (plan->scheme.residual_dtype == KVQ_F16)
-        cache->kernels->convert_f32_f16(x, dim, (uint16_t *)(void *)row);
-    else
-        memcpy(row, x, dim * sizeof *x);
+    return dtype == KVQ_F32   ? dim * sizeof(float)
+           : dtype == KVQ_F16 ? dim * sizeof(uint16_t)
+                              : kvq_row8_bytes(dim);
 }
 
-void kvq_row_load(const kvq_cache *cache, const kvq_layer_plan *plan, const uint8_t *row, float *x)
+void kvq_row_store(const kvq_cache *cache, kvq_dtype dtype, uint8_t *row, const float *x)
 {
     size_t dim = cache->config.head_dim;
-    if (plan->scheme.residual_dtype == KVQ_F16)
+    if (dtype == KVQ_F32)
+        memcpy(row, x, dim * sizeof *x);
+    else if (dtype == KVQ_F16)
+        cache->kernels->convert_f32_f16(x, dim, (uint16_t *)(void *)row);
+    else
+        cache->kernels->convert_f32_i8(x, dim, row);
+}
+
+void kvq_row_load(const kvq_cache *cache, kvq_dtype dtype, const uint8_t *row, float *x)
+{
+    size_t dim = cache->config.head_dim;
+    if (dtype == KVQ_F32)
+        memcpy(x, row, dim * sizeof *x);
+    else if (dtype == KVQ_F16)
         cache->kernels->convert_f16_f32((const uint16_t *)(const void *)row, dim, x);
     else
-        memcpy(x, row, dim * sizeof *x);
+        cache->kernels->convert_i8_f32(row, dim, x);
+}
+
+bool kvq_rows_are_valid(const kvq_cache *cache, kvq_dtype dtype, const uint8_t *rows, size_t n)
+{
+    size_t dim = cache->config.head_dim;
+    if (dtype == KVQ_F32)
+        return cache->kernels->all_finite_f32((const float *)(const void *)rows, n * dim);
+    for (size_t i = 0; i < n; i++) {
+        const uint8_t *row = rows + i * kvq_row_bytes(dtype, dim);
+        if (dtype == KVQ_I8 && !kvq_row8_is_valid(row, dim))
+            return false;
+        for (size_t c = 0; c < dim && dtype == KVQ_F16; c++)
+            if ((kvq_load_u16(row + 2 * c) & 0x7c00u) == 0x7c00u)
+                return false;
+    }
+    return true;
 }

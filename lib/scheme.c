@@ -42,17 +42,21 @@ const char *kvq_scheme_preset(size_t i)
 
 static kvq_status describe(const kvq_scheme *scheme, kvq_role role, kvq_side_info *out, size_t struct_size)
 {
-    if (scheme == NULL || out == NULL)
+    enum { ANY_DIM = 128 };
+    kvq_side side;
+    if (scheme == NULL || out == NULL || kvq_scheme_side(scheme, role, ANY_DIM, &side) != NULL)
         return KVQ_ERR_ARG;
-    const kvq_side_scheme *side = role == KVQ_KEYS ? &scheme->k : &scheme->v;
-    kvq_side_info info = {.codec = kvq_codecs[side->codec]->name};
-    if (side->codec == KVQ_CODEC_AFFINE) {
-        info.bits = side->bits;
-        info.axis = side->axis;
-        info.group = side->group;
+    kvq_side_info info = {
+        .codec = side.codec->name,
+        .bits = side.bits,
+        .residual_dtype = scheme->residual_dtype[role],
+        .heavy_hitters = side.heavy_hitters,
+        .uses_evidence = side.evidence != 0,
+    };
+    if (side.has_groups) {
+        info.axis = side.per_channel ? KVQ_AXIS_CHANNEL : KVQ_AXIS_TOKEN;
+        info.group = (uint32_t)side.group;
         info.arith = scheme->arith;
-    } else {
-        info.bits = side->codec == KVQ_CODEC_F16 ? 16 : 32;
     }
     return kvq_sized_write(out, struct_size, &info, sizeof info, true) ? KVQ_OK : KVQ_ERR_ARG;
 }
@@ -67,21 +71,13 @@ kvq_status kvq_scheme_values_sized(const kvq_scheme *scheme, kvq_side_info *out,
     return describe(scheme, KVQ_VALUES, out, struct_size);
 }
 
-double kvq_side_bits_per_element(const kvq_side_scheme *side, size_t head_dim)
+static double side_bits_per_element(const kvq_scheme *scheme, kvq_role role, size_t head_dim)
 {
-    if (head_dim == 0 || head_dim > KVQ_MAX_HEAD_DIM)
+    kvq_side side;
+    if (kvq_scheme_side(scheme, role, head_dim, &side) != NULL)
         return 0.0;
-    kvq_layout layout;
-    kvq_layout_init(&layout, &(kvq_layout_spec){
-                                 .codec = kvq_codecs[side->codec],
-                                 .bits = side->bits,
-                                 .per_channel = side->axis == KVQ_AXIS_CHANNEL,
-                                 .group = side->group,
-                                 .dim = head_dim,
-                             });
-    double bytes_per_token =
-        (double)layout.payload_per_token + (double)layout.metadata_per_run / (double)layout.tokens_per_run;
-    return 8.0 * bytes_per_token / (double)head_dim;
+    return 8.0 * (double)(side.payload_per_run + side.metadata_per_run) /
+           ((double)side.tokens_per_run * (double)head_dim);
 }
 
 /* ---- Both sides ---- */
@@ -103,14 +99,14 @@ kvq_residual_mode kvq_scheme_residual_mode(const kvq_scheme *scheme)
 
 kvq_dtype kvq_scheme_residual_dtype(const kvq_scheme *scheme)
 {
-    return scheme == NULL ? KVQ_F32 : scheme->residual_dtype;
+    return scheme == NULL ? KVQ_F32 : scheme->residual_dtype[KVQ_KEYS];
 }
 
 double kvq_scheme_bits_per_element(const kvq_scheme *scheme, size_t head_dim)
 {
-    if (scheme == NULL)
+    if (scheme == NULL || head_dim == 0 || head_dim > KVQ_MAX_HEAD_DIM)
         return 0.0;
-    return (kvq_side_bits_per_element(&scheme->k, head_dim) +
-            kvq_side_bits_per_element(&scheme->v, head_dim)) /
+    return (side_bits_per_element(scheme, KVQ_KEYS, head_dim) +
+            side_bits_per_element(scheme, KVQ_VALUES, head_dim)) /
            2;
 }

@@ -1,395 +1,234 @@
 /*
- * Schemes as text: check, parse, print. The grammar is at kvq_scheme_create in kvq.h.
+ * Schemes as text: parse, check, print. The grammar is at kvq_scheme_create in kvq.h; what stands behind k=
+ * and v= is read and printed by the codecs.
  */
 #include "lib/internal.h"
 #include "lib/scheme.h"
 
-#include <stdio.h>
 #include <string.h>
 
-enum { DEFAULT_RESIDUAL = 128, DEFAULT_GROUP = 32, MAX_RESIDUAL = 1 << 30, MAX_SINKS = 1 << 20 };
+enum {
+    DEFAULT_RESIDUAL = 128,
+    DEFAULT_GROUP = 32,
+    MAX_RESIDUAL = 1 << 30,
+    MAX_SINKS = 1 << 20,
+    ANY_DIM = 128, /* for what a side says that does not depend on D */
+};
 
 /* ---- Checking ---- */
 
-static bool bits_are_valid(uint32_t bits)
+const char *kvq_scheme_side(const kvq_scheme *scheme, kvq_role role, size_t dim, kvq_side *out)
 {
-    return (bits >= 1 && bits <= 6) || bits == 8;
+    const kvq_common common = {.half_arith = scheme->arith == KVQ_ARITH_KIVI_F16,
+                               .heavy_hitters = scheme->heavy_hitters};
+    return kvq_side_init(out, &scheme->side[role], &common, role, dim);
 }
 
-static bool group_is_valid(uint32_t group)
+/* What only both sides together with the residual tell; NULL if nothing. */
+static const char *scheme_problem(const kvq_scheme *scheme)
 {
-    return group == 16 || group == 32 || group == 64 || group == 128 || group == KVQ_GROUP_FULL;
-}
-
-static const char *side_problem(const kvq_side_scheme *side)
-{
-    if ((unsigned)side->codec >= kvq_n_codecs)
-        return "unknown codec";
-    if (side->codec != KVQ_CODEC_AFFINE)
-        return NULL;
-    if (!bits_are_valid(side->bits))
-        return "bits must be 1, 2, 3, 4, 5, 6 or 8";
-    if (side->axis != KVQ_AXIS_CHANNEL && side->axis != KVQ_AXIS_TOKEN)
-        return "unknown axis";
-    if (!group_is_valid(side->group))
-        return "group must be 16, 32, 64, 128 or full";
-    if (side->group == KVQ_GROUP_FULL && side->axis != KVQ_AXIS_TOKEN)
-        return "a full group needs the token axis";
-    return NULL;
-}
-
-static bool groups_run_along_tokens(const kvq_side_scheme *side)
-{
-    return side->codec == KVQ_CODEC_AFFINE && side->axis == KVQ_AXIS_CHANNEL;
-}
-
-static const char *residual_problem(const kvq_scheme *scheme)
-{
-    const kvq_side_scheme *sides[] = {&scheme->k, &scheme->v};
-    if (scheme->residual > MAX_RESIDUAL)
-        return "residual must be at most 1073741824";
-    for (size_t i = 0; i < 2; i++) {
-        if (!groups_run_along_tokens(sides[i]))
+    uint32_t kept = 0;
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
+        kvq_side side;
+        const char *problem = kvq_scheme_side(scheme, role, ANY_DIM, &side);
+        if (problem != NULL)
+            return problem;
+        kept += side.heavy_hitters;
+        if (side.tokens_per_run == 1)
             continue;
-        if (scheme->residual % sides[i]->group != 0)
-            return "residual must be a multiple of the group of a side on the channel axis";
+        if (scheme->residual % side.tokens_per_run != 0)
+            return side.has_groups ? "residual must be a multiple of the group of a side on the channel axis"
+                                   : "residual must be a multiple of 128 where a side packs whole pages";
         if (scheme->residual == 0 && scheme->residual_mode == KVQ_RESIDUAL_KIVI)
-            return "kivi mode needs a residual of at least one group on the channel axis";
+            return "kivi mode needs a residual of at least what a side packs together";
     }
-    return NULL;
-}
-
-const char *kvq_scheme_problem(const kvq_scheme *scheme)
-{
-    const char *problem = side_problem(&scheme->k);
-    if (problem == NULL)
-        problem = side_problem(&scheme->v);
-    if (problem != NULL)
-        return problem;
-    if (scheme->arith != KVQ_ARITH_F32 && scheme->arith != KVQ_ARITH_KIVI_F16)
-        return "unknown arithmetic";
-    if (scheme->residual_mode != KVQ_RESIDUAL_KIVI && scheme->residual_mode != KVQ_RESIDUAL_SLIDING)
-        return "unknown residual mode";
-    if (scheme->residual_dtype != KVQ_F32 && scheme->residual_dtype != KVQ_F16)
-        return "unknown residual dtype";
-    if (scheme->sinks > MAX_SINKS)
-        return "sinks must be at most 1048576";
-    return residual_problem(scheme);
+    return kept == 0 && scheme->heavy_hitters > 0 ? "hh= needs a codec that keeps heavy hitters" : NULL;
 }
 
 /* ---- Parsing ---- */
 
-/* The rest of the text, and the first problem met. */
-typedef struct parser {
-    const char *text, *at;
-    const char *problem;
-    const char *problem_at;
-} parser;
-
-static bool fail_at(parser *p, const char *at, const char *problem)
+static bool parse_side(kvq_text *t, kvq_role role, kvq_spec *spec)
 {
-    if (p->problem == NULL) {
-        p->problem = problem;
-        p->problem_at = at;
-    }
-    return false;
-}
-
-/* Take `word` if the text goes on with it. */
-static bool accept(parser *p, const char *word)
-{
-    size_t n = strlen(word);
-    if (strncmp(p->at, word, n) != 0)
-        return false;
-    p->at += n;
-    return true;
-}
-
-/* The same, but only if what follows ends a word. */
-static bool accept_word(parser *p, const char *word)
-{
-    size_t n = strlen(word);
-    if (strncmp(p->at, word, n) != 0 || (p->at[n] != '\0' && strchr(",@/-", p->at[n]) == NULL))
-        return false;
-    p->at += n;
-    return true;
-}
-
-static bool parse_number(parser *p, uint32_t limit, uint32_t *out)
-{
-    *out = 0;
-    const char *start = p->at;
-    uint64_t value = 0;
-    while (*p->at >= '0' && *p->at <= '9' && value <= limit)
-        value = value * 10 + (uint64_t)(*p->at++ - '0');
-    if (p->at == start)
-        return fail_at(p, start, "a number is expected here");
-    if (value > limit)
-        return fail_at(p, start, "the number is too large");
-    *out = (uint32_t)value;
-    return true;
-}
-
-static bool parse_bits(parser *p, uint32_t *bits)
-{
-    const char *start = p->at;
-    if (!parse_number(p, 99, bits))
-        return false;
-    return bits_are_valid(*bits) || fail_at(p, start, "bits must be 1, 2, 3, 4, 5, 6 or 8");
-}
-
-static bool parse_group(parser *p, uint32_t *group, bool may_be_full)
-{
-    const char *start = p->at;
-    if (may_be_full && accept_word(p, "full")) {
-        *group = KVQ_GROUP_FULL;
-        return true;
-    }
-    if (!parse_number(p, 9999, group))
-        return false;
-    if (*group == KVQ_GROUP_FULL || !group_is_valid(*group))
-        return fail_at(p, start, "group must be 16, 32, 64, 128 or full");
-    return true;
-}
-
-static bool parse_side(parser *p, kvq_axis usual_axis, kvq_side_scheme *side)
-{
-    *side = (kvq_side_scheme){.codec = KVQ_CODEC_AFFINE, .axis = usual_axis, .group = DEFAULT_GROUP};
-    bool f16 = accept_word(p, "f16");
-    if (f16 || accept_word(p, "f32")) {
-        *side = (kvq_side_scheme){.codec = f16 ? KVQ_CODEC_F16 : KVQ_CODEC_F32};
-        return true;
-    }
-    if (*p->at < '0' || *p->at > '9')
-        return fail_at(p, p->at, "f32, f16 or a number of bits is expected here");
-    if (!parse_bits(p, &side->bits))
-        return false;
-    if (accept(p, "@")) {
-        if (accept_word(p, "channel"))
-            side->axis = KVQ_AXIS_CHANNEL;
-        else if (accept_word(p, "token"))
-            side->axis = KVQ_AXIS_TOKEN;
-        else
-            return fail_at(p, p->at, "channel or token is expected here");
-    }
-    if (accept(p, "/")) {
-        const char *start = p->at;
-        if (!parse_group(p, &side->group, true))
-            return false;
-        if (side->group == KVQ_GROUP_FULL && side->axis == KVQ_AXIS_CHANNEL)
-            return fail_at(p, start, "a full group needs the token axis");
-    }
-    return true;
-}
-
-static kvq_scheme kivi_preset(uint32_t bits, uint32_t group)
-{
-    return (kvq_scheme){
-        .k = {.codec = KVQ_CODEC_AFFINE, .bits = bits, .axis = KVQ_AXIS_CHANNEL, .group = group},
-        .v = {.codec = KVQ_CODEC_AFFINE, .bits = bits, .axis = KVQ_AXIS_TOKEN, .group = group},
-        .residual = DEFAULT_RESIDUAL,
-    };
-}
-
-static kvq_scheme plain_preset(kvq_codec_id codec)
-{
-    return (kvq_scheme){.k = {.codec = codec}, .v = {.codec = codec}, .residual_mode = KVQ_RESIDUAL_SLIDING};
-}
-
-/* True if there was a preset and it was right; p->problem tells a wrong one from none. */
-static bool parse_preset(parser *p, kvq_scheme *out)
-{
-    if (accept_word(p, "fp32")) {
-        *out = plain_preset(KVQ_CODEC_F32);
-        return true;
-    }
-    if (accept_word(p, "fp16")) {
-        *out = plain_preset(KVQ_CODEC_F16);
-        return true;
-    }
-    if (!accept(p, "kivi"))
-        return false;
-    uint32_t bits, group = DEFAULT_GROUP;
-    if (!parse_bits(p, &bits) || (accept(p, "-g") && !parse_group(p, &group, false)))
-        return false;
-    *out = kivi_preset(bits, group);
-    return true;
+    const char *start = t->at, *rest;
+    *spec = (kvq_spec){.codec = kvq_codec_for_text(start, &rest)};
+    if (spec->codec == NULL)
+        return kvq_text_fail(t, start, "a codec is expected here: f32, f16, a number of bits, or a name");
+    t->at = rest;
+    return spec->codec->parse(spec->codec, t, role, spec->parameter);
 }
 
 /* One of two words. */
-static bool parse_choice(parser *p, const char *zero, const char *one, const char *problem, unsigned *out)
+static bool parse_choice(kvq_text *t, const char *zero, const char *one, const char *problem, unsigned *out)
 {
-    if (accept_word(p, zero))
+    if (kvq_text_accept_word(t, zero))
         *out = 0;
-    else if (accept_word(p, one))
+    else if (kvq_text_accept_word(t, one))
         *out = 1;
     else
-        return fail_at(p, p->at, problem);
+        return kvq_text_fail(t, t->at, problem);
     return true;
 }
 
-enum { HAS_K = 1, HAS_V = 2, HAS_R = 4, HAS_MODE = 8, HAS_RTYPE = 16, HAS_S = 32, HAS_ARITH = 64 };
-
-static bool parse_item(parser *p, kvq_scheme *out, unsigned *seen)
+static bool parse_dtype(kvq_text *t, kvq_dtype *out)
 {
-    const char *start = p->at;
+    static const char *const names[] = {[KVQ_F32] = "f32", [KVQ_F16] = "f16", [KVQ_I8] = "i8"};
+    for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (kvq_text_accept_word(t, names[i])) {
+            *out = (kvq_dtype)i;
+            return true;
+        }
+    return kvq_text_fail(t, t->at, "f32, f16 or i8 is expected here");
+}
+
+/* DTYPE ["/" DTYPE] */
+static bool parse_dtypes(kvq_text *t, kvq_dtype dtype[KVQ_N_ROLES])
+{
+    if (!parse_dtype(t, &dtype[KVQ_KEYS]))
+        return false;
+    dtype[KVQ_VALUES] = dtype[KVQ_KEYS];
+    return !kvq_text_accept(t, "/") || parse_dtype(t, &dtype[KVQ_VALUES]);
+}
+
+enum {
+    HAS_K = 1,
+    HAS_V = 2,
+    HAS_R = 4,
+    HAS_MODE = 8,
+    HAS_RTYPE = 16,
+    HAS_S = 32,
+    HAS_ARITH = 64,
+    HAS_HH = 128
+};
+
+static bool parse_item(kvq_text *t, kvq_scheme *out, unsigned *seen)
+{
+    const char *start = t->at;
     unsigned choice = 0, item;
     bool ok;
-    if (accept(p, "k=")) {
+    if (kvq_text_accept(t, "k=")) {
         item = HAS_K;
-        ok = parse_side(p, KVQ_AXIS_CHANNEL, &out->k);
-    } else if (accept(p, "v=")) {
+        ok = parse_side(t, KVQ_KEYS, &out->side[KVQ_KEYS]);
+    } else if (kvq_text_accept(t, "v=")) {
         item = HAS_V;
-        ok = parse_side(p, KVQ_AXIS_TOKEN, &out->v);
-    } else if (accept(p, "r=")) {
+        ok = parse_side(t, KVQ_VALUES, &out->side[KVQ_VALUES]);
+    } else if (kvq_text_accept(t, "r=")) {
         item = HAS_R;
-        ok = parse_number(p, MAX_RESIDUAL, &out->residual);
-    } else if (accept(p, "s=")) {
+        ok = kvq_text_number(t, MAX_RESIDUAL, &out->residual);
+    } else if (kvq_text_accept(t, "s=")) {
         item = HAS_S;
-        ok = parse_number(p, MAX_SINKS, &out->sinks);
-    } else if (accept(p, "mode=")) {
+        ok = kvq_text_number(t, MAX_SINKS, &out->sinks);
+    } else if (kvq_text_accept(t, "hh=")) {
+        item = HAS_HH;
+        ok = kvq_text_number(t, KVQ_HEAVY_HITTERS_MAX, &out->heavy_hitters);
+    } else if (kvq_text_accept(t, "mode=")) {
         item = HAS_MODE;
-        ok = parse_choice(p, "kivi", "sliding", "kivi or sliding is expected here", &choice);
+        ok = parse_choice(t, "kivi", "sliding", "kivi or sliding is expected here", &choice);
         out->residual_mode = (kvq_residual_mode)choice;
-    } else if (accept(p, "rtype=")) {
+    } else if (kvq_text_accept(t, "rtype=")) {
         item = HAS_RTYPE;
-        ok = parse_choice(p, "f32", "f16", "f32 or f16 is expected here", &choice);
-        out->residual_dtype = (kvq_dtype)choice;
-    } else if (accept(p, "arith=")) {
+        ok = parse_dtypes(t, out->residual_dtype);
+    } else if (kvq_text_accept(t, "arith=")) {
         item = HAS_ARITH;
-        ok = parse_choice(p, "f32", "kivi-f16", "f32 or kivi-f16 is expected here", &choice);
+        ok = parse_choice(t, "f32", "kivi-f16", "f32 or kivi-f16 is expected here", &choice);
         out->arith = (kvq_arith)choice;
     } else {
-        return fail_at(p, start,
-                       "k=, v=, r=, mode=, rtype=, s= or arith= is expected here, or a preset at the start");
+        return kvq_text_fail(
+            t, start,
+            "k=, v=, r=, mode=, rtype=, s=, hh= or arith= is expected here, or a preset at the start");
     }
     if (ok && (*seen & item) != 0)
-        return fail_at(p, start, "this is given twice");
+        return kvq_text_fail(t, start, "this is given twice");
     *seen |= item;
     return ok;
 }
 
-static bool parse_scheme(parser *p, kvq_scheme *out)
+static bool parse_items(kvq_text *t, kvq_scheme *out, unsigned *seen)
 {
-    unsigned seen = 0;
-    *out = (kvq_scheme){.residual = DEFAULT_RESIDUAL};
-    bool preset = parse_preset(p, out);
-    if (p->problem != NULL)
-        return false;
-    bool more = !preset || accept(p, ",");
-    while (more) {
-        if (!parse_item(p, out, &seen))
+    do {
+        if (!parse_item(t, out, seen))
             return false;
-        more = accept(p, ",");
+    } while (kvq_text_accept(t, ","));
+    return *t->at == '\0' || kvq_text_fail(t, t->at, "a comma or the end is expected here");
+}
+
+static const kvq_scheme no_preset = {.residual = DEFAULT_RESIDUAL};
+
+/* ---- Presets: names for texts ---- */
+
+static const struct {
+    const char *name, *text;
+} named_presets[] = {
+    {"fp32", "k=f32,v=f32,r=0,mode=sliding"},
+    {"fp16", "k=f16,v=f16,r=0,mode=sliding"},
+};
+enum { N_NAMED = sizeof named_presets / sizeof named_presets[0] };
+
+/* BITS ["-g" GROUP], after "kivi": both sides are BITS "/" GROUP */
+static bool parse_kivi(kvq_text *t, kvq_scheme *out)
+{
+    char text[KVQ_SIDE_TEXT_MAX];
+    kvq_printer p = {.text = text, .size = sizeof text};
+    const char *bits_at = t->at, *group_at = t->at;
+    uint32_t bits, group = DEFAULT_GROUP;
+    if (!kvq_text_number(t, 99, &bits))
+        return false;
+    kvq_put_number(&p, "", bits);
+    size_t n_bits = p.n;
+    if (kvq_text_accept(t, "-g")) {
+        group_at = t->at;
+        if (!kvq_text_number(t, 9999, &group))
+            return false;
     }
-    if (*p->at != '\0')
-        return fail_at(p, p->at, "a comma or the end is expected here");
-    if (!preset && (seen & (HAS_K | HAS_V)) != (HAS_K | HAS_V))
-        return fail_at(p, p->at, "k= and v= are both needed without a preset");
+    kvq_put_number(&p, "/", group);
+    *out = no_preset;
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
+        kvq_text side = {.at = text};
+        if (!parse_side(&side, role, &out->side[role]))
+            return kvq_text_fail(t, side.problem_at <= text + n_bits ? bits_at : group_at, side.problem);
+    }
     return true;
 }
 
-/* ---- Printing ---- */
-
-typedef struct printer {
-    char *text;
-    size_t size, n;
-} printer;
-
-static void put(printer *p, const char *word)
+/* True if there was a preset and it was right; t->problem tells a wrong one from none. */
+static bool parse_preset(kvq_text *t, kvq_scheme *out)
 {
-    size_t n = strlen(word);
-    if (p->n + n < p->size)
-        memcpy(p->text + p->n, word, n + 1);
-    p->n += n;
-}
-
-static void put_number(printer *p, const char *before, uint32_t number)
-{
-    char digits[16];
-    (void)snprintf(digits, sizeof digits, "%lu", (unsigned long)number);
-    put(p, before);
-    put(p, digits);
-}
-
-static void put_side(printer *p, const char *name, const kvq_side_scheme *side)
-{
-    put(p, name);
-    if (side->codec != KVQ_CODEC_AFFINE) {
-        put(p, side->codec == KVQ_CODEC_F16 ? "f16" : "f32");
-        return;
+    for (size_t i = 0; i < N_NAMED; i++) {
+        if (!kvq_text_accept_word(t, named_presets[i].name))
+            continue;
+        kvq_text own = {.at = named_presets[i].text};
+        unsigned seen = 0;
+        *out = no_preset;
+        return parse_items(&own, out, &seen) || kvq_text_fail(t, t->at, own.problem);
     }
-    put_number(p, "", side->bits);
-    put(p, side->axis == KVQ_AXIS_CHANNEL ? "@channel" : "@token");
-    if (side->group == KVQ_GROUP_FULL)
-        put(p, "/full");
-    else
-        put_number(p, "/", side->group);
+    return kvq_text_accept(t, "kivi") && parse_kivi(t, out);
 }
 
-static bool sides_equal(const kvq_side_scheme *a, const kvq_side_scheme *b)
+static bool parse_scheme(kvq_text *t, kvq_scheme *out)
 {
-    if (a->codec != KVQ_CODEC_AFFINE || b->codec != KVQ_CODEC_AFFINE)
-        return a->codec == b->codec;
-    return a->bits == b->bits && a->axis == b->axis && a->group == b->group;
-}
-
-/* Print the two sides, as a preset where one fits; *base gets what a reader of it then assumes. */
-static void put_shortest_sides(printer *p, const kvq_scheme *s, kvq_scheme *base)
-{
-    *base = kivi_preset(s->k.bits, s->k.group);
-    if (s->k.codec == KVQ_CODEC_AFFINE && s->k.group != KVQ_GROUP_FULL && sides_equal(&s->k, &base->k) &&
-        sides_equal(&s->v, &base->v)) {
-        put_number(p, "kivi", s->k.bits);
-        if (s->k.group != DEFAULT_GROUP)
-            put_number(p, "-g", s->k.group);
-        return;
-    }
-    if (s->k.codec != KVQ_CODEC_AFFINE && s->k.codec == s->v.codec) {
-        *base = plain_preset(s->k.codec);
-        put(p, s->k.codec == KVQ_CODEC_F16 ? "fp16" : "fp32");
-        return;
-    }
-    *base = (kvq_scheme){.residual = DEFAULT_RESIDUAL};
-    put_side(p, "k=", &s->k);
-    put_side(p, ",v=", &s->v);
-}
-
-bool kvq_scheme_print(const kvq_scheme *scheme, bool explicit_form, char *text)
-{
-    if (kvq_scheme_problem(scheme) != NULL)
+    unsigned seen = 0;
+    *out = no_preset;
+    bool preset = parse_preset(t, out);
+    if (t->problem != NULL)
         return false;
-    printer p = {.text = text, .size = KVQ_SCHEME_TEXT_MAX};
-    kvq_scheme base;
-    if (explicit_form) {
-        put_side(&p, "k=", &scheme->k);
-        put_side(&p, ",v=", &scheme->v);
-    } else {
-        put_shortest_sides(&p, scheme, &base);
-    }
-    if (explicit_form || scheme->residual != base.residual)
-        put_number(&p, ",r=", scheme->residual);
-    if (explicit_form || scheme->residual_mode != base.residual_mode)
-        put(&p, scheme->residual_mode == KVQ_RESIDUAL_KIVI ? ",mode=kivi" : ",mode=sliding");
-    if (explicit_form || scheme->residual_dtype != base.residual_dtype)
-        put(&p, scheme->residual_dtype == KVQ_F16 ? ",rtype=f16" : ",rtype=f32");
-    if (explicit_form || scheme->sinks != base.sinks)
-        put_number(&p, ",s=", scheme->sinks);
-    if (explicit_form || scheme->arith != base.arith)
-        put(&p, scheme->arith == KVQ_ARITH_F32 ? ",arith=f32" : ",arith=kivi-f16");
-    return p.n < p.size;
+    if (preset && *t->at == '\0')
+        return true;
+    if (preset && !kvq_text_accept(t, ","))
+        return kvq_text_fail(t, t->at, "a comma or the end is expected here");
+    if (!parse_items(t, out, &seen))
+        return false;
+    if (!preset && (seen & (HAS_K | HAS_V)) != (HAS_K | HAS_V))
+        return kvq_text_fail(t, t->at, "k= and v= are both needed without a preset");
+    return true;
 }
-
-/* ---- The whole ---- */
 
 kvq_status kvq_scheme_parse(const char *text, kvq_scheme *out, kvq_error *err)
 {
-    parser p = {.text = text, .at = text};
+    kvq_text t = {.at = text};
     kvq_scheme scheme;
-    if (!parse_scheme(&p, &scheme))
-        return kvq_fail(err, KVQ_ERR_SCHEME, p.problem, (uint64_t)(p.problem_at - text));
-    const char *problem = kvq_scheme_problem(&scheme);
-    if (problem != NULL) { /* the only ones left concern the residual */
+    if (!parse_scheme(&t, &scheme))
+        return kvq_fail(err, KVQ_ERR_SCHEME, t.problem, (uint64_t)(t.problem_at - text));
+    const char *problem = scheme_problem(&scheme);
+    if (problem != NULL) { /* the only ones left concern the residual, as a rule */
         const char *r = strstr(text, "r="), *mode = strstr(text, "mode=");
         const char *at = r != NULL ? r + 2 : mode != NULL ? mode + 5 : text;
         return kvq_fail(err, KVQ_ERR_SCHEME, problem, (uint64_t)(at - text));
@@ -398,4 +237,86 @@ kvq_status kvq_scheme_parse(const char *text, kvq_scheme *out, kvq_error *err)
         return kvq_fail(err, KVQ_ERR_SCHEME, "the canonical form is too long", 0);
     *out = scheme;
     return KVQ_OK;
+}
+
+/* ---- Printing ---- */
+
+static bool sides_equal(const kvq_scheme *a, const kvq_scheme *b)
+{
+    for (size_t role = 0; role < KVQ_N_ROLES; role++)
+        if (a->side[role].codec != b->side[role].codec ||
+            memcmp(a->side[role].parameter, b->side[role].parameter, sizeof a->side[role].parameter) != 0)
+            return false;
+    return true;
+}
+
+/* Name of preset i; of kivi's, every width with every group. False past the last. */
+static bool preset_name(size_t i, char name[KVQ_SIDE_TEXT_MAX])
+{
+    static const uint32_t bits[] = {8, 6, 5, 4, 3, 2, 1}, groups[] = {DEFAULT_GROUP, 16, 64, 128};
+    enum { N_BITS = sizeof bits / sizeof bits[0], N_GROUPS = sizeof groups / sizeof groups[0] };
+    kvq_printer p = {.text = name, .size = KVQ_SIDE_TEXT_MAX};
+    if (i < N_NAMED) {
+        kvq_put(&p, named_presets[i].name);
+        return true;
+    }
+    i -= N_NAMED;
+    if (i >= N_BITS * N_GROUPS)
+        return false;
+    kvq_put_number(&p, "kivi", bits[i % N_BITS]);
+    if (i >= N_BITS)
+        kvq_put_number(&p, "-g", groups[i / N_BITS]);
+    return true;
+}
+
+/* Find the preset that has these sides; *base is what it says. */
+static bool find_preset(const kvq_scheme *scheme, kvq_scheme *base, char name[KVQ_SIDE_TEXT_MAX])
+{
+    for (size_t i = 0; preset_name(i, name); i++) {
+        kvq_text t = {.at = name};
+        if (parse_preset(&t, base) && sides_equal(base, scheme))
+            return true;
+    }
+    return false;
+}
+
+static void put_dtypes(kvq_printer *p, const kvq_dtype dtype[KVQ_N_ROLES])
+{
+    static const char *const names[] = {[KVQ_F32] = "f32", [KVQ_F16] = "f16", [KVQ_I8] = "i8"};
+    kvq_put(p, ",rtype=");
+    kvq_put(p, names[dtype[KVQ_KEYS]]);
+    if (dtype[KVQ_VALUES] == dtype[KVQ_KEYS])
+        return;
+    kvq_put(p, "/");
+    kvq_put(p, names[dtype[KVQ_VALUES]]);
+}
+
+bool kvq_scheme_print(const kvq_scheme *scheme, bool explicit_form, char *text)
+{
+    kvq_printer p = {.text = text, .size = KVQ_SCHEME_TEXT_MAX};
+    char name[KVQ_SIDE_TEXT_MAX];
+    kvq_scheme base = no_preset;
+    if (!explicit_form && find_preset(scheme, &base, name)) {
+        kvq_put(&p, name);
+    } else {
+        base = no_preset;
+        for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
+            kvq_put(&p, role == KVQ_KEYS ? "k=" : ",v=");
+            const kvq_spec *spec = &scheme->side[role];
+            spec->codec->print(spec->codec, &p, role, spec->parameter);
+        }
+    }
+    if (explicit_form || scheme->residual != base.residual)
+        kvq_put_number(&p, ",r=", scheme->residual);
+    if (explicit_form || scheme->residual_mode != base.residual_mode)
+        kvq_put(&p, scheme->residual_mode == KVQ_RESIDUAL_KIVI ? ",mode=kivi" : ",mode=sliding");
+    if (explicit_form || memcmp(scheme->residual_dtype, base.residual_dtype, sizeof base.residual_dtype) != 0)
+        put_dtypes(&p, scheme->residual_dtype);
+    if (explicit_form || scheme->sinks != base.sinks)
+        kvq_put_number(&p, ",s=", scheme->sinks);
+    if (explicit_form || scheme->arith != base.arith)
+        kvq_put(&p, scheme->arith == KVQ_ARITH_F32 ? ",arith=f32" : ",arith=kivi-f16");
+    if (scheme->heavy_hitters != base.heavy_hitters) /* explicit or not: older files do not have it */
+        kvq_put_number(&p, ",hh=", scheme->heavy_hitters);
+    return p.n < p.size;
 }

@@ -17,7 +17,7 @@
 #endif
 
 #define KVQ_SNAPSHOT_MAGIC "KVQCACHE"
-enum { KVQ_SNAPSHOT_VERSION = 2 };
+enum { KVQ_SNAPSHOT_VERSION = 3 };
 
 typedef struct kvq_snapshot_header {
     char magic[8];
@@ -74,7 +74,8 @@ uint64_t kvq_snapshot_header_hash_v1(kvq_snapshot_header header, const kvq_snaps
 
 uint64_t kvq_snapshot_layer_hash(kvq_snapshot_layer record);
 
-enum { KVQ_SNAPSHOT_ROWS = -1 }; /* in place of a page: a layer's full-precision tokens */
+/* In place of a page: a layer's full-precision tokens, and what it has learned. */
+enum { KVQ_SNAPSHOT_ROWS = -1, KVQ_SNAPSHOT_EVIDENCE = -2 };
 
 /** Bind the hash of some content to the place that the content has in the file. */
 uint64_t kvq_snapshot_bind(uint64_t hash, const kvq_snapshot_layer *place, int64_t page);

@@ -68,46 +68,45 @@ kvq_status kvq_snapshot_scheme_unpack(const kvq_snapshot_scheme *stored, kvq_sch
     return KVQ_OK;
 }
 
-static kvq_snapshot_side_v1 pack_side_v1(const kvq_side_scheme *side)
+/* Version 1 knew three codecs, by number: affine, f16, f32. What it stored becomes the text of version 2. */
+static bool print_side_v1(kvq_printer *p, const kvq_snapshot_side_v1 *side)
 {
-    if (side->codec != KVQ_CODEC_AFFINE)
-        return (kvq_snapshot_side_v1){.codec = (uint8_t)side->codec};
-    return (kvq_snapshot_side_v1){.codec = (uint8_t)side->codec,
-                                  .bits = (uint8_t)side->bits,
-                                  .axis = (uint8_t)side->axis,
-                                  .group = side->group};
-}
-
-static kvq_snapshot_scheme_v1 pack_v1(const kvq_scheme *scheme)
-{
-    return (kvq_snapshot_scheme_v1){
-        .k = pack_side_v1(&scheme->k),
-        .v = pack_side_v1(&scheme->v),
-        .arith = (uint8_t)scheme->arith,
-        .residual_mode = (uint8_t)scheme->residual_mode,
-        .residual_dtype = (uint8_t)scheme->residual_dtype,
-        .residual = scheme->residual,
-        .sinks = scheme->sinks,
-    };
+    static const char *const plain[] = {[1] = "f16", [2] = "f32"};
+    bool is_plain = side->codec == 1 || side->codec == 2;
+    if (is_plain) {
+        kvq_put(p, plain[side->codec]);
+        return side->bits == 0 && side->axis == 0 && side->group == 0;
+    }
+    kvq_put_number(p, "", side->bits);
+    kvq_put(p, side->axis == 0 ? "@channel/" : "@token/");
+    if (side->group == 0)
+        kvq_put(p, "full");
+    else
+        kvq_put_number(p, "", side->group);
+    return side->codec == 0 && side->axis <= 1;
 }
 
 kvq_status kvq_snapshot_scheme_unpack_v1(const kvq_snapshot_scheme_v1 *stored, kvq_scheme *out,
                                          kvq_error *problem)
 {
-    *out = (kvq_scheme){
-        .k = {(kvq_codec_id)stored->k.codec, stored->k.bits, (kvq_axis)stored->k.axis, stored->k.group},
-        .v = {(kvq_codec_id)stored->v.codec, stored->v.bits, (kvq_axis)stored->v.axis, stored->v.group},
-        .arith = (kvq_arith)stored->arith,
-        .residual = stored->residual,
-        .residual_mode = (kvq_residual_mode)stored->residual_mode,
-        .residual_dtype = (kvq_dtype)stored->residual_dtype,
-        .sinks = stored->sinks,
-    };
-    const char *message = kvq_scheme_problem(out);
-    if (message != NULL || !kvq_scheme_print(out, false, out->text))
-        return kvq_fail(problem, KVQ_ERR_SCHEME, message, 0);
-    kvq_snapshot_scheme_v1 again = pack_v1(out);
-    if (memcmp(&again, stored, sizeof again) != 0)
+    char text[KVQ_SCHEME_TEXT_MAX];
+    kvq_printer p = {.text = text, .size = sizeof text};
+    kvq_put(&p, "k=");
+    bool known = print_side_v1(&p, &stored->k);
+    kvq_put(&p, ",v=");
+    known = print_side_v1(&p, &stored->v) && known;
+    kvq_put_number(&p, ",r=", stored->residual);
+    kvq_put(&p, stored->residual_mode == 0 ? ",mode=kivi" : ",mode=sliding");
+    kvq_put(&p, stored->residual_dtype == 0 ? ",rtype=f32" : ",rtype=f16");
+    kvq_put_number(&p, ",s=", stored->sinks);
+    kvq_put(&p, stored->arith == 0 ? ",arith=f32" : ",arith=kivi-f16");
+    known = known && stored->residual_mode <= 1 && stored->residual_dtype <= 1 && stored->arith <= 1;
+    if (!known || p.n >= p.size)
+        return kvq_fail(problem, KVQ_ERR_SCHEME, "a field of a scheme has no such value", 0);
+    kvq_error own;
+    if (kvq_scheme_parse(text, out, &own) != KVQ_OK)
+        return kvq_fail(problem, own.status, own.message, 0);
+    if (stored->k.zero != 0 || stored->v.zero != 0 || stored->zero != 0 || stored->zero2 != 0)
         return kvq_fail(problem, KVQ_ERR_FORMAT, "a scheme's unused bytes must be zero", 0);
     return KVQ_OK;
 }

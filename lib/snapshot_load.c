@@ -5,6 +5,8 @@
 #include "lib/sized.h"
 #include "lib/snapshot.h"
 
+#include <math.h>
+
 typedef struct reader {
     kvq_read_fn read;
     void *ctx;
@@ -45,7 +47,7 @@ static kvq_status get_header(reader *r, kvq_snapshot_header *header)
         return fail(r, KVQ_ERR_FORMAT, "not a saved cache: the first 8 bytes must be KVQCACHE", 0);
     r->version = header->version;
     if (header->version == 0 || header->version > KVQ_SNAPSHOT_VERSION)
-        return fail(r, KVQ_ERR_FORMAT, "version: this library reads versions 1 and 2",
+        return fail(r, KVQ_ERR_FORMAT, "version: this library reads versions 1, 2 and 3",
                     offsetof(kvq_snapshot_header, version));
     if (header->n_layers == 0 || header->n_layers > KVQ_MAX_LAYERS)
         return fail(r, KVQ_ERR_FORMAT, "n_layers must be 1 to 4096", offsetof(kvq_snapshot_header, n_layers));
@@ -118,35 +120,23 @@ static kvq_status check_record(const reader *r, const kvq_cache *cache, const kv
         return fail(r, KVQ_ERR_FULL, "n_tokens is more than max_tokens",
                     begin + offsetof(kvq_snapshot_layer, n_tokens));
     size_t n = kvq_past_sinks(plan, record->n_tokens);
-    if (record->k_packed > n || record->k_packed % plan->layout[KVQ_KEYS].tokens_per_run != 0)
+    if (record->k_packed > n || record->k_packed % plan->side[KVQ_KEYS].tokens_per_run != 0)
         return fail(r, KVQ_ERR_FORMAT, "k_packed does not fit n_tokens and the scheme",
                     begin + offsetof(kvq_snapshot_layer, k_packed));
-    if (record->v_packed > n || record->v_packed % plan->layout[KVQ_VALUES].tokens_per_run != 0)
+    if (record->v_packed > n || record->v_packed % plan->side[KVQ_VALUES].tokens_per_run != 0)
         return fail(r, KVQ_ERR_FORMAT, "v_packed does not fit n_tokens and the scheme",
                     begin + offsetof(kvq_snapshot_layer, v_packed));
     return KVQ_OK;
 }
 
-static bool rows_are_finite(const kvq_cache *cache, const kvq_layer_plan *plan, const uint8_t *rows,
-                            size_t n_rows)
+static kvq_status get_rows(reader *r, const kvq_cache *cache, const kvq_layer_plan *plan, kvq_role role,
+                           uint8_t *rows, size_t n_rows)
 {
-    size_t n = n_rows * cache->config.head_dim;
-    if (plan->scheme.residual_dtype == KVQ_F32)
-        return cache->kernels->all_finite_f32((const float *)(const void *)rows, n);
-    const uint16_t *half = (const uint16_t *)(const void *)rows;
-    for (size_t i = 0; i < n; i++)
-        if ((half[i] & 0x7c00u) == 0x7c00u)
-            return false;
-    return true;
-}
-
-static kvq_status get_rows(reader *r, const kvq_cache *cache, const kvq_layer_plan *plan, uint8_t *rows,
-                           size_t n_rows)
-{
-    size_t n_bytes = n_rows * cache->config.head_dim * plan->element_bytes;
+    size_t n_bytes = n_rows * plan->row_bytes[role];
     KVQ_TRY(get(r, rows, n_bytes));
     kvq_hash_add(&r->hash, rows, n_bytes);
-    r->nonfinite = r->nonfinite || !rows_are_finite(cache, plan, rows, n_rows);
+    r->nonfinite =
+        r->nonfinite || !kvq_rows_are_valid(cache, plan->scheme.residual_dtype[role], rows, n_rows);
     return KVQ_OK;
 }
 
@@ -160,12 +150,12 @@ static kvq_status get_residual(reader *r, kvq_cache *cache, const kvq_layer_plan
         for (size_t i = begin, run; i < n; i += run) {
             run = kvq_min_size(n - i, KVQ_BLOCK - i % KVQ_BLOCK);
             if (head == 0) { /* one block at a time, as the data proves to be there */
-                if (kvq_residual_reserve(cache, plan, residual, 1) != KVQ_OK)
+                if (kvq_residual_reserve(cache, plan, layer, role, 1) != KVQ_OK)
                     return fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
                 residual->n += residual->n_reserved;
                 residual->n_reserved = 0;
             }
-            KVQ_TRY(get_rows(r, cache, plan, kvq_residual_row(cache, plan, layer, role, head, i), run));
+            KVQ_TRY(get_rows(r, cache, plan, role, kvq_residual_row(cache, plan, layer, role, head, i), run));
         }
     return KVQ_OK;
 }
@@ -177,8 +167,60 @@ static kvq_status get_full_precision(reader *r, kvq_cache *cache, const kvq_laye
     if (kvq_sinks_ensure(cache, plan, layer) != KVQ_OK)
         return fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
     for (size_t head = 0; n_sinks > 0 && head < cache->config.n_kv_heads; head++)
-        KVQ_TRY(get_rows(r, cache, plan, kvq_sinks_row(cache, plan, layer, role, head, 0), n_sinks));
+        KVQ_TRY(get_rows(r, cache, plan, role, kvq_sinks_row(cache, plan, layer, role, head, 0), n_sinks));
     return get_residual(r, cache, plan, layer, role, n);
+}
+
+/* Numbers that count or add up: finite and, with `positive`, not negative. */
+static kvq_status get_sums(reader *r, float *x, size_t n, bool positive)
+{
+    KVQ_TRY(get(r, x, n * sizeof *x));
+    kvq_hash_add(&r->hash, x, n * sizeof *x);
+    for (size_t i = 0; i < n; i++)
+        r->nonfinite = r->nonfinite || !(fabsf(x[i]) <= 0x1p126f) || (positive && x[i] < 0.0f);
+    return KVQ_OK;
+}
+
+static kvq_status get_learned(reader *r, kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer)
+{
+    size_t dim = cache->config.head_dim;
+    if (kvq_evidence_ensure(cache, plan, layer) != KVQ_OK)
+        return fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
+    for (size_t head = 0; head < cache->config.n_kv_heads && plan->n_learned > 0; head++) {
+        float *learned = layer->learned + head * plan->n_learned;
+        KVQ_TRY(get_sums(r, learned, dim, true));
+        KVQ_TRY(get_sums(r, learned + dim, plan->n_learned - dim, false));
+    }
+    return KVQ_OK;
+}
+
+static kvq_status get_evidence(reader *r, kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
+                               const kvq_snapshot_layer *record)
+{
+    if (plan->evidence == 0 || r->version < 3)
+        return KVQ_OK;
+    size_t n = kvq_past_sinks(plan, layer->n_tokens);
+    uint64_t hash, begin = r->offset;
+    kvq_hash_start(&r->hash);
+    r->nonfinite = false;
+    KVQ_TRY(get(r, &layer->n_queries, sizeof layer->n_queries));
+    kvq_hash_add(&r->hash, &layer->n_queries, sizeof layer->n_queries);
+    KVQ_TRY(get_learned(r, cache, plan, layer));
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++)
+        for (size_t head = 0; head < cache->config.n_kv_heads; head++)
+            for (size_t i = layer->packed[role], run; i < n; i += run) {
+                float *received = kvq_residual_received(cache, plan, layer, role, head, i);
+                run = kvq_min_size(n - i, KVQ_BLOCK - i % KVQ_BLOCK);
+                if (received != NULL)
+                    KVQ_TRY(get_sums(r, received, run, true));
+            }
+    uint64_t at = r->offset;
+    KVQ_TRY(get(r, &hash, sizeof hash));
+    if (hash != kvq_snapshot_bind(kvq_hash_value(&r->hash), record, KVQ_SNAPSHOT_EVIDENCE))
+        return fail(r, KVQ_ERR_CHECKSUM, "the checksum of a layer's evidence does not match", at);
+    if (r->nonfinite)
+        return fail(r, KVQ_ERR_NONFINITE, "NaN, Inf or a negative sum in a layer's evidence", begin);
+    return KVQ_OK;
 }
 
 static kvq_status check_page(const reader *r, const kvq_cache *cache, const kvq_layer_plan *plan,
@@ -187,10 +229,10 @@ static kvq_status check_page(const reader *r, const kvq_cache *cache, const kvq_
     for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
         size_t first = p * KVQ_SUPERBLOCK, packed = layer->packed[role];
         size_t n = packed > first ? kvq_min_size(packed - first, KVQ_SUPERBLOCK) : 0;
-        const kvq_layout *layout = &plan->layout[role];
+        const kvq_side *side = &plan->side[role];
         for (size_t head = 0; head < cache->config.n_kv_heads; head++) {
             const uint8_t *superblock = kvq_superblock(plan, &layer->page[p], role, head);
-            if (!layout->codec->is_valid(layout, superblock, n))
+            if (!kvq_side_is_valid(side, superblock, n))
                 return fail(r, KVQ_ERR_FORMAT, "a page holds numbers that no encoder writes",
                             begin + (uint64_t)(superblock - layer->page[p].data));
         }
@@ -245,6 +287,7 @@ static kvq_status get_layer(reader *r, kvq_cache *cache, kvq_layer *layer, size_
                     at);
     if (r->nonfinite)
         return fail(r, KVQ_ERR_NONFINITE, "NaN or Inf among a layer's full-precision tokens", begin);
+    KVQ_TRY(get_evidence(r, cache, plan, layer, &record));
     return get_pages(r, cache, plan, layer, &record);
 }
 

@@ -24,8 +24,7 @@ static kvq_status put_rows(writer *w, const void *data, size_t n_bytes)
 static kvq_status put_full_precision(writer *w, const kvq_cache *cache, const kvq_layer_plan *plan,
                                      const kvq_layer *layer, kvq_role role)
 {
-    size_t row_bytes = cache->config.head_dim * plan->element_bytes,
-           n = kvq_past_sinks(plan, layer->n_tokens);
+    size_t row_bytes = plan->row_bytes[role], n = kvq_past_sinks(plan, layer->n_tokens);
     for (size_t head = 0; head < cache->config.n_kv_heads; head++)
         if (layer->n_tokens > n)
             KVQ_TRY(put_rows(w, kvq_sinks_row(cache, plan, layer, role, head, 0),
@@ -36,6 +35,30 @@ static kvq_status put_full_precision(writer *w, const kvq_cache *cache, const kv
             KVQ_TRY(put_rows(w, kvq_residual_row(cache, plan, layer, role, head, i), run * row_bytes));
         }
     return KVQ_OK;
+}
+
+/* What queries have taught, and what residual tokens have received. */
+static kvq_status put_evidence(writer *w, const kvq_cache *cache, const kvq_layer_plan *plan,
+                               const kvq_layer *layer, const kvq_snapshot_layer *place)
+{
+    if (plan->evidence == 0)
+        return KVQ_OK;
+    size_t n = kvq_past_sinks(plan, layer->n_tokens), n_kv_heads = cache->config.n_kv_heads;
+    static const float none;
+    kvq_hash_start(&w->hash);
+    KVQ_TRY(put_rows(w, &layer->n_queries, sizeof layer->n_queries));
+    for (size_t i = 0; i < n_kv_heads * plan->n_learned; i++)
+        KVQ_TRY(put_rows(w, layer->learned == NULL ? &none : &layer->learned[i], sizeof none));
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++)
+        for (size_t head = 0; head < n_kv_heads; head++)
+            for (size_t i = layer->packed[role], run; i < n; i += run) {
+                const float *received = kvq_residual_received(cache, plan, layer, role, head, i);
+                run = kvq_min_size(n - i, KVQ_BLOCK - i % KVQ_BLOCK);
+                if (received != NULL)
+                    KVQ_TRY(put_rows(w, received, run * sizeof *received));
+            }
+    uint64_t hash = kvq_snapshot_bind(kvq_hash_value(&w->hash), place, KVQ_SNAPSHOT_EVIDENCE);
+    return put(w, &hash, sizeof hash);
 }
 
 static kvq_status put_pages(writer *w, const kvq_layer_plan *plan, const kvq_layer *layer,
@@ -72,6 +95,7 @@ static kvq_status put_layer(writer *w, const kvq_cache *cache, size_t sequence, 
     KVQ_TRY(put_full_precision(w, cache, plan, layer, KVQ_VALUES));
     uint64_t hash = kvq_snapshot_bind(kvq_hash_value(&w->hash), &record, KVQ_SNAPSHOT_ROWS);
     KVQ_TRY(put(w, &hash, sizeof hash));
+    KVQ_TRY(put_evidence(w, cache, plan, layer, &record));
     return put_pages(w, plan, layer, &record);
 }
 

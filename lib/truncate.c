@@ -4,6 +4,9 @@
  * The layer must end up packed as a fresh one of n tokens would be, or later appends would pack other groups.
  * Tokens that are packed now but were not then are dequantized into the residual; that needs blocks, which
  * are taken for every layer before any layer changes.
+ *
+ * Evidence: what a removed query has taught cannot be taken out of a sum; it stays, with the weight of the
+ * tokens that remain. What packed tokens had received is gone; those that come back start from nothing.
  */
 #include "lib/internal.h"
 
@@ -31,9 +34,10 @@ static size_t blocks_before(const kvq_residual *residual, plan_back back)
 }
 
 /* Put the reserved blocks before the others and drop those past the end. */
-static void move_residual_back(kvq_cache *cache, const kvq_layer_plan *plan, kvq_residual *residual,
+static void move_residual_back(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, kvq_role role,
                                plan_back back)
 {
+    kvq_residual *residual = &layer->residual[role];
     size_t begin = back.packed / KVQ_BLOCK;
     size_t end = back.packed < back.n ? (back.n + KVQ_BLOCK - 1) / KVQ_BLOCK : begin;
     size_t n_front = residual->n_reserved, n_wanted = end - begin;
@@ -46,27 +50,30 @@ static void move_residual_back(kvq_cache *cache, const kvq_layer_plan *plan, kvq
     }
     residual->n_reserved = 0;
     while (residual->n > n_wanted)
-        kvq_pool_give(&cache->memory, plan->blocks, residual->block[--residual->n]);
+        kvq_pool_give(&cache->memory, plan->blocks[role], residual->block[--residual->n]);
     residual->first = begin;
 }
 
 static void truncate_side(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, kvq_role role,
                           size_t n_tokens)
 {
-    const kvq_layout *layout = &plan->layout[role];
+    const kvq_side *side = &plan->side[role];
     plan_back back = plan_side(plan, layer, role, n_tokens);
     size_t dim = cache->config.head_dim, unpack_end = kvq_min_size(layer->packed[role], back.n);
-    move_residual_back(cache, plan, &layer->residual[role], back);
+    move_residual_back(cache, plan, layer, role, back);
     for (size_t head = 0; head < cache->config.n_kv_heads; head++) {
         for (size_t i = back.packed; i < unpack_end; i++) {
             const uint8_t *superblock = kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head);
-            layout->codec->dequantize(cache->kernels, layout, superblock, i % KVQ_SUPERBLOCK, 1,
-                                      cache->scratch, dim);
-            kvq_row_store(cache, plan, kvq_residual_row(cache, plan, layer, role, head, i), cache->scratch);
+            kvq_side_read(cache->kernels, side, superblock, i % KVQ_SUPERBLOCK, 1, cache->scratch, dim);
+            kvq_row_store(cache, plan->scheme.residual_dtype[role],
+                          kvq_residual_row(cache, plan, layer, role, head, i), cache->scratch);
+            float *received = kvq_residual_received(cache, plan, layer, role, head, i);
+            if (received != NULL) /* was forgotten when the token was packed */
+                *received = 0.0f;
         }
         if (back.packed < layer->packed[role] && back.packed % KVQ_SUPERBLOCK != 0) {
             uint8_t *last = kvq_superblock(plan, &layer->page[back.packed / KVQ_SUPERBLOCK], role, head);
-            layout->codec->clear(layout, last, back.packed % KVQ_SUPERBLOCK);
+            kvq_side_clear(side, last, back.packed % KVQ_SUPERBLOCK);
         }
     }
 }
@@ -85,9 +92,9 @@ static void truncate_layer(kvq_cache *cache, const kvq_layer_plan *plan, kvq_lay
     for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++)
         for (size_t p = (layer->packed[role] + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK; p < n_pages; p++)
             for (size_t head = 0; head < cache->config.n_kv_heads; head++)
-                plan->layout[role].codec->clear(&plan->layout[role],
-                                                kvq_superblock(plan, &layer->page[p], role, head), 0);
+                kvq_side_clear(&plan->side[role], kvq_superblock(plan, &layer->page[p], role, head), 0);
     kvq_pages_shrink(cache, plan, layer, n_pages);
+    kvq_evidence_shrink(cache, plan, layer, n_tokens, layer->n_tokens);
     layer->n_tokens = n_tokens;
 }
 
@@ -110,7 +117,8 @@ kvq_status kvq_cache_truncate(kvq_cache *cache, size_t sequence, size_t n_tokens
                 continue;
             plan_back back = plan_side(&cache->plan[i], &layers[i], role, n_tokens);
             kvq_residual *residual = &layers[i].residual[role];
-            status = kvq_residual_reserve(cache, &cache->plan[i], residual, blocks_before(residual, back));
+            status =
+                kvq_residual_reserve(cache, &cache->plan[i], &layers[i], role, blocks_before(residual, back));
         }
     for (size_t i = 0; i < cache->config.n_layers; i++)
         if (status != KVQ_OK)

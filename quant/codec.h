@@ -72,6 +72,7 @@ typedef struct kvq_side {
     size_t payload_per_run;  /* bytes of codes or values per run of tokens_per_run tokens */
     size_t metadata_per_run; /* bytes of everything else, padding that no token fills included */
     unsigned evidence;       /* KVQ_EVIDENCE_...: what its encoder looks at */
+    uint32_t heavy_hitters;  /* of a superblock; common.heavy_hitters, or 0 for a codec that keeps none */
     bool folds;              /* scores or sums in fast precision; needs `score` or `accumulate` */
     uint32_t bits;           /* of a code; 0 if there is no one width */
     bool has_groups, per_channel;
@@ -114,10 +115,10 @@ struct kvq_codec {
 
     /** Read the parameters, from behind NAME (and its colon) up to a comma or the end, which the caller looks
      * for. parameter is all 0 before. */
-    bool (*parse)(kvq_text *t, kvq_role role, uint32_t *parameter);
+    bool (*parse)(const kvq_codec *codec, kvq_text *t, kvq_role role, uint32_t *parameter);
 
     /** Print a side's text, name included, as `parse` and `owns` read it. */
-    void (*print)(kvq_printer *p, kvq_role role, const uint32_t *parameter);
+    void (*print)(const kvq_codec *codec, kvq_printer *p, kvq_role role, const uint32_t *parameter);
 
     /** Fill what kvq_side leaves to the codec. Returns NULL, or what is wrong with the side. */
     const char *(*init)(kvq_side *s);

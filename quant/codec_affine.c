@@ -407,8 +407,9 @@ static bool parse_group(kvq_text *t, uint32_t *parameter)
 }
 
 /* BITS ["@" ("channel" | "token")] ["/" (GROUP | "full")] */
-static bool affine_parse(kvq_text *t, kvq_role role, uint32_t *parameter)
+static bool affine_parse(const kvq_codec *codec, kvq_text *t, kvq_role role, uint32_t *parameter)
 {
+    (void)codec;
     const char *start = t->at;
     if (!kvq_text_number(t, 99, &parameter[BITS]))
         return false;
@@ -424,9 +425,9 @@ static bool affine_parse(kvq_text *t, kvq_role role, uint32_t *parameter)
     return !kvq_text_accept(t, "/") || parse_group(t, parameter);
 }
 
-static void affine_print(kvq_printer *p, kvq_role role, const uint32_t *parameter)
+static void affine_print(const kvq_codec *codec, kvq_printer *p, kvq_role role, const uint32_t *parameter)
 {
-    (void)role;
+    (void)codec, (void)role;
     kvq_put_number(p, "", parameter[BITS]);
     kvq_put(p, parameter[PER_CHANNEL] != 0 ? "@channel" : "@token");
     if (parameter[GROUP] == 0)

@@ -19,10 +19,16 @@ static const char *rows_init(kvq_side *s, size_t element_bytes)
     return NULL;
 }
 
-static bool no_parameters(kvq_text *t, kvq_role role, uint32_t *parameter)
+static bool no_parameters(const kvq_codec *codec, kvq_text *t, kvq_role role, uint32_t *parameter)
+{
+    (void)codec, (void)role, (void)parameter;
+    return t->at[-1] != ':' || kvq_text_fail(t, t->at, "this codec takes no parameters");
+}
+
+static void print_name(const kvq_codec *codec, kvq_printer *p, kvq_role role, const uint32_t *parameter)
 {
     (void)role, (void)parameter;
-    return t->at[-1] != ':' || kvq_text_fail(t, t->at, "this codec takes no parameters");
+    kvq_put(p, codec->name);
 }
 
 static void rows_clear(const kvq_side *s, uint8_t *superblock, size_t t0)
@@ -54,12 +60,6 @@ static const uint16_t *f16_row(const kvq_side *s, const uint8_t *superblock, siz
 static const char *f32_init(kvq_side *s)
 {
     return rows_init(s, sizeof(float));
-}
-
-static void f32_print(kvq_printer *p, kvq_role role, const uint32_t *parameter)
-{
-    (void)role, (void)parameter;
-    kvq_put(p, "f32");
 }
 
 static void f32_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superblock, size_t t0, size_t n,
@@ -114,7 +114,7 @@ static void f32_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_to
 const kvq_codec kvq_codec_f32 = {
     .name = "f32",
     .parse = no_parameters,
-    .print = f32_print,
+    .print = print_name,
     .init = f32_init,
     .encode = f32_encode,
     .dequantize = f32_dequantize,
@@ -130,12 +130,6 @@ const kvq_codec kvq_codec_f32 = {
 static const char *f16_init(kvq_side *s)
 {
     return rows_init(s, sizeof(uint16_t));
-}
-
-static void f16_print(kvq_printer *p, kvq_role role, const uint32_t *parameter)
-{
-    (void)role, (void)parameter;
-    kvq_put(p, "f16");
 }
 
 static void f16_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superblock, size_t t0, size_t n,
@@ -195,7 +189,7 @@ static void f16_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_to
 const kvq_codec kvq_codec_f16 = {
     .name = "f16",
     .parse = no_parameters,
-    .print = f16_print,
+    .print = print_name,
     .init = f16_init,
     .encode = f16_encode,
     .dequantize = f16_dequantize,

@@ -283,7 +283,7 @@ enum { N_KERNELS = sizeof kernels / sizeof kernels[0] };
 static bool workspace_init(workspace *w, size_t dim, uint32_t bits, size_t n_q, uint64_t seed)
 {
     *w = (workspace){.dim = dim, .n_q = n_q, .n_floats = T * dim};
-    kvq_layout_spec spec = {&kvq_codec_affine, KVQ_KEYS, bits, true, false, GROUP, dim};
+    kvq_layout_spec spec = {KVQ_KEYS, bits, true, false, GROUP, dim};
     kvq_layout_init(&w->keys, &spec);
     spec.role = KVQ_VALUES;
     spec.per_channel = false;

@@ -166,43 +166,43 @@ static bool step_failed(const work *w, const char *scheme, size_t layer, size_t 
 
 /* ---- one step ---- */
 
-/* Append token t and attend with its query. probabilities and bound may be NULL. */
-static bool decode_step(work *w, kvq_cache *cache, const char *scheme, size_t cache_layer, size_t layer,
-                        size_t t, const float *q, const float *k, const float *v, float *probabilities,
-                        float *bound, float *out, eval_error *e)
+/* Tokens [t, t + n) of one layer: append, attend, learn. probabilities and bound may be NULL. */
+static bool step_tokens(work *w, kvq_cache *cache, const char *scheme, size_t cache_layer, size_t layer,
+                        size_t t, size_t n, const float *q, const float *k, const float *v,
+                        float *probabilities, float *bound, float *out, eval_error *e)
 {
     const size_t at = t * w->E;
     w->interrupted = w->config->stop && w->config->stop(w->config->stop_ctx);
     if (w->interrupted)
         return eval_fail(e, "stopped before a window was done");
-    kvq_status status = kvq_cache_append(cache, cache_layer, 0, k + at, v + at, 1);
-    if (status != KVQ_OK)
-        return step_failed(w, scheme, layer, t, "append", kvq_status_string(status), e);
     kvq_attend_options options;
     kvq_attend_options_init(&options);
     options.precision = w->config->precision;
     options.n_threads = w->n_threads;
     options.probabilities = probabilities;
     options.bound = bound;
-    status = kvq_cache_attend(cache, cache_layer, NULL, 1, q + at, 1,
-                              gpt2_attn_scale(w->config->model, layer), &options, out + at);
+    const kvq_status status = kvq_cache_step(cache, cache_layer, NULL, 1, &n, q + at, k + at, v + at,
+                                             gpt2_attn_scale(w->config->model, layer), &options, out + at);
     if (status != KVQ_OK)
         return step_failed(w, scheme, layer, t, "attention", kvq_status_string(status), e);
-    return metric_all_finite(out + at, w->E) ||
+    return metric_all_finite(out + at, n * w->E) ||
            step_failed(w, scheme, layer, t, "attention", "the output is not finite (NaN or Inf)", e);
 }
 
-/* The prompt: full-precision attention within it, as in KIVI's prefill; the cache takes it at once. */
-static bool prefill(const work *w, kvq_cache *cache, const char *scheme, size_t cache_layer, size_t layer,
+/* Append token t and attend with its query. */
+static bool decode_step(work *w, kvq_cache *cache, const char *scheme, size_t cache_layer, size_t layer,
+                        size_t t, const float *q, const float *k, const float *v, float *probabilities,
+                        float *bound, float *out, eval_error *e)
+{
+    return step_tokens(w, cache, scheme, cache_layer, layer, t, 1, q, k, v, probabilities, bound, out, e);
+}
+
+/* The prompt: one step, whose tokens see each other in full precision, as in KIVI's prefill. */
+static bool prefill(work *w, kvq_cache *cache, const char *scheme, size_t cache_layer, size_t layer,
                     const float *q, const float *k, const float *v, float *out, eval_error *e)
 {
     const size_t n = w->config->n_prompt;
-    const kvq_status status = kvq_cache_append(cache, cache_layer, 0, k, v, n);
-    if (status != KVQ_OK)
-        return step_failed(w, scheme, layer, 0, "append of the prompt", kvq_status_string(status), e);
-    if (out && n > 0)
-        gpt2_attention_causal(w->config->model, layer, q, k, v, n, out);
-    return true;
+    return n == 0 || step_tokens(w, cache, scheme, cache_layer, layer, 0, n, q, k, v, NULL, NULL, out, e);
 }
 
 /* Compare one local step, whose attention stands in w->out, with the reference's. */
@@ -296,7 +296,7 @@ static bool reference_layer(work *w, size_t layer, eval_error *e)
     w->ref_seconds += progress_now() - start;
     for (size_t i = 0; i < w->n_streams; i++)
         if (!prefill(w, w->streams[i].local, w->streams[i].run->text, layer, layer, w->ref_q, w->ref_k,
-                     w->ref_v, NULL, e))
+                     w->ref_v, w->out, e))
             return false;
     for (size_t t = w->config->n_prompt; t < w->T; t++) {
         const bool with_bound = asks_for_bound(w, t);

@@ -61,13 +61,8 @@ static bool feed(generator *g, const int32_t *ids, size_t at, size_t n, int32_t 
     gpt2_embed(m, ids, at, n, g->x);
     for (size_t layer = 0; layer < m->config.n_layer; layer++) {
         gpt2_layer_qkv(m, layer, g->x, n, g->scratch, g->q, g->k, g->v);
-        kvq_status status = kvq_cache_append(g->cache, layer, 0, g->k, g->v, n);
-        if (status == KVQ_OK && at == 0) {
-            gpt2_attention_causal(m, layer, g->q, g->k, g->v, n, g->attn);
-        } else if (status == KVQ_OK) {
-            status = kvq_cache_attend(g->cache, layer, NULL, 1, g->q, n, gpt2_attn_scale(m, layer), &options,
-                                      g->attn);
-        }
+        const kvq_status status = kvq_cache_step(g->cache, layer, NULL, 1, &n, g->q, g->k, g->v,
+                                                 gpt2_attn_scale(m, layer), &options, g->attn);
         if (status != KVQ_OK) {
             return eval_fail(e, "generation at layer %zu, token %zu: %s", layer, at,
                              kvq_status_string(status));
