@@ -7,13 +7,14 @@
 #include <stdatomic.h>
 #include <threads.h>
 
-extern const kvq_codec kvq_codec_affine, kvq_codec_f16, kvq_codec_f32, kvq_codec_tier;
+extern const kvq_codec kvq_codec_affine, kvq_codec_f16, kvq_codec_f32, kvq_codec_tier, kvq_codec_rot;
 
 static const kvq_codec *const built_in[] = {
     &kvq_codec_affine,
     &kvq_codec_f16,
     &kvq_codec_f32,
     &kvq_codec_tier,
+    &kvq_codec_rot,
 };
 enum { N_BUILT_IN = sizeof built_in / sizeof built_in[0] };
 
