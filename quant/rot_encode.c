@@ -1,0 +1,261 @@
+/*
+ * Encoding rotated values (codec_rot.c, whose first comment has the formulas).
+ */
+#include "quant/rot.h"
+
+#include <float.h>
+#include <math.h>
+
+enum { T = KVQ_SUPERBLOCK, LANES = 16 };
+
+/* Store a block's codes, 32 rows of Dp bytes; its bytes are 0. */
+static void pack_block(const kvq_rot *l, const kvq_rot_codes *b, const uint8_t *codes, uint8_t *superblock)
+{
+    for (size_t i = 0; i < b->n_planes; i++) {
+        const uint32_t width = b->plane_width[i], mask = (1u << width) - 1u, per_dword = 32 / width;
+        for (size_t c = 0; c < l->dim_padded; c += LANES)
+            for (size_t h = 0; h < width; h++) {
+                uint32_t dword[LANES] = {0};
+                for (uint32_t v = 0; v < per_dword; v++) {
+                    const uint8_t *row = codes + (h * per_dword + v) * l->dim_padded + c;
+                    const uint32_t at = v % 4 * 8 + v / 4 * width;
+                    for (size_t j = 0; j < LANES; j++)
+                        dword[j] |= ((uint32_t)row[j] >> b->shift[i] & mask) << at;
+                }
+                memcpy(superblock + b->offset[i] + c / LANES * b->stride[i] + h * 64, dword, sizeof dword);
+            }
+    }
+}
+
+typedef struct page {
+    const kvq_kernels *k;
+    const kvq_rot *l;
+    const float *x;
+    size_t stride;
+    uint8_t kept[KVQ_HEAVY_HITTERS_MAX], place[T];
+    float mean[KVQ_DIM_MAX]; /* what stands for the kept tokens */
+    int32_t log[T];          /* of the scale; of a token that is 0, INT32_MIN */
+    double share[T];         /* of the attention received: a_t / sum a; 0 for the kept ones */
+} page;
+
+/* y, Dp numbers, is x times 2^shift, so that the largest is about 1, rotated. False if all are 0. */
+static bool rotate_token(const page *p, const float *x, float *y, int32_t *shift)
+{
+    const size_t dim = p->l->dim;
+    uint32_t all = 0;
+    for (size_t c = 0; c < dim; c++) { /* the highest exponent, or one above */
+        uint32_t exponent = kvq_bits_of_f32(x[c]) & 0x7fffffffu;
+        all = exponent > all ? exponent : all;
+    }
+    *shift = 126 - (int32_t)(all >> 23);
+    *shift = *shift < -126 ? -126 : *shift;
+    const float factor = kvq_f32_of_bits((uint32_t)(*shift + 127) << 23);
+    for (size_t c = 0; c < dim; c++)
+        y[c] = x[c] * factor;
+    kvq_rotate(p->k, dim, y);
+    memset(y + dim, 0, (p->l->dim_padded - dim) * sizeof *y);
+    return all != 0;
+}
+
+/* Codes of y and their levels. */
+static void choose_codes(const kvq_rot *l, uint32_t width, float sigma, const float *y, uint8_t *codes,
+                         float *q)
+{
+    const float *levels = kvq_rot_levels(l, width);
+    if (l->bits == 2) {
+        const float round_magic = 0x1.8p23f, per_code = 1.0f / (KVQ_ROT_SPACING * sigma);
+        for (size_t c = 0; c < l->dim_padded; c++) {
+            float code = y[c] * per_code + 1.5f;
+            code = code > 3.0f ? 3.0f : code < 0.0f ? 0.0f : code;
+            code = (code + round_magic) - round_magic;
+            codes[c] = (uint8_t)(int32_t)code;
+            q[c] = (code - 1.5f) * KVQ_ROT_SPACING;
+        }
+    } else {
+        float threshold[15];
+        for (size_t i = 0; i + 1 < (size_t)1 << width; i++)
+            threshold[i] = 0.5f * (levels[i] + levels[i + 1]) * sigma;
+        for (size_t c = 0; c < l->dim_padded; c++) {
+            uint32_t code = 0;
+            for (size_t i = 0; i + 1 < (size_t)1 << width; i++)
+                code += y[c] > threshold[i];
+            codes[c] = (uint8_t)code;
+            q[c] = levels[code];
+        }
+    }
+    for (size_t c = l->dim; c < l->dim_padded; c++) {
+        codes[c] = 0;
+        q[c] = 0.0f;
+    }
+}
+
+static const float *token_of(const page *p, size_t t)
+{
+    return kvq_is_kept(p->kept, p->l->n_rows, t) ? p->mean : p->x + t * p->stride;
+}
+
+/* Codes of a token, Dp bytes, and the logarithm of its scale. */
+static void encode_token(page *p, size_t t, uint32_t width, uint8_t *codes)
+{
+    float y[KVQ_DIM_MAX], q[KVQ_DIM_MAX];
+    int32_t shift;
+    p->log[t] = INT32_MIN;
+    if (width == 0 || !rotate_token(p, token_of(p, t), y, &shift)) {
+        memset(codes, 0, p->l->dim_padded);
+        return;
+    }
+    float squared = kvq_rot_product(y, y, p->l->dim_padded);
+    choose_codes(p->l, width, sqrtf(squared / (float)p->l->dim), y, codes, q);
+    int32_t n = kvq_log2_16th(squared / kvq_rot_product(y, q, p->l->dim_padded)) - 16 * shift;
+    p->log[t] = n > p->l->log_limit ? p->l->log_limit : n;
+}
+
+/* What tokens of 1.5 bits are sorted by. */
+static void find_weights(const page *p, const float *received, double *weight)
+{
+    double mean = 0;
+    for (size_t t = 0; t < T; t++)
+        mean += received != NULL ? (double)received[t] / T : 1.0 / T;
+    for (size_t t = 0; t < T; t++) {
+        double norm = 0;
+        for (size_t c = 0; c < p->l->dim; c++)
+            norm += (double)p->x[t * p->stride + c] * (double)p->x[t * p->stride + c];
+        weight[t] = norm * (mean + (received != NULL ? (double)received[t] : 1));
+    }
+}
+
+/* Sort tokens into classes and give these widths; 1.5 bits. The kept ones come last. */
+static void sort_tokens(const page *p, double *weight, uint8_t *superblock)
+{
+    uint16_t order[T];
+    double of_class[KVQ_ROT_CLASSES];
+    uint8_t width[KVQ_ROT_CLASSES];
+    for (size_t i = 0; i < p->l->n_rows; i++)
+        if (p->kept[i] != KVQ_NO_TOKEN)
+            weight[p->kept[i]] = -1;
+    kvq_sort_down(weight, T, order);
+    for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
+        double sorted[KVQ_ROT_CLASS];
+        for (size_t j = 0; j < KVQ_ROT_CLASS; j++)
+            sorted[j] = weight[order[i * KVQ_ROT_CLASS + j]];
+        of_class[i] = sqrt(kvq_geometric_mean_16(sorted)) * sqrt(kvq_geometric_mean_16(sorted + 16));
+    }
+    kvq_allocate_widths(of_class, KVQ_ROT_CLASSES, KVQ_ROT_BUDGET, false, width);
+    for (size_t i = 0; i < T; i++)
+        superblock[p->l->order + i] = (uint8_t)order[i];
+    for (size_t i = 0; i < KVQ_ROT_CLASSES; i++)
+        superblock[p->l->widths + i / 2] |= (uint8_t)(width[i] << i % 2 * 4);
+}
+
+static void store_scales(const page *p, uint8_t *superblock)
+{
+    int32_t largest = KVQ_ROT_LOG_LEAST;
+    for (size_t t = 0; t < T; t++)
+        largest = p->log[t] > largest ? p->log[t] : largest;
+    int32_t base =
+        largest - KVQ_ROT_N_LARGEST < KVQ_ROT_LOG_LEAST ? KVQ_ROT_LOG_LEAST : largest - KVQ_ROT_N_LARGEST;
+    kvq_store_u16(superblock + p->l->base, (uint16_t)(int16_t)base);
+    for (size_t t = 0; t < T; t++) {
+        int32_t n = p->log[t] == INT32_MIN ? 0 : p->log[t] - base < 1 ? 1 : p->log[t] - base;
+        superblock[p->l->scales + t] = (uint8_t)n;
+    }
+}
+
+static void find_shares(page *p, const float *received)
+{
+    double sum = 0;
+    for (size_t t = 0; t < T; t++) {
+        p->share[t] = received != NULL ? (double)received[t] : 1;
+        p->share[t] = kvq_is_kept(p->kept, p->l->n_rows, t) ? 0 : p->share[t];
+        sum += p->share[t];
+    }
+    for (size_t t = 0; t < T; t++)
+        p->share[t] = sum > 0 ? p->share[t] / sum : 0;
+}
+
+/* f = sum of shares of v, minus that of what is read back, turned once. */
+static void store_page_vector(const page *p, const uint8_t *codes, uint8_t *superblock)
+{
+    const kvq_rot *l = p->l;
+    double of_numbers[KVQ_DIM_MAX] = {0};
+    float of_codes[KVQ_DIM_MAX] = {0}, f[KVQ_DIM_MAX];
+    for (size_t t = 0; t < T; t++) {
+        const double share = p->share[t];
+        const float *x = p->x + t * p->stride;
+        if (share == 0)
+            continue;
+        for (size_t c = 0; c < l->dim; c++)
+            of_numbers[c] += share * (double)x[c];
+        uint32_t width =
+            l->bits != 0 ? l->bits : kvq_rot_class_width(l, superblock, p->place[t] / KVQ_ROT_CLASS);
+        const uint8_t *own = codes + p->place[t] * l->dim_padded;
+        const float scale = kvq_rot_scale(l, superblock, t) * (float)share;
+        if (width == 0 || scale == 0.0f)
+            continue;
+        if (l->bits == 2) {
+            for (size_t c = 0; c < l->dim; c++)
+                of_codes[c] += ((float)own[c] - 1.5f) * (scale * KVQ_ROT_SPACING);
+            continue;
+        }
+        const float *levels = kvq_rot_levels(l, width);
+        for (size_t c = 0; c < l->dim; c++)
+            of_codes[c] += levels[own[c]] * scale;
+    }
+    kvq_rotate(p->k, l->dim, of_codes);
+    for (size_t c = 0; c < l->dim; c++) {
+        double error = of_numbers[c] - (double)of_codes[c];
+        f[c] = (float)(error > (double)FLT_MAX    ? (double)FLT_MAX
+                       : error < -(double)FLT_MAX ? -(double)FLT_MAX
+                                                  : error);
+    }
+    p->k->convert_f32_i8(f, l->dim, superblock + l->page);
+}
+
+static void encode_tokens(page *p, uint8_t *codes, uint8_t *superblock)
+{
+    const kvq_rot *l = p->l;
+    kvq_rot_places(l, superblock, p->place);
+    for (size_t t = 0; t < T; t++) {
+        uint32_t width =
+            l->bits != 0 ? l->bits : kvq_rot_class_width(l, superblock, p->place[t] / KVQ_ROT_CLASS);
+        encode_token(p, t, width, codes + p->place[t] * l->dim_padded);
+    }
+    for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
+        kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, i);
+        pack_block(l, &b, codes + i * KVQ_ROT_CLASS * l->dim_padded, superblock);
+    }
+}
+
+void kvq_rot_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superblock, size_t t0, size_t n,
+                    const float *x, size_t stride, const kvq_evidence *evidence)
+{
+    (void)t0;
+    const kvq_rot *l = kvq_rot_of(s);
+    const float *received = evidence != NULL ? evidence->received : NULL;
+    page p = {.k = k, .l = l, .x = x, .stride = stride};
+    uint8_t codes[T * KVQ_DIM_MAX];
+    double weight[T];
+    float heaviness[T];
+    if (n == 0)
+        return;
+    memset(superblock, 0, s->bytes);
+    if (l->bits == 0) {
+        find_weights(&p, received, weight);
+        for (size_t t = 0; t < T; t++)
+            heaviness[t] = weight[t] < (double)FLT_MAX ? (float)weight[t] : FLT_MAX;
+    }
+    kvq_heaviest(received == NULL || l->bits != 0 ? received : heaviness, T, l->n_rows, p.kept);
+    kvq_mean_of_others(x, stride, l->dim, p.kept, l->n_rows, p.mean);
+    if (l->bits == 0)
+        sort_tokens(&p, weight, superblock);
+    encode_tokens(&p, codes, superblock);
+    store_scales(&p, superblock);
+    find_shares(&p, received);
+    if (l->has_page)
+        store_page_vector(&p, codes, superblock);
+    for (size_t i = 0; i < l->n_rows; i++) {
+        superblock[l->indices + i] = p.kept[i];
+        if (p.kept[i] != KVQ_NO_TOKEN)
+            k->convert_f32_i8(x + p.kept[i] * stride, l->dim, superblock + l->rows + i * l->row_bytes);
+    }
+}
