@@ -7,12 +7,13 @@
 #include <stdatomic.h>
 #include <threads.h>
 
-extern const kvq_codec kvq_codec_affine, kvq_codec_f16, kvq_codec_f32;
+extern const kvq_codec kvq_codec_affine, kvq_codec_f16, kvq_codec_f32, kvq_codec_tier;
 
 static const kvq_codec *const built_in[] = {
     &kvq_codec_affine,
     &kvq_codec_f16,
     &kvq_codec_f32,
+    &kvq_codec_tier,
 };
 enum { N_BUILT_IN = sizeof built_in / sizeof built_in[0] };
 

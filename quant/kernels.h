@@ -146,6 +146,26 @@ typedef struct kvq_kernels {
     void (*accumulate_i8)(const uint8_t *rows, size_t stride, size_t n, const float *p, size_t dim,
                           float *acc);
 
+    /* For codec_tier.c, where the formulas are: tiles of 128 tokens of sixteen channels, x[16 t + channel].
+     *
+     * EXACT. square[j] = sum over tokens of (x - mean)^2; Inf if it overflows. */
+    void (*channel_squares)(const float *x, float *square);
+    /* EXACT. Fit each channel with codes of 0, 1, 2, 4 or 6 bits, xhat = lo + code * 2^(exponent/8), u the
+     * weight of gain errors: codes[16 t + channel], exponent[16], lo[16] as halves. */
+    void (*fit_channels)(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
+                         uint16_t *lo);
+
+    /* EXACT. Fold n numbers: w_i = rne(y_i), y_i = x_i * per_unit, |y_i| <= KVQ_FOLDED_MAX, then 0 up to a
+     * multiple of 32, as score_folded and accumulate_folded take them. Returns sum_i y_i - w_i, in the order
+     * of dot_f32. */
+    float (*fold_row)(const float *x, size_t n, float per_unit, int8_t *folded);
+    /* EXACT. Fold what rounding took there: fold_row of KVQ_REST_SCALE * (y_i - w_i). */
+    float (*fold_row_rest)(const float *x, size_t n, float per_unit, int8_t *folded);
+
+    /* EXACT. x = H x in place, n a power of two: butterflies (a + b, a - b) at distances 1, 2, 4, ..., then
+     * times 2^(-log2(n) / 2). */
+    void (*hadamard_f32)(float *x, size_t n);
+
     /* EXACT. Largest of x[0..n), n >= 1; x may hold -Inf. */
     float (*max_f32)(const float *x, size_t n);
 
@@ -178,6 +198,11 @@ typedef struct kvq_kernels {
     X(convert_i8_f32)                                                                                        \
     X(dot_i8)                                                                                                \
     X(accumulate_i8)                                                                                         \
+    X(channel_squares)                                                                                       \
+    X(fit_channels)                                                                                          \
+    X(fold_row)                                                                                              \
+    X(fold_row_rest)                                                                                         \
+    X(hadamard_f32)                                                                                          \
     X(max_f32)                                                                                               \
     X(exp2_sum_f32)
 
@@ -230,5 +255,13 @@ void kvq_dot_i8_portable(const uint8_t *rows, size_t stride, size_t n, const flo
                          float *scores);
 void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, const float *p, size_t dim,
                                 float *acc);
+
+/* Likewise portable_tier.c. */
+void kvq_channel_squares_portable(const float *x, float *square);
+void kvq_fit_channels_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
+                               uint16_t *lo);
+float kvq_fold_row_portable(const float *x, size_t n, float per_unit, int8_t *folded);
+float kvq_fold_row_rest_portable(const float *x, size_t n, float per_unit, int8_t *folded);
+void kvq_hadamard_f32_portable(float *x, size_t n);
 
 #endif /* KVQ_QUANT_KERNELS_H */

@@ -140,6 +140,11 @@ const kvq_kernels kvq_kernels_portable = {
     .convert_i8_f32 = kvq_convert_i8_f32_portable,
     .dot_i8 = kvq_dot_i8_portable,
     .accumulate_i8 = kvq_accumulate_i8_portable,
+    .channel_squares = kvq_channel_squares_portable,
+    .fit_channels = kvq_fit_channels_portable,
+    .fold_row = kvq_fold_row_portable,
+    .fold_row_rest = kvq_fold_row_rest_portable,
+    .hadamard_f32 = kvq_hadamard_f32_portable,
     .max_f32 = max_f32_portable,
     .exp2_sum_f32 = exp2_sum_f32_portable,
 };

@@ -1,0 +1,525 @@
+/*
+ * Keys in widths: bits go where queries look. A superblock is always 128 tokens; its channels are sorted by
+ * how much their errors would show in scores, and blocks of 16 channels have codes of 0, 1, 2, 4 or (from 3
+ * bits on average) 6 bits. A few tokens, the heavy hitters, are kept in 8 bits instead. The scheme, its
+ * measurements and what did not work: SCHEMES in data/; here is what is built.
+ *
+ * Evidence: e_c, the energy of the queries in channel c (1 if unknown); a_t, the attention that token t has
+ * received; C, the second moments of queries, for feedback only.
+ *
+ *   heavy hitters  the m tokens with the largest a_t (the earlier of equals; none if a is unknown) are stored
+ *                  as rows of int8 (row8.h). For all that follows they are the mean of the other tokens
+ *   weight         w_c = e_c var_c. Channels are sorted by it, largest first, the lower of equals first
+ *   widths         all blocks of 16 start at 0 bits; as long as one fits into the budget of BITS * Dp, the
+ *                  block with the largest gain gets its next width b' after b: gain = (geometric mean of w)
+ *                  (g(b) - g(b')) / (b' - b), g(0, 1, 2, 4, 6) = 1, .363, .1188, .01154, .00104: the mean
+ *                  squared error of normal numbers. Channels that pad D have no part in the mean, and a block
+ *                  counts by its share of others
+ *   step, lo       xhat = lo + step n, n = rne(clamp((x - lo) / step, 0, M)), M = 2^b - 1; step = 2^(i/8),
+ *                  -128 <= i < 128, lo a half. Nine candidates: around the mean, step s sd {.7 .8 .9 1 1.12
+ *                  1.3}, s(1, 2, 4, 6 bits) = 1.596, .9957, .3352, .1041; around the middle of the range,
+ *                  step range / M {1 .9 .8}, for 1 bit .6 of that. The first with the least sum d^2 + u (sum
+ *                  d x')^2 / sum x'^2 wins, d its error and x' = x - mean: plain squares would shrink keys,
+ *                  and that costs more in attention than it saves. Then lo loses the mean error; codes stay
+ *   0 bits         xhat = lo = the mean
+ *   feedback       A = C + .05 mean(diag C) I, U upper triangular with A^-1 = U^T U; channels in ascending
+ *                  order of w. After each, x_c' loses (x_c - xhat_c) / U_cc U_cc' for every later c'. Widths
+ *                  then follow from var_c / U_cc^2. Without C, or if it is not positive, there is none
+ *
+ * Layout, Dp = D rounded up to 16, all little-endian:
+ *
+ *   codes      BITS * Dp / 16 units of 256 bytes (rounded down, then to an even number). Classes of equal
+ *              width one after the other, widest first: each as affine keys with groups of 128 have their
+ *              codes (layout.h), its channels in sorted order. The rest is 0
+ *   lo         half[Dp], by channel         exponents  int8[Dp], by channel; 0 where there are no codes
+ *   order      the channel at each place: uint8[Dp], uint16[Dp] if Dp > 256
+ *   widths     nibble[Dp / 16], bits of the block
+ *   rows       [m] of D + 2 bytes           indices    uint8[m], 255 for none
+ *   cert       int8[D], only if certified: no error of the channel passes 2^(n/8); 127: nothing is promised
+ *
+ * Attention. q times step, gathered into the order once, is rounded to 16 bits with one step per query;
+ * score_folded then serves each class, and one q . lo per superblock is the bias. The error is that of
+ * portable_fast.c: what rounding takes is made up for as if all codes were half the largest.
+ *
+ * Error bound. Heavy hitters have that of their rows. For the others the search promises nothing (a step may
+ * clip), so there is one only where the encoder has measured it against what it reads back: certified.
+ */
+#include "quant/tier.h"
+
+#include "quant/logstep.h"
+
+#include <math.h>
+
+enum { BLOCK = KVQ_TIER_BLOCK, CLASSES = 4 };
+
+_Static_assert(sizeof(kvq_tier) <= KVQ_SIDE_OWN, "a side has room for it");
+
+static size_t round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+/* ---- Classes ---- */
+
+void kvq_tier_class_layout(kvq_layout *l, uint32_t width, size_t n)
+{
+    const uint32_t low = width == 6 ? 4 : width;
+    const size_t low_bytes = round_up(n, 32 / low) * low / 8 * KVQ_BLOCK;
+    *l = (kvq_layout){.role = KVQ_KEYS,
+                      .bits = width,
+                      .per_channel = true,
+                      .group = KVQ_SUPERBLOCK,
+                      .dim = n,
+                      .dim_padded = n,
+                      .tokens_per_run = KVQ_SUPERBLOCK,
+                      .plane = {{.width = low}, {.width = 2, .shift = 4, .offset = low_bytes}},
+                      .n_planes = width == 6 ? 2 : 1,
+                      .meta_tile_tokens = KVQ_SUPERBLOCK};
+    l->block_bytes = low_bytes + (width == 6 ? n / 16 * 4 * KVQ_BLOCK : 0);
+    l->meta_offset = l->meta_tile_bytes = l->bytes = 4 * l->block_bytes; /* of its codes: there is no more */
+}
+
+/* Channels of one width, which follow each other in the order. */
+typedef struct tier_class {
+    kvq_layout l;
+    size_t first, offset; /* place of the first channel; of the codes in the superblock */
+} tier_class;
+
+/* The classes that have codes; *n_coded is the number of their channels. */
+static size_t find_classes(const kvq_tier *l, const uint8_t *superblock, tier_class classes[CLASSES],
+                           size_t *n_coded)
+{
+    size_t n = 0, offset = 0, block = 0;
+    while (n < CLASSES && block < l->n_blocks) {
+        uint32_t width = kvq_tier_width(l, superblock, block);
+        size_t first = block;
+        if (width == 0)
+            break;
+        while (block < l->n_blocks && kvq_tier_width(l, superblock, block) == width)
+            block++;
+        kvq_tier_class_layout(&classes[n].l, width, (block - first) * BLOCK);
+        classes[n].first = first * BLOCK;
+        classes[n].offset = offset;
+        offset += classes[n++].l.bytes;
+    }
+    *n_coded = block * BLOCK;
+    return n;
+}
+
+static float lo_of(const kvq_tier *l, const uint8_t *superblock, size_t c)
+{
+    return kvq_f32_from_f16(kvq_load_u16(superblock + l->lo + 2 * c));
+}
+
+static float step_of(const kvq_tier *l, const uint8_t *superblock, size_t c)
+{
+    return kvq_exp2_8th((int8_t)superblock[l->exponents + c]);
+}
+
+/* ---- Reading ---- */
+
+/* The codes of token t, a byte each, in the order. */
+static void unpack_token(const tier_class *class, const uint8_t *superblock, size_t t, uint8_t *codes)
+{
+    const kvq_layout *l = &class->l;
+    const uint8_t *from = superblock + class->offset + t / KVQ_BLOCK * l->block_bytes + t % KVQ_BLOCK * 4;
+    memset(codes, 0, l->dim);
+    for (size_t i = 0; i < l->n_planes; i++) {
+        const kvq_plane *plane = &l->plane[i];
+        const uint32_t mask = ((1u << plane->width) - 1u) * 0x01010101u;
+        const size_t quads = 8 / plane->width; /* of four channels in a dword */
+        for (size_t quad = 0; quad < l->dim / 4; quad++) {
+            uint32_t dword = kvq_load_u32(from + plane->offset + quad / quads * 4 * KVQ_BLOCK);
+            uint32_t four = dword >> (uint32_t)(quad % quads) * plane->width & mask;
+            kvq_store_u32(codes + 4 * quad, kvq_load_u32(codes + 4 * quad) | four << plane->shift);
+        }
+    }
+}
+
+void kvq_tier_read_codes(const kvq_tier *l, const uint8_t *superblock, size_t t0, size_t n, float *out,
+                         size_t stride)
+{
+    tier_class classes[CLASSES];
+    size_t n_coded, n_classes = find_classes(l, superblock, classes, &n_coded), channel[KVQ_DIM_MAX];
+    float step[KVQ_DIM_MAX], lo[KVQ_DIM_MAX];
+    for (size_t i = 0; i < l->dim; i++) { /* channels that pad come last */
+        channel[i] = kvq_tier_channel(l, superblock, i);
+        step[i] = step_of(l, superblock, channel[i]);
+        lo[i] = lo_of(l, superblock, channel[i]);
+    }
+    for (size_t t = t0; t < t0 + n; t++, out += stride) {
+        uint8_t codes[KVQ_DIM_MAX];
+        memset(codes, 0, l->dim_padded);
+        for (size_t i = 0; i < n_classes; i++)
+            unpack_token(&classes[i], superblock, t, codes + classes[i].first);
+        for (size_t i = 0; i < l->dim; i++)
+            out[channel[i]] = (float)codes[i] * step[i] + lo[i];
+    }
+}
+
+static const uint8_t *kept_row(const kvq_tier *l, const uint8_t *superblock, size_t i)
+{
+    return superblock + l->rows + i * l->row_bytes;
+}
+
+static void tier_dequantize(const kvq_kernels *k, const kvq_side *s, const uint8_t *superblock, size_t t0,
+                            size_t n, float *out, size_t stride)
+{
+    const kvq_tier *l = kvq_tier_of(s);
+    kvq_tier_read_codes(l, superblock, t0, n, out, stride);
+    for (size_t i = 0; i < l->n_rows; i++) {
+        size_t t = superblock[l->indices + i];
+        if (t >= t0 && t < t0 + n)
+            k->convert_i8_f32(kept_row(l, superblock, i), l->dim, out + (t - t0) * stride);
+    }
+}
+
+static void tier_error_bound(const kvq_side *s, const uint8_t *superblock, size_t t0, size_t n, float *out,
+                             size_t stride)
+{
+    const kvq_tier *l = kvq_tier_of(s);
+    for (size_t i = 0; i < n; i++)
+        for (size_t c = 0; c < l->dim; c++) {
+            int8_t exponent = l->certified ? (int8_t)superblock[l->cert + c] : INT8_MAX;
+            out[i * stride + c] = exponent == INT8_MAX ? INFINITY : kvq_exp2_8th(exponent);
+        }
+    for (size_t i = 0; i < l->n_rows; i++) {
+        size_t t = superblock[l->indices + i];
+        float bound = kvq_row8_error_bound(kvq_row8_scale(kept_row(l, superblock, i)));
+        for (size_t c = 0; c < l->dim && t >= t0 && t < t0 + n; c++)
+            out[(t - t0) * stride + c] = bound;
+    }
+}
+
+/* ---- Validation ---- */
+
+static bool all_zero(const uint8_t *bytes, size_t n)
+{
+    uint8_t any = 0;
+    for (size_t i = 0; i < n; i++)
+        any |= bytes[i];
+    return any == 0;
+}
+
+static bool widths_are_valid(const kvq_tier *l, const uint8_t *superblock)
+{
+    size_t sum = 0;
+    uint32_t before = l->six ? 6 : 4;
+    for (size_t i = 0; i < l->n_blocks; i++) {
+        uint32_t width = kvq_tier_width(l, superblock, i);
+        if (width > before || width == 3 || width == 5)
+            return false;
+        sum += width;
+        before = width;
+    }
+    return sum <= l->budget && (l->n_blocks % 2 == 0 || superblock[l->widths + l->n_blocks / 2] < 16);
+}
+
+static bool order_is_valid(const kvq_tier *l, const uint8_t *superblock)
+{
+    bool seen[KVQ_DIM_MAX] = {false};
+    for (size_t i = 0; i < l->dim_padded; i++) {
+        size_t c = kvq_tier_channel(l, superblock, i);
+        if (c >= l->dim_padded || seen[c] || (i >= l->dim && c != i))
+            return false;
+        seen[c] = true;
+    }
+    return true;
+}
+
+/* Steps, minimums, and nothing where there is no channel or no code. */
+static bool numbers_are_valid(const kvq_tier *l, const uint8_t *superblock)
+{
+    tier_class classes[CLASSES];
+    size_t n_coded, n_classes = find_classes(l, superblock, classes, &n_coded), used = 0;
+    for (size_t i = 0; i < l->dim_padded; i++) {
+        size_t c = kvq_tier_channel(l, superblock, i);
+        uint16_t lo = kvq_load_u16(superblock + l->lo + 2 * c);
+        if ((lo & 0x7fffu) >= 0x7c00u || (i >= l->dim && lo != 0) ||
+            ((i >= n_coded || i >= l->dim) && superblock[l->exponents + c] != 0))
+            return false;
+    }
+    for (size_t i = 0; i < n_classes; i++) {
+        const kvq_layout *class = &classes[i].l;
+        size_t filled = l->dim - classes[i].first < class->dim ? l->dim - classes[i].first : class->dim;
+        for (size_t c = filled; c < round_up(class->dim, 32 / class->plane[0].width); c++)
+            for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
+                if (kvq_code_get(class, superblock + classes[i].offset, t, c) != 0)
+                    return false;
+        used = classes[i].offset + class->bytes;
+    }
+    return all_zero(superblock + used, l->code_bytes - used);
+}
+
+static bool rows_are_valid(const kvq_tier *l, const uint8_t *superblock)
+{
+    for (size_t i = 0; i < l->n_rows; i++) {
+        const uint8_t *row = kept_row(l, superblock, i), *index = superblock + l->indices;
+        bool none = index[i] == KVQ_NO_TOKEN;
+        if (none ? !all_zero(row, l->row_bytes)
+                 : index[i] >= KVQ_SUPERBLOCK || kvq_is_kept(index, i, index[i]) ||
+                       !kvq_row8_is_valid(row, l->dim))
+            return false;
+    }
+    return true;
+}
+
+static bool tier_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n)
+{
+    const kvq_tier *l = kvq_tier_of(s);
+    if (n == 0)
+        return all_zero(superblock, s->bytes);
+    return widths_are_valid(l, superblock) && order_is_valid(l, superblock) &&
+           numbers_are_valid(l, superblock) && rows_are_valid(l, superblock) &&
+           all_zero(superblock + l->end, s->bytes - l->end);
+}
+
+/* ---- Scores ---- */
+
+/* Queries folded into a superblock. Its numbers for a class, and there for a query, follow each other. */
+typedef struct folded_queries {
+    _Alignas(KVQ_ALIGNMENT) int8_t folded[KVQ_ROWS_MAX * 2 * (KVQ_DIM_MAX + CLASSES * KVQ_BLOCK)];
+    float x[KVQ_ROWS_MAX][KVQ_DIM_MAX]; /* q times step, in the order */
+    float step[KVQ_ROWS_MAX], per_unit[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX];
+    float rest[KVQ_ROWS_MAX][CLASSES]; /* what rounding took, in steps */
+} folded_queries;
+
+/* Bring q into the order, times step; its scale follows from the largest. */
+static void gather_query(const float *q, const uint16_t *channel, const float *step, size_t n,
+                         folded_queries *f, size_t i)
+{
+    float max = 0.0f, *x = f->x[i];
+    for (size_t j = 0; j < n; j++) {
+        x[j] = q[channel[j]] * step[j];
+        max = fabsf(x[j]) > max ? fabsf(x[j]) : max;
+    }
+    bool usable = max >= KVQ_FOLD_MIN && max <= KVQ_FOLD_MAX;
+    f->step[i] = usable ? max * (1.0f / (float)KVQ_FOLDED_MAX) : max > KVQ_FOLD_MAX ? INFINITY : 0.0f;
+    f->per_unit[i] = usable ? (float)KVQ_FOLDED_MAX / max : 0.0f;
+    if (!usable)
+        memset(x, 0, n * sizeof *x);
+}
+
+/* Fold; where a query does not fit, its step becomes infinite. Returns how many fit. */
+static size_t fold_queries(const kvq_kernels *k, const kvq_tier *l, const uint8_t *superblock,
+                           const tier_class *classes, size_t n_classes, size_t n_coded, const float *q,
+                           size_t n_q, folded_queries *f)
+{
+    const uint16_t *lo = (const uint16_t *)(const void *)(superblock + l->lo); /* behind whole units */
+    uint16_t channel[KVQ_DIM_MAX];
+    float step[KVQ_DIM_MAX];
+    size_t n_real = n_coded < l->dim ? n_coded : l->dim, n_fitting = 0;
+    for (size_t i = 0; i < n_real; i++) {
+        channel[i] = (uint16_t)kvq_tier_channel(l, superblock, i);
+        step[i] = step_of(l, superblock, channel[i]);
+    }
+    for (size_t i = 0; i < n_q; i++, q += l->dim) {
+        k->dot_f16(lo, l->dim, 1, q, l->dim, &f->bias[i]);
+        gather_query(q, channel, step, n_real, f, i);
+        memset(f->x[i] + n_real, 0, (n_coded - n_real) * sizeof **f->x);
+        int8_t *to = f->folded;
+        for (size_t j = 0; j < n_classes; j++) {
+            size_t n = classes[j].l.dim, bytes = 2 * kvq_fold_dim(n);
+            f->rest[i][j] = k->fold_row(f->x[i] + classes[j].first, n, f->per_unit[i], to + i * bytes);
+            if (f->step[i] <= KVQ_FOLD_MAX)
+                f->bias[i] += f->step[i] * kvq_half_levels(&classes[j].l) * f->rest[i][j];
+            to += n_q * bytes;
+        }
+        bool fits = f->step[i] <= KVQ_FOLD_MAX && fabsf(f->bias[i]) <= KVQ_FOLD_MAX; /* false for NaN */
+        f->step[i] = fits ? f->step[i] : INFINITY;
+        n_fitting += fits;
+    }
+    return n_fitting;
+}
+
+/* scores = bias + what the classes give, for n_q queries that are folded. */
+static void score_classes(const kvq_kernels *k, const tier_class *classes, size_t n_classes,
+                          const kvq_tokens *tokens, const int8_t *folded, const float *step,
+                          const float *bias, size_t n_q, float *scores)
+{
+    static const float no_bias[KVQ_ROWS_MAX];
+    float more[KVQ_ROWS_MAX * KVQ_SUPERBLOCK];
+    for (size_t i = 0; i < n_q && n_classes == 0; i++)
+        for (size_t t = 0; t < tokens->n; t++)
+            scores[i * KVQ_SUPERBLOCK + t] = bias[i];
+    for (size_t j = 0; j < n_classes; j++) {
+        const size_t offset = classes[j].offset;
+        const uint8_t *next = tokens->next != NULL ? tokens->next + offset : NULL;
+        k->score_folded(&classes[j].l, tokens->superblock + offset, next, tokens->n, folded, step,
+                        j == 0 ? bias : no_bias, n_q, j == 0 ? scores : more);
+        for (size_t i = 0; i < n_q * KVQ_SUPERBLOCK && j > 0; i += KVQ_SUPERBLOCK)
+            for (size_t t = 0; t < tokens->n; t++)
+                scores[i + t] += more[i + t];
+        folded += n_q * 2 * kvq_fold_dim(classes[j].l.dim);
+    }
+}
+
+/* Add to the scores of query i what rounding has taken from them. */
+static void widen_score(const kvq_kernels *k, const tier_class *classes, size_t n_classes,
+                        const kvq_tokens *tokens, folded_queries *f, size_t i, float *scores)
+{
+    _Alignas(KVQ_ALIGNMENT) int8_t folded[2 * (KVQ_DIM_MAX + CLASSES * KVQ_BLOCK)];
+    const kvq_tokens here = {.superblock = tokens->superblock, .n = tokens->n};
+    float rest[KVQ_SUPERBLOCK], step = f->step[i] / KVQ_REST_SCALE, bias = 0.0f;
+    int8_t *to = folded;
+    for (size_t j = 0; j < n_classes; j++) {
+        size_t n = classes[j].l.dim;
+        (void)k->fold_row_rest(f->x[i] + classes[j].first, n, f->per_unit[i], to);
+        bias -= f->step[i] * kvq_half_levels(&classes[j].l) * f->rest[i][j];
+        to += 2 * kvq_fold_dim(n);
+    }
+    score_classes(k, classes, n_classes, &here, folded, &step, &bias, 1, rest);
+    for (size_t t = 0; t < tokens->n; t++)
+        scores[t] += rest[t];
+}
+
+/* Root mean square of a score's error, per step: as for affine codes (codec_affine.c), class by class. */
+static float error_per_step(const tier_class *classes, size_t n_classes)
+{
+    const float mean_square_code = 0.125f;
+    float sum = 0.0f;
+    for (size_t j = 0; j < n_classes; j++) {
+        float levels = (float)((1u << classes[j].l.bits) - 1u);
+        sum += levels * levels * (float)classes[j].l.dim;
+    }
+    return sqrtf(sum * (mean_square_code / 12.0f));
+}
+
+static void score_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
+                          size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
+{
+    const kvq_tier *l = kvq_tier_of(s);
+    const float widest_error = 0x1p-12f;
+    tier_class classes[CLASSES];
+    folded_queries f;
+    size_t n_coded, n_classes = find_classes(l, tokens->superblock, classes, &n_coded);
+    const float per_step = error_per_step(classes, n_classes);
+    for (size_t i = l->code_bytes; tokens->next != NULL && i < s->bytes; i += KVQ_ALIGNMENT)
+        __builtin_prefetch(tokens->next + i, 0, 2);
+    if (fold_queries(k, l, tokens->superblock, classes, n_classes, n_coded, q, n_q, &f) > 0)
+        score_classes(k, classes, n_classes, tokens, f.folded, f.step, f.bias, n_q, scores);
+    for (size_t i = 0; i < n_q; i++) {
+        float *row = scores + i * KVQ_SUPERBLOCK;
+        if (!(f.step[i] <= KVQ_FOLD_MAX)) {
+            kvq_score_dequantized(k, s, tokens, q + i * l->dim, 1, row);
+            score_rms_error[i] = 0.0f;
+            counts->exact++;
+            continue;
+        }
+        score_rms_error[i] = f.step[i] * per_step;
+        if (tokens->sums == KVQ_SUMS_WIDE || score_rms_error[i] > widest_error) {
+            widen_score(k, classes, n_classes, tokens, &f, i, row);
+            score_rms_error[i] = f.step[i] / KVQ_REST_SCALE * per_step;
+            counts->wide++;
+        }
+        for (size_t j = 0; j < l->n_rows; j++) {
+            size_t t = tokens->superblock[l->indices + j];
+            if (t < tokens->n)
+                k->dot_i8(kept_row(l, tokens->superblock, j), l->row_bytes, 1, q + i * l->dim, l->dim,
+                          row + t);
+        }
+    }
+}
+
+static void tier_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
+                       size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
+{
+    if (tokens->sums != KVQ_SUMS_EXACT) {
+        score_folding(k, s, tokens, q, n_q, scores, score_rms_error, counts);
+        return;
+    }
+    memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
+    kvq_score_dequantized(k, s, tokens, q, n_q, scores);
+}
+
+/* ---- What schemes say ---- */
+
+enum { U_DEFAULT = 3, HALVES_MIN = 2, HALVES_MAX = 10, HALVES_OF_SIX = 6 };
+
+/* BITS [":fb"] [":u=" N] [":cert"] */
+static bool tier_parse(kvq_text *t, kvq_role role, uint32_t *parameter)
+{
+    const char *start = t->at;
+    if (role != KVQ_KEYS)
+        return kvq_text_fail(t, start, "tier is for keys");
+    if (t->at[-1] != ':')
+        return kvq_text_fail(t, start, "tier needs its bits, as in tier:2");
+    if (!kvq_text_halves(t, HALVES_MAX, &parameter[KVQ_TIER_HALVES]))
+        return false;
+    if (parameter[KVQ_TIER_HALVES] < HALVES_MIN || parameter[KVQ_TIER_HALVES] > HALVES_MAX)
+        return kvq_text_fail(t, start, "bits must be 1, 1.5, 2, ... or 5");
+    parameter[KVQ_TIER_FEEDBACK] = kvq_text_accept_word(t, ":fb");
+    parameter[KVQ_TIER_U] = U_DEFAULT;
+    if (kvq_text_accept(t, ":u=") && !kvq_text_number(t, 99, &parameter[KVQ_TIER_U]))
+        return false;
+    parameter[KVQ_TIER_CERT] = kvq_text_accept_word(t, ":cert");
+    return true;
+}
+
+static void tier_print(kvq_printer *p, kvq_role role, const uint32_t *parameter)
+{
+    (void)role;
+    kvq_put_halves(p, "tier:", parameter[KVQ_TIER_HALVES]);
+    if (parameter[KVQ_TIER_FEEDBACK] != 0)
+        kvq_put(p, ":fb");
+    if (parameter[KVQ_TIER_U] != U_DEFAULT)
+        kvq_put_number(p, ":u=", parameter[KVQ_TIER_U]);
+    if (parameter[KVQ_TIER_CERT] != 0)
+        kvq_put(p, ":cert");
+}
+
+static void lay_out(kvq_tier *l)
+{
+    l->code_bytes = round_up(l->budget, 2) * KVQ_TIER_UNIT_BYTES;
+    l->lo = l->code_bytes;
+    l->exponents = l->lo + 2 * l->dim_padded;
+    l->order = l->exponents + l->dim_padded;
+    l->order_bytes = l->dim_padded <= 256 ? 1 : 2;
+    l->widths = l->order + l->order_bytes * l->dim_padded;
+    l->rows = l->widths + (l->n_blocks + 1) / 2;
+    l->row_bytes = kvq_row8_bytes(l->dim);
+    l->indices = l->rows + l->n_rows * l->row_bytes;
+    l->cert = l->indices + l->n_rows;
+    l->end = l->cert + (l->certified ? l->dim : 0);
+}
+
+static const char *tier_init(kvq_side *s)
+{
+    kvq_tier *l = (kvq_tier *)(void *)s->own;
+    if (s->common.heavy_hitters > KVQ_HEAVY_HITTERS_MAX)
+        return "too many heavy hitters";
+    if (s->parameter[KVQ_TIER_FEEDBACK] != 0 && s->dim > KVQ_TIER_FEEDBACK_DIM_MAX)
+        return "feedback is for head dimensions up to 256";
+    const size_t dim_padded = round_up(s->dim, BLOCK);
+    *l = (kvq_tier){.dim = s->dim,
+                    .dim_padded = dim_padded,
+                    .n_blocks = dim_padded / BLOCK,
+                    .budget = s->parameter[KVQ_TIER_HALVES] * dim_padded / (2 * BLOCK),
+                    .n_rows = s->common.heavy_hitters,
+                    .feedback = s->parameter[KVQ_TIER_FEEDBACK] != 0,
+                    .certified = s->parameter[KVQ_TIER_CERT] != 0,
+                    .six = s->parameter[KVQ_TIER_HALVES] >= HALVES_OF_SIX,
+                    .u = (float)s->parameter[KVQ_TIER_U]};
+    lay_out(l);
+    s->bytes = round_up(l->end, KVQ_ALIGNMENT);
+    s->tokens_per_run = s->sliding_step = KVQ_SUPERBLOCK;
+    s->payload_per_run = l->code_bytes;
+    s->metadata_per_run = s->bytes - l->code_bytes;
+    s->evidence = KVQ_EVIDENCE_ENERGY | (l->n_rows > 0 ? (unsigned)KVQ_EVIDENCE_RECEIVED : 0u) |
+                  (l->feedback ? (unsigned)KVQ_EVIDENCE_MOMENT : 0u);
+    s->folds = true;
+    s->per_channel = true;
+    return NULL;
+}
+
+const kvq_codec kvq_codec_tier = {
+    .name = "tier",
+    .parse = tier_parse,
+    .print = tier_print,
+    .init = tier_init,
+    .encode = kvq_tier_encode,
+    .dequantize = tier_dequantize,
+    .error_bound = tier_error_bound,
+    .is_valid = tier_is_valid,
+    .score = tier_score,
+};

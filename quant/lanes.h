@@ -1,0 +1,101 @@
+/*
+ * The words of vector.h that templates need which the portable kernels share, in plain C: sixteen lanes are
+ * an array. Include this or a vocabulary, then the template.
+ */
+#ifndef KVQ_QUANT_LANES_H
+#define KVQ_QUANT_LANES_H
+
+#include "quant/vector.h"
+
+#define V_PLAIN_LANES
+
+typedef struct v_f {
+    float lane[16];
+} v_f;
+
+/* The 16 lanes of a result, by an expression of lane j. */
+#define V_EACH_LANE(expression)                                                                              \
+    v_f out;                                                                                                 \
+    for (size_t j = 0; j < 16; j++)                                                                          \
+        out.lane[j] = (expression);                                                                          \
+    return out
+
+V_INLINE v_f v_set1(float x)
+{
+    V_EACH_LANE(x);
+}
+
+V_INLINE v_f v_load(const float *p)
+{
+    V_EACH_LANE(p[j]);
+}
+
+V_INLINE v_f v_load_part(const float *p, size_t n)
+{
+    V_EACH_LANE(j < n ? p[j] : 0.0f);
+}
+
+V_INLINE void v_store(float *p, v_f x)
+{
+    memcpy(p, x.lane, sizeof x.lane);
+}
+
+V_INLINE v_f v_add(v_f x, v_f y)
+{
+    V_EACH_LANE(x.lane[j] + y.lane[j]);
+}
+
+V_INLINE v_f v_sub(v_f x, v_f y)
+{
+    V_EACH_LANE(x.lane[j] - y.lane[j]);
+}
+
+V_INLINE v_f v_mul(v_f x, v_f y)
+{
+    V_EACH_LANE(x.lane[j] * y.lane[j]);
+}
+
+V_INLINE v_f v_min(v_f x, v_f y)
+{
+    V_EACH_LANE(x.lane[j] < y.lane[j] ? x.lane[j] : y.lane[j]);
+}
+
+V_INLINE v_f v_max(v_f x, v_f y)
+{
+    V_EACH_LANE(x.lane[j] > y.lane[j] ? x.lane[j] : y.lane[j]);
+}
+
+/* Here only of |x| < 2^22, where adding and subtracting a large number rounds. */
+V_INLINE v_f v_round(v_f x)
+{
+    const float round_magic = 0x1.8p23f;
+    V_EACH_LANE((x.lane[j] + round_magic) - round_magic);
+}
+
+V_INLINE float v_sum(v_f x)
+{
+    for (size_t width = 8; width > 0; width /= 2)
+        for (size_t j = 0; j < width; j++)
+            x.lane[j] += x.lane[j + width];
+    return x.lane[0];
+}
+
+V_INLINE void v_store_i8(int8_t *p, v_f x)
+{
+    for (size_t j = 0; j < 16; j++)
+        p[j] = (int8_t)x.lane[j];
+}
+
+V_INLINE void v_store_folded(int8_t *p, v_f x, v_f y)
+{
+    x = v_round(x);
+    y = v_round(y);
+    for (size_t j = 0; j < 32; j++) {
+        int32_t w = (int32_t)(j < 16 ? x.lane[j] : y.lane[j - 16]), high = (w + 128) >> 8;
+        int8_t *sixteen = p + j / 16 * 32 + j % 16;
+        sixteen[0] = (int8_t)(w - high * 256);
+        sixteen[16] = (int8_t)high;
+    }
+}
+
+#endif /* KVQ_QUANT_LANES_H */

@@ -1,0 +1,33 @@
+/*
+ * The portable kernels behind codec_tier.c and codec_rot.c: the template that instruction sets use, on plain
+ * arrays.
+ */
+#include "quant/lanes.h"
+
+#include "quant/vector_tier.h"
+
+void kvq_channel_squares_portable(const float *x, float *square)
+{
+    channel_squares_v(x, square);
+}
+
+void kvq_fit_channels_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
+                               uint16_t *lo)
+{
+    fit_channels_v(x, bits, u, codes, exponent, lo);
+}
+
+float kvq_fold_row_portable(const float *x, size_t n, float per_unit, int8_t *folded)
+{
+    return fold_row_v(x, n, per_unit, folded);
+}
+
+float kvq_fold_row_rest_portable(const float *x, size_t n, float per_unit, int8_t *folded)
+{
+    return fold_row_rest_v(x, n, per_unit, folded);
+}
+
+void kvq_hadamard_f32_portable(float *x, size_t n)
+{
+    hadamard_f32_v(x, n);
+}

@@ -1,0 +1,421 @@
+/*
+ * Encoding keys in widths (codec_tier.c, whose first comment has the formulas).
+ *
+ * Everything that decides something is either a kernel (the same bits everywhere) or plain double arithmetic
+ * with sqrt, in an order that is written down here, so that a superblock has the same bytes on every machine.
+ */
+#include "quant/tier.h"
+
+#include "quant/logstep.h"
+
+#include <float.h>
+#include <math.h>
+
+enum { T = KVQ_SUPERBLOCK, BLOCK = KVQ_TIER_BLOCK, TILE = T * BLOCK };
+
+/* ---- Shared with codec_rot.c ---- */
+
+void kvq_heaviest(const float *weight, size_t n, size_t m, uint8_t *index)
+{
+    for (size_t i = 0; i < m; i++) {
+        size_t best = KVQ_NO_TOKEN;
+        for (size_t t = 0; weight != NULL && t < n; t++)
+            if (!kvq_is_kept(index, i, t) && (best == KVQ_NO_TOKEN || weight[t] > weight[best]))
+                best = t;
+        index[i] = (uint8_t)best;
+    }
+}
+
+void kvq_mean_of_others(const float *x, size_t stride, size_t dim, const uint8_t *index, size_t m,
+                        float *mean)
+{
+    size_t others = T;
+    for (size_t i = 0; i < m; i++)
+        others -= index[i] != KVQ_NO_TOKEN;
+    const float part = 1.0f / T, back = (float)T / (float)others;
+    memset(mean, 0, dim * sizeof *mean);
+    for (size_t t = 0; t < T; t++) {
+        if (kvq_is_kept(index, m, t))
+            continue;
+        for (size_t c = 0; c < dim; c++)
+            mean[c] += x[t * stride + c] * part;
+    }
+    for (size_t c = 0; c < dim; c++) {
+        float whole = mean[c] * back;
+        mean[c] = whole > FLT_MAX ? FLT_MAX : whole < -FLT_MAX ? -FLT_MAX : whole;
+    }
+}
+
+double kvq_geometric_mean_16(const double x[16])
+{
+    double mean[16];
+    for (size_t i = 0; i < 16; i++)
+        mean[i] = x[i] > 1e-20 ? x[i] : 1e-20;
+    for (size_t n = 8; n > 0; n /= 2)
+        for (size_t i = 0; i < n; i++)
+            mean[i] = sqrt(mean[i]) * sqrt(mean[i + n]);
+    return mean[0];
+}
+
+void kvq_sort_down(const double *weight, size_t n, uint16_t *order)
+{
+    for (size_t i = 0; i < n; i++) {
+        size_t at = i;
+        for (; at > 0 && weight[order[at - 1]] < weight[i]; at--)
+            order[at] = order[at - 1];
+        order[at] = (uint16_t)i;
+    }
+}
+
+void kvq_allocate_widths(const double *weight, size_t n_blocks, size_t budget, bool six, uint8_t *width)
+{
+    static const uint8_t next[7] = {1, 2, 4, 0, 6, 0, 0};
+    static const double noise[7] = {1, 0.363, 0.1188, 0, 0.01154, 0, 0.00104};
+    memset(width, 0, n_blocks);
+    for (;;) {
+        size_t best = n_blocks, best_step = 0;
+        double best_gain = 0;
+        for (size_t i = 0; i < n_blocks; i++) {
+            uint32_t from = width[i], to = next[from];
+            if (to == 0 || (to == 6 && !six) || to - from > budget)
+                continue;
+            double gain = weight[i] * (noise[from] - noise[to]) / (double)(to - from);
+            if (gain > best_gain) {
+                best = i;
+                best_gain = gain;
+                best_step = to - from;
+            }
+        }
+        if (best == n_blocks)
+            return;
+        width[best] = next[width[best]];
+        budget -= best_step;
+    }
+}
+
+/* ---- A page ---- */
+
+/* What is encoded. */
+typedef struct page {
+    const kvq_kernels *k;
+    const kvq_tier *l;
+    const float *x;
+    size_t stride;
+    uint8_t kept[KVQ_HEAVY_HITTERS_MAX];
+    float mean[KVQ_DIM_MAX];     /* what stands for the kept tokens */
+    double weight[KVQ_DIM_MAX];  /* of channels; 0 of those that pad */
+    uint16_t order[KVQ_DIM_MAX]; /* channels by weight */
+    uint8_t width[KVQ_TIER_BLOCKS_MAX];
+} page;
+
+/* Sixteen channels, those past D as 0: channel[j], or first + j. */
+static void load_tile(const page *p, const uint16_t *channel, size_t first, float *tile)
+{
+    size_t at[BLOCK], n = 0;
+    for (; n < BLOCK && (channel != NULL || first + n < p->l->dim); n++)
+        at[n] = channel != NULL ? channel[n] : first + n;
+    while (channel != NULL && n > 0 && at[n - 1] >= p->l->dim) /* padding is last in every order */
+        n--;
+    if (n < BLOCK)
+        memset(tile, 0, TILE * sizeof *tile);
+    for (size_t t = 0; t < T; t++) {
+        const float *row = p->x + t * p->stride;
+        float *to = tile + t * BLOCK;
+        for (size_t j = 0; j < n; j++)
+            to[j] = row[at[j]];
+    }
+    for (size_t i = 0; i < p->l->n_rows; i++)
+        for (size_t j = 0; j < n && p->kept[i] != KVQ_NO_TOKEN; j++)
+            tile[p->kept[i] * BLOCK + j] = p->mean[at[j]];
+}
+
+/* Variance of every channel, finite. */
+static void find_variances(const page *p, double *variance)
+{
+    _Alignas(KVQ_ALIGNMENT) float tile[TILE];
+    for (size_t c = 0; c < p->l->dim_padded; c += BLOCK) {
+        float square[BLOCK];
+        load_tile(p, NULL, c, tile);
+        p->k->channel_squares(tile, square);
+        for (size_t j = 0; j < BLOCK; j++)
+            variance[c + j] = square[j] < FLT_MAX ? (double)square[j] / T : (double)FLT_MAX;
+    }
+}
+
+/* Order and widths by weight. A block that padding fills up counts by the share of its channels, as if these
+ * were repeated. */
+static void allocate(page *p)
+{
+    const kvq_tier *l = p->l;
+    double of_block[KVQ_TIER_BLOCKS_MAX];
+    kvq_sort_down(p->weight, l->dim, p->order);
+    for (size_t i = l->dim; i < l->dim_padded; i++)
+        p->order[i] = (uint16_t)i;
+    for (size_t i = 0; i < l->n_blocks; i++) {
+        double sixteen[BLOCK];
+        size_t n = l->dim - i * BLOCK < BLOCK ? l->dim - i * BLOCK : BLOCK;
+        for (size_t j = 0; j < BLOCK; j++)
+            sixteen[j] = p->weight[p->order[i * BLOCK + j % n]];
+        of_block[i] = kvq_geometric_mean_16(sixteen) * (double)n / BLOCK;
+    }
+    kvq_allocate_widths(of_block, l->n_blocks, l->budget, l->six, p->width);
+}
+
+/* ---- Codes ---- */
+
+/* The dwords of a plane of `width` bits that hold 32 / width channels: the bits from `shift` on of codes, a
+ * block of 16 channels after the other. */
+static void pack_plane(const uint8_t *codes, size_t n_blocks, uint32_t width, uint32_t shift, uint8_t *to)
+{
+    const uint32_t mask = ((1u << width) - 1u) * 0x01010101u;
+    const size_t quads = 8 / width; /* of four channels in a dword */
+    for (size_t quad = 0; quad < 4 * n_blocks; quad++) {
+        const uint8_t *from = codes + quad / 4 * TILE + quad % 4 * 4;
+        const uint32_t up = (uint32_t)(quad % quads) * width;
+        uint8_t *dwords = to + quad / quads * 4 * KVQ_BLOCK;
+        for (size_t t = 0; t < KVQ_BLOCK; t++, dwords += 4)
+            kvq_store_u32(dwords, kvq_load_u32(dwords) | (kvq_load_u32(from + t * BLOCK) >> shift & mask)
+                                                             << up);
+    }
+}
+
+/* All codes, [block][token][16], into their places, which are 0. */
+static void pack(const page *p, const uint8_t *codes, uint8_t *superblock)
+{
+    for (size_t i = 0, n, offset = 0; i < p->l->n_blocks && p->width[i] > 0; i += n) {
+        for (n = 1; i + n < p->l->n_blocks && p->width[i + n] == p->width[i]; n++)
+            ;
+        kvq_layout l;
+        kvq_tier_class_layout(&l, p->width[i], n * BLOCK);
+        for (size_t t = 0; t < T; t += KVQ_BLOCK)
+            for (size_t j = 0; j < l.n_planes; j++)
+                pack_plane(codes + i * TILE + t * BLOCK, n, l.plane[j].width, l.plane[j].shift,
+                           superblock + offset + t / KVQ_BLOCK * l.block_bytes + l.plane[j].offset);
+        offset += l.meta_offset;
+    }
+}
+
+static void store_channel(const kvq_tier *l, uint8_t *superblock, size_t c, int8_t exponent, uint16_t lo)
+{
+    if (c >= l->dim)
+        return;
+    superblock[l->exponents + c] = (uint8_t)exponent;
+    kvq_store_u16(superblock + l->lo + 2 * c, lo);
+}
+
+static void fit(const page *p, uint8_t *codes, uint8_t *superblock)
+{
+    _Alignas(KVQ_ALIGNMENT) float tile[TILE];
+    for (size_t i = 0; i < p->l->n_blocks; i++) {
+        int8_t exponent[BLOCK];
+        uint16_t lo[BLOCK];
+        load_tile(p, p->order + i * BLOCK, 0, tile);
+        p->k->fit_channels(tile, p->width[i], p->l->u, codes + i * TILE, exponent, lo);
+        for (size_t j = BLOCK; j-- > 0 && p->order[i * BLOCK + j] >= p->l->dim;)
+            for (size_t t = 0; t < T; t++)
+                codes[i * TILE + t * BLOCK + j] = 0;
+        for (size_t j = 0; j < BLOCK; j++)
+            store_channel(p->l, superblock, p->order[i * BLOCK + j], exponent[j], lo[j]);
+    }
+}
+
+/* ---- Feedback ---- */
+
+/* Triangles are row by row: row i holds columns 0 .. i. */
+enum { TRIANGLE_MAX = KVQ_TIER_FEEDBACK_DIM_MAX * (KVQ_TIER_FEEDBACK_DIM_MAX + 1) / 2 };
+
+static size_t row_of(size_t i)
+{
+    return i * (i + 1) / 2;
+}
+
+/* Replace A by the columns of R, upper triangular with A = R R^T: row k becomes column k. False if A is not
+ * positive. */
+static bool factor(double *a, size_t n)
+{
+    for (size_t k = n; k-- > 0;) {
+        double *row = a + row_of(k), root = sqrt(row[k]);
+        if (!(root > 0 && root < DBL_MAX))
+            return false;
+        row[k] = root;
+        for (size_t i = 0; i < k; i++)
+            row[i] /= root;
+        for (size_t j = 0; j < k; j++) {
+            double *other = a + row_of(j), by = row[j];
+            for (size_t i = 0; i <= j; i++)
+                other[i] -= row[i] * by;
+        }
+    }
+    return true;
+}
+
+/* Replace R by its inverse U, which has A^-1 = U^T U, likewise by columns. */
+static void invert(double *r, size_t n)
+{
+    for (size_t k = n; k-- > 0;) {
+        double *column = r + row_of(k), u[KVQ_TIER_FEEDBACK_DIM_MAX];
+        u[k] = 1 / column[k];
+        for (size_t i = 0; i < k; i++)
+            u[i] = -column[i] * u[k];
+        for (size_t j = k; j-- > 0;) {
+            const double *other = r + row_of(j);
+            u[j] /= other[j];
+            for (size_t i = 0; i < j; i++)
+                u[i] -= other[i] * u[j];
+        }
+        memcpy(column, u, (k + 1) * sizeof *column);
+    }
+}
+
+/* U of the moments, damped, with channels in the order in which they will be quantized. */
+static bool make_feedback(const float *moment, const uint16_t *turn, size_t n, double *u)
+{
+    double trace = 0;
+    for (size_t i = 0; i < n; i++)
+        trace += (double)moment[row_of(i) + i];
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j <= i; j++) {
+            size_t a = turn[i] > turn[j] ? turn[i] : turn[j], b = turn[i] > turn[j] ? turn[j] : turn[i];
+            u[row_of(i) + j] = (double)moment[row_of(a) + b] + (i == j ? 0.05 * trace / (double)n : 0);
+        }
+    if (!factor(u, n))
+        return false;
+    invert(u, n);
+    for (size_t i = 0; i < n; i++)
+        if (!(u[row_of(i) + i] > 0 && u[row_of(i) + i] < DBL_MAX))
+            return false;
+    return true;
+}
+
+/* Take from a channel what those before it owe; numbers that would leave the floats stay as they are. */
+static void feed(float *tile, const float (*owed)[T], const double *column, size_t n)
+{
+    for (size_t t = 0; t < T; t++)
+        tile[t] = 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        const float by = (float)column[i];
+        for (size_t t = 0; t < T; t++)
+            tile[t] += owed[i][t] * by;
+    }
+}
+
+/* Channels one after the other, what rounding takes from each made up for in the later ones. */
+static void fit_with_feedback(const page *p, const uint16_t *turn, const double *u, uint8_t *codes,
+                              uint8_t *superblock)
+{
+    _Alignas(KVQ_ALIGNMENT) float tile[TILE];
+    float owed[KVQ_TIER_FEEDBACK_DIM_MAX][T], fed[T];
+    uint8_t one[TILE];
+    uint16_t place[KVQ_TIER_FEEDBACK_DIM_MAX];
+    memset(tile, 0, sizeof tile);
+    memset(codes, 0, p->l->n_blocks * TILE);
+    for (size_t i = 0; i < p->l->dim_padded; i++)
+        place[p->order[i]] = (uint16_t)i;
+    for (size_t i = 0; i < p->l->dim; i++) {
+        size_t c = turn[i], block = place[c] / BLOCK, lane = place[c] % BLOCK;
+        int8_t exponent[BLOCK];
+        uint16_t lo[BLOCK];
+        feed(fed, (const float(*)[T])owed, u + row_of(i), i);
+        for (size_t t = 0; t < T; t++) {
+            float x = p->x[t * p->stride + c];
+            x = kvq_is_kept(p->kept, p->l->n_rows, t) ? p->mean[c] : x;
+            float with = x - fed[t];
+            tile[t * BLOCK] = fabsf(with) <= FLT_MAX ? with : x;
+        }
+        p->k->fit_channels(tile, p->width[block], p->l->u, one, exponent, lo);
+        store_channel(p->l, superblock, c, exponent[0], lo[0]);
+        const float step = p->width[block] > 0 ? kvq_exp2_8th(exponent[0]) : 0.0f,
+                    start = kvq_f32_from_f16(lo[0]), by = (float)(1 / u[row_of(i) + i]);
+        for (size_t t = 0; t < T; t++) {
+            uint8_t code = one[t * BLOCK];
+            codes[block * TILE + t * BLOCK + lane] = code;
+            owed[i][t] = (tile[t * BLOCK] - ((float)code * step + start)) * by;
+        }
+    }
+}
+
+/* ---- All of it ---- */
+
+/* Largest error of each channel, as read back, in eighths of an octave and rounded up. */
+static void certify(const page *p, uint8_t *superblock)
+{
+    double worst[KVQ_DIM_MAX] = {0};
+    float row[KVQ_DIM_MAX];
+    for (size_t t = 0; t < T; t++) {
+        if (kvq_is_kept(p->kept, p->l->n_rows, t))
+            continue;
+        kvq_tier_read_codes(p->l, superblock, t, 1, row, p->l->dim);
+        for (size_t c = 0; c < p->l->dim; c++) {
+            double error = fabs((double)p->x[t * p->stride + c] - (double)row[c]);
+            worst[c] = error > worst[c] ? error : worst[c];
+        }
+    }
+    for (size_t c = 0; c < p->l->dim; c++) {
+        int32_t n = worst[c] < (double)FLT_MAX ? kvq_log2_8th((float)worst[c]) : 127;
+        while (n < 127 && (double)kvq_exp2_8th(n) < worst[c])
+            n++;
+        superblock[p->l->cert + c] = (uint8_t)(int8_t)n;
+    }
+}
+
+static void store_order(const page *p, uint8_t *superblock)
+{
+    const kvq_tier *l = p->l;
+    for (size_t i = 0; i < l->dim_padded; i++)
+        if (l->order_bytes == 1)
+            superblock[l->order + i] = (uint8_t)p->order[i];
+        else
+            kvq_store_u16(superblock + l->order + 2 * i, p->order[i]);
+    for (size_t i = 0; i < l->n_blocks; i++)
+        superblock[l->widths + i / 2] |= (uint8_t)(p->width[i] << i % 2 * 4);
+}
+
+static void store_kept(const page *p, uint8_t *superblock)
+{
+    for (size_t i = 0; i < p->l->n_rows; i++) {
+        superblock[p->l->indices + i] = p->kept[i];
+        if (p->kept[i] != KVQ_NO_TOKEN)
+            p->k->convert_f32_i8(p->x + p->kept[i] * p->stride, p->l->dim,
+                                 superblock + p->l->rows + i * p->l->row_bytes);
+    }
+}
+
+void kvq_tier_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superblock, size_t t0, size_t n,
+                     const float *x, size_t stride, const kvq_evidence *evidence)
+{
+    (void)t0;
+    static const kvq_evidence none = {NULL, NULL, NULL};
+    const kvq_evidence *e = evidence != NULL ? evidence : &none;
+    const kvq_tier *l = kvq_tier_of(s);
+    page p = {.k = k, .l = l, .x = x, .stride = stride};
+    uint8_t codes[T * KVQ_DIM_MAX];
+    uint16_t turn[KVQ_TIER_FEEDBACK_DIM_MAX];
+    double u[TRIANGLE_MAX], variance[KVQ_DIM_MAX], upside_down[KVQ_DIM_MAX];
+    if (n == 0)
+        return;
+    memset(superblock, 0, s->bytes);
+    kvq_heaviest(e->received, T, l->n_rows, p.kept);
+    kvq_mean_of_others(x, stride, l->dim, p.kept, l->n_rows, p.mean);
+    find_variances(&p, variance);
+    for (size_t c = 0; c < l->dim; c++)
+        p.weight[c] = (e->energy != NULL ? (double)e->energy[c] : 1) * variance[c];
+    bool feedback = l->feedback && e->moment != NULL;
+    if (feedback) {
+        for (size_t c = 0; c < l->dim; c++)
+            upside_down[c] = -p.weight[c];
+        kvq_sort_down(upside_down, l->dim, turn);
+        feedback = make_feedback(e->moment, turn, l->dim, u);
+    }
+    for (size_t i = 0; i < l->dim && feedback; i++)
+        p.weight[turn[i]] = variance[turn[i]] / (u[row_of(i) + i] * u[row_of(i) + i]);
+    allocate(&p);
+    if (feedback)
+        fit_with_feedback(&p, turn, u, codes, superblock);
+    else
+        fit(&p, codes, superblock);
+    pack(&p, codes, superblock);
+    store_order(&p, superblock);
+    store_kept(&p, superblock);
+    if (l->certified)
+        certify(&p, superblock);
+}
