@@ -437,8 +437,9 @@ static void tier_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens
 enum { U_DEFAULT = 3, HALVES_MIN = 2, HALVES_MAX = 10, HALVES_OF_SIX = 6 };
 
 /* BITS [":fb"] [":u=" N] [":cert"] */
-static bool tier_parse(kvq_text *t, kvq_role role, uint32_t *parameter)
+static bool tier_parse(const kvq_codec *codec, kvq_text *t, kvq_role role, uint32_t *parameter)
 {
+    (void)codec;
     const char *start = t->at;
     if (role != KVQ_KEYS)
         return kvq_text_fail(t, start, "tier is for keys");
@@ -456,9 +457,9 @@ static bool tier_parse(kvq_text *t, kvq_role role, uint32_t *parameter)
     return true;
 }
 
-static void tier_print(kvq_printer *p, kvq_role role, const uint32_t *parameter)
+static void tier_print(const kvq_codec *codec, kvq_printer *p, kvq_role role, const uint32_t *parameter)
 {
-    (void)role;
+    (void)codec, (void)role;
     kvq_put_halves(p, "tier:", parameter[KVQ_TIER_HALVES]);
     if (parameter[KVQ_TIER_FEEDBACK] != 0)
         kvq_put(p, ":fb");
@@ -507,6 +508,7 @@ static const char *tier_init(kvq_side *s)
     s->metadata_per_run = s->bytes - l->code_bytes;
     s->evidence = KVQ_EVIDENCE_ENERGY | (l->n_rows > 0 ? (unsigned)KVQ_EVIDENCE_RECEIVED : 0u) |
                   (l->feedback ? (unsigned)KVQ_EVIDENCE_MOMENT : 0u);
+    s->heavy_hitters = s->common.heavy_hitters;
     s->folds = true;
     s->per_channel = true;
     return NULL;

@@ -144,6 +144,45 @@ static size_t run_accumulate_i8(const kvq_kernels *k, workspace *w, size_t i)
 }
 static const kernel_bench bench_accumulate_i8 = {run_accumulate_i8, false, false};
 
+/* ---- what encodes and folds for kvq2 ---- */
+
+static size_t run_channel_squares(const kvq_kernels *k, workspace *w, size_t i)
+{
+    k->channel_squares(w->rows + i * w->n_floats, w->acc);
+    return (size_t)T * 16 * sizeof(float);
+}
+static const kernel_bench bench_channel_squares = {run_channel_squares, false, false};
+
+static size_t run_fit_channels(const kvq_kernels *k, workspace *w, size_t i)
+{
+    int8_t exponents[16];
+    k->fit_channels(w->rows + i * w->n_floats, 2, 3.0f, (uint8_t *)w->floats, exponents, w->halves);
+    return (size_t)T * 16 * sizeof(float);
+}
+static const kernel_bench bench_fit_channels = {run_fit_channels, false, false};
+
+static size_t run_fold_row(const kvq_kernels *k, workspace *w, size_t i)
+{
+    w->sink += k->fold_row(w->rows + i * w->n_floats, w->dim, 1e3f, w->weights);
+    return w->dim * sizeof(float);
+}
+static const kernel_bench bench_fold_row = {run_fold_row, false, false};
+
+static size_t run_fold_row_rest(const kvq_kernels *k, workspace *w, size_t i)
+{
+    w->sink += k->fold_row_rest(w->rows + i * w->n_floats, w->dim, 1e3f, w->weights);
+    return w->dim * sizeof(float);
+}
+static const kernel_bench bench_fold_row_rest = {run_fold_row_rest, false, false};
+
+static size_t run_hadamard_f32(const kvq_kernels *k, workspace *w, size_t i)
+{
+    (void)i;
+    k->hadamard_f32(w->floats, w->dim); /* in place: it keeps the norm */
+    return w->dim * sizeof(float);
+}
+static const kernel_bench bench_hadamard_f32 = {run_hadamard_f32, false, false};
+
 static size_t run_max_f32(const kvq_kernels *k, workspace *w, size_t i)
 {
     w->sink += k->max_f32(w->rows + i * w->n_floats, T);

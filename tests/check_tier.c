@@ -1,0 +1,169 @@
+/*
+ * Kernels behind the codecs of kvq2 (codec_tier.c, codec_rot.c), against formulas in double and the portable
+ * kernel's bits.
+ */
+#include "quant/logstep.h"
+#include "tests/kernel_checks.h"
+
+enum { TILE = T * LANES };
+
+static const float *tile_in(guarded *g, fill_kind kind)
+{
+    return floats_in(g, kind, T, LANES);
+}
+
+/* Mean and sum of squared differences of channel j. */
+static double square_by_formula(const float *x, size_t j, double *mean)
+{
+    double square = 0;
+    *mean = 0;
+    for (size_t t = 0; t < T; t++)
+        *mean += (double)x[t * LANES + j] / T;
+    for (size_t t = 0; t < T; t++)
+        square += ((double)x[t * LANES + j] - *mean) * ((double)x[t * LANES + j] - *mean);
+    return square;
+}
+
+void check_channel_squares(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < 8 * N_FILLS; i++) {
+        fill_kind kind = (fill_kind)(i % N_FILLS);
+        const float *x = tile_in(&in_a, kind);
+        float *square = place(&out_a, random_placing(&r), LANES, sizeof *square), spec[LANES];
+        k->channel_squares(x, square);
+        kvq_kernels_portable.channel_squares(x, spec);
+        check_canaries(&out_a, "channel_squares");
+        cr_assert(same_bits("channel_squares", square, spec, sizeof spec), "%s", fill_names[kind]);
+        for (size_t j = 0; j < LANES && kind < FILL_HUGE; j++) {
+            double mean, wanted = square_by_formula(x, j, &mean), scale = mean * mean * 1e-9;
+            cr_assert(fabs((double)square[j] - wanted) <= 1e-4 * wanted + scale + 1e-30, "%s: %g, not %g",
+                      fill_names[kind], (double)square[j], wanted);
+        }
+    }
+}
+
+/* What the search minimizes, for one candidate. */
+static double objective(const float *x, size_t j, uint32_t bits, double u, double step, double lo)
+{
+    double mean, square = square_by_formula(x, j, &mean), off = 0, product = 0;
+    for (size_t t = 0; t < T; t++) {
+        double value = (double)x[t * LANES + j], code = nearbyint((value - lo) / step);
+        double d = fmin(fmax(code, 0), ldexp(1, (int)bits) - 1) * step + lo - value;
+        off += d * d;
+        product += d * (value - mean);
+    }
+    return off + u * product * product / fmax(square, 1e-12);
+}
+
+/* The step that was found is as good as the best candidate, up to float rounding. */
+static void check_search(const float *x, size_t j, uint32_t bits, float u, int exponent)
+{
+    static const double s[7] = {0, 1.596, 0.9957, 0, 0.3352, 0, 0.1041};
+    static const double factors[9] = {0.7, 0.8, 0.9, 1, 1.12, 1.3, 1, 0.9, 0.8};
+    double mean, sd = sqrt(square_by_formula(x, j, &mean) / T), least = INFINITY, got = INFINITY;
+    double min = INFINITY, max = -INFINITY, levels = ldexp(1, (int)bits) - 1;
+    for (size_t t = 0; t < T; t++) {
+        min = fmin(min, (double)x[t * LANES + j]);
+        max = fmax(max, (double)x[t * LANES + j]);
+    }
+    for (size_t i = 0; i < 9; i++) {
+        double step =
+            i < 6 ? sd * s[bits] * factors[i] : (max - min) / levels * factors[i] * (bits == 1 ? 0.6 : 1);
+        double n = fmin(fmax(nearbyint(8 * log2(step)), -128), 127);
+        double lo = (i < 6 ? mean : (min + max) / 2) - exp2(n / 8) * levels / 2;
+        double off = objective(x, j, bits, (double)u, exp2(n / 8), (double)kvq_round_to_f16((float)lo));
+        least = fmin(least, off);
+        got = n == exponent ? fmin(got, off) : got;
+    }
+    cr_assert(got <= least * (1 + 1e-4), "%u bits: 2^(%d/8) is off by %g, another by %g", bits, exponent, got,
+              least);
+}
+
+void check_fit_channels(const kvq_kernels *k)
+{
+    static const uint32_t widths[] = {0, 1, 2, 4, 6};
+    for (size_t i = 0; i < 5 * N_FILLS; i++) {
+        fill_kind kind = (fill_kind)(i / 5);
+        uint32_t bits = widths[i % 5];
+        float u = (float)rng_below(&r, 11);
+        const float *x = tile_in(&in_a, kind);
+        uint8_t *codes = place(&out_a, random_placing(&r), TILE, 1), spec[TILE];
+        int8_t exponent[LANES], spec_exponent[LANES];
+        uint16_t lo[LANES], spec_lo[LANES];
+        k->fit_channels(x, bits, u, codes, exponent, lo);
+        kvq_kernels_portable.fit_channels(x, bits, u, spec, spec_exponent, spec_lo);
+        check_canaries(&out_a, "fit_channels");
+        cr_assert(same_bits("fit_channels", codes, spec, TILE), "%u bits, %s", bits, fill_names[kind]);
+        cr_assert(memcmp(exponent, spec_exponent, LANES) == 0 && memcmp(lo, spec_lo, sizeof lo) == 0,
+                  "%u bits, %s", bits, fill_names[kind]);
+        for (size_t j = 0; j < TILE; j++)
+            cr_assert(codes[j] < 1u << bits, "code %u of %u bits", codes[j], bits);
+        for (size_t j = 0; j < LANES; j++) {
+            cr_assert((lo[j] & 0x7fffu) < 0x7c00u, "lo is not finite");
+            if (kind == FILL_NORMAL && bits > 0)
+                check_search(x, j, bits, u, exponent[j]);
+        }
+    }
+}
+
+static float folded_at(const int8_t *folded, size_t i)
+{
+    const int8_t *sixteen = folded + i / LANES * 2 * LANES;
+    return (float)(sixteen[i % LANES] + 256 * sixteen[LANES + i % LANES]);
+}
+
+static void check_folding(const kvq_kernels *k, bool again)
+{
+    for (size_t i = 0; i < N_LENGTHS; i++) {
+        size_t n = length_of(i) % (KVQ_DIM_MAX + 1), padded = kvq_fold_dim(n);
+        const float *x = floats_in(&in_a, FILL_NORMAL, n, 1);
+        float max = 1e-30f, lane[LANES] = {0};
+        for (size_t j = 0; j < n; j++)
+            max = fmaxf(max, fabsf(x[j]));
+        float per_unit = KVQ_FOLDED_MAX / max;
+        int8_t *folded = place(&out_a, random_placing(&r), 2 * padded, 1);
+        float rest = (again ? k->fold_row_rest : k->fold_row)(x, n, per_unit, folded);
+        check_canaries(&out_a, "fold_row");
+        for (size_t j = 0; j < padded; j++) {
+            float y = j < n ? single((double)x[j] * (double)per_unit) : 0.0f;
+            y = again ? (y - nearbyintf(y)) * KVQ_REST_SCALE : y;
+            float wanted = nearbyintf(y);
+            cr_assert(folded_at(folded, j) == wanted, "n = %zu: %zu is %a, not %a", n, j,
+                      (double)folded_at(folded, j), (double)wanted);
+            lane[j % LANES] = single((double)lane[j % LANES] + (double)(y - wanted));
+        }
+        cr_assert(rest == sum_lanes_by_contract(lane), "n = %zu", n);
+    }
+}
+
+void check_fold_row(const kvq_kernels *k)
+{
+    check_folding(k, false);
+}
+
+void check_fold_row_rest(const kvq_kernels *k)
+{
+    check_folding(k, true);
+}
+
+void check_hadamard_f32(const kvq_kernels *k)
+{
+    for (size_t n = 1; n <= KVQ_DIM_MAX; n *= 2)
+        for (size_t i = 0; i < 4; i++) {
+            float *x = floats_in(&out_a, FILL_NORMAL, n, 1), *spec = place(&out_b, random_placing(&r), n, 4);
+            double norm = 0, wanted[KVQ_DIM_MAX] = {0};
+            memcpy(spec, x, n * sizeof *x);
+            for (size_t a = 0; a < n; a++) {
+                norm += (double)x[a] * (double)x[a];
+                for (size_t b = 0; b < n; b++) /* the sign is the parity of a & b */
+                    wanted[b] += (__builtin_parityll(a & b) ? -(double)x[a] : (double)x[a]) / sqrt((double)n);
+            }
+            k->hadamard_f32(x, n);
+            kvq_kernels_portable.hadamard_f32(spec, n);
+            check_canaries(&out_a, "hadamard_f32");
+            cr_assert(same_bits("hadamard_f32", x, spec, n * sizeof *x), "n = %zu", n);
+            for (size_t a = 0; a < n; a++)
+                cr_assert(fabs((double)x[a] - wanted[a]) <= 1e-6 * sqrt(norm), "n = %zu: %g, not %g", n,
+                          (double)x[a], wanted[a]);
+        }
+}
