@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install what is missing, build, and show what 2-bit KIVI does to a GPT-2 decode. Arguments go to kvq-eval:
+# Install what is missing, build, and show what KIVI-2 and kvq2 do to a GPT-2 decode. Arguments go to kvq-eval:
 #   ./run.sh --scheme kivi4 --scheme kivi2,r=32
 set -eu
 cd "$(dirname "$0")"
@@ -12,5 +12,4 @@ mkdir -p build
     cat "$log" >&2
     exit 1
 }
-[ $# -gt 0 ] || set -- --bits 2
 exec build/eval/kvq-eval "$@"

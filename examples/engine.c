@@ -1,7 +1,7 @@
 /*
  * A small attention engine on libkvq: grouped-query attention layers with random weights, a prompt that is
- * prefilled in one append per layer, then token-by-token decode, all over a 2-bit cache. It also runs the
- * same decode over an fp32 cache, to show how far the two drift and what each takes.
+ * prefilled in one step per layer, then token-by-token decode, all over a 2-bit cache. It also runs the same
+ * decode over an fp32 cache, to show how far the two drift and what each takes.
  *
  * Build it against the installed library:
  *   cc -O2 engine.c $(pkg-config --cflags --libs kvq) -lm -o engine
@@ -22,8 +22,7 @@ typedef struct {
 
 typedef struct {
     layer_weights *layer; /* [L] */
-    kvq_cache *cache;     /* all layers, quantized */
-    kvq_cache *prompt;    /* one layer at a time, fp32: as in KIVI, attention within the prompt is exact */
+    kvq_cache *cache;
 } engine;
 
 static void check(kvq_status status, const char *what)
@@ -85,14 +84,7 @@ static void forward(engine *e, float *x, size_t n)
             matvec(&w->wk[0][0], h, HKV * D, k + i * HKV * D);
             matvec(&w->wv[0][0], h, HKV * D, v + i * HKV * D);
         }
-        check(kvq_cache_append(e->cache, l, 0, k, v, n), "append");
-        if (kvq_cache_n_tokens(e->cache, l, 0) > n) { /* decode */
-            check(kvq_cache_attend(e->cache, l, NULL, 1, q, n, 1.0f / sqrtf(D), NULL, out), "attend");
-        } else {
-            check(kvq_cache_append(e->prompt, 0, 0, k, v, n), "append");
-            check(kvq_cache_attend(e->prompt, 0, NULL, 1, q, n, 1.0f / sqrtf(D), NULL, out), "attend");
-            kvq_cache_reset(e->prompt);
-        }
+        check(kvq_cache_step(e->cache, l, NULL, 1, &n, q, k, v, 1.0f / sqrtf(D), NULL, out), "step");
         for (size_t i = 0; i < n; i++) {
             matvec(&w->wo[0][0], out + i * WIDTH, WIDTH, y);
             for (size_t c = 0; c < WIDTH; c++)
@@ -114,9 +106,6 @@ static void run(layer_weights *weights, const float *tokens, const char *text, f
     config.scheme_text = text;
     engine e = {.layer = weights};
     check(kvq_cache_create(&e.cache, &config), "create");
-    config.n_layers = 1;
-    config.scheme_text = "fp32";
-    check(kvq_cache_create(&e.prompt, &config), "create");
 
     float *x = malloc(PROMPT * WIDTH * sizeof *x);
     memcpy(x, tokens, PROMPT * WIDTH * sizeof *x);
@@ -129,14 +118,13 @@ static void run(layer_weights *weights, const float *tokens, const char *text, f
 
     kvq_usage usage;
     check(kvq_cache_usage(e.cache, &usage), "usage");
-    printf("%-6s %zu tokens: %8llu bytes (codes %llu, scales %llu, residual %llu, slack %llu, bookkeeping "
-           "%llu)\n",
+    printf("%-6s %zu tokens: %8llu bytes (codes %llu, scales %llu, residual %llu, evidence %llu, slack "
+           "%llu, bookkeeping %llu)\n",
            text, kvq_cache_n_tokens(e.cache, 0, 0), (unsigned long long)usage.total,
            (unsigned long long)usage.payload, (unsigned long long)usage.metadata,
-           (unsigned long long)usage.residual, (unsigned long long)usage.slack,
-           (unsigned long long)usage.bookkeeping);
+           (unsigned long long)usage.residual, (unsigned long long)usage.evidence,
+           (unsigned long long)usage.slack, (unsigned long long)usage.bookkeeping);
     kvq_cache_free(e.cache);
-    kvq_cache_free(e.prompt);
 }
 
 int main(void)

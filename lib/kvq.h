@@ -149,8 +149,9 @@ enum {
  *                        residual
  *   kivi, token axis     all but the newest R + 1 are packed; the same goes for a side stored as f16 or f32,
  *                        which has no axis
- *   sliding, both        packed in steps of the larger G (a full group counts as 32; f16 and f32 as 1), so
- *                        that R to R + step - 1 stay in the residual
+ *   sliding, both        packed in steps of the larger G (a full group counts as 32, f16 and f32 as 1, whole
+ *                        pages as 128), so that R to R + step - 1 stay in the residual
+ *   kivi, whole pages    as the channel axis
  * The step that completes a group of R keys still sees them in full precision, as in KIVI, where a decode
  * step attends first and quantizes afterwards; here the packing happens when the next token arrives.
  */
@@ -161,17 +162,33 @@ typedef struct kvq_scheme kvq_scheme;
  *
  *   text    := (preset | item) ("," item)*
  *   preset  := "fp32" | "fp16" | "kivi" BITS ["-g" GROUP]
+ *            | "kvq1.5" | "kvq2" | "kvq2-fb" | "kvq2.5" | "kvq3" | "kvq4"
  *   item    := ("k" | "v") "=" side      how keys or values are stored; both are needed without a preset
  *            | "r=" N                    residual R                                 (default 128)
  *            | "mode=" ("kivi" | "sliding")                                         (default kivi)
- *            | "rtype=" ("f32" | "f16")  dtype of the residual and the sinks        (default f32)
+ *            | "rtype=" DTYPE ["/" DTYPE] of residual and sinks, or of keys' / values'   (default f32)
  *            | "s=" N                    sinks S                                    (default 0)
+ *            | "hh=" N                   heavy hitters per page, 0 to 8             (default 0)
  *            | "arith=" ("f32" | "kivi-f16")                                        (default f32)
- *   side    := "f32" | "f16" | BITS ["@" ("channel" | "token")] ["/" (GROUP | "full")]
+ *   side    := "f32" | "f16" | BITS ["@" ("channel" | "token")] ["/" (GROUP | "full")] | NAME [":" ...]
+ *   DTYPE   := "f32" | "f16" | "i8"
  * kiviB is k=B@channel/32,v=B@token/32,r=128; fp32 and fp16 are k=f32,v=f32 (f16) with r=0,mode=sliding.
  * BITS is 1, 2, 3, 4, 5, 6 or 8, GROUP 16, 32, 64 or 128. A side left without axis is per channel for k and
- * per token for v; without group it has 32. R is a multiple of the G of each side on the channel axis, and
- * not 0 then in kivi mode.
+ * per token for v; without group it has 32. R is a multiple of what a side packs together (the G of the
+ * channel axis, 128 for codecs of whole pages), and not 0 then in kivi mode.
+ *
+ * The kvq schemes spend bits where queries look; they need what kvq_cache_step learns (without it most of
+ * their gain is lost) and pack whole pages. kvq2 is
+ * k=tier:2,v=rot:2,hh=2,s=4,mode=sliding,rtype=f16/i8; kvq2-fb k=tier:2:fb; kvq1.5 tier:1.5 and rot:1.5;
+ * kvq2.5 tier:3, rot:2 and hh=4; kvq3 tier:3.5 and rot:3; kvq4 tier:4 and rot:4.
+ *   tier:BITS[:fb][:u=N][:cert]  keys, any half from 1 to 5 bits on average: each channel in 0, 1, 2, 4
+ *                     (from 3 on also 6) bits, by variance times the energy of queries there. fb: errors
+ *                     of a channel are made up for in the others, by the queries' second moment. u: how much
+ *                     an error of gain counts (default 7). cert: an error bound is stored
+ *   rot:BITS          values, 1.5, 2, 3 or 4 bits: rotated by Hadamard, one scale per token
+ *   hh=N              the N tokens of a page with the most attention so far are kept in 8 bits
+ * Codecs of papers, to compare with, have names of their own (README), and so have a program's plug-ins
+ * (kvq_experimental.h).
  *
  * text      NUL-terminated; spaces are not allowed.
  * err       may be NULL.

@@ -33,8 +33,9 @@ const char *kvq_scheme_text(const kvq_scheme *scheme)
 
 const char *kvq_scheme_preset(size_t i)
 {
-    static const char *const presets[] = {"fp32",      "fp16",  "kivi8", "kivi6",     "kivi5", "kivi4",
-                                          "kivi4-g64", "kivi3", "kivi2", "kivi2-g64", "kivi1"};
+    static const char *const presets[] = {"fp32",      "fp16",      "kivi8", "kivi6", "kivi5", "kivi4",
+                                          "kvq4",      "kivi4-g64", "kivi3", "kvq3",  "kivi2", "kvq2.5",
+                                          "kivi2-g64", "kvq2-fb",   "kvq2",  "kivi1", "kvq1.5"};
     return i < sizeof presets / sizeof presets[0] ? presets[i] : NULL;
 }
 

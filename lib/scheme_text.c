@@ -155,11 +155,21 @@ static const kvq_scheme no_preset = {.residual = DEFAULT_RESIDUAL};
 
 /* ---- Presets: names for texts ---- */
 
+#define KVQ(keys, values, hitters)                                                                           \
+    "k=tier:" keys ",v=rot:" values ",hh=" hitters ",s=4,mode=sliding,rtype=f16/i8"
+
+/* A name that begins another comes after it. */
 static const struct {
     const char *name, *text;
 } named_presets[] = {
     {"fp32", "k=f32,v=f32,r=0,mode=sliding"},
     {"fp16", "k=f16,v=f16,r=0,mode=sliding"},
+    {"kvq4", KVQ("4", "4", "2")},
+    {"kvq3", KVQ("3.5", "3", "2")},
+    {"kvq2.5", KVQ("3", "2", "4")},
+    {"kvq2-fb", KVQ("2:fb", "2", "2")},
+    {"kvq2", KVQ("2", "2", "2")},
+    {"kvq1.5", KVQ("1.5", "1.5", "2")},
 };
 enum { N_NAMED = sizeof named_presets / sizeof named_presets[0] };
 

@@ -273,8 +273,7 @@ static void check_largest_scores(const kvq_kernels *k)
     const float step[4] = {1, 0.5f, 1, 0.25f}, bias[16] = {0};
     for (size_t i = 0; i < 7 * 6 * 4; i++) {
         kvq_layout l;
-        kvq_layout_init(&l, &(kvq_layout_spec){.codec = &kvq_codec_affine,
-                                               .role = KVQ_KEYS,
+        kvq_layout_init(&l, &(kvq_layout_spec){.role = KVQ_KEYS,
                                                .bits = widths[i % 7],
                                                .per_channel = true,
                                                .group = 32,

@@ -110,6 +110,12 @@ static uint64_t bound_hash(const source *s, uint64_t hash, int64_t page)
     return s->header.version == 1 ? hash : kvq_snapshot_bind(hash, &s->record, page);
 }
 
+static size_t row_bytes(const source *s, kvq_dtype dtype)
+{
+    size_t dim = s->header.head_dim;
+    return dtype == KVQ_F32 ? 4 * dim : dtype == KVQ_F16 ? 2 * dim : 2 + dim;
+}
+
 /* What follows a record, by its counts. */
 static void repair_record(source *s, void *piece)
 {
@@ -121,14 +127,15 @@ static void repair_record(source *s, void *piece)
     s->record = record;
     s->page = 0;
     uint64_t n = record.n_tokens, past_sinks = n > scheme.sinks ? n - scheme.sinks : 0;
-    uint64_t packed[2] = {record.k_packed, record.v_packed}, n_rows = 0, most = 0;
+    uint64_t packed[2] = {record.k_packed, record.v_packed}, most = 0;
+    s->n_rows_bytes = 0;
     if (n == 0 || n > KVQ_MAX_TOKENS)
         return; /* the next record follows, or none */
     for (size_t i = 0; i < 2; i++) {
-        n_rows += n - past_sinks + (packed[i] < past_sinks ? past_sinks - packed[i] : 0);
+        size_t n_rows = n - past_sinks + (packed[i] < past_sinks ? past_sinks - packed[i] : 0);
+        s->n_rows_bytes += n_rows * s->header.n_kv_heads * row_bytes(s, scheme.residual_dtype[i]);
         most = packed[i] > most ? packed[i] : most;
     }
-    s->n_rows_bytes = n_rows * s->header.n_kv_heads * s->header.head_dim * (scheme.residual_dtype ? 2 : 4);
     s->n_pages = (most + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK;
     kvq_hash_start(&s->rows);
     s->stage = s->n_rows_bytes > 0 ? ROWS : ROWS_HASH;

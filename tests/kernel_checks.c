@@ -123,8 +123,7 @@ kvq_layout layout_number(size_t i)
 {
     kvq_layout l;
     bool per_channel = i & 1;
-    kvq_layout_init(&l, &(kvq_layout_spec){.codec = &kvq_codec_affine,
-                                           .role = i & 2 ? KVQ_VALUES : KVQ_KEYS,
+    kvq_layout_init(&l, &(kvq_layout_spec){.role = i & 2 ? KVQ_VALUES : KVQ_KEYS,
                                            .bits = all_bits[i / 4 % 7],
                                            .per_channel = per_channel,
                                            .half_arith = rng_u64(&r) & 1,
@@ -150,7 +149,8 @@ const uint8_t *encoded_in(guarded *g, const kvq_layout *l)
     static float x[T * MAX_DIM];
     uint8_t *sb = superblock_in(g, l);
     fill(&r, moderate_fill(), x, T, l->dim);
-    l->codec->encode(&kvq_kernels_portable, l, sb, 0, T, x, l->dim);
+    const kvq_kernels *k = &kvq_kernels_portable;
+    (l->per_channel ? k->encode_affine_channel : k->encode_affine_token)(l, sb, 0, T, x, l->dim);
     return sb;
 }
 

@@ -27,18 +27,45 @@ typedef struct variant {
 static _Alignas(KVQ_ALIGNMENT) uint8_t superblock[MAX_BYTES], other[MAX_BYTES];
 static float x[T * MAX_DIM], xhat[T * MAX_DIM], bound[T * MAX_DIM];
 
+/* The side under test, whose layout the checks go by. */
+static kvq_side side;
+
+/* Make it from what a scheme says of it. */
+static void make_side(const char *text, kvq_role role, bool half_arith, size_t dim)
+{
+    kvq_text t = {.at = text};
+    kvq_spec spec = {.codec = kvq_codec_for_text(text, &t.at)};
+    cr_assert(spec.codec != NULL && spec.codec->parse(&t, role, spec.parameter) && *t.at == '\0', "%s", text);
+    const char *problem = kvq_side_init(&side, &spec, &(kvq_common){.half_arith = half_arith}, role, dim);
+    cr_assert(problem == NULL, "%s: %s", text, problem);
+    cr_assert(side.bytes <= MAX_BYTES && side.bytes % KVQ_ALIGNMENT == 0, "%s, D = %zu: %zu bytes", text, dim,
+              side.bytes);
+}
+
 static kvq_layout layout_of(const variant *v, size_t group, size_t dim)
 {
-    kvq_layout l;
-    kvq_layout_init(&l, &(kvq_layout_spec){.codec = &kvq_codec_affine,
-                                           .role = v->role,
-                                           .bits = v->bits,
-                                           .per_channel = v->per_channel,
-                                           .half_arith = v->half_arith,
-                                           .group = group,
-                                           .dim = dim});
-    cr_assert(l.bytes <= MAX_BYTES, "the test's buffers are too small");
-    return l;
+    char text[KVQ_SIDE_TEXT_MAX];
+    kvq_printer p = {.text = text, .size = sizeof text};
+    kvq_put_number(&p, "", v->bits);
+    kvq_put(&p, v->per_channel ? "@channel" : "@token");
+    if (group == 0)
+        kvq_put(&p, "/full");
+    else
+        kvq_put_number(&p, "/", (uint32_t)group);
+    make_side(text, v->role, v->half_arith, dim);
+    cr_assert_not_null(kvq_side_affine_layout(&side), "%s is the affine codec's", text);
+    return *kvq_side_affine_layout(&side);
+}
+
+/* What a side says of itself is what its layout is. */
+static void check_side(const kvq_layout *l)
+{
+    cr_assert(side.bytes == l->bytes && side.tokens_per_run == l->tokens_per_run &&
+              side.payload_per_run == l->payload_per_token * l->tokens_per_run &&
+              side.metadata_per_run == l->metadata_per_run && side.bits == l->bits && side.has_groups &&
+              side.per_channel == l->per_channel && (side.group == 0 ? side.dim : side.group) == l->group &&
+              side.sliding_step == (side.group == 0 ? KVQ_BLOCK : side.group) && side.evidence == 0 &&
+              side.heavy_hitters == 0);
 }
 
 /* Call f for every layout of a variant; `index` counts them. */
@@ -72,15 +99,15 @@ static const char *name_of(const kvq_layout *l)
     return name;
 }
 
-static void encode(const kvq_layout *l, uint8_t *sb, size_t t0, size_t n)
+static void encode(uint8_t *sb, size_t t0, size_t n)
 {
-    l->codec->encode(&kvq_kernels_portable, l, sb, t0, n, x + t0 * l->dim, l->dim);
+    side.codec->encode(&kvq_kernels_portable, &side, sb, t0, n, x + t0 * side.dim, side.dim, NULL);
 }
 
-static void encode_fresh(const kvq_layout *l, uint8_t *sb, size_t n)
+static void encode_fresh(uint8_t *sb, size_t n)
 {
-    memset(sb, 0, l->bytes);
-    encode(l, sb, 0, n);
+    memset(sb, 0, side.bytes);
+    encode(sb, 0, n);
 }
 
 /* ---- Where the bits lie: layout.h's first comment, written again as one address per bit ---- */
@@ -181,6 +208,7 @@ static void check_layout(const variant *v, size_t group, size_t dim)
     cr_assert(T * l.payload_per_token + T / l.tokens_per_run * l.metadata_per_run == used,
               "%s: payload and metadata are not the %zu bytes used", name_of(&l), used);
     cr_assert(l.tokens_per_run == (v->per_channel ? group : 1), "%s: run", name_of(&l));
+    check_side(&l);
     /* Reading through random bytes shows which bits a code is made of; writing must touch no other. */
     rng r = rng_make(800 + dim);
     for (size_t i = 0; i < l.bytes; i++)
@@ -241,7 +269,7 @@ Test(codec, two_bit_keys_by_hand)
         for (size_t t = 0; t < T; t++)
             for (size_t c = 0; c < 16; c++)
                 x[t * 16 + c] = (float)c / 4 - 1 + (float)((hand_numbers[c] + t) % 4) / 2;
-        encode_fresh(&l, superblock, T);
+        encode_fresh(superblock, T);
         for (size_t block = 0; block < 4; block++) {
             const uint8_t *at = superblock + block * (32 * 4 + 16 * 4);
             for (size_t t = 0; t < 32; t++, at += 4)
@@ -267,7 +295,7 @@ Test(codec, two_bit_values_by_hand)
             float s = t % 2 == 0 ? 1 : 2;
             x[t * 16 + c] = s * (float)((hand_numbers[t % 16] + c + t / 16) % 4) - s;
         }
-    encode_fresh(&l, superblock, T);
+    encode_fresh(superblock, T);
     const uint8_t *at = superblock;
     for (size_t block = 0; block < 4; block++)
         for (size_t h = 0; h < 2; h++)
@@ -398,13 +426,13 @@ static void check_fill(const kvq_layout *l, fill_kind kind, uint64_t stream)
 {
     rng r = rng_make(stream);
     fill(&r, kind, x, T, l->dim);
-    encode_fresh(l, superblock, T);
-    l->codec->dequantize(&kvq_kernels_portable, l, superblock, 0, T, xhat, l->dim);
-    l->codec->error_bound(l, superblock, 0, T, bound, l->dim);
+    encode_fresh(superblock, T);
+    kvq_side_read(&kvq_kernels_portable, &side, superblock, 0, T, xhat, l->dim);
+    kvq_side_error_bound(&side, superblock, 0, T, bound, l->dim);
     for (size_t t = 0; t < T; t += l->per_channel ? l->group : 1)
         for (size_t c = 0; c < l->dim; c += l->per_channel ? 1 : l->group)
             check_group(l, fill_names[kind], t, c);
-    cr_assert(l->codec->is_valid(l, superblock, T), "%s, %s: an encoder wrote this", name_of(l),
+    cr_assert(kvq_side_is_valid(&side, superblock, T), "%s, %s: an encoder wrote this", name_of(l),
               fill_names[kind]);
 }
 
@@ -433,9 +461,9 @@ static void check_constant(float value, bool half_arith, bool is_half)
     kvq_layout l = layout_of(&v, 32, 16);
     for (size_t i = 0; i < T * l.dim; i++)
         x[i] = value;
-    encode_fresh(&l, superblock, T);
-    l.codec->dequantize(&kvq_kernels_portable, &l, superblock, 0, T, xhat, l.dim);
-    l.codec->error_bound(&l, superblock, 0, T, bound, l.dim);
+    encode_fresh(superblock, T);
+    kvq_side_read(&kvq_kernels_portable, &side, superblock, 0, T, xhat, l.dim);
+    kvq_side_error_bound(&side, superblock, 0, T, bound, l.dim);
     for (size_t t = 0; t < T; t++)
         for (size_t c = 0; c < l.dim; c++) {
             float min = kvq_min_at(&l, superblock, t, c), scale = kvq_scale_at(&l, superblock, t, c);
@@ -470,10 +498,10 @@ static void check_beyond(uint32_t bits, bool half_arith, float lo, float hi)
     kvq_layout l = layout_of(&v, 16, 1);
     for (size_t t = 0; t < T; t++)
         x[t] = t % 16 == 0 ? lo : t % 16 == 1 ? hi : lo + (hi - lo) * (float)(t % 16) / 16;
-    encode_fresh(&l, superblock, T);
-    l.codec->dequantize(&kvq_kernels_portable, &l, superblock, 0, T, xhat, 1);
-    l.codec->error_bound(&l, superblock, 0, T, bound, 1);
-    cr_assert(l.codec->is_valid(&l, superblock, T), "%s: in [%g, %g] wrote what is not valid", name_of(&l),
+    encode_fresh(superblock, T);
+    kvq_side_read(&kvq_kernels_portable, &side, superblock, 0, T, xhat, 1);
+    kvq_side_error_bound(&side, superblock, 0, T, bound, 1);
+    cr_assert(kvq_side_is_valid(&side, superblock, T), "%s: in [%g, %g] wrote what is not valid", name_of(&l),
               (double)lo, (double)hi);
     for (size_t t = 0; t < T; t++) {
         cr_assert(isfinite(xhat[t]), "%s: %a became %a", name_of(&l), (double)x[t], (double)xhat[t]);
@@ -515,22 +543,22 @@ static void check_streaming(const kvq_layout *l, size_t index)
 {
     rng r = rng_make(200 + index);
     fill(&r, FILL_OFFSETS, x, T, l->dim);
-    encode_fresh(l, superblock, T);
+    encode_fresh(superblock, T);
     memset(other, 0, l->bytes);
     size_t run = l->tokens_per_run;
     for (size_t n, t = 0; t < T; t += n) { /* runs of one, two and three */
         n = run * (1 + rng_below(&r, 3));
         n = n < T - t ? n : T - t;
-        encode(l, other, t, n);
+        encode(other, t, n);
     }
     cr_assert(same_bits(name_of(l), other, superblock, l->bytes), "encoded piece by piece");
     for (size_t n = 0; n <= T; n += run * (1 + rng_below(&r, 96 / run + 1))) {
         memcpy(other, superblock, l->bytes);
-        l->codec->clear(l, other, n);
+        kvq_side_clear(&side, other, n);
         static _Alignas(KVQ_ALIGNMENT) uint8_t fresh[MAX_BYTES];
-        encode_fresh(l, fresh, n);
+        encode_fresh(fresh, n);
         cr_assert(same_bits(name_of(l), other, fresh, l->bytes), "cleared from token %zu on", n);
-        cr_assert(l->codec->is_valid(l, fresh, n), "%s: %zu tokens are valid", name_of(l), n);
+        cr_assert(kvq_side_is_valid(&side, fresh, n), "%s: %zu tokens are valid", name_of(l), n);
     }
 }
 
@@ -550,9 +578,9 @@ static void check_untouched(const kvq_layout *l, size_t index)
     rng r = rng_make(300 + index);
     fill(&r, FILL_NORMAL, x, T, l->dim);
     size_t run = l->tokens_per_run, t0 = rng_below(&r, T / run) * run, n = run;
-    encode_fresh(l, other, T);
+    encode_fresh(other, T);
     memset(superblock, 0xff, l->bytes);
-    encode(l, superblock, t0, n);
+    encode(superblock, t0, n);
     for (size_t t = 0; t < T; t++)
         for (size_t c = 0; c < l->dim; c++) {
             bool written = t >= t0 && t < t0 + n;
@@ -576,7 +604,7 @@ ParameterizedTest(variant *v, codec, encode_writes_its_tokens_only)
 
 static void expect_invalid(const kvq_layout *l, size_t n, const char *why)
 {
-    cr_assert(!l->codec->is_valid(l, superblock, n), "%s, %zu tokens: accepts %s", name_of(l), n, why);
+    cr_assert(!kvq_side_is_valid(&side, superblock, n), "%s, %zu tokens: accepts %s", name_of(l), n, why);
 }
 
 static void check_validation(const kvq_layout *l, size_t index)
@@ -585,7 +613,7 @@ static void check_validation(const kvq_layout *l, size_t index)
                           bad_mins[] = {0x7c00, 0x7c01, 0x7fff, 0xfc00, 0xfe00};
     rng r = rng_make(400 + index);
     fill(&r, FILL_NORMAL, x, T, l->dim);
-    encode_fresh(l, superblock, T);
+    encode_fresh(superblock, T);
     size_t t = rng_below(&r, T), c = rng_below(&r, l->dim), at = kvq_scale_offset(l, t, c);
     uint16_t scale = kvq_load_u16(superblock + at), min = kvq_load_u16(superblock + at + l->min_offset);
     for (size_t i = 0; i < sizeof bad_scales / sizeof bad_scales[0]; i++) {
@@ -598,11 +626,11 @@ static void check_validation(const kvq_layout *l, size_t index)
         expect_invalid(l, T, "a minimum that is not finite");
     }
     kvq_store_u16(superblock + at + l->min_offset, min);
-    cr_assert(l->codec->is_valid(l, superblock, T), "%s: put back", name_of(l));
+    cr_assert(kvq_side_is_valid(&side, superblock, T), "%s: put back", name_of(l));
 
     size_t n = t / l->tokens_per_run * l->tokens_per_run; /* a count that leaves token t out */
-    encode_fresh(l, superblock, n);
-    cr_assert(l->codec->is_valid(l, superblock, n), "%s: %zu tokens", name_of(l), n);
+    encode_fresh(superblock, n);
+    cr_assert(kvq_side_is_valid(&side, superblock, n), "%s: %zu tokens", name_of(l), n);
     kvq_code_put(l, superblock, t, c, 1u << rng_below(&r, l->bits));
     expect_invalid(l, n, "a code past the last token");
     kvq_code_put(l, superblock, t, c, 0);
@@ -625,53 +653,45 @@ ParameterizedTest(variant *v, codec, validation_finds_what_no_encoder_writes)
 
 /* ---- f32 and f16 ---- */
 
-static kvq_layout plain_layout(const kvq_codec *codec, kvq_role role, size_t dim)
-{
-    kvq_layout l;
-    kvq_layout_init(&l, &(kvq_layout_spec){.codec = codec, .role = role, .dim = dim});
-    cr_assert(l.bytes <= MAX_BYTES && l.bytes % KVQ_ALIGNMENT == 0, "%s, D = %zu: %zu bytes", codec->name,
-              dim, l.bytes);
-    return l;
-}
-
-static void check_plain(const kvq_codec *codec, size_t element_bytes, size_t dim, fill_kind kind)
+static void check_plain(const char *codec, size_t element_bytes, size_t dim, fill_kind kind)
 {
     rng r = rng_make(500 + dim);
-    kvq_layout l = plain_layout(codec, KVQ_KEYS, dim);
-    cr_assert(l.bytes == T * dim * element_bytes && l.payload_per_token == dim * element_bytes &&
-                  l.metadata_per_run == 0 && l.tokens_per_run == 1,
-              "%s, D = %zu: sizes", codec->name, dim);
+    make_side(codec, KVQ_KEYS, false, dim);
+    cr_assert(side.bytes == T * dim * element_bytes && side.payload_per_run == dim * element_bytes &&
+                  side.metadata_per_run == 0 && side.tokens_per_run == 1 && side.sliding_step == 1 &&
+                  side.bits == 8 * element_bytes && !side.has_groups && !side.folds && side.evidence == 0,
+              "%s, D = %zu: sizes", codec, dim);
+    cr_assert(kvq_side_affine_layout(&side) == NULL);
     fill(&r, kind, x, T, dim);
-    encode_fresh(&l, superblock, T);
-    memset(other, 0, l.bytes);
+    encode_fresh(superblock, T);
+    memset(other, 0, side.bytes);
     for (size_t t = 0; t < T; t++)
-        encode(&l, other, t, 1);
-    cr_assert(same_bits(codec->name, other, superblock, l.bytes), "D = %zu: token by token", dim);
-    codec->dequantize(&kvq_kernels_portable, &l, superblock, 0, T, xhat, dim);
-    codec->error_bound(&l, superblock, 0, T, bound, dim);
+        encode(other, t, 1);
+    cr_assert(same_bits(codec, other, superblock, side.bytes), "D = %zu: token by token", dim);
+    kvq_side_read(&kvq_kernels_portable, &side, superblock, 0, T, xhat, dim);
+    kvq_side_error_bound(&side, superblock, 0, T, bound, dim);
     for (size_t i = 0; i < T * dim; i++) {
         double value = (double)x[i], got = (double)xhat[i], wanted = element_bytes == 4 ? value : half(value);
-        cr_assert(got == wanted, "%s, %s: %a became %a, not %a", codec->name, fill_names[kind], value, got,
-                  wanted);
-        cr_assert(fabs(value - got) <= (double)bound[i], "%s, %s: |%a - %a| > %a", codec->name,
-                  fill_names[kind], value, got, (double)bound[i]);
-        cr_assert(isfinite(bound[i]) || fabs(value) >= 65488, "%s, %s: %a has no bound", codec->name,
+        cr_assert(got == wanted, "%s, %s: %a became %a, not %a", codec, fill_names[kind], value, got, wanted);
+        cr_assert(fabs(value - got) <= (double)bound[i], "%s, %s: |%a - %a| > %a", codec, fill_names[kind],
+                  value, got, (double)bound[i]);
+        cr_assert(isfinite(bound[i]) || fabs(value) >= 65488, "%s, %s: %a has no bound", codec,
                   fill_names[kind], value);
     }
     size_t n = rng_below(&r, T);
-    cr_assert(codec->is_valid(&l, superblock, T), "%s: an encoder wrote this", codec->name);
-    codec->clear(&l, superblock, n);
-    encode_fresh(&l, other, n);
-    cr_assert(same_bits(codec->name, superblock, other, l.bytes), "D = %zu: cleared from %zu on", dim, n);
-    cr_assert(codec->is_valid(&l, superblock, n), "%s: %zu tokens", codec->name, n);
+    cr_assert(kvq_side_is_valid(&side, superblock, T), "%s: an encoder wrote this", codec);
+    kvq_side_clear(&side, superblock, n);
+    encode_fresh(other, n);
+    cr_assert(same_bits(codec, superblock, other, side.bytes), "D = %zu: cleared from %zu on", dim, n);
+    cr_assert(kvq_side_is_valid(&side, superblock, n), "%s: %zu tokens", codec, n);
 }
 
 Test(codec, plain_codecs_keep_values)
 {
     for (size_t d = 0; d < N_DIMS; d++)
         for (fill_kind kind = 0; kind < N_FILLS; kind++) {
-            check_plain(&kvq_codec_f32, 4, all_dims[d], kind);
-            check_plain(&kvq_codec_f16, 2, all_dims[d], kind);
+            check_plain("f32", 4, all_dims[d], kind);
+            check_plain("f16", 2, all_dims[d], kind);
         }
 }
 
@@ -680,23 +700,23 @@ Test(codec, plain_validation_finds_what_no_encoder_writes)
     rng r = rng_make(600);
     for (size_t d = 0; d < N_DIMS; d++)
         for (size_t element_bytes = 2; element_bytes <= 4; element_bytes += 2) {
-            kvq_layout l =
-                plain_layout(element_bytes == 4 ? &kvq_codec_f32 : &kvq_codec_f16, KVQ_VALUES, all_dims[d]);
+            make_side(element_bytes == 4 ? "f32" : "f16", KVQ_VALUES, false, all_dims[d]);
             size_t n = 1 + rng_below(&r, T - 1);
-            fill(&r, FILL_NORMAL, x, T, l.dim);
-            encode_fresh(&l, superblock, n);
-            size_t last_byte = rng_below(&r, n * l.dim) * element_bytes + element_bytes - 1;
+            fill(&r, FILL_NORMAL, x, T, side.dim);
+            encode_fresh(superblock, n);
+            size_t last_byte = rng_below(&r, n * side.dim) * element_bytes + element_bytes - 1;
             uint8_t kept[2] = {superblock[last_byte - 1], superblock[last_byte]};
             for (int sign = 0; sign < 2; sign++) { /* all exponent bits of either type set: Inf or NaN */
                 superblock[last_byte] = (uint8_t)(0x7f | sign << 7);
                 superblock[last_byte - 1] |= 0x80;
-                cr_assert(!l.codec->is_valid(&l, superblock, n), "%s: accepts Inf or NaN", l.codec->name);
+                cr_assert(!kvq_side_is_valid(&side, superblock, n), "%s: accepts Inf or NaN",
+                          side.codec->name);
             }
             memcpy(superblock + last_byte - 1, kept, 2);
-            cr_assert(l.codec->is_valid(&l, superblock, n), "%s: put back", l.codec->name);
-            superblock[n * l.payload_per_token + rng_below(&r, (T - n) * l.payload_per_token)] = 1;
-            cr_assert(!l.codec->is_valid(&l, superblock, n), "%s: accepts bytes past the last token",
-                      l.codec->name);
+            cr_assert(kvq_side_is_valid(&side, superblock, n), "%s: put back", side.codec->name);
+            superblock[n * side.payload_per_run + rng_below(&r, (T - n) * side.payload_per_run)] = 1;
+            cr_assert(!kvq_side_is_valid(&side, superblock, n), "%s: accepts bytes past the last token",
+                      side.codec->name);
         }
 }
 
@@ -704,12 +724,12 @@ Test(codec, plain_validation_finds_what_no_encoder_writes)
  * score and accumulate through the codec, which picks kernels and strides. A float sum of n products has an
  * error of at most (n + 1) 2^-24 of the sum of magnitudes in any order, first order; 2^-23 leaves room.
  */
-static void check_plain_attention(const kvq_codec *codec, size_t dim)
+static void check_plain_attention(const char *codec, size_t dim)
 {
     enum { N_Q = 3 };
     rng r = rng_make(700 + dim);
     static float q[N_Q * MAX_DIM], scores[N_Q * T], p[N_Q * T], acc[N_Q * MAX_DIM];
-    kvq_layout l = plain_layout(codec, KVQ_KEYS, dim);
+    make_side(codec, KVQ_KEYS, false, dim);
     size_t n = 1 + rng_below(&r, T);
     kvq_tokens tokens = {.superblock = superblock, .n = n, .sums = (kvq_sums)rng_below(&r, 3)};
     fill(&r, FILL_OFFSETS, x, T, dim);
@@ -718,10 +738,11 @@ static void check_plain_attention(const kvq_codec *codec, size_t dim)
     float score_rms_error[N_Q], error[N_Q] = {0};
     kvq_score_counts counts = {0};
     memset(acc, 0, sizeof acc);
-    encode_fresh(&l, superblock, T);
-    codec->dequantize(&kvq_kernels_portable, &l, superblock, 0, T, xhat, dim);
-    codec->score(&kvq_kernels_portable, &l, &tokens, q, N_Q, scores, score_rms_error, &counts);
-    codec->accumulate(&kvq_kernels_portable, &l, &tokens, p, N_Q, score_rms_error, acc, error);
+    encode_fresh(superblock, T);
+    kvq_side_read(&kvq_kernels_portable, &side, superblock, 0, T, xhat, dim);
+    kvq_side_score(&kvq_kernels_portable, &side, &tokens, q, N_Q, scores, score_rms_error, &counts);
+    kvq_side_accumulate(&kvq_kernels_portable, &side, &tokens, p, N_Q, score_rms_error,
+                        &(kvq_sum_rows){.plain = acc, .packed = acc, .error = error});
     for (size_t i = 0; i < N_Q; i++) {
         for (size_t j = 0; j < n; j++) {
             double sum = 0, magnitude = 0;
@@ -731,7 +752,7 @@ static void check_plain_attention(const kvq_codec *codec, size_t dim)
                 magnitude += fabs(term);
             }
             cr_assert(fabs((double)scores[i * T + j] - sum) <= (double)(dim + 1) * 0x1p-23 * magnitude,
-                      "%s, D = %zu: score of query %zu, token %zu", codec->name, dim, i, j);
+                      "%s, D = %zu: score of query %zu, token %zu", codec, dim, i, j);
         }
         for (size_t c = 0; c < dim; c++) {
             double sum = 0, magnitude = 0;
@@ -741,7 +762,7 @@ static void check_plain_attention(const kvq_codec *codec, size_t dim)
                 magnitude += fabs(term);
             }
             cr_assert(fabs((double)acc[i * dim + c] - sum) <= (double)(n + 1) * 0x1p-23 * magnitude,
-                      "%s, D = %zu: output %zu, channel %zu", codec->name, dim, i, c);
+                      "%s, D = %zu: output %zu, channel %zu", codec, dim, i, c);
         }
     }
 }
@@ -749,7 +770,7 @@ static void check_plain_attention(const kvq_codec *codec, size_t dim)
 Test(codec, plain_codecs_score_and_accumulate)
 {
     for (size_t d = 0; d < N_DIMS; d++) {
-        check_plain_attention(&kvq_codec_f32, all_dims[d]);
-        check_plain_attention(&kvq_codec_f16, all_dims[d]);
+        check_plain_attention("f32", all_dims[d]);
+        check_plain_attention("f16", all_dims[d]);
     }
 }

@@ -69,6 +69,8 @@ static size_t choose_layers(const bench_cell *c, const bench_machine *m)
 
 /* ---- filling ---- */
 
+enum { FILL_TOKENS = 128 }; /* at once */
+
 static bool no_memory(const bench_cell *c, eval_error *e)
 {
     return eval_fail(e, "out of memory for %zu layers of %zu tokens; --memory limits them", c->n_layers,
@@ -94,6 +96,28 @@ static bool make_numbers(bench_cell *c, eval_error *e)
     return true;
 }
 
+static bool uses_evidence(const kvq_scheme *scheme)
+{
+    kvq_side_info k, v;
+    return kvq_scheme_keys(scheme, &k) == KVQ_OK && kvq_scheme_values(scheme, &v) == KVQ_OK &&
+           (k.uses_evidence || v.uses_evidence);
+}
+
+/* Tokens [at, at + n) of the repeated chunk. A scheme that learns from queries gets one for every 128 tokens,
+ * so that its pages have all the parts that a decode's would have; a query for each would take too long. */
+static kvq_status fill_tokens(const bench_cell *c, const bench_source *s, size_t layer, size_t at, size_t n)
+{
+    const size_t row = c->shape.n_kv_heads * c->shape.head_dim;
+    const float *k = c->k + at % c->n_chunk * row, *v = c->v + at % c->n_chunk * row;
+    if (!uses_evidence(s->scheme))
+        return kvq_cache_append(s->cache, layer, 0, k, v, n);
+    const size_t last = n - 1;
+    const kvq_status status = kvq_cache_append(s->cache, layer, 0, k, v, last);
+    return status != KVQ_OK ? status
+                            : kvq_cache_step(s->cache, layer, NULL, 1, NULL, c->q, k + last * row,
+                                             v + last * row, c->scale, NULL, c->out);
+}
+
 static bool fill_source(const bench_cell *c, bench_source *s, eval_error *e)
 {
     kvq_config config;
@@ -106,9 +130,11 @@ static bool fill_source(const bench_cell *c, bench_source *s, eval_error *e)
     config.isa = s->isa;
     kvq_status status = kvq_cache_create(&s->cache, &config);
     for (size_t layer = 0; status == KVQ_OK && layer < c->n_layers; layer++) {
-        for (size_t at = 0; status == KVQ_OK && at < c->n_tokens; at += c->n_chunk) {
-            const size_t left = c->n_tokens - at;
-            status = kvq_cache_append(s->cache, layer, 0, c->k, c->v, left < c->n_chunk ? left : c->n_chunk);
+        for (size_t at = 0, n; status == KVQ_OK && at < c->n_tokens; at += n) {
+            const size_t left = c->n_tokens - at, to_chunk = c->n_chunk - at % c->n_chunk;
+            n = left < to_chunk ? left : to_chunk;
+            n = n < FILL_TOKENS ? n : FILL_TOKENS;
+            status = fill_tokens(c, s, layer, at, n);
         }
     }
     kvq_usage u = {0};

@@ -37,13 +37,10 @@ static bool forward(const decode_run *d, const decode_way *w, size_t at, size_t 
         const double before = progress_now();
         kvq_status status = KVQ_OK;
         if (w->has_cache)
-            status = kvq_cache_append(w->cache, layer, 0, d->k, d->v, n);
-        if (status == KVQ_OK && at == 0) {
+            status = kvq_cache_step(w->cache, layer, NULL, 1, &n, d->q, d->k, d->v, gpt2_attn_scale(m, layer),
+                                    &how, d->attn);
+        else
             gpt2_attention_causal(m, layer, d->q, d->k, d->v, n, d->attn);
-        } else if (status == KVQ_OK) {
-            status =
-                kvq_cache_attend(w->cache, layer, NULL, 1, d->q, n, gpt2_attn_scale(m, layer), &how, d->attn);
-        }
         if (status != KVQ_OK)
             return library_failed(w, at, status, e);
         spent += progress_now() - before;

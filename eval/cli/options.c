@@ -3,6 +3,7 @@
 
 #include "eval/cli/options.h"
 
+#include "eval/cli/plugins.h"
 #include "eval/common/arguments.h"
 
 #include <math.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 
 #define DEFAULT_GROUP "32"
+enum { OPTIONS_MAX_PLUGINS = 16 };
 
 enum {
     KEY_BITS = 0x100,
@@ -22,6 +24,8 @@ enum {
     KEY_RESIDUAL_DTYPE,
     KEY_SINKS,
     KEY_SCHEME,
+    KEY_COMPARE,
+    KEY_PLUGIN,
     KEY_MODEL,
     KEY_TEXT,
     KEY_CONTEXT,
@@ -47,7 +51,9 @@ enum {
 
 const struct argp_option options_list[] = {
     {NULL, 0, NULL, 0,
-     "The scheme, beside fp32 (default: --bits 2, which is KIVI-2 with G = 32, R = 128):", 1},
+     "The scheme, beside fp32 (default: kivi2 and kvq2). The first eight make one scheme of KIVI's kind, "
+     "which is kivi2 with what they change:",
+     1},
     {"bits", KEY_BITS, "B", 0, "Bits of keys and values: 1, 2, 3, 4, 5, 6, 8, 16 (half) or 32", 1},
     {"k-bits", KEY_K_BITS, "B", 0, "Bits of the keys alone", 1},
     {"v-bits", KEY_V_BITS, "B", 0, "Bits of the values alone", 1},
@@ -57,13 +63,18 @@ const struct argp_option options_list[] = {
      1},
     {"residual", KEY_RESIDUAL, "R", 0, "Newest tokens kept in full precision (default 128)", 1},
     {"residual-mode", KEY_RESIDUAL_MODE, "MODE", 0, "kivi (default) or sliding", 1},
-    {"residual-dtype", KEY_RESIDUAL_DTYPE, "TYPE", 0, "f32 (default) or f16, for the residual and the sinks",
-     1},
+    {"residual-dtype", KEY_RESIDUAL_DTYPE, "TYPE", 0,
+     "f32 (default), f16, i8, or f16/i8 for keys and values, of the residual and the sinks", 1},
     {"sinks", KEY_SINKS, "S", 0, "First tokens kept in full precision (default 0)", 1},
     {"scheme", KEY_SCHEME, "TEXT", 0,
      "A whole scheme, such as kivi4 or k=4/64,v=2,r=64; may be given many times, also beside the options "
      "above",
      1},
+
+    {"compare", KEY_COMPARE, NULL, 0,
+     "KIVI, the kvq schemes and every rival side by side, with the same window and sinks", 1},
+    {"plugin", KEY_PLUGIN, "FILE", 0,
+     "Load a codec from a shared object (kvq_experimental.h); its name then stands in --scheme", 1},
 
     {NULL, 0, NULL, 0, "What it is measured on:", 2},
     {"model", KEY_MODEL, "DIR", 0,
@@ -106,6 +117,18 @@ const struct argp_option options_list[] = {
     {0},
 };
 
+static const char *const default_schemes[] = {"kivi2", "kvq2", NULL};
+
+/* What --compare adds. Rivals with the sinks and the window of the kvq schemes, so that codecs are compared
+ * and nothing else. */
+#define SAME_WINDOW ",s=4,mode=sliding,rtype=f16/i8"
+static const char *const compared_schemes[] = {
+    "kivi2",
+    "kivi4",
+    "k=2,v=2" SAME_WINDOW,
+    NULL,
+};
+
 /* The scheme options as given; NULL where not. They become one scheme text, so that one parser judges them.
  */
 typedef struct scheme_flags {
@@ -117,6 +140,9 @@ typedef struct parse_state {
     scheme_flags flags;
     const char *texts[OPTIONS_MAX_SCHEMES];
     size_t n_texts;
+    const char *plugins[OPTIONS_MAX_PLUGINS];
+    size_t n_plugins;
+    bool compare;
 } parse_state;
 
 static void parse_limit(const struct argp_state *state, const char *name, const char *text,
@@ -130,7 +156,7 @@ static void parse_limit(const struct argp_state *state, const char *name, const 
 static const char *const bits_words[] = {"1", "2", "3", "4", "5", "6", "8", "16", "32", NULL};
 static const char *const group_words[] = {"16", "32", "64", "128", "full", NULL};
 static const char *const mode_words[] = {"kivi", "sliding", NULL};
-static const char *const dtype_words[] = {"f32", "f16", NULL};
+static const char *const dtype_words[] = {"f32", "f16", "i8", "f16/i8", NULL};
 static const char *const precision_words[] = {"fast", "exact", NULL};
 enum { MAX_RESIDUAL = 1 << 30, MAX_SINKS = 1 << 20 };
 
@@ -324,6 +350,16 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         p->texts[p->n_texts++] = arg;
         return 0;
     }
+    if (key == KEY_PLUGIN) {
+        if (p->n_plugins == OPTIONS_MAX_PLUGINS)
+            argp_error(state, "--plugin: at most %d", OPTIONS_MAX_PLUGINS);
+        p->plugins[p->n_plugins++] = argument_file(state, "plugin", arg);
+        return 0;
+    }
+    if (key == KEY_COMPARE) {
+        p->compare = true;
+        return 0;
+    }
     if (key == ARGP_KEY_END) {
         check_scheme_flags(state, &p->flags);
         check_combinations(state, p->o);
@@ -407,8 +443,12 @@ bool options_parse(options *o, const char *doc, int argc, char **argv, eval_erro
     memset(o, 0, sizeof *o);
     o->in.seed = 1;
     arguments_parse(options_list, parse_option, doc, after, argc, argv, &p);
+    for (size_t i = 0; i < p.n_plugins; i++)
+        if (!plugin_load(p.plugins[i], e))
+            return false;
     const scheme_flags none = {0};
-    if (memcmp(&p.flags, &none, sizeof none) != 0 || p.n_texts == 0) {
+    const bool flags = memcmp(&p.flags, &none, sizeof none) != 0;
+    if (flags) {
         char text[512];
         text_of_flags(&p.flags, text, sizeof text);
         if (!add_scheme(o, "the scheme options", text, e))
@@ -416,6 +456,10 @@ bool options_parse(options *o, const char *doc, int argc, char **argv, eval_erro
     }
     for (size_t i = 0; i < p.n_texts; i++)
         if (!add_scheme(o, "--scheme", p.texts[i], e))
+            return false;
+    const char *const *more = p.compare ? compared_schemes : flags || p.n_texts > 0 ? NULL : default_schemes;
+    for (; more && *more; more++)
+        if (!add_scheme(o, "a built-in list of schemes", *more, e))
             return false;
     return true;
 }

@@ -22,13 +22,16 @@ uint64_t memory_plain_bytes(const gpt2_config *shape, size_t n_tokens, size_t by
     return (uint64_t)n_tokens * shape->n_layer * 2 * shape->n_embd * bytes;
 }
 
-/* Append one token of zeros to every layer and weigh the cache. */
-static kvq_status grow(kvq_cache *cache, size_t n_layers, const float *zeros, uint64_t *total)
+/* Add one token of zeros to every layer and weigh the cache. The first comes with a query, so that a scheme
+ * that learns from queries holds what it learns; attention for all of them would take too long. */
+static kvq_status grow(kvq_cache *cache, size_t n_layers, const float *zeros, float *out, bool first,
+                       uint64_t *total)
 {
     kvq_usage usage;
     kvq_status status = KVQ_OK;
     for (size_t layer = 0; status == KVQ_OK && layer < n_layers; layer++)
-        status = kvq_cache_append(cache, layer, 0, zeros, zeros, 1);
+        status = first ? kvq_cache_step(cache, layer, NULL, 1, NULL, zeros, zeros, zeros, 1.0f, NULL, out)
+                       : kvq_cache_append(cache, layer, 0, zeros, zeros, 1);
     if (status == KVQ_OK)
         status = kvq_cache_usage(cache, &usage);
     if (status == KVQ_OK)
@@ -42,12 +45,12 @@ bool memory_pays_from(const gpt2_config *shape, const kvq_scheme *scheme, size_t
     kvq_cache *cache = NULL;
     if (!memory_make_cache(&cache, shape, shape->n_layer, scheme, e))
         return false;
-    float *zeros = calloc(shape->n_embd, sizeof *zeros);
+    float *zeros = calloc(2 * shape->n_embd, sizeof *zeros); /* and the output */
     kvq_status status = zeros ? KVQ_OK : KVQ_ERR_NOMEM;
     size_t last_larger = 0;
     for (size_t n = 1; status == KVQ_OK && n <= n_max; n++) {
         uint64_t total = 0;
-        status = grow(cache, shape->n_layer, zeros, &total);
+        status = grow(cache, shape->n_layer, zeros, zeros + shape->n_embd, n == 1, &total);
         last_larger = total >= memory_plain_bytes(shape, n, 2) ? n : last_larger;
     }
     free(zeros);

@@ -4,12 +4,11 @@
 #include "eval/report/format.h"
 #include "eval/report/report.h"
 
-#include <assert.h>
 #include <math.h>
 #include <stdarg.h>
 
 typedef struct paragraph {
-    char text[1024];
+    char text[2048];
     size_t used;
 } paragraph;
 
@@ -45,6 +44,17 @@ static void say_size(paragraph *p, const evaluation *ev, const evaluate_run *run
         say(p, "Up to %s tokens there is no length from which on it stays smaller than fp16. ", count);
 }
 
+static void say_dtypes(paragraph *p, const kvq_scheme *scheme)
+{
+    static const char *const names[] = {[KVQ_F32] = "float32", [KVQ_F16] = "float16", [KVQ_I8] = "int8"};
+    kvq_side_info k, v;
+    if (kvq_scheme_keys(scheme, &k) != KVQ_OK || kvq_scheme_values(scheme, &v) != KVQ_OK)
+        return;
+    say(p, "%s", names[k.residual_dtype]);
+    if (v.residual_dtype != k.residual_dtype)
+        say(p, " keys and %s values", names[v.residual_dtype]);
+}
+
 static void say_bits(paragraph *p, const evaluate_run *run)
 {
     if (run->usage.n_packed_elements == 0) {
@@ -54,11 +64,16 @@ static void say_bits(paragraph *p, const evaluate_run *run)
     say(p, "A packed number costs %.2f bits, at this length and with everything around it %.2f",
         run->bits_packed, run->bits_here);
     const uint64_t unpacked = run->usage.residual + run->usage.sinks;
+    char bytes[FORMAT_SIZE];
     if (unpacked > 0) {
-        char bytes[FORMAT_SIZE];
         format_bytes(bytes, unpacked);
-        say(p, "; %s of the cache are tokens kept as %s, a share that shrinks as the context grows", bytes,
-            kvq_scheme_residual_dtype(run->scheme) == KVQ_F32 ? "float32" : "float16");
+        say(p, "; %s of the cache are tokens kept as ", bytes);
+        say_dtypes(p, run->scheme);
+        say(p, ", a share that shrinks as the context grows");
+    }
+    if (run->usage.evidence > 0) {
+        format_bytes(bytes, run->usage.evidence);
+        say(p, "; %s are what it has learned from the queries", bytes);
     }
     say(p, ".");
 }
@@ -104,15 +119,78 @@ static void say_quality(paragraph *p, const evaluate_run *run)
         say(p, "passes what a number can hold: with fp32 it is %.3g, here %.3g.", run->ppl_fp32, run->ppl);
 }
 
+/* ---- Several schemes ---- */
+
+static bool is_compared(const evaluate_run *run)
+{
+    return !report_is_fp32(run);
+}
+
+/* No other takes no more bytes and diverges less, or fewer and no more. */
+static bool is_on_front(const evaluation *ev, const evaluate_run *run)
+{
+    for (size_t i = 0; i < ev->n_runs; i++) {
+        const evaluate_run *other = &ev->runs[i];
+        if (is_compared(other) && other->usage.total <= run->usage.total &&
+            other->kld_mean <= run->kld_mean &&
+            (other->usage.total < run->usage.total || other->kld_mean < run->kld_mean))
+            return false;
+    }
+    return true;
+}
+
+static void say_front(paragraph *p, const evaluation *ev)
+{
+    const char *separator = "";
+    say(p, "On the front, where no other scheme here is both smaller and closer to fp32: ");
+    for (size_t i = 0; i < ev->n_runs; i++)
+        if (is_compared(&ev->runs[i]) && is_on_front(ev, &ev->runs[i])) {
+            say(p, "%s%s", separator, ev->runs[i].text);
+            separator = "; ";
+        }
+    say(p, ".");
+}
+
+static void say_against(paragraph *p, const evaluate_run *run, const evaluate_run *other)
+{
+    char here[FORMAT_SIZE], there[FORMAT_SIZE], factor[FORMAT_SIZE];
+    format_bytes(here, run->usage.total);
+    format_bytes(there, other->usage.total);
+    const bool less = run->kld_mean < other->kld_mean;
+    const double small = less ? run->kld_mean : other->kld_mean;
+    if (small > 0.0) {
+        two_digits(factor, (less ? other->kld_mean : run->kld_mean) / small);
+        say(p, "Next to %s, %s has %s times %s next-token divergence, in %s instead of %s", other->text,
+            run->text, factor, less ? "less" : "more", here, there);
+        if (isfinite(run->bits_packed) && isfinite(other->bits_packed))
+            say(p, " and %.2f instead of %.2f bits for a packed number", run->bits_packed,
+                other->bits_packed);
+        say(p, ". ");
+    }
+}
+
+static void say_comparison(paragraph *p, const evaluation *ev, const evaluate_run *run)
+{
+    const evaluate_run *first = NULL;
+    size_t n = 0;
+    for (size_t i = 0; i < ev->n_runs; i++)
+        if (is_compared(&ev->runs[i]) && n++ == 0)
+            first = &ev->runs[i];
+    if (n < 2)
+        return;
+    say_against(p, run, first);
+    if (n > 2)
+        say_front(p, ev);
+}
+
 void sentences(FILE *f, const evaluation *ev, size_t width)
 {
     enum { READABLE = 110 };
     width = width == 0 || width > READABLE ? READABLE : width;
-    const evaluate_run *run = NULL;
-    for (size_t i = ev->n_runs; i > 0; i--)
-        run = report_is_fp32(&ev->runs[i - 1]) && run ? run : &ev->runs[i - 1];
-    assert(run != NULL); /* there always is the reference */
-    paragraph memory = {.used = 0}, quality = {.used = 0};
+    const evaluate_run *run = &ev->runs[0]; /* the last that is not fp32, if any */
+    for (size_t i = 0; i < ev->n_runs; i++)
+        run = is_compared(&ev->runs[i]) ? &ev->runs[i] : run;
+    paragraph memory = {.used = 0}, quality = {.used = 0}, comparison = {.used = 0};
     say_size(&memory, ev, run);
     say_bits(&memory, run);
     format_paragraph(f, memory.text, width);
@@ -124,4 +202,8 @@ void sentences(FILE *f, const evaluation *ev, size_t width)
             "perplexity would mean nothing and are left out, and the errors of K, V and attention are those "
             "of noise, not of a trained model.");
     format_paragraph(f, quality.text, width);
+    if (ev->has_quality)
+        say_comparison(&comparison, ev, run);
+    if (comparison.used > 0)
+        format_paragraph(f, comparison.text, width);
 }
