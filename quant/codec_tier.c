@@ -434,7 +434,7 @@ static void tier_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens
 
 /* ---- What schemes say ---- */
 
-enum { U_DEFAULT = 3, HALVES_MIN = 2, HALVES_MAX = 10, HALVES_OF_SIX = 6 };
+enum { U_DEFAULT = 7, HALVES_MIN = 2, HALVES_MAX = 10, HALVES_OF_SIX = 6 };
 
 /* BITS [":fb"] [":u=" N] [":cert"] */
 static bool tier_parse(const kvq_codec *codec, kvq_text *t, kvq_role role, uint32_t *parameter)

@@ -35,7 +35,8 @@ static void make_side(const char *text, kvq_role role, bool half_arith, size_t d
 {
     kvq_text t = {.at = text};
     kvq_spec spec = {.codec = kvq_codec_for_text(text, &t.at)};
-    cr_assert(spec.codec != NULL && spec.codec->parse(&t, role, spec.parameter) && *t.at == '\0', "%s", text);
+    cr_assert(spec.codec != NULL && spec.codec->parse(spec.codec, &t, role, spec.parameter) && *t.at == '\0',
+              "%s", text);
     const char *problem = kvq_side_init(&side, &spec, &(kvq_common){.half_arith = half_arith}, role, dim);
     cr_assert(problem == NULL, "%s: %s", text, problem);
     cr_assert(side.bytes <= MAX_BYTES && side.bytes % KVQ_ALIGNMENT == 0, "%s, D = %zu: %zu bytes", text, dim,
