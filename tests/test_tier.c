@@ -12,7 +12,8 @@ Test(tier, texts)
 {
     check_text("tier:2", KVQ_KEYS, "tier:2");
     check_text("tier:1.5:fb", KVQ_KEYS, "tier:1.5:fb");
-    check_text("tier:2:u=3", KVQ_KEYS, "tier:2");
+    check_text("tier:2:u=7", KVQ_KEYS, "tier:2");
+    check_text("tier:2:u=3", KVQ_KEYS, "tier:2:u=3");
     check_text("tier:5:fb:u=10:cert", KVQ_KEYS, "tier:5:fb:u=10:cert");
     static const char *const wrong[] = {"tier",      "tier:",          "tier:0",         "tier:0.5",
                                         "tier:5.5",  "tier:2.25",      "tier:2:cert:fb", "tier:2:u=100",
@@ -65,7 +66,7 @@ Test(tier, bytes_by_hand)
 
 static void check_page(const char *page, bool feedback)
 {
-    kvq_side s = side_of(feedback ? "tier:2:fb" : "tier:2", KVQ_KEYS, 2, 64);
+    kvq_side s = side_of(feedback ? "tier:2:fb:u=3" : "tier:2:u=3", KVQ_KEYS, 2, 64);
     kvq_evidence evidence = page_evidence(page, 64);
     const int32_t *kept = page_array(page, "hh"), *order = page_array(page, feedback ? "kfb_order" : "order"),
                   *widths = page_array(page, feedback ? "kfb_widths" : "widths");
