@@ -88,7 +88,7 @@ static void check_memory(const subject *s)
     kvq_usage u;
     must(kvq_cache_usage(s->cache, &u) == KVQ_OK);
     must(u.total == s->memory.live_bytes);
-    must(u.payload + u.metadata + u.residual + u.sinks + u.slack + u.bookkeeping == u.total);
+    must(u.payload + u.metadata + u.residual + u.sinks + u.slack + u.bookkeeping + u.evidence == u.total);
     must(kvq_cache_verify(s->cache, NULL) == KVQ_OK);
 }
 

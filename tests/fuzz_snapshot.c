@@ -266,7 +266,8 @@ static void check_loaded(kvq_cache *cache, const source *s, const uint64_t *live
     kvq_damage damage;
     must(kvq_cache_verify(cache, &damage) == KVQ_OK);
     must(kvq_cache_usage(cache, &usage) == KVQ_OK && usage.total == *live);
-    must(usage.payload + usage.metadata + usage.residual + usage.sinks + usage.slack + usage.bookkeeping ==
+    must(usage.payload + usage.metadata + usage.residual + usage.sinks + usage.slack + usage.bookkeeping +
+             usage.evidence ==
          usage.total);
     check_layers(cache);
     buffer again = saved(cache);
