@@ -339,12 +339,15 @@ static void fit_with_feedback(const page *p, const uint16_t *turn, const double 
 /* Largest error of each channel, as read back, in eighths of an octave and rounded up. */
 static void certify(const page *p, uint8_t *superblock)
 {
+    enum { SLICE = 16 };
     double worst[KVQ_DIM_MAX] = {0};
-    float row[KVQ_DIM_MAX];
+    float rows[SLICE * KVQ_DIM_MAX];
     for (size_t t = 0; t < T; t++) {
+        const float *row = rows + t % SLICE * p->l->dim;
+        if (t % SLICE == 0)
+            kvq_tier_read_codes(p->l, superblock, t, SLICE, rows, p->l->dim);
         if (kvq_is_kept(p->kept, p->l->n_rows, t))
             continue;
-        kvq_tier_read_codes(p->l, superblock, t, 1, row, p->l->dim);
         for (size_t c = 0; c < p->l->dim; c++) {
             double error = fabs((double)p->x[t * p->stride + c] - (double)row[c]);
             worst[c] = error > worst[c] ? error : worst[c];

@@ -212,6 +212,67 @@ static float fold_row_rest_v(const float *x, size_t n, float per_unit, int8_t *f
     return v_sum(rest);
 }
 
+static void fold_products_v(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out)
+{
+    v_f max = v_set1(0.0f), square = max, sum = max, sum_of_p = max;
+    float lanes[16], largest = 0.0f;
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
+        v_f weight = v_load(p + t), product = v_mul(weight, v_load(scale + t));
+        v_store(x + t, product);
+        max = v_max(max, product);
+        square = v_add(square, v_mul(product, product));
+        sum_of_p = v_add(sum_of_p, weight);
+    }
+    v_store(lanes, max);
+    for (size_t j = 0; j < 16; j++)
+        largest = lanes[j] > largest ? lanes[j] : largest;
+    bool usable = largest >= KVQ_FOLD_MIN && largest <= KVQ_FOLD_MAX;
+    *out = (kvq_fold){.step = usable                   ? largest * (1.0f / (float)KVQ_FOLDED_MAX)
+                              : largest > KVQ_FOLD_MAX ? INFINITY
+                                                       : 0.0f,
+                      .per_unit = usable ? (float)KVQ_FOLDED_MAX / largest : 0.0f,
+                      .energy = v_sum(square),
+                      .sum_of_p = v_sum(sum_of_p)};
+    if (!usable) {
+        memset(x, 0, KVQ_SUPERBLOCK * sizeof *x);
+        memset(folded, 0, (size_t)2 * KVQ_SUPERBLOCK);
+        return;
+    }
+    const v_f factor = v_set1(out->per_unit);
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 32) {
+        v_f a = v_mul(v_load(x + t), factor), b = v_mul(v_load(x + t + 16), factor);
+        v_store_folded(folded + 2 * t, a, b);
+        sum = v_add(v_add(sum, v_round(a)), v_round(b)); /* whole numbers below 2^24 */
+    }
+    out->sum = v_sum(sum);
+}
+
+/* ---- Levels ---- */
+
+static void dequantize_levels_v(const kvq_token_codes *codes, const float *levels, float scale,
+                                const float *add, size_t dim, float *out)
+{
+    float scaled[16] = {0};
+    uint32_t largest = 0;
+    for (size_t i = 0; i < codes->n_planes; i++)
+        largest |= codes->mask[i] << codes->up[i];
+    for (size_t i = 0; i <= largest; i++)
+        scaled[i] = scale * levels[i];
+    for (size_t c = 0; c < dim; c += 16) {
+        v_i code = v_i_set1(0);
+        for (size_t i = 0; i < codes->n_planes; i++) {
+            v_i dwords = v_i_load(codes->from[i] + c / 16 * codes->stride[i]);
+            dwords = v_i_and(v_i_shift_right(dwords, codes->at[i]), v_i_set1(codes->mask[i]));
+            code = v_i_or(code, v_i_shift_left(dwords, codes->up[i]));
+        }
+        v_f x = v_i_pick(code, scaled);
+        if (c + 16 <= dim)
+            v_store(out + c, v_add(x, v_load(add + c)));
+        else
+            v_store_part(out + c, v_add(x, v_load_part(add + c, dim - c)), dim - c);
+    }
+}
+
 /* ---- The Hadamard transform ---- */
 
 /* Distances below 16, inside vectors, in a form that compilers make shuffles of. */
@@ -264,6 +325,7 @@ static void hadamard_f32_v(float *x, size_t n)
 /* The slots of a table that this file fills. */
 #define V_TIER_KERNELS                                                                                       \
     .channel_squares = channel_squares_v, .fit_channels = fit_channels_v, .fold_row = fold_row_v,            \
-    .fold_row_rest = fold_row_rest_v, .hadamard_f32 = hadamard_f32_v
+    .fold_row_rest = fold_row_rest_v, .hadamard_f32 = hadamard_f32_v, .fold_products = fold_products_v,      \
+    .dequantize_levels = dequantize_levels_v
 
 #endif /* KVQ_QUANT_VECTOR_TIER_H */
