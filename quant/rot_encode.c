@@ -124,7 +124,8 @@ static void find_weights(const page *p, const float *received, double *weight)
     }
 }
 
-/* Sort tokens into classes and give these widths; 1.5 bits. The kept ones come last. */
+/* Sort tokens into classes and give these widths; 1.5 bits. The kept ones come last, and weigh as much as
+ * the least of the others: they must not take the bits of those they stand with. */
 static void sort_tokens(const page *p, double *weight, uint8_t *superblock)
 {
     uint16_t order[T];
@@ -134,10 +135,13 @@ static void sort_tokens(const page *p, double *weight, uint8_t *superblock)
         if (p->kept[i] != KVQ_NO_TOKEN)
             weight[p->kept[i]] = -1;
     kvq_sort_down(weight, T, order);
+    double least = 0;
+    for (size_t i = 0; i < T && weight[order[i]] >= 0; i++)
+        least = weight[order[i]];
     for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
         double sorted[KVQ_ROT_CLASS];
         for (size_t j = 0; j < KVQ_ROT_CLASS; j++)
-            sorted[j] = weight[order[i * KVQ_ROT_CLASS + j]];
+            sorted[j] = fmax(weight[order[i * KVQ_ROT_CLASS + j]], least);
         of_class[i] = sqrt(kvq_geometric_mean_16(sorted)) * sqrt(kvq_geometric_mean_16(sorted + 16));
     }
     kvq_allocate_widths(of_class, KVQ_ROT_CLASSES, KVQ_ROT_BUDGET, false, width);

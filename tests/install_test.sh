@@ -56,8 +56,8 @@ cmake --build "$work/cxx/build" >/dev/null
 
 # Nothing but the public names leaves the shared library, and the static one keeps to the prefix.
 nm -D --defined-only "$lib/libkvq.so" | awk '{ print $3 }' | sort >"$work/exported"
-grep -o 'kvq_[a-z0-9_]*(' "$work/usr/include/kvq.h" | tr -d '(' | sort -u >"$work/declared"
-comm -23 "$work/exported" "$work/declared" | grep . && { echo "exported, but not in kvq.h" >&2; exit 1; }
+grep -oh 'kvq_[a-z0-9_]*(' "$work/usr/include/kvq.h" "$work/usr/include/kvq_experimental.h" | tr -d '(' | sort -u >"$work/declared"
+comm -23 "$work/exported" "$work/declared" | grep . && { echo "exported, but in neither header" >&2; exit 1; }
 nm -g --defined-only "$lib/libkvq.a" | awk 'NF == 3 && $3 !~ /^kvq_/ { print $3; bad = 1 } END { exit bad }' ||
     { echo "global names without the prefix" >&2; exit 1; }
 readelf -d "$lib/libkvq.so" | grep -q 'SONAME.*libkvq.so.1' || { echo "no SONAME" >&2; exit 1; }
