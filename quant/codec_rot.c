@@ -121,8 +121,10 @@ static kvq_token_codes codes_of_token(const kvq_rot_codes *b, const uint8_t *sup
 {
     kvq_token_codes codes = {.n_planes = b->n_planes};
     for (size_t i = 0; i < b->n_planes; i++) {
-        const uint32_t width = b->plane_width[i], per_dword = 32 / width, v = (uint32_t)place % per_dword;
-        codes.from[i] = superblock + b->offset[i] + place / per_dword * 64;
+        static const uint8_t log_per_dword[5] = {0, 5, 4, 0, 3}; /* 32 / width, without a division */
+        const uint32_t width = b->plane_width[i], log = log_per_dword[width],
+                       v = (uint32_t)place & ((1u << log) - 1u);
+        codes.from[i] = superblock + b->offset[i] + (place >> log) * 64;
         codes.stride[i] = b->stride[i];
         codes.at[i] = v % 4 * 8 + v / 4 * width;
         codes.mask[i] = (1u << width) - 1u;
