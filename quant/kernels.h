@@ -172,6 +172,10 @@ typedef struct kvq_kernels {
     void (*fit_channels)(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
                          uint16_t *lo);
 
+    /* EXACT. Likewise one channel, x[t], sums in the order of dot_f32: codes[t]. */
+    void (*fit_channel)(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
+                        uint16_t *lo);
+
     /* EXACT. Fold n numbers: w_i = rne(y_i), y_i = x_i * per_unit, |y_i| <= KVQ_FOLDED_MAX, then 0 up to a
      * multiple of 32, as score_folded and accumulate_folded take them. Returns sum_i y_i - w_i, in the order
      * of dot_f32. */
@@ -226,6 +230,7 @@ typedef struct kvq_kernels {
     X(accumulate_i8)                                                                                         \
     X(channel_squares)                                                                                       \
     X(fit_channels)                                                                                          \
+    X(fit_channel)                                                                                           \
     X(fold_row)                                                                                              \
     X(fold_row_rest)                                                                                         \
     X(fold_products)                                                                                         \
@@ -288,6 +293,8 @@ void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, co
 void kvq_channel_squares_portable(const float *x, float *square);
 void kvq_fit_channels_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
                                uint16_t *lo);
+void kvq_fit_channel_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
+                              uint16_t *lo);
 float kvq_fold_row_portable(const float *x, size_t n, float per_unit, int8_t *folded);
 float kvq_fold_row_rest_portable(const float *x, size_t n, float per_unit, int8_t *folded);
 void kvq_fold_products_portable(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out);

@@ -142,6 +142,7 @@ const kvq_kernels kvq_kernels_portable = {
     .accumulate_i8 = kvq_accumulate_i8_portable,
     .channel_squares = kvq_channel_squares_portable,
     .fit_channels = kvq_fit_channels_portable,
+    .fit_channel = kvq_fit_channel_portable,
     .fold_row = kvq_fold_row_portable,
     .fold_row_rest = kvq_fold_row_rest_portable,
     .fold_products = kvq_fold_products_portable,

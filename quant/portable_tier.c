@@ -17,6 +17,12 @@ void kvq_fit_channels_portable(const float *x, uint32_t bits, float u, uint8_t *
     fit_channels_v(x, bits, u, codes, exponent, lo);
 }
 
+void kvq_fit_channel_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
+                              uint16_t *lo)
+{
+    fit_channel_v(x, bits, u, codes, exponent, lo);
+}
+
 float kvq_fold_row_portable(const float *x, size_t n, float per_unit, int8_t *folded)
 {
     return fold_row_v(x, n, per_unit, folded);

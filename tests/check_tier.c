@@ -106,6 +106,33 @@ void check_fit_channels(const kvq_kernels *k)
     }
 }
 
+/* The same, one channel at a time. */
+void check_fit_channel(const kvq_kernels *k)
+{
+    static const uint32_t widths[] = {0, 1, 2, 4, 6};
+    for (size_t i = 0; i < 5 * N_FILLS * 4; i++) {
+        fill_kind kind = (fill_kind)(i / 20);
+        uint32_t bits = widths[i % 5];
+        float u = (float)rng_below(&r, 11), tile[TILE] = {0};
+        const float *x = floats_in(&in_a, kind, T, 1);
+        uint8_t *codes = place(&out_a, random_placing(&r), T, 1), spec[T];
+        int8_t exponent, spec_exponent;
+        uint16_t lo, spec_lo;
+        k->fit_channel(x, bits, u, codes, &exponent, &lo);
+        kvq_kernels_portable.fit_channel(x, bits, u, spec, &spec_exponent, &spec_lo);
+        check_canaries(&out_a, "fit_channel");
+        cr_assert(same_bits("fit_channel", codes, spec, T), "%u bits, %s", bits, fill_names[kind]);
+        cr_assert(exponent == spec_exponent && lo == spec_lo && (lo & 0x7fffu) < 0x7c00u, "%u bits, %s", bits,
+                  fill_names[kind]);
+        for (size_t t = 0; t < T; t++) {
+            cr_assert(codes[t] < 1u << bits, "code %u of %u bits", codes[t], bits);
+            tile[t * LANES] = x[t];
+        }
+        if (kind == FILL_NORMAL && bits > 0)
+            check_search(tile, 0, bits, u, exponent);
+    }
+}
+
 static float folded_at(const int8_t *folded, size_t i)
 {
     const int8_t *sixteen = folded + i / LANES * 2 * LANES;

@@ -161,6 +161,14 @@ static size_t run_fit_channels(const kvq_kernels *k, workspace *w, size_t i)
 }
 static const kernel_bench bench_fit_channels = {run_fit_channels, false, false};
 
+static size_t run_fit_channel(const kvq_kernels *k, workspace *w, size_t i)
+{
+    int8_t exponent;
+    k->fit_channel(w->rows + i * w->n_floats, 2, 3.0f, (uint8_t *)w->floats, &exponent, w->halves);
+    return T * sizeof(float);
+}
+static const kernel_bench bench_fit_channel = {run_fit_channel, false, false};
+
 static size_t run_fold_row(const kvq_kernels *k, workspace *w, size_t i)
 {
     w->sink += k->fold_row(w->rows + i * w->n_floats, w->dim, 1e3f, w->weights);
