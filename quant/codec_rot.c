@@ -116,19 +116,34 @@ kvq_rot_codes kvq_rot_codes_of_block(const kvq_rot *l, const uint8_t *superblock
     return b;
 }
 
-/* Codes of the token at a place of a block, Dp of them. */
+/* Where the codes of the token at a place of a block are. */
+static kvq_token_codes codes_of_token(const kvq_rot_codes *b, const uint8_t *superblock, size_t place)
+{
+    kvq_token_codes codes = {.n_planes = b->n_planes};
+    for (size_t i = 0; i < b->n_planes; i++) {
+        static const uint8_t log_per_dword[5] = {0, 5, 4, 0, 3}; /* 32 / width, without a division */
+        const uint32_t width = b->plane_width[i], log = log_per_dword[width],
+                       v = (uint32_t)place & ((1u << log) - 1u);
+        codes.from[i] = superblock + b->offset[i] + (place >> log) * 64;
+        codes.stride[i] = b->stride[i];
+        codes.at[i] = v % 4 * 8 + v / 4 * width;
+        codes.mask[i] = (1u << width) - 1u;
+        codes.up[i] = b->shift[i];
+    }
+    return codes;
+}
+
+/* Dp of them. */
 static void unpack_token(const kvq_rot *l, const kvq_rot_codes *b, const uint8_t *superblock, size_t place,
                          uint8_t *codes)
 {
+    const kvq_token_codes from = codes_of_token(b, superblock, place);
     memset(codes, 0, l->dim_padded);
-    for (size_t i = 0; i < b->n_planes; i++) {
-        const uint32_t width = b->plane_width[i], mask = (1u << width) - 1u, per_dword = 32 / width,
-                       v = (uint32_t)place % per_dword, at = v % 4 * 8 + v / 4 * width;
-        const uint8_t *from = superblock + b->offset[i] + place / per_dword * 64;
-        for (size_t c = 0; c < l->dim_padded; c += LANES, from += b->stride[i])
-            for (size_t j = 0; j < LANES; j++)
-                codes[c + j] |= (uint8_t)((kvq_load_u32(from + 4 * j) >> at & mask) << b->shift[i]);
-    }
+    for (size_t i = 0; i < from.n_planes; i++)
+        for (size_t c = 0; c < l->dim_padded; c++) {
+            uint32_t dword = kvq_load_u32(from.from[i] + c / LANES * from.stride[i] + c % LANES * 4);
+            codes[c] |= (uint8_t)((dword >> from.at[i] & from.mask[i]) << from.up[i]);
+        }
 }
 
 void kvq_rot_places(const kvq_rot *l, const uint8_t *superblock, uint8_t *place)
@@ -172,23 +187,26 @@ static void rot_dequantize(const kvq_kernels *k, const kvq_side *s, const uint8_
                            size_t n, float *out, size_t stride)
 {
     const kvq_rot *l = kvq_rot_of(s);
-    uint8_t place[T], codes[KVQ_DIM_MAX];
-    float page[KVQ_DIM_MAX];
+    uint8_t place[T];
+    float page[KVQ_DIM_MAX], page_scale = kvq_rot_page_scale(l, superblock);
     kvq_rot_places(l, superblock, place);
     memset(page, 0, l->dim * sizeof *page);
     if (l->has_page)
         read_rotated(k, l, superblock + l->page, page);
-    for (size_t i = 0; i < n; i++) {
-        float *row = out + i * stride, scale = kvq_rot_scale(l, superblock, t0 + i);
-        kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, place[t0 + i] / KVQ_ROT_CLASS);
+    kvq_rot_codes b = {0};
+    for (size_t i = 0, last = KVQ_ROT_CLASSES; i < n; i++) {
+        if (place[t0 + i] / KVQ_ROT_CLASS != last) {
+            last = place[t0 + i] / KVQ_ROT_CLASS;
+            b = kvq_rot_codes_of_block(l, superblock, last);
+        }
         if (b.width == 0) {
-            memcpy(row, page, l->dim * sizeof *row);
+            memcpy(out + i * stride, page, l->dim * sizeof *out);
             continue;
         }
-        const float *levels = kvq_rot_levels(l, b.width);
-        unpack_token(l, &b, superblock, place[t0 + i] % KVQ_ROT_CLASS, codes);
-        for (size_t c = 0; c < l->dim; c++)
-            row[c] = scale * levels[codes[c]] + page[c];
+        kvq_token_codes codes = codes_of_token(&b, superblock, place[t0 + i] % KVQ_ROT_CLASS);
+        k->dequantize_levels(&codes, kvq_rot_levels(l, b.width),
+                             kvq_rot_scale(l, superblock, page_scale, t0 + i), page, l->dim,
+                             out + i * stride);
     }
     for (size_t i = 0; i < l->n_rows; i++) {
         size_t t = superblock[l->indices + i];
@@ -208,7 +226,8 @@ static double rotated_error_bound(const kvq_rot *l, const uint8_t *superblock, s
 {
     kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, place / KVQ_ROT_CLASS);
     uint8_t codes[KVQ_DIM_MAX], n = superblock[l->scales + t];
-    double norm = 0, m = 0, scale = (double)kvq_rot_scale(l, superblock, t);
+    double norm = 0, m = 0,
+           scale = (double)kvq_rot_scale(l, superblock, kvq_rot_page_scale(l, superblock), t);
     if (b.width == 0 || (n != 0 && kvq_rot_log_scale(l, superblock, t) >= l->log_limit))
         return (double)INFINITY;
     if (n == 0)
@@ -333,46 +352,33 @@ static bool rot_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n)
 /* A row of p folded into a superblock. */
 typedef struct folded_row {
     float x[T]; /* p times scale, 0 where a token is kept or there is none */
-    float step, per_unit, sum_of_p, energy;
+    kvq_fold fold;
 } folded_row;
 
-/* Returns false if it does not fit 16 bits. */
-static bool weigh(const kvq_rot *l, const uint8_t *superblock, const float *scale, const float *p, size_t n,
-                  folded_row *f)
+/* Fold a row of n numbers, without the kept tokens. False if it does not fit 16 bits; then all are 0. */
+static bool weigh(const kvq_kernels *k, const kvq_rot *l, const uint8_t *superblock, const float *scale,
+                  const float *p, size_t n, folded_row *f, int8_t *folded)
 {
-    float weight[T] = {0}, lane[LANES] = {0}, max = 0.0f;
+    float weight[T + 1]; /* the last one is written for a heavy hitter that there is none of */
     memcpy(weight, p, n * sizeof *p);
+    memset(weight + n, 0, (T - n) * sizeof *weight);
     for (size_t i = 0; i < l->n_rows; i++)
-        if (superblock[l->indices + i] < T)
-            weight[superblock[l->indices + i]] = 0.0f;
-    for (size_t t = 0; t < T; t++)
-        f->x[t] = weight[t] * scale[t];
-    for (size_t t = 0; t < T; t += LANES)
-        for (size_t j = 0; j < LANES; j++)
-            lane[j] = f->x[t + j] > lane[j] ? f->x[t + j] : lane[j];
-    for (size_t j = 0; j < LANES; j++)
-        max = lane[j] > max ? lane[j] : max;
-    bool usable = max >= KVQ_FOLD_MIN && max <= KVQ_FOLD_MAX;
-    f->step = usable ? max * (1.0f / (float)KVQ_FOLDED_MAX) : 0.0f;
-    f->per_unit = usable ? (float)KVQ_FOLDED_MAX / max : 0.0f;
-    f->energy = kvq_rot_product(f->x, f->x, T);
-    memset(lane, 0, sizeof lane);
-    for (size_t t = 0; t < T; t += LANES)
-        for (size_t j = 0; j < LANES; j++)
-            lane[j] += weight[t + j];
-    f->sum_of_p = sum_of(lane);
-    return max <= KVQ_FOLD_MAX;
+        weight[superblock[l->indices + i] < T ? superblock[l->indices + i] : T] = 0.0f;
+    k->fold_products(weight, scale, f->x, folded, &f->fold);
+    bool fits = f->fold.step <= KVQ_FOLD_MAX;
+    f->fold.step = fits ? f->fold.step : 0.0f;
+    return fits;
 }
 
-/* The sum of the whole numbers that fold_row (or fold_row_rest) makes of x: exact in any order. */
-static float sum_of_folded(const folded_row *f, bool rest)
+/* The sum of the whole numbers that fold_row_rest makes of x: exact in any order. */
+static float sum_of_rest(const folded_row *f)
 {
     const float round_magic = 0x1.8p23f;
     float lane[LANES] = {0};
     for (size_t t = 0; t < T; t += LANES)
         for (size_t j = 0; j < LANES; j++) {
-            float y = f->x[t + j] * f->per_unit;
-            y = rest ? (y - ((y + round_magic) - round_magic)) * KVQ_REST_SCALE : y;
+            float y = f->x[t + j] * f->fold.per_unit;
+            y = (y - ((y + round_magic) - round_magic)) * KVQ_REST_SCALE;
             lane[j] += (y + round_magic) - round_magic;
         }
     return sum_of(lane);
@@ -404,10 +410,11 @@ static void accumulate_rest(const kvq_kernels *k, const kvq_rot *l, const kvq_to
                             float *acc)
 {
     _Alignas(KVQ_ALIGNMENT) int8_t folded[2 * T];
-    (void)k->fold_row_rest(f->x, T, f->per_unit, folded);
-    f->step /= KVQ_REST_SCALE;
-    float bias = -1.5f * f->step * sum_of_folded(f, true);
-    k->accumulate_folded(&l->codes, tokens->superblock, NULL, tokens->n, folded, &f->step, &bias, 1, acc);
+    (void)k->fold_row_rest(f->x, T, f->fold.per_unit, folded);
+    f->fold.step /= KVQ_REST_SCALE;
+    float bias = -1.5f * f->fold.step * sum_of_rest(f);
+    k->accumulate_folded(&l->codes, tokens->superblock, NULL, tokens->n, folded, &f->fold.step, &bias, 1,
+                         acc);
 }
 
 static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
@@ -418,33 +425,31 @@ static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kv
     _Alignas(KVQ_ALIGNMENT) int8_t folded[KVQ_ROWS_MAX * 2 * T];
     folded_row row[KVQ_ROWS_MAX];
     float scale[T], step[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX];
+    const float page_scale = kvq_rot_page_scale(l, tokens->superblock) * KVQ_ROT_SPACING;
     if (n_q == 0)
         return;
     for (size_t i = l->code_bytes; tokens->next != NULL && i < s->bytes; i += KVQ_ALIGNMENT)
         __builtin_prefetch(tokens->next + i, 0, 2);
     for (size_t t = 0; t < T; t++)
-        scale[t] = kvq_rot_scale(l, tokens->superblock, t) * KVQ_ROT_SPACING;
+        scale[t] = kvq_rot_scale(l, tokens->superblock, page_scale, t);
     for (size_t i = 0; i < n_q; i++) {
         folded_row *f = &row[i];
         const float *p_row = p + i * T;
-        bool fits = weigh(l, tokens->superblock, scale, p_row, tokens->n, f);
-        if (!fits) {
-            memset(f->x, 0, sizeof f->x);
+        if (weigh(k, l, tokens->superblock, scale, p_row, tokens->n, f, folded + i * 2 * T))
+            accumulate_plain(k, l, tokens, p_row, f->fold.sum_of_p, sums->plain + i * l->dim);
+        else
             kvq_accumulate_dequantized(k, s, tokens, p_row, 1, sums->packed + i * l->dim);
-        } else {
-            accumulate_plain(k, l, tokens, p_row, f->sum_of_p, sums->plain + i * l->dim);
-        }
-        (void)k->fold_row(f->x, T, f->per_unit, folded + i * 2 * T);
-        step[i] = f->step;
-        bias[i] = -1.5f * f->step * sum_of_folded(f, false);
+        step[i] = f->fold.step;
+        bias[i] = -1.5f * f->fold.step * f->fold.sum;
     }
     k->accumulate_folded(&l->codes, tokens->superblock, tokens->next, tokens->n, folded, step, bias, n_q,
                          sums->packed);
     for (size_t i = 0; i < n_q; i++) {
         if (tokens->sums == KVQ_SUMS_WIDE)
             accumulate_rest(k, l, tokens, &row[i], sums->packed + i * l->dim);
-        if (row[i].energy <= FLT_MAX)
-            sums->error[i] += estimate_error(l, tokens->n, row[i].step, row[i].energy, score_rms_error[i]);
+        if (row[i].fold.energy <= FLT_MAX)
+            sums->error[i] +=
+                estimate_error(l, tokens->n, row[i].fold.step, row[i].fold.energy, score_rms_error[i]);
     }
 }
 

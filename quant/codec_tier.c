@@ -284,15 +284,20 @@ typedef struct folded_queries {
     float rest[KVQ_ROWS_MAX][CLASSES]; /* what rounding took, in steps */
 } folded_queries;
 
-/* Bring q into the order, times step; its scale follows from the largest. */
+/* Bring q into the order, times step, n a multiple of 16; its scale follows from the largest. */
 static void gather_query(const float *q, const uint16_t *channel, const float *step, size_t n,
                          folded_queries *f, size_t i)
 {
-    float max = 0.0f, *x = f->x[i];
-    for (size_t j = 0; j < n; j++) {
-        x[j] = q[channel[j]] * step[j];
-        max = fabsf(x[j]) > max ? fabsf(x[j]) : max;
-    }
+    float max = 0.0f, lane[BLOCK] = {0}, *x = f->x[i];
+    for (size_t j = 0; j < n; j++)
+        x[j] = q[channel[j]];
+    for (size_t j = 0; j < n; j += BLOCK)
+        for (size_t b = 0; b < BLOCK; b++) {
+            x[j + b] *= step[j + b];
+            lane[b] = fabsf(x[j + b]) > lane[b] ? fabsf(x[j + b]) : lane[b];
+        }
+    for (size_t b = 0; b < BLOCK; b++)
+        max = lane[b] > max ? lane[b] : max;
     bool usable = max >= KVQ_FOLD_MIN && max <= KVQ_FOLD_MAX;
     f->step[i] = usable ? max * (1.0f / (float)KVQ_FOLDED_MAX) : max > KVQ_FOLD_MAX ? INFINITY : 0.0f;
     f->per_unit[i] = usable ? (float)KVQ_FOLDED_MAX / max : 0.0f;
@@ -309,14 +314,17 @@ static size_t fold_queries(const kvq_kernels *k, const kvq_tier *l, const uint8_
     uint16_t channel[KVQ_DIM_MAX];
     float step[KVQ_DIM_MAX];
     size_t n_real = n_coded < l->dim ? n_coded : l->dim, n_fitting = 0;
-    for (size_t i = 0; i < n_real; i++) {
+    for (size_t i = 0; i < n_real; i++)
         channel[i] = (uint16_t)kvq_tier_channel(l, superblock, i);
-        step[i] = step_of(l, superblock, channel[i]);
+    for (size_t i = 0; i < n_real; i++)
+        step[i] = kvq_eighths[superblock[l->exponents + channel[i]]];
+    for (size_t i = n_real; i < n_coded; i++) { /* padding: any number, times 0 */
+        channel[i] = 0;
+        step[i] = 0.0f;
     }
     for (size_t i = 0; i < n_q; i++, q += l->dim) {
         k->dot_f16(lo, l->dim, 1, q, l->dim, &f->bias[i]);
-        gather_query(q, channel, step, n_real, f, i);
-        memset(f->x[i] + n_real, 0, (n_coded - n_real) * sizeof **f->x);
+        gather_query(q, channel, step, n_coded, f, i);
         int8_t *to = f->folded;
         for (size_t j = 0; j < n_classes; j++) {
             size_t n = classes[j].l.dim, bytes = 2 * kvq_fold_dim(n);

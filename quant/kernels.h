@@ -34,6 +34,23 @@ enum { KVQ_ROWS_MAX = 8 }; /* the most rows (queries) of one kernel call */
             2.0f                                                                                             \
     }
 
+/** What fold_products makes beside folded numbers. */
+typedef struct kvq_fold {
+    float step;     /* what a folded 1 stands for; +Inf, and all w 0, where numbers pass KVQ_FOLD_MAX */
+    float per_unit; /* of fold_row_rest */
+    float energy;   /* sum of x^2 */
+    float sum;      /* of w: exact */
+    float sum_of_p;
+} kvq_fold;
+
+/** The codes of one token: of each plane (layout.h), the dwords of its first sixteen channels, those of the
+ * next sixteen `stride` bytes on. Code: sum over planes of (dword >> at & mask) << up. */
+typedef struct kvq_token_codes {
+    const uint8_t *from[KVQ_MAX_PLANES];
+    size_t stride[KVQ_MAX_PLANES], n_planes;
+    uint32_t at[KVQ_MAX_PLANES], mask[KVQ_MAX_PLANES], up[KVQ_MAX_PLANES];
+} kvq_token_codes;
+
 typedef struct kvq_kernels {
     const char *isa; /* the name that KVQ_ISA takes */
 
@@ -155,12 +172,25 @@ typedef struct kvq_kernels {
     void (*fit_channels)(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
                          uint16_t *lo);
 
+    /* EXACT. Likewise one channel, x[t], sums in the order of dot_f32: codes[t]. */
+    void (*fit_channel)(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
+                        uint16_t *lo);
+
     /* EXACT. Fold n numbers: w_i = rne(y_i), y_i = x_i * per_unit, |y_i| <= KVQ_FOLDED_MAX, then 0 up to a
      * multiple of 32, as score_folded and accumulate_folded take them. Returns sum_i y_i - w_i, in the order
      * of dot_f32. */
     float (*fold_row)(const float *x, size_t n, float per_unit, int8_t *folded);
     /* EXACT. Fold what rounding took there: fold_row of KVQ_REST_SCALE * (y_i - w_i). */
     float (*fold_row_rest)(const float *x, size_t n, float per_unit, int8_t *folded);
+
+    /* EXACT. Fold the products x_t = p_t * scale_t of the 128 tokens of a superblock, none negative, with one
+     * step, as fold_row does; x is stored for fold_row_rest (0 where nothing can be folded). Sums of floats in
+     * the order of dot_f32. */
+    void (*fold_products)(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out);
+
+    /* EXACT. out[c] = scale * levels[code of channel c] + add[c], for c < dim. */
+    void (*dequantize_levels)(const kvq_token_codes *codes, const float *levels, float scale,
+                              const float *add, size_t dim, float *out);
 
     /* EXACT. x = H x in place, n a power of two: butterflies (a + b, a - b) at distances 1, 2, 4, ..., then
      * times 2^(-log2(n) / 2). */
@@ -200,8 +230,11 @@ typedef struct kvq_kernels {
     X(accumulate_i8)                                                                                         \
     X(channel_squares)                                                                                       \
     X(fit_channels)                                                                                          \
+    X(fit_channel)                                                                                           \
     X(fold_row)                                                                                              \
     X(fold_row_rest)                                                                                         \
+    X(fold_products)                                                                                         \
+    X(dequantize_levels)                                                                                     \
     X(hadamard_f32)                                                                                          \
     X(max_f32)                                                                                               \
     X(exp2_sum_f32)
@@ -260,8 +293,13 @@ void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, co
 void kvq_channel_squares_portable(const float *x, float *square);
 void kvq_fit_channels_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
                                uint16_t *lo);
+void kvq_fit_channel_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
+                              uint16_t *lo);
 float kvq_fold_row_portable(const float *x, size_t n, float per_unit, int8_t *folded);
 float kvq_fold_row_rest_portable(const float *x, size_t n, float per_unit, int8_t *folded);
+void kvq_fold_products_portable(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out);
+void kvq_dequantize_levels_portable(const kvq_token_codes *codes, const float *levels, float scale,
+                                    const float *add, size_t dim, float *out);
 void kvq_hadamard_f32_portable(float *x, size_t n);
 
 #endif /* KVQ_QUANT_KERNELS_H */

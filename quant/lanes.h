@@ -72,6 +72,11 @@ V_INLINE v_f v_round(v_f x)
     V_EACH_LANE((x.lane[j] + round_magic) - round_magic);
 }
 
+V_INLINE void v_store_part(float *p, v_f x, size_t n)
+{
+    memcpy(p, x.lane, n * sizeof *p);
+}
+
 V_INLINE float v_sum(v_f x)
 {
     for (size_t width = 8; width > 0; width /= 2)
@@ -96,6 +101,53 @@ V_INLINE void v_store_folded(int8_t *p, v_f x, v_f y)
         sixteen[0] = (int8_t)(w - high * 256);
         sixteen[16] = (int8_t)high;
     }
+}
+
+/* ---- v_i ---- */
+
+typedef struct v_i {
+    uint32_t lane[16];
+} v_i;
+
+#define V_EACH_DWORD(expression)                                                                             \
+    v_i out;                                                                                                 \
+    for (size_t j = 0; j < 16; j++)                                                                          \
+        out.lane[j] = (expression);                                                                          \
+    return out
+
+V_INLINE v_i v_i_set1(uint32_t x)
+{
+    V_EACH_DWORD(x);
+}
+
+V_INLINE v_i v_i_load(const uint8_t *p)
+{
+    V_EACH_DWORD(kvq_load_u32(p + 4 * j));
+}
+
+V_INLINE v_i v_i_and(v_i x, v_i y)
+{
+    V_EACH_DWORD(x.lane[j] & y.lane[j]);
+}
+
+V_INLINE v_i v_i_or(v_i x, v_i y)
+{
+    V_EACH_DWORD(x.lane[j] | y.lane[j]);
+}
+
+V_INLINE v_i v_i_shift_left(v_i x, uint32_t n)
+{
+    V_EACH_DWORD(x.lane[j] << n);
+}
+
+V_INLINE v_i v_i_shift_right(v_i x, uint32_t n)
+{
+    V_EACH_DWORD(x.lane[j] >> n);
+}
+
+V_INLINE v_f v_i_pick(v_i x, const float *table)
+{
+    V_EACH_LANE(table[x.lane[j]]);
 }
 
 #endif /* KVQ_QUANT_LANES_H */

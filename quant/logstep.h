@@ -10,24 +10,24 @@
 
 #include "quant/half.h"
 
-/* 2^(k/16), rounded to float. */
-static const float kvq_sixteenths[16] = {0x1.000000p0f, 0x1.0b5586p0f, 0x1.172b84p0f, 0x1.2387a6p0f,
-                                         0x1.306fe0p0f, 0x1.3dea64p0f, 0x1.4bfdaep0f, 0x1.5ab07ep0f,
-                                         0x1.6a09e6p0f, 0x1.7a1148p0f, 0x1.8ace54p0f, 0x1.9c4918p0f,
-                                         0x1.ae89fap0f, 0x1.c199bep0f, 0x1.d5818ep0f, 0x1.ea4afap0f};
+/** 2^(n/8) at the byte of the int8 n. */
+extern const float kvq_eighths[256];
+
+/** 2^(n/16) at n, but 0 at 0. */
+extern const float kvq_sixteenths[256];
+
+/** 2^(n/8), n an int8. */
+static inline float kvq_exp2_8th(int32_t n)
+{
+    return kvq_eighths[(uint8_t)n];
+}
 
 /** 2^(n/16), for -2016 <= n < 2048. */
 static inline float kvq_exp2_16th(int32_t n)
 {
     uint32_t in_octave = (uint32_t)n & 15u;
     int32_t octave = (n - (int32_t)in_octave) / 16;
-    return kvq_sixteenths[in_octave] * kvq_f32_of_bits((uint32_t)(octave + 127) << 23);
-}
-
-/** 2^(n/8), n an int8. */
-static inline float kvq_exp2_8th(int32_t n)
-{
-    return kvq_exp2_16th(2 * n);
+    return kvq_sixteenths[16 + in_octave] * 0.5f * kvq_f32_of_bits((uint32_t)(octave + 127) << 23);
 }
 
 /* The fractions where log2 is half-way between two sixteenths, as bits. */

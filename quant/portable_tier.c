@@ -17,6 +17,12 @@ void kvq_fit_channels_portable(const float *x, uint32_t bits, float u, uint8_t *
     fit_channels_v(x, bits, u, codes, exponent, lo);
 }
 
+void kvq_fit_channel_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
+                              uint16_t *lo)
+{
+    fit_channel_v(x, bits, u, codes, exponent, lo);
+}
+
 float kvq_fold_row_portable(const float *x, size_t n, float per_unit, int8_t *folded)
 {
     return fold_row_v(x, n, per_unit, folded);
@@ -25,6 +31,17 @@ float kvq_fold_row_portable(const float *x, size_t n, float per_unit, int8_t *fo
 float kvq_fold_row_rest_portable(const float *x, size_t n, float per_unit, int8_t *folded)
 {
     return fold_row_rest_v(x, n, per_unit, folded);
+}
+
+void kvq_fold_products_portable(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out)
+{
+    fold_products_v(p, scale, x, folded, out);
+}
+
+void kvq_dequantize_levels_portable(const kvq_token_codes *codes, const float *levels, float scale,
+                                    const float *add, size_t dim, float *out)
+{
+    dequantize_levels_v(codes, levels, scale, add, dim, out);
 }
 
 void kvq_hadamard_f32_portable(float *x, size_t n)

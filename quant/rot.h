@@ -53,15 +53,22 @@ static inline uint32_t kvq_rot_class_width(const kvq_rot *l, const uint8_t *supe
     return superblock[l->widths + i / 2] >> (i % 2 * 4) & 15u;
 }
 
-/** The scale of token t is 2^(this/16). */
+/** Logarithm of the scale of token t, in sixteenths of an octave. */
 static inline int32_t kvq_rot_log_scale(const kvq_rot *l, const uint8_t *superblock, size_t t)
 {
     return (int16_t)kvq_load_u16(superblock + l->base) + superblock[l->scales + t];
 }
 
-static inline float kvq_rot_scale(const kvq_rot *l, const uint8_t *superblock, size_t t)
+/** What all scales of a page are multiples of. */
+static inline float kvq_rot_page_scale(const kvq_rot *l, const uint8_t *superblock)
 {
-    return superblock[l->scales + t] == 0 ? 0.0f : kvq_exp2_16th(kvq_rot_log_scale(l, superblock, t));
+    return kvq_exp2_16th((int16_t)kvq_load_u16(superblock + l->base));
+}
+
+/** The scale of token t, times page_scale. */
+static inline float kvq_rot_scale(const kvq_rot *l, const uint8_t *superblock, float page_scale, size_t t)
+{
+    return kvq_sixteenths[superblock[l->scales + t]] * page_scale;
 }
 
 /** Levels of a width; uniform ones where they are to fold. */

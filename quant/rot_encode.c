@@ -183,6 +183,7 @@ static void store_page_vector(const page *p, const uint8_t *codes, uint8_t *supe
     const kvq_rot *l = p->l;
     double of_numbers[KVQ_DIM_MAX] = {0};
     float of_codes[KVQ_DIM_MAX] = {0}, f[KVQ_DIM_MAX];
+    const float page_scale = kvq_rot_page_scale(l, superblock);
     for (size_t t = 0; t < T; t++) {
         const double share = p->share[t];
         const float *x = p->x + t * p->stride;
@@ -193,7 +194,7 @@ static void store_page_vector(const page *p, const uint8_t *codes, uint8_t *supe
         uint32_t width =
             l->bits != 0 ? l->bits : kvq_rot_class_width(l, superblock, p->place[t] / KVQ_ROT_CLASS);
         const uint8_t *own = codes + p->place[t] * l->dim_padded;
-        const float scale = kvq_rot_scale(l, superblock, t) * (float)share;
+        const float scale = kvq_rot_scale(l, superblock, page_scale, t) * (float)share;
         if (width == 0 || scale == 0.0f)
             continue;
         if (l->bits == 2) {

@@ -303,33 +303,31 @@ static void feed(float *tile, const float (*owed)[T], const double *column, size
 static void fit_with_feedback(const page *p, const uint16_t *turn, const double *u, uint8_t *codes,
                               uint8_t *superblock)
 {
-    _Alignas(KVQ_ALIGNMENT) float tile[TILE];
-    float owed[KVQ_TIER_FEEDBACK_DIM_MAX][T], fed[T];
-    uint8_t one[TILE];
+    float owed[KVQ_TIER_FEEDBACK_DIM_MAX][T], fed[T], own[T];
+    uint8_t one[T];
     uint16_t place[KVQ_TIER_FEEDBACK_DIM_MAX];
-    memset(tile, 0, sizeof tile);
     memset(codes, 0, p->l->n_blocks * TILE);
     for (size_t i = 0; i < p->l->dim_padded; i++)
         place[p->order[i]] = (uint16_t)i;
     for (size_t i = 0; i < p->l->dim; i++) {
         size_t c = turn[i], block = place[c] / BLOCK, lane = place[c] % BLOCK;
-        int8_t exponent[BLOCK];
-        uint16_t lo[BLOCK];
+        int8_t exponent;
+        uint16_t lo;
         feed(fed, (const float(*)[T])owed, u + row_of(i), i);
         for (size_t t = 0; t < T; t++) {
             float x = p->x[t * p->stride + c];
             x = kvq_is_kept(p->kept, p->l->n_rows, t) ? p->mean[c] : x;
             float with = x - fed[t];
-            tile[t * BLOCK] = fabsf(with) <= FLT_MAX ? with : x;
+            own[t] = fabsf(with) <= FLT_MAX ? with : x;
         }
-        p->k->fit_channels(tile, p->width[block], p->l->u, one, exponent, lo);
-        store_channel(p->l, superblock, c, exponent[0], lo[0]);
-        const float step = p->width[block] > 0 ? kvq_exp2_8th(exponent[0]) : 0.0f,
-                    start = kvq_f32_from_f16(lo[0]), by = (float)(1 / u[row_of(i) + i]);
+        p->k->fit_channel(own, p->width[block], p->l->u, one, &exponent, &lo);
+        store_channel(p->l, superblock, c, exponent, lo);
+        const float step = p->width[block] > 0 ? kvq_exp2_8th(exponent) : 0.0f, start = kvq_f32_from_f16(lo),
+                    by = (float)(1 / u[row_of(i) + i]);
         for (size_t t = 0; t < T; t++) {
-            uint8_t code = one[t * BLOCK];
+            uint8_t code = one[t];
             codes[block * TILE + t * BLOCK + lane] = code;
-            owed[i][t] = (tile[t * BLOCK] - ((float)code * step + start)) * by;
+            owed[i][t] = (own[t] - ((float)code * step + start)) * by;
         }
     }
 }
@@ -339,12 +337,15 @@ static void fit_with_feedback(const page *p, const uint16_t *turn, const double 
 /* Largest error of each channel, as read back, in eighths of an octave and rounded up. */
 static void certify(const page *p, uint8_t *superblock)
 {
+    enum { SLICE = 16 };
     double worst[KVQ_DIM_MAX] = {0};
-    float row[KVQ_DIM_MAX];
+    float rows[SLICE * KVQ_DIM_MAX];
     for (size_t t = 0; t < T; t++) {
+        const float *row = rows + t % SLICE * p->l->dim;
+        if (t % SLICE == 0)
+            kvq_tier_read_codes(p->l, superblock, t, SLICE, rows, p->l->dim);
         if (kvq_is_kept(p->kept, p->l->n_rows, t))
             continue;
-        kvq_tier_read_codes(p->l, superblock, t, 1, row, p->l->dim);
         for (size_t c = 0; c < p->l->dim; c++) {
             double error = fabs((double)p->x[t * p->stride + c] - (double)row[c]);
             worst[c] = error > worst[c] ? error : worst[c];

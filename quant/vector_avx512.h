@@ -242,6 +242,11 @@ V_INLINE v_i v_i_shift_right(v_i x, uint32_t n)
     return _mm512_srli_epi32(x, n);
 }
 
+V_INLINE v_f v_i_pick(v_i x, const float *table)
+{
+    return _mm512_permutexvar_ps(x, _mm512_loadu_ps(table));
+}
+
 V_INLINE v_i v_i_pack(const v_i x[4])
 {
     return _mm512_packus_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));

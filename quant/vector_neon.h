@@ -304,6 +304,16 @@ V_INLINE v_i v_i_shift_right(v_i x, uint32_t n)
     V_EACH(v_i, x.r[i] >> vdupq_n_u32(n));
 }
 
+V_INLINE v_f v_i_pick(v_i x, const float *table)
+{
+    uint32_t index[16];
+    float picked[16];
+    v_i_store((uint8_t *)index, x);
+    for (size_t i = 0; i < 16; i++)
+        picked[i] = table[index[i]];
+    return v_load(picked);
+}
+
 V_INLINE v_i v_i_pack(const v_i x[4])
 {
     v_i result;

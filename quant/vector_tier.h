@@ -61,19 +61,16 @@ typedef struct candidate {
     int8_t exponent[16];
 } candidate;
 
-static void make_candidates(uint32_t bits, const tile_stats *stats, candidate candidates[N_CANDIDATES])
+/* Those of n channels, 1 or 16. */
+V_INLINE void make_candidates(uint32_t bits, size_t n, const float *mean, const float *min, const float *max,
+                              const float *square, candidate candidates[N_CANDIDATES])
 {
     static const float around_mean[N_AROUND_MEAN] = {0.7f, 0.8f, 0.9f, 1.0f, 1.12f, 1.3f};
     static const float around_middle[N_CANDIDATES - N_AROUND_MEAN] = {1.0f, 0.9f, 0.8f};
     static const float per_deviation[7] = {0, 1.596f, 0.9957f, 0.586f, 0.3352f, 0.1881f, 0.1041f};
     const float levels = (float)((1u << bits) - 1u), narrower = bits == 1 ? 0.6f : 1.0f;
-    float mean[16], min[16], max[16], square[16];
-    v_store(mean, stats->mean);
-    v_store(min, stats->min);
-    v_store(max, stats->max);
-    v_store(square, stats->square);
     for (size_t i = 0; i < N_CANDIDATES; i++)
-        for (size_t j = 0; j < 16; j++) {
+        for (size_t j = 0; j < n; j++) {
             float centre = i < N_AROUND_MEAN ? mean[j] : 0.5f * min[j] + 0.5f * max[j];
             float step =
                 i < N_AROUND_MEAN
@@ -84,6 +81,16 @@ static void make_candidates(uint32_t bits, const tile_stats *stats, candidate ca
             candidates[i].step[j] = kvq_exp2_8th(exponent);
             candidates[i].lo[j] = kvq_round_to_f16(centre - candidates[i].step[j] * (0.5f * levels));
         }
+}
+
+static void make_sixteen(uint32_t bits, const tile_stats *stats, candidate candidates[N_CANDIDATES])
+{
+    float mean[16], min[16], max[16], square[16];
+    v_store(mean, stats->mean);
+    v_store(min, stats->min);
+    v_store(max, stats->max);
+    v_store(square, stats->square);
+    make_candidates(bits, 16, mean, min, max, square, candidates);
 }
 
 /* Code of x, and the error of what it stands for. */
@@ -158,7 +165,7 @@ static void fit_channels_v(const float *x, uint32_t bits, float u, uint8_t *code
     candidate candidates[N_CANDIDATES], best;
     float square[N_CANDIDATES][16], product[N_CANDIDATES][16], of_x[16], least[16];
     v_f levels = v_set1((float)((1u << bits) - 1u));
-    make_candidates(bits, &stats, candidates);
+    make_sixteen(bits, &stats, candidates);
     for (size_t i = 0; i < N_CANDIDATES; i += AT_ONCE)
         measure(x, stats.mean, levels, candidates + i, square + i, product + i);
     v_store(of_x, stats.square);
@@ -176,6 +183,96 @@ static void fit_channels_v(const float *x, uint32_t bits, float u, uint8_t *code
         }
     settle(x, levels, &best, codes, lo);
     memcpy(exponent, best.exponent, sizeof best.exponent);
+}
+
+/* ---- Fitting one channel: sixteen tokens side by side ---- */
+
+typedef struct row_stats {
+    float mean, min, max, square;
+} row_stats;
+
+/* As stats_of; sums are in the order of dot_f32. */
+V_INLINE row_stats stats_of_row(const float *x)
+{
+    const v_f part = v_set1(1.0f / KVQ_SUPERBLOCK);
+    v_f sum = v_set1(0.0f), rest = sum, square = sum, min = v_load(x), max = min;
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
+        v_f row = v_load(x + t);
+        sum = v_add(sum, v_mul(row, part));
+        min = v_min(min, row);
+        max = v_max(max, row);
+    }
+    float lows[16], highs[16];
+    v_store(lows, min);
+    v_store(highs, max);
+    row_stats s = {.mean = v_sum(sum), .min = lows[0], .max = highs[0]};
+    for (size_t j = 1; j < 16; j++) {
+        s.min = lows[j] < s.min ? lows[j] : s.min;
+        s.max = highs[j] > s.max ? highs[j] : s.max;
+    }
+    s.min += 0.0f; /* of two zeros the positive one */
+    s.max += 0.0f;
+    s.mean = s.mean < s.min ? s.min : s.mean > s.max ? s.max : s.mean;
+    v_f mean_part = v_mul(v_set1(s.mean), part);
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16)
+        rest = v_add(rest, v_sub(v_mul(v_load(x + t), part), mean_part));
+    s.mean += v_sum(rest);
+    s.mean = (s.mean < s.min ? s.min : s.mean > s.max ? s.max : s.mean) + 0.0f;
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
+        v_f centred = v_sub(v_load(x + t), v_set1(s.mean));
+        square = v_add(square, v_mul(centred, centred));
+    }
+    s.square = v_sum(square);
+    return s;
+}
+
+/* What measure does, of candidates' first channels. */
+V_INLINE float measure_row(const float *x, const row_stats *s, v_f levels, float u, const candidate *c)
+{
+    const v_f step = v_set1(c->step[0]), lo = v_set1(c->lo[0]), per_step = v_set1(1.0f / c->step[0]),
+              mean = v_set1(s->mean);
+    v_f squares = v_set1(0.0f), products = squares;
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
+        v_f row = v_load(x + t), d = v_sub(v_add(v_mul(code_of(row, lo, per_step, levels), step), lo), row);
+        squares = v_add(squares, v_mul(d, d));
+        products = v_add(products, v_mul(d, v_sub(row, mean)));
+    }
+    float product = v_sum(products), at_least = s->square > 1e-12f ? s->square : 1e-12f;
+    return v_sum(squares) + u * product * (product / at_least);
+}
+
+static void fit_channel_v(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
+                          uint16_t *lo)
+{
+    const row_stats s = stats_of_row(x);
+    if (bits == 0) {
+        *lo = kvq_f16_from_f32_saturating(s.mean);
+        *exponent = 0;
+        memset(codes, 0, KVQ_SUPERBLOCK);
+        return;
+    }
+    candidate candidates[N_CANDIDATES];
+    const v_f levels = v_set1((float)((1u << bits) - 1u)), part = v_set1(1.0f / KVQ_SUPERBLOCK);
+    make_candidates(bits, 1, &s.mean, &s.min, &s.max, &s.square, candidates);
+    const candidate *best = candidates;
+    float least = measure_row(x, &s, levels, u, best);
+    for (size_t i = 1; i < N_CANDIDATES; i++) {
+        float off = measure_row(x, &s, levels, u, &candidates[i]);
+        if (off < least) {
+            least = off;
+            best = &candidates[i];
+        }
+    }
+    const v_f step = v_set1(best->step[0]), start = v_set1(best->lo[0]),
+              per_step = v_set1(1.0f / best->step[0]);
+    v_f error = v_set1(0.0f);
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
+        v_f row = v_load(x + t), code = code_of(row, start, per_step, levels);
+        v_store_i8((int8_t *)codes + t, code);
+        error = v_add(error, v_mul(v_sub(v_add(v_mul(code, step), start), row), part));
+    }
+    *exponent = best->exponent[0];
+    *lo = kvq_f16_from_f32_saturating(best->lo[0] - v_sum(error));
 }
 
 /* ---- Folding a row ---- */
@@ -210,6 +307,67 @@ static float fold_row_rest_v(const float *x, size_t n, float per_unit, int8_t *f
         rest = v_add(v_add(rest, v_sub(a, v_round(a))), v_sub(b, v_round(b)));
     }
     return v_sum(rest);
+}
+
+static void fold_products_v(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out)
+{
+    v_f max = v_set1(0.0f), square = max, sum = max, sum_of_p = max;
+    float lanes[16], largest = 0.0f;
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
+        v_f weight = v_load(p + t), product = v_mul(weight, v_load(scale + t));
+        v_store(x + t, product);
+        max = v_max(max, product);
+        square = v_add(square, v_mul(product, product));
+        sum_of_p = v_add(sum_of_p, weight);
+    }
+    v_store(lanes, max);
+    for (size_t j = 0; j < 16; j++)
+        largest = lanes[j] > largest ? lanes[j] : largest;
+    bool usable = largest >= KVQ_FOLD_MIN && largest <= KVQ_FOLD_MAX;
+    *out = (kvq_fold){.step = usable                   ? largest * (1.0f / (float)KVQ_FOLDED_MAX)
+                              : largest > KVQ_FOLD_MAX ? INFINITY
+                                                       : 0.0f,
+                      .per_unit = usable ? (float)KVQ_FOLDED_MAX / largest : 0.0f,
+                      .energy = v_sum(square),
+                      .sum_of_p = v_sum(sum_of_p)};
+    if (!usable) {
+        memset(x, 0, KVQ_SUPERBLOCK * sizeof *x);
+        memset(folded, 0, (size_t)2 * KVQ_SUPERBLOCK);
+        return;
+    }
+    const v_f factor = v_set1(out->per_unit);
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 32) {
+        v_f a = v_mul(v_load(x + t), factor), b = v_mul(v_load(x + t + 16), factor);
+        v_store_folded(folded + 2 * t, a, b);
+        sum = v_add(v_add(sum, v_round(a)), v_round(b)); /* whole numbers below 2^24 */
+    }
+    out->sum = v_sum(sum);
+}
+
+/* ---- Levels ---- */
+
+static void dequantize_levels_v(const kvq_token_codes *codes, const float *levels, float scale,
+                                const float *add, size_t dim, float *out)
+{
+    float scaled[16] = {0};
+    uint32_t largest = 0;
+    for (size_t i = 0; i < codes->n_planes; i++)
+        largest |= codes->mask[i] << codes->up[i];
+    for (size_t i = 0; i <= largest; i++)
+        scaled[i] = scale * levels[i];
+    for (size_t c = 0; c < dim; c += 16) {
+        v_i code = v_i_set1(0);
+        for (size_t i = 0; i < codes->n_planes; i++) {
+            v_i dwords = v_i_load(codes->from[i] + c / 16 * codes->stride[i]);
+            dwords = v_i_and(v_i_shift_right(dwords, codes->at[i]), v_i_set1(codes->mask[i]));
+            code = v_i_or(code, v_i_shift_left(dwords, codes->up[i]));
+        }
+        v_f x = v_i_pick(code, scaled);
+        if (c + 16 <= dim)
+            v_store(out + c, v_add(x, v_load(add + c)));
+        else
+            v_store_part(out + c, v_add(x, v_load_part(add + c, dim - c)), dim - c);
+    }
 }
 
 /* ---- The Hadamard transform ---- */
@@ -263,7 +421,8 @@ static void hadamard_f32_v(float *x, size_t n)
 
 /* The slots of a table that this file fills. */
 #define V_TIER_KERNELS                                                                                       \
-    .channel_squares = channel_squares_v, .fit_channels = fit_channels_v, .fold_row = fold_row_v,            \
-    .fold_row_rest = fold_row_rest_v, .hadamard_f32 = hadamard_f32_v
+    .channel_squares = channel_squares_v, .fit_channels = fit_channels_v, .fit_channel = fit_channel_v,      \
+    .fold_row = fold_row_v, .fold_row_rest = fold_row_rest_v, .hadamard_f32 = hadamard_f32_v,                \
+    .fold_products = fold_products_v, .dequantize_levels = dequantize_levels_v
 
 #endif /* KVQ_QUANT_VECTOR_TIER_H */

@@ -106,6 +106,33 @@ void check_fit_channels(const kvq_kernels *k)
     }
 }
 
+/* The same, one channel at a time. */
+void check_fit_channel(const kvq_kernels *k)
+{
+    static const uint32_t widths[] = {0, 1, 2, 4, 6};
+    for (size_t i = 0; i < 5 * N_FILLS * 4; i++) {
+        fill_kind kind = (fill_kind)(i / 20);
+        uint32_t bits = widths[i % 5];
+        float u = (float)rng_below(&r, 11), tile[TILE] = {0};
+        const float *x = floats_in(&in_a, kind, T, 1);
+        uint8_t *codes = place(&out_a, random_placing(&r), T, 1), spec[T];
+        int8_t exponent, spec_exponent;
+        uint16_t lo, spec_lo;
+        k->fit_channel(x, bits, u, codes, &exponent, &lo);
+        kvq_kernels_portable.fit_channel(x, bits, u, spec, &spec_exponent, &spec_lo);
+        check_canaries(&out_a, "fit_channel");
+        cr_assert(same_bits("fit_channel", codes, spec, T), "%u bits, %s", bits, fill_names[kind]);
+        cr_assert(exponent == spec_exponent && lo == spec_lo && (lo & 0x7fffu) < 0x7c00u, "%u bits, %s", bits,
+                  fill_names[kind]);
+        for (size_t t = 0; t < T; t++) {
+            cr_assert(codes[t] < 1u << bits, "code %u of %u bits", codes[t], bits);
+            tile[t * LANES] = x[t];
+        }
+        if (kind == FILL_NORMAL && bits > 0)
+            check_search(tile, 0, bits, u, exponent);
+    }
+}
+
 static float folded_at(const int8_t *folded, size_t i)
 {
     const int8_t *sixteen = folded + i / LANES * 2 * LANES;
@@ -144,6 +171,63 @@ void check_fold_row(const kvq_kernels *k)
 void check_fold_row_rest(const kvq_kernels *k)
 {
     check_folding(k, true);
+}
+
+void check_fold_products(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < 40; i++) {
+        float *p = floats_in(&in_a, FILL_NORMAL, T, 1), *scale = floats_in(&in_b, FILL_HEAVY, T, 1);
+        float x[T], spec_x[T], lane[LANES] = {0}, sum = 0, factor = i == 0 ? 0 : i == 1 ? 0x1p101f : 1;
+        int8_t *folded = place(&out_a, random_placing(&r), 2 * T, 1), spec[2 * T];
+        kvq_fold out, spec_out;
+        for (size_t t = 0; t < T; t++) {
+            p[t] = fabsf(p[t]);
+            scale[t] = (fabsf(scale[t]) + 0.5f) * factor;
+        }
+        k->fold_products(p, scale, x, folded, &out);
+        kvq_kernels_portable.fold_products(p, scale, spec_x, spec, &spec_out);
+        check_canaries(&out_a, "fold_products");
+        cr_assert(memcmp(&out, &spec_out, sizeof out) == 0 && memcmp(x, spec_x, sizeof x) == 0);
+        cr_assert(same_bits("fold_products", folded, spec, sizeof spec));
+        cr_assert((i == 1) == (out.step > KVQ_FOLD_MAX));
+        for (size_t t = 0; t < T; t++) {
+            float wanted = i < 2 ? 0 : nearbyintf(single((double)x[t] * (double)out.per_unit));
+            cr_assert(folded_at(folded, t) == wanted &&
+                      (i < 2 || x[t] == single((double)p[t] * (double)scale[t])));
+            sum += wanted;
+            lane[t % LANES] = single((double)lane[t % LANES] + (double)p[t]);
+        }
+        cr_assert(out.sum == sum && out.sum_of_p == sum_lanes_by_contract(lane));
+    }
+}
+
+void check_dequantize_levels(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < 60; i++) {
+        size_t dim = 1 + rng_below(&r, MAX_DIM), padded = (dim + 15) / 16 * 16;
+        float levels[16], scale = rng_uniform(&r), *out = place(&out_a, random_placing(&r), dim, sizeof *out);
+        const float *add = floats_in(&in_b, FILL_NORMAL, dim, 1);
+        uint8_t *dwords = place(&in_a, random_placing(&r), 8 * padded, 1);
+        for (size_t j = 0; j < 8 * padded; j++)
+            dwords[j] = (uint8_t)rng_u64(&r);
+        for (size_t j = 0; j < 16; j++)
+            levels[j] = rng_normal(&r);
+        kvq_token_codes codes = {.from = {dwords, dwords + 4 * padded},
+                                 .stride = {64, 64},
+                                 .n_planes = 1 + i % 2,
+                                 .at = {(uint32_t)rng_below(&r, 30), (uint32_t)rng_below(&r, 31)},
+                                 .mask = {3, 1},
+                                 .up = {0, 2}};
+        k->dequantize_levels(&codes, levels, scale, add, dim, out);
+        check_canaries(&out_a, "dequantize_levels");
+        for (size_t c = 0; c < dim; c++) {
+            size_t code = 0;
+            for (size_t j = 0; j < codes.n_planes; j++)
+                code += (kvq_load_u32(codes.from[j] + 4 * c) >> codes.at[j] & codes.mask[j]) << codes.up[j];
+            float product = single((double)scale * (double)levels[code]);
+            cr_assert(out[c] == single((double)product + (double)add[c]), "D = %zu, channel %zu", dim, c);
+        }
+    }
 }
 
 void check_hadamard_f32(const kvq_kernels *k)

@@ -567,6 +567,18 @@ BY_DWORD(v_i_or, i, N, x[i] | y[i])
 BY_NUMBER(v_i_shift_left, i, N, 32, x[i] << k)
 BY_NUMBER(v_i_shift_right, i, N, 32, x[i] >> k)
 
+static bool holds_v_i_pick(rng *r)
+{
+    uint32_t x[N];
+    float table[16], wanted[N];
+    fill_floats(r, any_float, table, 16);
+    for (size_t i = 0; i < N; i++) {
+        x[i] = (uint32_t)rng_below(r, 16);
+        wanted[i] = table[x[i]];
+    }
+    return v_is(v_i_pick(i_of(x), table), wanted);
+}
+
 static bool holds_v_i_pack(rng *r)
 {
     uint32_t x[4][N], wanted[N] = {0};

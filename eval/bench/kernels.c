@@ -161,6 +161,14 @@ static size_t run_fit_channels(const kvq_kernels *k, workspace *w, size_t i)
 }
 static const kernel_bench bench_fit_channels = {run_fit_channels, false, false};
 
+static size_t run_fit_channel(const kvq_kernels *k, workspace *w, size_t i)
+{
+    int8_t exponent;
+    k->fit_channel(w->rows + i * w->n_floats, 2, 3.0f, (uint8_t *)w->floats, &exponent, w->halves);
+    return T * sizeof(float);
+}
+static const kernel_bench bench_fit_channel = {run_fit_channel, false, false};
+
 static size_t run_fold_row(const kvq_kernels *k, workspace *w, size_t i)
 {
     w->sink += k->fold_row(w->rows + i * w->n_floats, w->dim, 1e3f, w->weights);
@@ -174,6 +182,25 @@ static size_t run_fold_row_rest(const kvq_kernels *k, workspace *w, size_t i)
     return w->dim * sizeof(float);
 }
 static const kernel_bench bench_fold_row_rest = {run_fold_row_rest, false, false};
+
+static size_t run_fold_products(const kvq_kernels *k, workspace *w, size_t i)
+{
+    kvq_fold fold;
+    (void)i;
+    k->fold_products(w->p, w->p, w->floats, w->weights, &fold);
+    w->sink += fold.sum;
+    return T * sizeof(float);
+}
+static const kernel_bench bench_fold_products = {run_fold_products, false, false};
+
+static size_t run_dequantize_levels(const kvq_kernels *k, workspace *w, size_t i)
+{
+    const kvq_token_codes codes = {
+        .from = {block(w->v, &w->values, i)}, .stride = {64}, .n_planes = 1, .mask = {3}};
+    k->dequantize_levels(&codes, w->q, 1.0f, w->q, w->dim, w->floats);
+    return w->dim * sizeof(float);
+}
+static const kernel_bench bench_dequantize_levels = {run_dequantize_levels, false, false};
 
 static size_t run_hadamard_f32(const kvq_kernels *k, workspace *w, size_t i)
 {
