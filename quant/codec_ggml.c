@@ -56,7 +56,7 @@ typedef struct format {
     uint32_t bits;
     size_t bytes; /* of a block */
     void (*encode)(const float *x, uint8_t *block);
-    float (*decode)(const uint8_t *block, size_t i);
+    void (*decode)(const uint8_t *block, float *x);
     bool (*is_valid)(const uint8_t *block, size_t n_channels);
 } format;
 
@@ -73,9 +73,11 @@ static void q8_0_encode_block(const float *x, uint8_t *block)
     }
 }
 
-static float q8_0_decode(const uint8_t *block, size_t i)
+static void q8_0_decode_block(const uint8_t *block, float *x)
 {
-    return kvq_load_f16(block) * (float)(int8_t)block[2 + i];
+    float d = kvq_load_f16(block);
+    for (size_t i = 0; i < BLOCK; i++)
+        x[i] = d * (float)(int8_t)block[2 + i];
 }
 
 static bool q8_0_block_is_valid(const uint8_t *block, size_t n_channels)
@@ -98,9 +100,11 @@ static void q4_0_encode_block(const float *x, uint8_t *block)
         block[2 + i % 16] |= (uint8_t)(nibble_of(x[i] * id + 8.5f) << (i < 16 ? 0 : 4));
 }
 
-static float q4_0_decode(const uint8_t *block, size_t i)
+static void q4_0_decode_block(const uint8_t *block, float *x)
 {
-    return kvq_load_f16(block) * ((float)nibble_at(block + 2, i) - 8.0f);
+    float d = kvq_load_f16(block);
+    for (size_t i = 0; i < BLOCK; i++)
+        x[i] = d * ((float)nibble_at(block + 2, i) - 8.0f);
 }
 
 static bool q4_0_block_is_valid(const uint8_t *block, size_t n_channels)
@@ -125,9 +129,11 @@ static void q4_1_encode_block(const float *x, uint8_t *block)
         block[4 + i % 16] |= (uint8_t)(nibble_of((x[i] - lo) * id + 0.5f) << (i < 16 ? 0 : 4));
 }
 
-static float q4_1_decode(const uint8_t *block, size_t i)
+static void q4_1_decode_block(const uint8_t *block, float *x)
 {
-    return kvq_load_f16(block) * (float)nibble_at(block + 4, i) + kvq_load_f16(block + 2);
+    float d = kvq_load_f16(block), min = kvq_load_f16(block + 2);
+    for (size_t i = 0; i < BLOCK; i++)
+        x[i] = d * (float)nibble_at(block + 4, i) + min;
 }
 
 /* What zeros behind D became depends on the block's float d, which is not stored. */
@@ -137,9 +143,9 @@ static bool q4_1_block_is_valid(const uint8_t *block, size_t n_channels)
     return kvq_f16_is_scale(kvq_load_u16(block)) && kvq_f16_is_finite(kvq_load_u16(block + 2));
 }
 
-static const format q8_0 = {8, 34, q8_0_encode_block, q8_0_decode, q8_0_block_is_valid};
-static const format q4_0 = {4, 18, q4_0_encode_block, q4_0_decode, q4_0_block_is_valid};
-static const format q4_1 = {4, 20, q4_1_encode_block, q4_1_decode, q4_1_block_is_valid};
+static const format q8_0 = {8, 34, q8_0_encode_block, q8_0_decode_block, q8_0_block_is_valid};
+static const format q4_0 = {4, 18, q4_0_encode_block, q4_0_decode_block, q4_0_block_is_valid};
+static const format q4_1 = {4, 20, q4_1_encode_block, q4_1_decode_block, q4_1_block_is_valid};
 
 /* ---- Rows of blocks ---- */
 
@@ -186,9 +192,12 @@ static void blocks_dequantize(const kvq_kernels *k, const kvq_side *s, const uin
     (void)k;
     const format *f = format_of(s);
     for (size_t i = 0; i < n; i++) {
-        const uint8_t *row = superblock + (t0 + i) * kvq_row_bytes(s);
-        for (size_t c = 0; c < s->dim; c++)
-            out[i * stride + c] = f->decode(row + c / BLOCK * f->bytes, c % BLOCK);
+        const uint8_t *block = superblock + (t0 + i) * kvq_row_bytes(s);
+        for (size_t c = 0; c < s->dim; c += BLOCK, block += f->bytes) {
+            float x[BLOCK];
+            f->decode(block, x);
+            memcpy(out + i * stride + c, x, channels_at(s, c) * sizeof *x);
+        }
     }
 }
 

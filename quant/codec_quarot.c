@@ -85,10 +85,13 @@ static void quarot_dequantize(const kvq_kernels *k, const kvq_side *s, const uin
     for (size_t i = 0; i < n; i++) {
         const uint8_t *row = superblock + (t0 + i) * kvq_row_bytes(s);
         const uint8_t *scales = row + s->payload_per_run, *mins = scales + 2 * n_groups(s);
-        for (size_t c = 0; c < s->dim; c++) {
-            size_t g = c / group_of(s);
-            float code = (float)kvq_stream_get(row, c, s->bits);
-            out[i * stride + c] = code * kvq_load_f16(scales + 2 * g) + kvq_load_f16(mins + 2 * g);
+        uint8_t codes[KVQ_DIM_MAX];
+        kvq_stream_read(row, s->dim, s->bits, codes);
+        for (size_t g = 0, c = 0; g < n_groups(s); g++) {
+            size_t end = c + group_of(s) < s->dim ? c + group_of(s) : s->dim;
+            float scale = kvq_load_f16(scales + 2 * g), min = kvq_load_f16(mins + 2 * g);
+            for (; c < end; c++)
+                out[i * stride + c] = (float)codes[c] * scale + min;
         }
     }
 }

@@ -188,9 +188,13 @@ static void turbo_dequantize(const kvq_kernels *k, const kvq_side *s, const uint
     const float *level = levels_of(s);
     for (size_t i = 0; i < n; i++) {
         const uint8_t *row = superblock + (t0 + i) * kvq_row_bytes(s);
-        float scale = kvq_load_f16(row + s->payload_per_run);
+        float scale = kvq_load_f16(row + s->payload_per_run), scaled[LEVELS_MAX];
+        uint8_t codes[KVQ_DIM_MAX];
+        kvq_stream_read(row, s->dim, s->bits, codes);
+        for (size_t code = 0; code < (size_t)1 << s->bits; code++)
+            scaled[code] = scale * level[code];
         for (size_t c = 0; c < s->dim; c++)
-            out[i * stride + c] = scale * level[kvq_stream_get(row, c, s->bits)];
+            out[i * stride + c] = scaled[codes[c]];
     }
 }
 

@@ -36,6 +36,22 @@ static inline uint32_t kvq_stream_get(const uint8_t *stream, size_t i, uint32_t 
     return shifted >> at % 8 & ((1u << bits) - 1u);
 }
 
+/** The first n codes, a byte each. */
+static inline void kvq_stream_read(const uint8_t *stream, size_t n, uint32_t bits, uint8_t *codes)
+{
+    if (bits == 8)
+        memcpy(codes, stream, n);
+    else if (bits == 4)
+        for (size_t i = 0; i < n; i++)
+            codes[i] = stream[i / 2] >> 4 * (i % 2) & 15;
+    else if (bits == 2)
+        for (size_t i = 0; i < n; i++)
+            codes[i] = stream[i / 4] >> 2 * (i % 4) & 3;
+    else
+        for (size_t i = 0; i < n; i++)
+            codes[i] = (uint8_t)kvq_stream_get(stream, i, bits);
+}
+
 /** Are the bits behind n codes 0, up to the end of their last byte? */
 static inline bool kvq_stream_ends_in_zeros(const uint8_t *stream, size_t n, uint32_t bits)
 {
