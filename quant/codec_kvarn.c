@@ -9,7 +9,9 @@
  *          channel_c = std over t of y_tc / token_t,   token_t = std over c of y_tc / channel_c,
  *      which multiplies them by what standard deviation y / (channel token) has left: Sinkhorn's steps, in
  *      the log domain a sum. Where nothing varies (std below 2^-24 of the root mean square) it is 1.
- *   2. The factors across the groups, token of keys and channel of values, are rounded to half, at least
+ *   2. The factors across the groups, token of keys and channel of values, are divided by their mean (only
+ *      their ratios matter: the scales of groups make up for the rest, and where both deviations cannot be 1
+ *      together, all channels shrink and all tokens grow from step to step), then rounded to half, at least
  *      2^-24; z = y / factor.
  *   3. Asymmetric rounding to nearest. A group is a channel of keys and its 128 tokens, or a token of values
  *      and its D channels. scale, min and codes of z are those of codec_affine.c in the default arithmetic.
@@ -110,10 +112,16 @@ static void normalize_tokens(const float *y, size_t dim, const double *channel, 
 
 /* ---- Storage ---- */
 
-static uint16_t half_of_factor(double factor)
+static void store_factors(const axes *a, const double *factor, uint8_t *superblock)
 {
-    uint16_t half = kvq_f16_from_f64_saturating(factor);
-    return half > 0 ? half : 1;
+    double mean = 0.0;
+    for (size_t i = 0; i < a->n_factors; i++)
+        mean += factor[i];
+    mean /= (double)a->n_factors;
+    for (size_t i = 0; i < a->n_factors; i++) {
+        uint16_t half = kvq_f16_from_f64_saturating(factor[i] / mean);
+        kvq_store_u16(superblock + a->factors + 2 * i, half > 0 ? half : 1);
+    }
 }
 
 static void encode_group(const kvq_side *s, const axes *a, size_t g, const float *y, uint8_t *superblock)
@@ -153,9 +161,7 @@ static void kvarn_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *super
         normalize_tokens(y, s->dim, channel, token);
     }
     memset(superblock, 0, s->bytes);
-    for (size_t i = 0; i < a.n_factors; i++)
-        kvq_store_u16(superblock + a.factors + 2 * i,
-                      half_of_factor(s->role == KVQ_KEYS ? token[i] : channel[i]));
+    store_factors(&a, s->role == KVQ_KEYS ? token : channel, superblock);
     for (size_t g = 0; g < a.n_groups; g++)
         encode_group(s, &a, g, y, superblock);
 }
