@@ -2,7 +2,8 @@
  * Non-uniform levels with 1 % of outliers kept apart, 2, 3 or 4 bits, after KVQuant: Hooper et al., arXiv
  * 2401.18079, sections 3.1 (keys per channel), 3.3 (nuqX) and 3.4 (dense and sparse), without its
  * calibration: what the paper fits on data is here a fixed table, and outliers are those of the page. A
- * rival, to be compared with: encode and dequantize, nothing faster. `nuq:BITS`.
+ * rival, to be compared with: encode and dequantize, nothing faster. `nuq:BITS`, `nuq:BITS:qn` with Q-Norm
+ * (section 3.6).
  *
  * A group is a channel of keys and its 128 tokens, or a token of values and its D channels. For a page:
  *
@@ -14,7 +15,8 @@
  *   4. xhat = level(code) scale + zero, or the outlier
  *
  * Levels are those of Lloyd and Max for a normal density cut off where 1 % lies outside, at 2.5758 standard
- * deviations, which is 1 here.
+ * deviations, which is 1 here. Q-Norm multiplies them when reading, so that what is read has the standard
+ * deviation of that density again.
  *
  * Superblock: codes, a stream of bits per token, padded to a byte; as halves scale[groups], zero[groups];
  * uint16 index[N] = D token + channel, ascending; half outlier[N]. Keys take BITS + 0.25 + 0.32 bits. Indices
@@ -22,7 +24,7 @@
  */
 #include "quant/rows.h"
 
-enum { BITS };
+enum { BITS, Q_NORM };
 enum { T = KVQ_SUPERBLOCK, DIM_MAX = 512, LEVELS_MAX = 16 };
 
 /* The levels above 0; those below are their mirror image. */
@@ -32,6 +34,9 @@ static const float levels_above[5][LEVELS_MAX / 2] = {
     [4] = {0.045118499f, 0.136177671f, 0.229812224f, 0.328141800f, 0.434060142f, 0.552038331f, 0.690053082f,
            0.865544567f},
 };
+
+/* Standard deviation of the density over that of its levels, each as often as its cell is met. */
+static const float q_norm[5] = {[2] = 1.057189077f, [3] = 1.014654459f, [4] = 1.003710909f};
 
 /* Where things lie: groups lie along one axis of the page, their elements along the other. */
 typedef struct axes {
@@ -64,6 +69,7 @@ static const char *nuq_init(kvq_side *s)
     return NULL;
 }
 
+/* All levels, the lowest first. */
 static void find_levels(uint32_t bits, float level[LEVELS_MAX])
 {
     size_t n = (size_t)1 << (bits - 1);
@@ -238,6 +244,8 @@ static void nuq_dequantize(const kvq_kernels *k, const kvq_side *s, const uint8_
     axes a = axes_of(s);
     float level[LEVELS_MAX];
     find_levels(s->bits, level);
+    for (size_t code = 0; code < (size_t)1 << s->bits; code++)
+        level[code] *= s->parameter[Q_NORM] != 0 ? q_norm[s->bits] : 1.0f;
     for (size_t i = 0; i < n; i++)
         dequantize_dense(s, &a, superblock, t0 + i, level, out + i * stride);
     for (size_t i = 0; i < a.n_outliers; i++) {
@@ -267,18 +275,23 @@ static bool nuq_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n)
            kvq_bytes_are_zero(superblock + a.used, s->bytes - a.used);
 }
 
-/* ---- What schemes say: BITS ---- */
+/* ---- What schemes say: BITS [":qn"] ---- */
 
 static bool nuq_parse(const kvq_codec *codec, kvq_text *t, kvq_role role, uint32_t *parameter)
 {
     (void)codec, (void)role;
-    return kvq_parse_bits(t, 0x1c, "bits must be 2, 3 or 4", &parameter[BITS]);
+    if (!kvq_parse_bits(t, 0x1c, "bits must be 2, 3 or 4", &parameter[BITS]))
+        return false;
+    parameter[Q_NORM] = kvq_text_accept_word(t, ":qn");
+    return true;
 }
 
 static void nuq_print(const kvq_codec *codec, kvq_printer *p, kvq_role role, const uint32_t *parameter)
 {
     (void)codec, (void)role;
     kvq_put_number(p, "nuq:", parameter[BITS]);
+    if (parameter[Q_NORM] != 0)
+        kvq_put(p, ":qn");
 }
 
 const kvq_codec kvq_codec_nuq = {
