@@ -10,7 +10,7 @@
 #include <float.h>
 #include <math.h>
 
-/* ---- Codes of b bits, b = 1 to 8, one after the other: code i at bits [b i, b i + b), low bits first ---- */
+/* ---- Codes of b = 1 to 8 bits as a stream: code i at bits [b i, b i + b), low bits first ---- */
 
 static inline size_t kvq_stream_bytes(size_t n, uint32_t bits)
 {
@@ -108,7 +108,7 @@ static inline bool kvq_bytes_are_zero(const uint8_t *at, size_t n)
     return true;
 }
 
-/** The code of x on the grid min, min + scale, ..., as in the affine codec's default arithmetic; `most` is the
+/** The code of x on the grid min, min + scale, ..., in the affine codec's default arithmetic; `most` is the
  * largest code. */
 static inline uint32_t kvq_grid_code(float x, float scale, float min, uint32_t most)
 {
