@@ -10,7 +10,7 @@
  *                    1.5  those of 1, 2 and 4 bits, or none: four classes of 32 tokens, sorted by (a_t + mean
  *                         a) |v_t|^2, largest first, widths bought as codec_tier.c buys them, 6 units in all
  *   code           the nearest level: the number of thresholds (half-way between levels) that y / sigma
- *                  passes; of 2 bits rne(y / (.9957 sigma) + 1.5), clamped
+ *                  passes
  *   scale          |y|^2 / <y, q>, q the levels: so <v, vhat> = <v, v>, without bias. Stored as 2^((base +
  *                  n)/16), n = 1 .. 255; base is the page's and gives the largest 255. Smaller ones than n = 1
  *                  become that. n = 0: the token is 0, or has no bits

@@ -57,36 +57,16 @@ static bool rotate_token(const page *p, const float *x, float *y, int32_t *shift
     return all != 0;
 }
 
-/* Codes of y and their levels. */
-static void choose_codes(const kvq_rot *l, uint32_t width, float sigma, const float *y, uint8_t *codes,
-                         float *q)
+/* Codes of y, Dp bytes; returns <y, q>. */
+static float choose_codes(const page *p, uint32_t width, float sigma, const float *y, uint8_t *codes)
 {
-    const float *levels = kvq_rot_levels(l, width);
-    if (l->bits == 2) {
-        const float round_magic = 0x1.8p23f, per_code = 1.0f / (KVQ_ROT_SPACING * sigma);
-        for (size_t c = 0; c < l->dim_padded; c++) {
-            float code = y[c] * per_code + 1.5f;
-            code = code > 3.0f ? 3.0f : code < 0.0f ? 0.0f : code;
-            code = (code + round_magic) - round_magic;
-            codes[c] = (uint8_t)(int32_t)code;
-            q[c] = (code - 1.5f) * KVQ_ROT_SPACING;
-        }
-    } else {
-        float threshold[15];
-        for (size_t i = 0; i + 1 < (size_t)1 << width; i++)
-            threshold[i] = 0.5f * (levels[i] + levels[i + 1]) * sigma;
-        for (size_t c = 0; c < l->dim_padded; c++) {
-            uint32_t code = 0;
-            for (size_t i = 0; i + 1 < (size_t)1 << width; i++)
-                code += y[c] > threshold[i];
-            codes[c] = (uint8_t)code;
-            q[c] = levels[code];
-        }
-    }
-    for (size_t c = l->dim; c < l->dim_padded; c++) {
-        codes[c] = 0;
-        q[c] = 0.0f;
-    }
+    const float *levels = kvq_rot_levels(p->l, width);
+    float threshold[15];
+    for (size_t i = 0; i + 1 < (size_t)1 << width; i++)
+        threshold[i] = 0.5f * (levels[i] + levels[i + 1]) * sigma;
+    float product = p->k->choose_levels(y, p->l->dim_padded, threshold, levels, width, codes);
+    memset(codes + p->l->dim, 0, p->l->dim_padded - p->l->dim);
+    return product;
 }
 
 static const float *token_of(const page *p, size_t t)
@@ -97,7 +77,7 @@ static const float *token_of(const page *p, size_t t)
 /* Codes of a token, Dp bytes, and the logarithm of its scale. */
 static void encode_token(page *p, size_t t, uint32_t width, uint8_t *codes)
 {
-    float y[KVQ_DIM_MAX], q[KVQ_DIM_MAX];
+    float y[KVQ_DIM_MAX];
     int32_t shift;
     p->log[t] = INT32_MIN;
     if (width == 0 || !rotate_token(p, token_of(p, t), y, &shift)) {
@@ -105,8 +85,8 @@ static void encode_token(page *p, size_t t, uint32_t width, uint8_t *codes)
         return;
     }
     float squared = kvq_rot_product(y, y, p->l->dim_padded);
-    choose_codes(p->l, width, sqrtf(squared / (float)p->l->dim), y, codes, q);
-    int32_t n = kvq_log2_16th(squared / kvq_rot_product(y, q, p->l->dim_padded)) - 16 * shift;
+    float product = choose_codes(p, width, sqrtf(squared / (float)p->l->dim), y, codes);
+    int32_t n = kvq_log2_16th(squared / product) - 16 * shift;
     p->log[t] = n > p->l->log_limit ? p->l->log_limit : n;
 }
 

@@ -370,6 +370,43 @@ static void dequantize_levels_v(const kvq_token_codes *codes, const float *level
     }
 }
 
+/* How many thresholds sixteen numbers pass, in a form that compilers make comparisons of vectors of. */
+V_INLINE void count_passed(const float *y, const float *thresholds, size_t n, uint32_t *code)
+{
+    memset(code, 0, 16 * sizeof *code);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < 16; j++)
+            code[j] += y[j] > thresholds[i];
+}
+
+static float choose_levels_v(const float *y, size_t n, const float *thresholds, const float *levels,
+                             uint32_t width, uint8_t *codes)
+{
+    float table[16] = {0};
+    v_f sum = v_set1(0.0f);
+    memcpy(table, levels, sizeof *table << width);
+    for (size_t c = 0; c < n; c += 16) {
+        uint32_t code[16];
+        switch (width) { /* so that loops have constant lengths */
+        case 1:
+            count_passed(y + c, thresholds, 1, code);
+            break;
+        case 2:
+            count_passed(y + c, thresholds, 3, code);
+            break;
+        case 3:
+            count_passed(y + c, thresholds, 7, code);
+            break;
+        default:
+            count_passed(y + c, thresholds, 15, code);
+        }
+        sum = v_add(sum, v_mul(v_load(y + c), v_i_pick(v_i_load((const uint8_t *)code), table)));
+        for (size_t j = 0; j < 16; j++)
+            codes[c + j] = (uint8_t)code[j];
+    }
+    return v_sum(sum);
+}
+
 /* ---- The Hadamard transform ---- */
 
 /* Distances below 16, inside vectors, in a form that compilers make shuffles of. */
@@ -423,6 +460,7 @@ static void hadamard_f32_v(float *x, size_t n)
 #define V_TIER_KERNELS                                                                                       \
     .channel_squares = channel_squares_v, .fit_channels = fit_channels_v, .fit_channel = fit_channel_v,      \
     .fold_row = fold_row_v, .fold_row_rest = fold_row_rest_v, .hadamard_f32 = hadamard_f32_v,                \
-    .fold_products = fold_products_v, .dequantize_levels = dequantize_levels_v
+    .fold_products = fold_products_v, .dequantize_levels = dequantize_levels_v,                              \
+    .choose_levels = choose_levels_v
 
 #endif /* KVQ_QUANT_VECTOR_TIER_H */
