@@ -370,39 +370,21 @@ static void dequantize_levels_v(const kvq_token_codes *codes, const float *level
     }
 }
 
-/* How many thresholds sixteen numbers pass, in a form that compilers make comparisons of vectors of. */
-V_INLINE void count_passed(const float *y, const float *thresholds, size_t n, uint32_t *code)
-{
-    memset(code, 0, 16 * sizeof *code);
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = 0; j < 16; j++)
-            code[j] += y[j] > thresholds[i];
-}
-
 static float choose_levels_v(const float *y, size_t n, const float *thresholds, const float *levels,
                              uint32_t width, uint8_t *codes)
 {
+    const v_f zero = v_set1(0.0f), one = v_set1(1.0f), steep = v_set1(0x1p126f);
+    const size_t n_thresholds = ((size_t)1 << width) - 1;
     float table[16] = {0};
-    v_f sum = v_set1(0.0f);
+    v_f sum = zero;
     memcpy(table, levels, sizeof *table << width);
     for (size_t c = 0; c < n; c += 16) {
-        uint32_t code[16];
-        switch (width) { /* so that loops have constant lengths */
-        case 1:
-            count_passed(y + c, thresholds, 1, code);
-            break;
-        case 2:
-            count_passed(y + c, thresholds, 3, code);
-            break;
-        case 3:
-            count_passed(y + c, thresholds, 7, code);
-            break;
-        default:
-            count_passed(y + c, thresholds, 15, code);
-        }
-        sum = v_add(sum, v_mul(v_load(y + c), v_i_pick(v_i_load((const uint8_t *)code), table)));
-        for (size_t j = 0; j < 16; j++)
-            codes[c + j] = (uint8_t)code[j];
+        v_f x = v_load(y + c), code = zero;
+        for (size_t i = 0; i < n_thresholds; i++) /* a difference is 0 or, times 2^126, at least 1 or so */
+            code = v_add(code, v_min(v_max(v_mul(v_sub(x, v_set1(thresholds[i])), steep), zero), one));
+        code = v_round(code);
+        v_store_i8((int8_t *)codes + c, code);
+        sum = v_add(sum, v_mul(x, v_i_pick(v_i_nearest(code), table)));
     }
     return v_sum(sum);
 }
