@@ -116,8 +116,7 @@ kvq_rot_codes kvq_rot_codes_of_block(const kvq_rot *l, const uint8_t *superblock
     return b;
 }
 
-/* Where the codes of the token at a place of a block are. */
-static kvq_token_codes codes_of_token(const kvq_rot_codes *b, const uint8_t *superblock, size_t place)
+kvq_token_codes kvq_rot_codes_of_token(const kvq_rot_codes *b, const uint8_t *superblock, size_t place)
 {
     kvq_token_codes codes = {.n_planes = b->n_planes};
     for (size_t i = 0; i < b->n_planes; i++) {
@@ -137,7 +136,7 @@ static kvq_token_codes codes_of_token(const kvq_rot_codes *b, const uint8_t *sup
 static void unpack_token(const kvq_rot *l, const kvq_rot_codes *b, const uint8_t *superblock, size_t place,
                          uint8_t *codes)
 {
-    const kvq_token_codes from = codes_of_token(b, superblock, place);
+    const kvq_token_codes from = kvq_rot_codes_of_token(b, superblock, place);
     memset(codes, 0, l->dim_padded);
     for (size_t i = 0; i < from.n_planes; i++)
         for (size_t c = 0; c < l->dim_padded; c++) {
@@ -203,7 +202,7 @@ static void rot_dequantize(const kvq_kernels *k, const kvq_side *s, const uint8_
             memcpy(out + i * stride, page, l->dim * sizeof *out);
             continue;
         }
-        kvq_token_codes codes = codes_of_token(&b, superblock, place[t0 + i] % KVQ_ROT_CLASS);
+        kvq_token_codes codes = kvq_rot_codes_of_token(&b, superblock, place[t0 + i] % KVQ_ROT_CLASS);
         k->dequantize_levels(&codes, kvq_rot_levels(l, b.width),
                              kvq_rot_scale(l, superblock, page_scale, t0 + i), page, l->dim,
                              out + i * stride);
