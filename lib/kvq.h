@@ -493,7 +493,8 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
  * tokens each, a decode step and a prompt alike.
  *
  * The new tokens of a sequence are seen in full precision by each other, causally, as they are given here;
- * older ones as the cache holds them once it has one token more. Then the new queries become evidence for
+ * older ones as the cache holds them once it has one token more (but for those that, without a residual, only
+ * a new token completes a group with: as they were). Then the new queries become evidence for
  * schemes that use some, and the new tokens are stored: what they complete is packed with that evidence. So
  * the keys and values of a sequence end up where kvq_cache_append puts them, and for schemes that use no
  * evidence with the same bytes, however the tokens are split into calls.

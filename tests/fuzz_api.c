@@ -7,6 +7,7 @@
  * nothing.
  */
 #include "tests/support.h"
+#include "tests/toy_codec.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,17 +29,6 @@ enum {
 
 static const char *const exact_schemes[] = {"fp32", "k=f32,v=f32,r=32,s=3", "fp32,r=5",
                                             "k=f32,v=f32,r=0,mode=kivi,s=1", "fp32,s=40"};
-static const char *const quantized_schemes[] = {
-    "kivi2-g16,r=16",
-    "kivi4,r=32,s=2",
-    "kivi8",
-    "kivi2,r=32,arith=kivi-f16",
-    "k=1@token/full,v=5@channel/32,r=32,mode=sliding",
-    "k=3@channel/16,v=6@token/16,r=16,mode=sliding,rtype=f16",
-    "k=2@channel/64,v=4@channel/128,r=0,mode=sliding,s=5",
-    "fp16,r=3,mode=sliding",
-    "k=5@token/32,v=f32,r=7,mode=kivi,arith=kivi-f16",
-};
 
 static void must(bool holds)
 {
@@ -88,7 +78,7 @@ static void check_memory(const subject *s)
     kvq_usage u;
     must(kvq_cache_usage(s->cache, &u) == KVQ_OK);
     must(u.total == s->memory.live_bytes);
-    must(u.payload + u.metadata + u.residual + u.sinks + u.slack + u.bookkeeping == u.total);
+    must(u.payload + u.metadata + u.residual + u.sinks + u.slack + u.bookkeeping + u.evidence == u.total);
     must(kvq_cache_verify(s->cache, NULL) == KVQ_OK);
 }
 
@@ -176,13 +166,13 @@ static void call_append(size_t layer, size_t sequence)
     }
 }
 
-/* What a truncation unpacked is from now on what the cache knows; it is recognised by a bound of 0. A window
- * of half has other bounds: there the sequence stays unknown until it is empty. */
+/* What a truncation unpacked is from now on what the cache knows; it is recognised by a bound of 0. A residual
+ * that rounds has other bounds: there the sequence stays unknown until it is empty. */
 static void relearn(subject *s, size_t layer, size_t sequence)
 {
     static float k[MAX_TOKENS * ROW], v[MAX_TOKENS * ROW], kb[MAX_TOKENS * ROW], vb[MAX_TOKENS * ROW];
     state *m = state_of(s, layer, sequence);
-    if (strstr(s->scheme, "rtype=f16") != NULL) {
+    if (family_rounds(s->scheme)) {
         m->known = false;
         return;
     }
@@ -338,6 +328,99 @@ static void call_attend(size_t layer, size_t sequence)
     attend(&quantized, layer, sequence, n_q, scale, q);
 }
 
+/* Outputs of a step: numbers, and of the exact subject the right ones. */
+static void check_step_output(subject *s, const state *m, size_t n_new, const float *q, float scale,
+                              const float *out)
+{
+    for (size_t row = 0; row < n_new * N_HEADS; row++) {
+        size_t visible = m->n - n_new + row / N_HEADS + 1, kv = row % N_HEADS / (N_HEADS / N_KV_HEADS) * DIM;
+        double wanted[DIM], slack;
+        attend_plainly(m->k + kv, m->v + kv, visible, q + row * DIM, scale, wanted, &slack);
+        for (size_t c = 0; c < DIM; c++) {
+            float got = out[row * DIM + c];
+            must(isfinite(got) && (s != &exact || fabs((double)got - wanted[c]) <= slack));
+        }
+    }
+}
+
+/* What a call of kvq_cache_step has: the sequences in one order or the other, one of them, or one twice. */
+typedef struct step_call {
+    size_t n_sequences, sequences[2], n_new[2];
+    float q[2 * 64 * N_HEADS * DIM], k[2 * 64 * ROW], v[2 * 64 * ROW], scale;
+} step_call;
+
+static bool step_fits(const subject *s, size_t layer, const step_call *c)
+{
+    bool fits = true;
+    for (size_t i = 0; i < c->n_sequences; i++)
+        fits = fits && c->n_new[i] <= MAX_TOKENS - s->state[c->sequences[i] * N_LAYERS + layer].n;
+    return fits;
+}
+
+static void step(subject *s, size_t layer, const step_call *c, size_t fail_at)
+{
+    static float out[2 * 64 * N_HEADS * DIM];
+    bool twice = c->n_sequences == 2 && c->sequences[0] == c->sequences[1], fits = step_fits(s, layer, c);
+    kvq_attend_options options;
+    kvq_attend_options_init(&options);
+    options.n_threads = 1 + (int)(bits_of(c->q[0]) & 1);
+    options.precision = bits_of(c->q[0]) & 2 ? KVQ_PRECISION_FAST : KVQ_PRECISION_EXACT;
+    buffer before = saved(s->cache);
+    s->memory.fail_at = fail_at > 0 ? s->memory.n_calls + fail_at : 0;
+    kvq_status status = kvq_cache_step(s->cache, layer, c->sequences, c->n_sequences, c->n_new, c->q, c->k,
+                                       c->v, c->scale, &options, out);
+    s->memory.fail_at = 0;
+    if (status != KVQ_OK) {
+        buffer after = saved(s->cache);
+        must((status == KVQ_ERR_FULL && !fits) || (status == KVQ_ERR_ARG && twice) ||
+             (status == KVQ_ERR_NOMEM && fail_at > 0));
+        must(same_buffers(&before, &after));
+        buffer_free(&after);
+    } else {
+        must(fits && !twice);
+        const float *q = c->q, *k = c->k, *v = c->v, *o = out;
+        for (size_t i = 0; i < c->n_sequences; i++) {
+            size_t n = c->n_new[i];
+            state *m = state_of(s, layer, c->sequences[i]);
+            memcpy(m->k + m->n * ROW, k, n * ROW * sizeof *k);
+            memcpy(m->v + m->n * ROW, v, n * ROW * sizeof *v);
+            m->known = m->known || m->n == 0;
+            m->n += n;
+            check_step_output(s, m, n, q, c->scale, o);
+            q += n * N_HEADS * DIM, o += n * N_HEADS * DIM, k += n * ROW, v += n * ROW;
+        }
+    }
+    buffer_free(&before);
+}
+
+static void call_step(size_t layer)
+{
+    static step_call c;
+    c.n_sequences = choose(3);
+    size_t n_all = 0, fail_at = choose(4) == 0 ? choose(8) : 0;
+    for (size_t i = 0; i < c.n_sequences; i++) {
+        c.sequences[i] = choose(N_SEQUENCES);
+        c.n_new[i] = choose(4) ? 1 : choose(64);
+        n_all += c.n_new[i];
+    }
+    if (c.n_sequences == 2 && choose(8) > 0)
+        c.sequences[1] = 1 - c.sequences[0];
+    c.scale = (float[]){0.35f, 0.0f, -0.5f, 0.01f}[choose(4)];
+    fill(&values, choose(4) == 0 ? FILL_HEAVY : FILL_NORMAL, c.q, n_all * N_HEADS, DIM);
+    fill(&values, FILL_NORMAL, c.k, n_all, ROW);
+    fill(&values, choose(2) ? FILL_OFFSETS : FILL_TIES, c.v, n_all, ROW);
+    step(&exact, layer, &c, fail_at);
+    step(&quantized, layer, &c, fail_at);
+    if (n_all > 0 && choose(8) == 0) { /* a number that must be refused */
+        float *x = (float *[]){c.q, c.k, c.v}[choose(3)];
+        x[choose(n_all * (x == c.q ? N_HEADS * DIM : ROW))] = choose(2) ? NAN : INFINITY;
+        kvq_status wanted = step_fits(&exact, layer, &c) ? KVQ_ERR_NONFINITE : KVQ_ERR_FULL;
+        static float out[2 * 64 * N_HEADS * DIM];
+        must(kvq_cache_step(exact.cache, layer, c.sequences, c.n_sequences, c.n_new, c.q, c.k, c.v, 1, NULL,
+                            out) == wanted);
+    }
+}
+
 /* Save all, load as a new cache or into this one, go on with that. */
 static void save_and_load(subject *s, bool into)
 {
@@ -397,7 +480,7 @@ static void call_something(void)
 {
     size_t layer = choose(N_LAYERS), sequence = choose(N_SEQUENCES);
     subject *one = choose(2) ? &exact : &quantized;
-    switch (choose(12)) {
+    switch (choose(13)) {
     default:
         call_append(layer, sequence);
         break;
@@ -412,10 +495,13 @@ static void call_something(void)
         save_and_load(one, choose(2));
         break;
     case 10:
+        call_step(layer);
+        break;
+    case 11:
         if (one == &quantized)
             export_and_import(one, layer, sequence);
         break;
-    case 11:
+    case 12:
         if (choose(8) == 0)
             reset(one);
         check_tokens(one, layer, sequence, state_of(one, layer, sequence)->n, 0);
@@ -456,12 +542,12 @@ static void close_subject(subject *s)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    toy_codec_register();
     input = data;
     n_input = size;
     values = (rng){.state = choose(256)};
     open_subject(&exact, exact_schemes[choose(sizeof exact_schemes / sizeof exact_schemes[0])]);
-    open_subject(&quantized,
-                 quantized_schemes[choose(sizeof quantized_schemes / sizeof quantized_schemes[0])]);
+    open_subject(&quantized, families[choose(N_FAMILIES)]);
     for (size_t i = 0; i < MAX_CALLS && n_input > 0; i++)
         call_something();
     close_subject(&exact);

@@ -4,6 +4,7 @@
  * itself.
  */
 #include "lib/scheme.h"
+#include "tests/toy_codec.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -116,6 +117,7 @@ static void check_words(const uint8_t *data, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    toy_codec_register();
     char *text = malloc(size + 1);
     if (text == NULL)
         return 0;

@@ -7,6 +7,7 @@
  */
 #include "lib/snapshot.h"
 #include "tests/support.h"
+#include "tests/toy_codec.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -43,7 +44,17 @@ static void limited_free(void *ctx, void *ptr, size_t size)
 
 /* ---- Reading, with checksums put right ---- */
 
-typedef enum stage { HEADER, SCHEMES, RECORD, ROWS, ROWS_HASH, PAGE, PAGE_HASH } stage;
+typedef enum stage {
+    HEADER,
+    SCHEMES,
+    RECORD,
+    ROWS,
+    ROWS_HASH,
+    EVIDENCE,
+    EVIDENCE_HASH,
+    PAGE,
+    PAGE_HASH,
+} stage;
 
 typedef struct source {
     const uint8_t *data;
@@ -55,8 +66,8 @@ typedef struct source {
     kvq_snapshot_layer record; /* the last one */
     const uint8_t *schemes;    /* in data; not aligned */
     int64_t page;              /* of the record, the one that comes */
-    size_t n_records, n_rows_bytes, n_pages;
-    kvq_hash rows;
+    size_t n_records, n_rows_bytes, n_evidence_bytes, n_pages;
+    kvq_hash rows; /* or evidence */
     uint64_t hash;
 } source;
 
@@ -116,6 +127,27 @@ static size_t row_bytes(const source *s, kvq_dtype dtype)
     return dtype == KVQ_F32 ? 4 * dim : dtype == KVQ_F16 ? 2 * dim : 2 + dim;
 }
 
+/* Bytes that a layer's evidence takes, without its checksum: n_queries, per KV head what was learned, and for
+ * each row of the residual, on sides that ask for it, attention received. */
+static size_t evidence_bytes(const source *s, const kvq_scheme *scheme, const size_t n_residual[2])
+{
+    size_t dim = s->header.head_dim, n_received = 0, n_learned = 0;
+    unsigned evidence = 0;
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
+        kvq_side side;
+        if (kvq_scheme_side(scheme, role, dim, &side) != NULL)
+            return 0; /* no cache will come of it */
+        evidence |= side.evidence;
+        n_received += side.evidence & KVQ_EVIDENCE_RECEIVED ? n_residual[role] : 0;
+    }
+    if (evidence & (KVQ_EVIDENCE_ENERGY | KVQ_EVIDENCE_MOMENT))
+        n_learned += dim;
+    if (evidence & KVQ_EVIDENCE_MOMENT)
+        n_learned += dim * (dim + 1) / 2;
+    return evidence == 0 || s->header.version < 3 ? 0
+                                                  : 8 + 4 * s->header.n_kv_heads * (n_learned + n_received);
+}
+
 /* What follows a record, by its counts. */
 static void repair_record(source *s, void *piece)
 {
@@ -128,17 +160,26 @@ static void repair_record(source *s, void *piece)
     s->page = 0;
     uint64_t n = record.n_tokens, past_sinks = n > scheme.sinks ? n - scheme.sinks : 0;
     uint64_t packed[2] = {record.k_packed, record.v_packed}, most = 0;
+    size_t n_residual[2];
     s->n_rows_bytes = 0;
     if (n == 0 || n > KVQ_MAX_TOKENS)
         return; /* the next record follows, or none */
     for (size_t i = 0; i < 2; i++) {
-        size_t n_rows = n - past_sinks + (packed[i] < past_sinks ? past_sinks - packed[i] : 0);
+        n_residual[i] = packed[i] < past_sinks ? past_sinks - packed[i] : 0;
+        size_t n_rows = n - past_sinks + n_residual[i];
         s->n_rows_bytes += n_rows * s->header.n_kv_heads * row_bytes(s, scheme.residual_dtype[i]);
         most = packed[i] > most ? packed[i] : most;
     }
+    s->n_evidence_bytes = evidence_bytes(s, &scheme, n_residual);
     s->n_pages = (most + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK;
     kvq_hash_start(&s->rows);
     s->stage = s->n_rows_bytes > 0 ? ROWS : ROWS_HASH;
+}
+
+static void repair_hash(source *s, uint64_t hash, int64_t page, void *piece, size_t n)
+{
+    s->hash = bound_hash(s, hash, page);
+    memcpy(piece, &s->hash, n < sizeof s->hash ? n : sizeof s->hash);
 }
 
 /* The reader asks for one thing at a time, so its requests tell where it is. */
@@ -163,8 +204,18 @@ static void repair_piece(source *s, void *piece, size_t n)
             s->stage = ROWS_HASH;
         break;
     case ROWS_HASH:
-        s->hash = bound_hash(s, kvq_hash_value(&s->rows), KVQ_SNAPSHOT_ROWS);
-        memcpy(piece, &s->hash, n < sizeof s->hash ? n : sizeof s->hash);
+        repair_hash(s, kvq_hash_value(&s->rows), KVQ_SNAPSHOT_ROWS, piece, n);
+        kvq_hash_start(&s->rows);
+        s->stage = s->n_evidence_bytes > 0 ? EVIDENCE : s->n_pages > 0 ? PAGE : RECORD;
+        break;
+    case EVIDENCE:
+        kvq_hash_add(&s->rows, piece, n);
+        s->n_evidence_bytes -= n < s->n_evidence_bytes ? n : s->n_evidence_bytes;
+        if (s->n_evidence_bytes == 0)
+            s->stage = EVIDENCE_HASH;
+        break;
+    case EVIDENCE_HASH:
+        repair_hash(s, kvq_hash_value(&s->rows), KVQ_SNAPSHOT_EVIDENCE, piece, n);
         s->stage = s->n_pages > 0 ? PAGE : RECORD;
         break;
     case PAGE:
@@ -243,6 +294,22 @@ static void check_attend(const kvq_cache *cache, const kvq_config *config, size_
     free(bound);
 }
 
+/* One token more, with what the layer has learned: the cache stays one that saves, and nothing overflows that
+ * should not. */
+static void check_step(kvq_cache *cache, const kvq_config *config, size_t layer, size_t sequence)
+{
+    size_t n = config->n_heads * config->head_dim, n_tokens = kvq_cache_n_tokens(cache, layer, sequence);
+    float *x = floats(n), *out = floats(n);
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)(i % 7) - 3;
+    kvq_status status = kvq_cache_step(cache, layer, &sequence, 1, NULL, x, x, x, 0.125f, NULL, out);
+    must(status == KVQ_OK || status == KVQ_ERR_NOMEM || status == KVQ_ERR_FULL);
+    must(kvq_cache_n_tokens(cache, layer, sequence) == n_tokens + (status == KVQ_OK));
+    must(kvq_cache_verify(cache, NULL) == KVQ_OK);
+    free(x);
+    free(out);
+}
+
 static void check_layers(const kvq_cache *cache)
 {
     kvq_config config;
@@ -266,7 +333,8 @@ static void check_loaded(kvq_cache *cache, const source *s, const uint64_t *live
     kvq_damage damage;
     must(kvq_cache_verify(cache, &damage) == KVQ_OK);
     must(kvq_cache_usage(cache, &usage) == KVQ_OK && usage.total == *live);
-    must(usage.payload + usage.metadata + usage.residual + usage.sinks + usage.slack + usage.bookkeeping ==
+    must(usage.payload + usage.metadata + usage.residual + usage.sinks + usage.slack + usage.bookkeeping +
+             usage.evidence ==
          usage.total);
     check_layers(cache);
     buffer again = saved(cache);
@@ -284,6 +352,9 @@ static void check_loaded(kvq_cache *cache, const source *s, const uint64_t *live
         buffer third = saved(cache);
         must(third.n == again.n && memcmp(third.data, again.data, again.n) == 0);
         buffer_free(&third);
+        if (config.n_heads * config.head_dim * kvq_cache_n_tokens(cache, 0, 0) < 1 << 21)
+            check_step(cache, &config, 0, 0);
+        must(kvq_cache_usage(cache, &usage) == KVQ_OK && usage.total == *live);
     }
     buffer_free(&again);
 }
@@ -292,6 +363,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size == 0)
         return 0;
+    toy_codec_register();
     uint64_t live = 0;
     const kvq_allocator allocator = {.alloc = limited_alloc, .free = limited_free, .ctx = &live};
     source s = {.data = data + 1, .size = size - 1, .repair = data[0] & 1};

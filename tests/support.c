@@ -2,6 +2,7 @@
  * See support.h.
  */
 #include "tests/support.h"
+#include "tests/toy_codec.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -154,8 +155,17 @@ kvq_allocator test_allocator(test_memory *memory)
     return (kvq_allocator){.alloc = counting_alloc, .free = counting_free, .ctx = memory};
 }
 
+#define FAMILY_TEXT(text) text,
+const char *const families[N_FAMILIES] = {FAMILIES(FAMILY_TEXT)};
+
+bool family_rounds(const char *scheme)
+{
+    return strstr(scheme, "rtype=") != NULL;
+}
+
 kvq_scheme *scheme_of(const char *text)
 {
+    toy_codec_register();
     static kvq_scheme *known[64];
     kvq_scheme *scheme;
     kvq_error err;
@@ -179,6 +189,7 @@ kvq_cache *cache_of(const char *scheme, shape s, const kvq_allocator *allocator)
 {
     kvq_config config;
     kvq_cache *cache = NULL;
+    toy_codec_register();
     kvq_config_init(&config);
     config.n_layers = s.n_layers;
     config.n_heads = s.n_heads;

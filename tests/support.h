@@ -64,6 +64,46 @@ typedef struct shape {
     size_t n_layers, n_heads, n_kv_heads, head_dim, n_sequences;
 } shape;
 
+/*
+ * All kinds of schemes: what the suites of cache, snapshot, attend, bound and the fuzz targets run over. They
+ * take every path between them: modes, axes, widths, groups, dtypes of the residual, sinks, codecs, also one
+ * that only tests have (toy_codec.h). One more kind is one more line.
+ */
+#define FAMILIES(X)                                                                                          \
+    X("kivi2")                                                                                               \
+    X("kivi2,r=32")                                                                                          \
+    X("kivi1,r=32")                                                                                          \
+    X("kivi4-g16,r=48")                                                                                      \
+    X("kivi8-g64,r=64,s=5")                                                                                  \
+    X("kivi8-g128,s=140")                                                                                    \
+    X("kivi3,r=64,mode=sliding")                                                                             \
+    X("kivi2,r=0,mode=sliding")                                                                              \
+    X("k=1@token/16,v=6@channel/128,r=128")                                                                  \
+    X("k=4@token/32,v=4@channel/32,r=32")                                                                    \
+    X("k=5@token/full,v=2@token/full,r=7,s=3")                                                               \
+    X("k=8@token/full,v=8@token/full,r=0,mode=sliding")                                                      \
+    X("kivi2,r=32,arith=kivi-f16")                                                                           \
+    X("kivi4,r=0,mode=sliding,arith=kivi-f16")                                                               \
+    X("k=f16,v=2,r=16")                                                                                      \
+    X("fp16")                                                                                                \
+    X("fp32")                                                                                                \
+    X("fp32,r=40,mode=kivi,rtype=f16")                                                                       \
+    X("kivi2,r=32,s=130,rtype=f16")                                                                          \
+    X("kivi2,r=32,s=3,rtype=i8")                                                                             \
+    X("kivi4,r=64,mode=sliding,rtype=f16/i8")                                                                \
+    X("k=f32,v=4,r=33,mode=sliding,s=2,rtype=i8/f32")                                                        \
+    X("k=toy,v=toy")                                                                                         \
+    X("k=toy:0,v=toy:5,r=0,mode=sliding,s=3")                                                                \
+    X("k=2,v=toy:2,r=128,mode=sliding,rtype=f16")
+
+#define FAMILY_COUNT(text) +1
+enum { N_FAMILIES = 0 FAMILIES(FAMILY_COUNT) };
+extern const char *const families[N_FAMILIES];
+
+/** Is what its residual holds rounded? Then bounds are not 0 there, and what truncation unpacks is rounded
+ * once more. */
+bool family_rounds(const char *scheme);
+
 /** The scheme of a text, kept for the rest of the program; aborts the test if the text is wrong. */
 kvq_scheme *scheme_of(const char *text);
 

@@ -10,20 +10,6 @@
 
 #include "tests/support.h"
 
-static const char *const schemes[] = {
-    "kivi2",
-    "kivi4-g16,r=32,s=5",
-    "kivi8-g128,s=140",
-    "kivi3-g64,r=64,mode=sliding",
-    "fp32",
-    "fp16",
-    "kivi2,r=32,arith=kivi-f16",
-    "k=1@token/32,v=6@channel/64,r=64",
-    "kivi2,r=32,rtype=f16,s=3",
-    "k=5@token/full,v=2@token/full,r=0,mode=sliding",
-};
-enum { N_SCHEMES = sizeof schemes / sizeof schemes[0] };
-
 typedef struct problem {
     shape s;
     size_t n, n_q;
@@ -143,11 +129,11 @@ static void expect_attention(const char *what, const problem *p, const kvq_cache
 Test(attend, equals_double_over_what_is_stored)
 {
     static const size_t lengths[] = {1, 2, 31, 32, 33, 127, 128, 129, 256, 300, 517};
-    for (size_t i = 0; i < N_SCHEMES; i++)
+    for (size_t i = 0; i < N_FAMILIES; i++)
         for (size_t j = 0; j < sizeof lengths / sizeof lengths[0]; j++) {
             problem p = make_problem(i * 100 + j, (shape){1, 4, 2, 40, 1}, lengths[j], 1, FILL_OFFSETS);
-            kvq_cache *cache = filled(schemes[i], &p);
-            expect_attention(schemes[i], &p, cache);
+            kvq_cache *cache = filled(families[i], &p);
+            expect_attention(families[i], &p, cache);
             kvq_cache_free(cache);
             free_problem(&p);
         }
@@ -170,11 +156,11 @@ Test(attend, equals_double_for_other_dimensions_and_data)
 
 Test(attend, many_queries_are_causal)
 {
-    for (size_t i = 0; i < N_SCHEMES; i++)
+    for (size_t i = 0; i < N_FAMILIES; i++)
         for (size_t n_q = 2; n_q <= 150; n_q += 37) {
             problem p = make_problem(i, (shape){1, 6, 2, 24, 1}, 290, n_q, FILL_NORMAL);
-            kvq_cache *cache = filled(schemes[i], &p);
-            expect_attention(schemes[i], &p, cache);
+            kvq_cache *cache = filled(families[i], &p);
+            expect_attention(families[i], &p, cache);
             kvq_cache_free(cache);
             free_problem(&p);
         }
@@ -222,7 +208,7 @@ Test(attend, a_window_that_holds_everything_is_fp32)
 Test(attend, grouped_queries_equal_repeated_kv_heads)
 {
     shape grouped = {1, 12, 3, 32, 1}, repeated = {1, 12, 12, 32, 1};
-    for (size_t i = 0; i < N_SCHEMES; i++) {
+    for (size_t i = 0; i < N_FAMILIES; i++) {
         problem p = make_problem(i, grouped, 300, 3, FILL_OFFSETS), all = p;
         size_t row = 12 * 32;
         all.s = repeated;
@@ -233,9 +219,9 @@ Test(attend, grouped_queries_equal_repeated_kv_heads)
                     all.k[t * row + h * 32 + c] = p.k[(t * 3 + h / 4) * 32 + c];
                     all.v[t * row + h * 32 + c] = p.v[(t * 3 + h / 4) * 32 + c];
                 }
-        kvq_cache *a = filled(schemes[i], &p), *b = filled(schemes[i], &all);
+        kvq_cache *a = filled(families[i], &p), *b = filled(families[i], &all);
         float *x = attend(a, &p, NULL, 1, p.q, 1), *y = attend(b, &all, NULL, 1, p.q, 1);
-        cr_assert(same_bits(schemes[i], x, y, 3 * row * sizeof *x));
+        cr_assert(same_bits(families[i], x, y, 3 * row * sizeof *x));
         free(x), free(y), free(all.k), free(all.v);
         kvq_cache_free(a), kvq_cache_free(b);
         free_problem(&p);
@@ -247,21 +233,21 @@ Test(attend, a_batch_equals_each_sequence_alone)
     shape s = {1, 4, 2, 32, 5};
     problem p = make_problem(7, s, 300, 2, FILL_OFFSETS);
     size_t n_out = p.n_q * s.n_heads * s.head_dim, row = s.n_kv_heads * s.head_dim;
-    for (size_t i = 0; i < N_SCHEMES; i++) {
-        kvq_cache *cache = cache_of(schemes[i], s, NULL);
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        kvq_cache *cache = cache_of(families[i], s, NULL);
         for (size_t j = 0; j < s.n_sequences; j++) /* different tokens and lengths */
             cr_assert_eq(kvq_cache_append(cache, 0, j, p.k + j * row, p.v + j * row, 100 + 40 * j), KVQ_OK);
         static const size_t order[] = {3, 0, 4, 1};
         float *all = attend(cache, &p, order, 4, p.q, 2);
         for (size_t j = 0; j < 4; j++) {
             float *one = attend(cache, &p, &order[j], 1, p.q + j * n_out, 1);
-            kvq_cache *alone = cache_of(schemes[i], (shape){1, 4, 2, 32, 1}, NULL);
+            kvq_cache *alone = cache_of(families[i], (shape){1, 4, 2, 32, 1}, NULL);
             cr_assert_eq(kvq_cache_append(alone, 0, 0, p.k + order[j] * row, p.v + order[j] * row,
                                           100 + 40 * order[j]),
                          KVQ_OK);
             float *own = attend(alone, &p, NULL, 1, p.q + j * n_out, 1);
-            cr_assert(same_bits(schemes[i], all + j * n_out, one, n_out * sizeof *one));
-            cr_assert(same_bits(schemes[i], own, one, n_out * sizeof *one));
+            cr_assert(same_bits(families[i], all + j * n_out, one, n_out * sizeof *one));
+            cr_assert(same_bits(families[i], own, one, n_out * sizeof *one));
             free(one), free(own);
             kvq_cache_free(alone);
         }
@@ -274,13 +260,13 @@ Test(attend, a_batch_equals_each_sequence_alone)
 Test(attend, thread_counts_agree)
 {
     problem p = make_problem(8, (shape){1, 8, 4, 64, 3}, 700, 3, FILL_OFFSETS);
-    for (size_t i = 0; i < N_SCHEMES; i++) {
-        kvq_cache *cache = filled(schemes[i], &p);
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        kvq_cache *cache = filled(families[i], &p);
         size_t n_bytes = 3 * p.n_q * p.s.n_heads * p.s.head_dim * sizeof(float);
         float *one = attend(cache, &p, NULL, 3, p.q, 1);
         for (int n_threads = 0; n_threads <= 5; n_threads++) {
             float *many = attend(cache, &p, NULL, 3, p.q, n_threads);
-            cr_assert(same_bits(schemes[i], many, one, n_bytes), "%d threads", n_threads);
+            cr_assert(same_bits(families[i], many, one, n_bytes), "%d threads", n_threads);
             free(many);
         }
         free(one);

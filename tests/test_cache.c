@@ -12,25 +12,6 @@
 
 #include "tests/support.h"
 
-/* Schemes that between them take every path: both modes, axes, dtypes, sinks, odd group sizes. */
-static const char *const schemes[] = {
-    "kivi2",
-    "kivi2,r=32",
-    "kivi4-g16,r=48",
-    "kivi8-g64,r=64,s=5",
-    "kivi3,r=64,mode=sliding",
-    "kivi2,r=0,mode=sliding",
-    "k=1@token/16,v=6@channel/128,r=128",
-    "k=5@token/full,v=2@token/full,r=7,s=3",
-    "kivi2,r=32,rtype=f16,s=130",
-    "kivi2,r=32,arith=kivi-f16",
-    "k=f16,v=2,r=16",
-    "fp16",
-    "fp32",
-    "fp32,r=40,mode=kivi,rtype=f16",
-};
-enum { N_SCHEMES = sizeof schemes / sizeof schemes[0] };
-
 typedef struct tokens {
     float *k, *v;
     size_t n, row;
@@ -74,14 +55,14 @@ Test(cache, every_split_in_two_is_the_same)
     shape s = {1, 2, 2, 20, 1};
     enum { N = 300 };
     tokens t = random_tokens(1, s, N);
-    for (size_t i = 0; i < N_SCHEMES; i++) {
-        kvq_cache *whole = cache_of(schemes[i], s, NULL);
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        kvq_cache *whole = cache_of(families[i], s, NULL);
         append(whole, 0, 0, &t, 0, N);
         for (size_t split = 0; split <= N; split++) {
-            kvq_cache *parts = cache_of(schemes[i], s, NULL);
+            kvq_cache *parts = cache_of(families[i], s, NULL);
             append(parts, 0, 0, &t, 0, split);
             append(parts, 0, 0, &t, split, N - split);
-            expect_same_cache(schemes[i], parts, whole);
+            expect_same_cache(families[i], parts, whole);
             kvq_cache_free(parts);
         }
         kvq_cache_free(whole);
@@ -95,9 +76,9 @@ Test(cache, token_by_token_and_random_splits_are_the_same)
     enum { N = 521 };
     tokens t = random_tokens(2, s, N);
     rng r = rng_make(3);
-    for (size_t i = 0; i < N_SCHEMES; i++) {
-        kvq_cache *whole = cache_of(schemes[i], s, NULL), *parts = cache_of(schemes[i], s, NULL);
-        kvq_cache *single = cache_of(schemes[i], s, NULL);
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        kvq_cache *whole = cache_of(families[i], s, NULL), *parts = cache_of(families[i], s, NULL);
+        kvq_cache *single = cache_of(families[i], s, NULL);
         append(whole, 1, 2, &t, 0, N);
         for (size_t begin = 0, n; begin < N; begin += n) {
             n = 1 + rng_below(&r, 150);
@@ -106,8 +87,8 @@ Test(cache, token_by_token_and_random_splits_are_the_same)
         }
         for (size_t begin = 0; begin < N; begin++)
             append(single, 1, 2, &t, begin, 1);
-        expect_same_cache(schemes[i], parts, whole);
-        expect_same_cache(schemes[i], single, whole);
+        expect_same_cache(families[i], parts, whole);
+        expect_same_cache(families[i], single, whole);
         cr_assert_eq(kvq_cache_n_tokens(whole, 1, 2), N);
         cr_assert_eq(kvq_cache_n_tokens(whole, 0, 2), 0);
         cr_assert_eq(kvq_cache_verify(whole, NULL), KVQ_OK);
@@ -130,13 +111,13 @@ Test(cache, reads_back_within_the_promised_bound)
     for (size_t kind = 0; kind < N_FILLS; kind++) {
         fill(&r, (fill_kind)kind, x, N, row);
         fill(&r, (fill_kind)kind, y, N, row);
-        for (size_t i = 0; i < N_SCHEMES; i++) {
-            kvq_cache *cache = cache_of(schemes[i], s, NULL);
+        for (size_t i = 0; i < N_FAMILIES; i++) {
+            kvq_cache *cache = cache_of(families[i], s, NULL);
             cr_assert_eq(kvq_cache_append(cache, 0, 0, x, y, N), KVQ_OK);
             cr_assert_eq(kvq_cache_read(cache, 0, 0, 0, N, k, v), KVQ_OK);
             cr_assert_eq(kvq_cache_read_bound(cache, 0, 0, 0, N, k_bound, v_bound), KVQ_OK);
-            cr_assert(within("keys", k, x, k_bound, n), "%s, %s", schemes[i], fill_names[kind]);
-            cr_assert(within("values", v, y, v_bound, n), "%s, %s", schemes[i], fill_names[kind]);
+            cr_assert(within("keys", k, x, k_bound, n), "%s, %s", families[i], fill_names[kind]);
+            cr_assert(within("values", v, y, v_bound, n), "%s, %s", families[i], fill_names[kind]);
             kvq_cache_free(cache);
         }
     }
@@ -204,8 +185,8 @@ Test(cache, reads_any_range)
     tokens t = random_tokens(7, s, N);
     rng r = rng_make(8);
     float *all = malloc(N * t.row * sizeof *all), *part = malloc(N * t.row * sizeof *part);
-    for (size_t i = 0; i < N_SCHEMES; i++) {
-        kvq_cache *cache = cache_of(schemes[i], s, NULL);
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        kvq_cache *cache = cache_of(families[i], s, NULL);
         append(cache, 0, 0, &t, 0, N);
         for (size_t side = 0; side < 2; side++) {
             cr_assert_eq(kvq_cache_read(cache, 0, 0, 0, N, side ? NULL : all, side ? all : NULL), KVQ_OK);
@@ -213,7 +194,7 @@ Test(cache, reads_any_range)
                 size_t begin = rng_below(&r, N + 1), n = rng_below(&r, N + 1 - begin);
                 cr_assert_eq(kvq_cache_read(cache, 0, 0, begin, n, side ? NULL : part, side ? part : NULL),
                              KVQ_OK);
-                cr_assert(same_bits(schemes[i], part, all + begin * t.row, n * t.row * sizeof *all));
+                cr_assert(same_bits(families[i], part, all + begin * t.row, n * t.row * sizeof *all));
             }
         }
         kvq_cache_free(cache);
@@ -231,11 +212,11 @@ Test(cache, truncate_then_append_is_a_fresh_cache)
     shape s = {1, 2, 2, 20, 1};
     enum { N = 260 };
     tokens t = random_tokens(9, s, N);
-    for (size_t i = 0; i < N_SCHEMES; i++) {
-        bool f32 = strcmp(schemes[i], "fp32") == 0;
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        bool f32 = strcmp(families[i], "fp32") == 0;
         for (size_t keep = 0; keep < N; keep += 1 + keep % 7) {
-            kvq_cache *cut = cache_of(schemes[i], s, NULL), *fresh = cache_of(schemes[i], s, NULL);
-            kvq_cache *before = cache_of(schemes[i], s, NULL);
+            kvq_cache *cut = cache_of(families[i], s, NULL), *fresh = cache_of(families[i], s, NULL);
+            kvq_cache *before = cache_of(families[i], s, NULL);
             append(before, 0, 0, &t, 0, keep);
             append(cut, 0, 0, &t, 0, N);
             append(fresh, 0, 0, &t, 0, N);
@@ -243,12 +224,12 @@ Test(cache, truncate_then_append_is_a_fresh_cache)
             cr_assert_eq(kvq_cache_n_tokens(cut, 0, 0), keep);
             buffer a = saved(cut), b = saved(before);
             cr_assert_eq(a.n, b.n, "%s at %zu: the same tokens must be packed as in a fresh cache",
-                         schemes[i], keep);
+                         families[i], keep);
             bool equal = memcmp(a.data, b.data, a.n) == 0;
-            cr_assert(equal || !f32, "%s at %zu", schemes[i], keep);
+            cr_assert(equal || !f32, "%s at %zu", families[i], keep);
             append(cut, 0, 0, &t, keep, N - keep);
             if (equal)
-                expect_same_cache(schemes[i], cut, fresh);
+                expect_same_cache(families[i], cut, fresh);
             cr_assert_eq(kvq_cache_verify(cut, NULL), KVQ_OK);
             buffer_free(&a), buffer_free(&b);
             kvq_cache_free(cut), kvq_cache_free(fresh), kvq_cache_free(before);
@@ -292,16 +273,16 @@ Test(cache, tokens_that_truncation_unpacks_are_the_dequantized_ones)
         before[i] = malloc(N * t.row * sizeof(float));
         after[i] = malloc(N * t.row * sizeof(float));
     }
-    for (size_t i = 0; i < N_SCHEMES; i++) {
-        if (strstr(schemes[i], "rtype=f16") != NULL)
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        if (family_rounds(families[i]))
             continue; /* there they are rounded once more */
-        kvq_cache *cache = cache_of(schemes[i], s, NULL);
+        kvq_cache *cache = cache_of(families[i], s, NULL);
         append(cache, 0, 0, &t, 0, N);
         cr_assert_eq(kvq_cache_read(cache, 0, 0, 0, KEEP, before[0], before[1]), KVQ_OK);
         cr_assert_eq(kvq_cache_truncate(cache, 0, KEEP), KVQ_OK);
         cr_assert_eq(kvq_cache_read(cache, 0, 0, 0, KEEP, after[0], after[1]), KVQ_OK);
-        cr_assert(same_bits(schemes[i], after[0], before[0], KEEP * t.row * sizeof(float)));
-        cr_assert(same_bits(schemes[i], after[1], before[1], KEEP * t.row * sizeof(float)));
+        cr_assert(same_bits(families[i], after[0], before[0], KEEP * t.row * sizeof(float)));
+        cr_assert(same_bits(families[i], after[1], before[1], KEEP * t.row * sizeof(float)));
         kvq_cache_free(cache);
     }
     free(before[0]), free(before[1]), free(after[0]), free(after[1]);
@@ -316,18 +297,19 @@ Test(cache, usage_is_what_the_allocator_handed_out)
     shape s = {2, 4, 2, 64, 2};
     enum { N = 1000 };
     tokens t = random_tokens(12, s, N);
-    for (size_t i = 0; i < N_SCHEMES; i++) {
+    for (size_t i = 0; i < N_FAMILIES; i++) {
         test_memory memory = {0};
         kvq_allocator allocator = test_allocator(&memory);
-        kvq_cache *cache = cache_of(schemes[i], s, &allocator);
+        kvq_cache *cache = cache_of(families[i], s, &allocator);
         kvq_usage u;
         for (size_t begin = 0; begin < N; begin += 50) {
             append(cache, 0, 1, &t, begin, 50);
             append(cache, 1, begin % 2, &t, begin, 50);
             cr_assert_eq(kvq_cache_usage(cache, &u), KVQ_OK);
-            cr_assert_eq(u.total, memory.live_bytes, "%s: %d reported, %d handed out", schemes[i],
+            cr_assert_eq(u.total, memory.live_bytes, "%s: %d reported, %d handed out", families[i],
                          (int)u.total, (int)memory.live_bytes);
-            cr_assert_eq(u.total, u.payload + u.metadata + u.residual + u.sinks + u.slack + u.bookkeeping);
+            cr_assert_eq(u.total, u.payload + u.metadata + u.residual + u.sinks + u.slack + u.bookkeeping +
+                                      u.evidence);
         }
         cr_assert_eq(u.n_elements, 2 * 2 * N * t.row);
         cr_assert_eq(kvq_cache_truncate(cache, 1, 77), KVQ_OK);
@@ -338,7 +320,7 @@ Test(cache, usage_is_what_the_allocator_handed_out)
         cr_assert_eq(u.total, memory.live_bytes);
         cr_assert_eq(u.total, u.bookkeeping, "nothing is kept for tokens after a reset");
         kvq_cache_free(cache);
-        cr_assert(memory.live_bytes == 0 && memory.live_blocks == 0, "%s leaks", schemes[i]);
+        cr_assert(memory.live_bytes == 0 && memory.live_blocks == 0, "%s leaks", families[i]);
     }
     free_tokens(&t);
 }
@@ -518,7 +500,7 @@ Test(cache, survives_every_allocation_failure)
     shape s = {2, 2, 2, 20, 2};
     enum { N = 300 };
     tokens t = random_tokens(16, s, N);
-    for (size_t i = 0; i < N_SCHEMES; i++) {
+    for (size_t i = 0; i < N_FAMILIES; i++) {
         bool failed = true;
         for (uint64_t k = 1; failed; k++) {
             test_memory memory = {.fail_at = k};
@@ -527,9 +509,9 @@ Test(cache, survives_every_allocation_failure)
             kvq_config_init(&config);
             config.n_layers = 2, config.n_heads = 2, config.n_kv_heads = 2, config.head_dim = 20;
             config.n_sequences = 2;
-            config.scheme_text = schemes[i];
+            config.scheme_text = families[i];
             config.allocator = &allocator;
-            kvq_cache *cache = NULL, *wanted = cache_of(schemes[i], s, NULL);
+            kvq_cache *cache = NULL, *wanted = cache_of(families[i], s, NULL);
             failed = kvq_cache_create(&cache, &config) == KVQ_ERR_NOMEM;
             cr_assert_eq(failed, cache == NULL);
             static const size_t steps[] = {3, 140, 1, 156};
@@ -542,7 +524,7 @@ Test(cache, survives_every_allocation_failure)
                     cr_assert_lt(++tries, 2, "only one call fails");
                 }
                 append(wanted, 1, 1, &t, begin, steps[j]);
-                expect_same_cache(schemes[i], cache, wanted);
+                expect_same_cache(families[i], cache, wanted);
             }
             if (cache != NULL && kvq_cache_truncate(cache, 1, 100) == KVQ_ERR_NOMEM) {
                 failed = true;
@@ -553,7 +535,7 @@ Test(cache, survives_every_allocation_failure)
             if (cache != NULL)
                 expect_same_cache("after truncation", cache, wanted);
             kvq_cache_free(cache), kvq_cache_free(wanted);
-            cr_assert_eq(memory.live_bytes, 0, "%s leaks when call %d fails", schemes[i], (int)k);
+            cr_assert_eq(memory.live_bytes, 0, "%s leaks when call %d fails", families[i], (int)k);
         }
     }
     free_tokens(&t);

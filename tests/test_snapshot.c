@@ -11,17 +11,6 @@
 #include "lib/snapshot.h"
 #include "tests/support.h"
 
-static const char *const schemes[] = {
-    "kivi2,r=32",
-    "kivi3-g16,r=16,s=5",
-    "fp32",
-    "fp16",
-    "kivi2,r=32,rtype=f16,s=40",
-    "k=1@token/full,v=6@channel/64,r=64",
-    "kivi4,r=0,mode=sliding,arith=kivi-f16",
-};
-enum { N_SCHEMES = sizeof schemes / sizeof schemes[0] };
-
 static const shape small = {2, 4, 2, 20, 3};
 
 /* Sequence 0: n tokens; 1: empty; 2: layer 1 only, fewer tokens. */
@@ -59,21 +48,21 @@ static void attend_all(const kvq_cache *cache, size_t sequence, float out[4 * 20
 
 Test(snapshot, round_trip_is_identical)
 {
-    for (size_t i = 0; i < N_SCHEMES; i++) {
+    for (size_t i = 0; i < N_FAMILIES; i++) {
         test_memory memory = {0};
         kvq_allocator allocator = test_allocator(&memory);
-        kvq_cache *cache = filled(schemes[i], 300, NULL), *loaded = NULL;
+        kvq_cache *cache = filled(families[i], 300, NULL), *loaded = NULL;
         buffer file = saved(cache);
         kvq_error err;
         kvq_status status = load_with(&loaded, &allocator, buffer_read, &file, &err);
-        cr_assert_eq(status, KVQ_OK, "%s: %s at %d", schemes[i], err.message, (int)err.offset);
+        cr_assert_eq(status, KVQ_OK, "%s: %s at %d", families[i], err.message, (int)err.offset);
         cr_assert_eq(file.at, file.n, "everything is read, nothing more");
         buffer again = saved(loaded);
-        cr_assert(again.n == file.n && same_bits(schemes[i], again.data, file.data, file.n));
+        cr_assert(again.n == file.n && same_bits(families[i], again.data, file.data, file.n));
         float a[4 * 20], b[4 * 20];
         for (size_t s = 0; s < 3; s += 2) {
             attend_all(cache, s, a), attend_all(loaded, s, b);
-            cr_assert(same_bits(schemes[i], b, a, sizeof a));
+            cr_assert(same_bits(families[i], b, a, sizeof a));
         }
         cr_assert_eq(kvq_cache_n_tokens(loaded, 0, 1), 0);
         cr_assert_eq(kvq_cache_verify(loaded, NULL), KVQ_OK);
@@ -88,8 +77,8 @@ Test(snapshot, round_trip_is_identical)
 
 Test(snapshot, goes_on_after_loading)
 {
-    for (size_t i = 0; i < N_SCHEMES; i++) {
-        kvq_cache *cache = filled(schemes[i], 200, NULL), *loaded = NULL;
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        kvq_cache *cache = filled(families[i], 200, NULL), *loaded = NULL;
         buffer file = saved(cache);
         cr_assert_eq(kvq_cache_load(&loaded, NULL, buffer_read, &file, NULL), KVQ_OK);
         float k[150 * 40];
@@ -98,7 +87,7 @@ Test(snapshot, goes_on_after_loading)
         cr_assert_eq(kvq_cache_append(cache, 0, 0, k, k, 150), KVQ_OK);
         cr_assert_eq(kvq_cache_append(loaded, 0, 0, k, k, 150), KVQ_OK);
         buffer a = saved(cache), b = saved(loaded);
-        cr_assert(a.n == b.n && same_bits(schemes[i], b.data, a.data, a.n));
+        cr_assert(a.n == b.n && same_bits(families[i], b.data, a.data, a.n));
         buffer_free(&a), buffer_free(&b), buffer_free(&file);
         kvq_cache_free(cache), kvq_cache_free(loaded);
     }
@@ -195,15 +184,15 @@ Test(snapshot, every_truncation_is_found)
 Test(snapshot, ten_thousand_flipped_bytes_are_found)
 {
     rng r = rng_make(6);
-    for (size_t i = 0; i < N_SCHEMES; i++) {
-        kvq_cache *cache = filled(schemes[i], 140, NULL);
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        kvq_cache *cache = filled(families[i], 140, NULL);
         buffer file = saved(cache);
-        for (size_t trial = 0; trial < 10000 / N_SCHEMES + 1; trial++) {
+        for (size_t trial = 0; trial < 10000 / N_FAMILIES + 1; trial++) {
             size_t at = trial < 400 ? trial % file.n : rng_below(&r, file.n); /* the header, then anywhere */
             uint8_t flip = (uint8_t)(1 + rng_below(&r, 255));
             kvq_error err;
             file.data[at] ^= flip;
-            cr_assert_neq(load_damaged(&file, &err), KVQ_OK, "%s: byte %zu changed by %02x", schemes[i], at,
+            cr_assert_neq(load_damaged(&file, &err), KVQ_OK, "%s: byte %zu changed by %02x", families[i], at,
                           flip);
             file.data[at] ^= flip;
         }
@@ -693,8 +682,8 @@ Test(snapshot, callbacks_may_fail_or_trickle)
 
 Test(snapshot, loading_survives_every_allocation_failure)
 {
-    for (size_t i = 0; i < N_SCHEMES; i++) {
-        kvq_cache *cache = filled(schemes[i], 150, NULL);
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        kvq_cache *cache = filled(families[i], 150, NULL);
         buffer file = saved(cache);
         kvq_status status = KVQ_ERR_NOMEM;
         for (uint64_t k = 1; status != KVQ_OK; k++) {
@@ -706,7 +695,7 @@ Test(snapshot, loading_survives_every_allocation_failure)
             status = load_with(&loaded, &allocator, buffer_read, &file, &err);
             cr_assert(status == KVQ_OK || status == KVQ_ERR_NOMEM, "%s", kvq_status_string(status));
             kvq_cache_free(loaded);
-            cr_assert_eq(memory.live_bytes, 0, "%s, call %d", schemes[i], (int)k);
+            cr_assert_eq(memory.live_bytes, 0, "%s, call %d", families[i], (int)k);
         }
         buffer_free(&file);
         kvq_cache_free(cache);

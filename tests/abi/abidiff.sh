@@ -10,8 +10,9 @@ cmake -S . -B build/abi -DCMAKE_C_FLAGS=-g -DKVQ_BUILD_EVAL=OFF >build/abi.log 2
     tail -20 build/abi.log >&2
     exit 1
 }
+mkdir -p build/abi/public && cp lib/kvq.h build/abi/public/
 # Types that are not in kvq.h are left out, whatever pointers lead to them; so is what differs from machine to machine.
-abidw --header-file lib/kvq.h --drop-private-types --exported-interfaces-only --no-architecture --no-elf-needed \
+abidw --headers-dir build/abi/public --drop-private-types --exported-interfaces-only --no-architecture --no-elf-needed \
     --no-corpus-path --no-comp-dir-path --no-show-locs build/abi/lib/libkvq.so | sed "s|path='$PWD/|path='|" >build/libkvq.abi
 if [ "${1-}" = --record ]; then
     cp build/libkvq.abi tests/abi/libkvq-1.abi

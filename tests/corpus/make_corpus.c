@@ -33,21 +33,36 @@ static void write_text(const char *target, const char *name, const char *text)
 
 /* ---- Saved caches: a mode byte, then the file; tiny shapes that have sinks, residuals, whole pages ---- */
 
-/* damage: where to write the two bytes of `value` into the file, or 0 */
-static void make_snapshot(const char *name, const char *scheme, shape s, size_t n_tokens, uint8_t mode,
-                          size_t damage, uint16_t value)
+typedef enum filling {
+    APPENDED,
+    STEPPED, /* so that there is evidence */
+} filling;
+
+static void fill_layer(kvq_cache *cache, size_t layer, shape s, size_t n, filling how, rng *r)
 {
-    rng r = rng_make(n_tokens);
-    size_t row = s.n_kv_heads * s.head_dim;
-    float *x = malloc((n_tokens + 1) * row * sizeof *x);
-    kvq_cache *cache = cache_of(scheme, s, NULL);
+    size_t row = s.n_kv_heads * s.head_dim, q_row = s.n_heads * s.head_dim;
+    float *x = malloc((n + 1) * (row + 2 * q_row) * sizeof *x);
     if (x == NULL)
         exit(1);
-    for (size_t layer = 0; layer < s.n_layers; layer++) {
-        fill(&r, FILL_NORMAL, x, n_tokens, row);
-        if (kvq_cache_append(cache, layer, 0, x, x, n_tokens) != KVQ_OK)
-            exit(1);
-    }
+    float *q = x + n * row, *out = q + n * q_row;
+    fill(r, FILL_NORMAL, x, n, row);
+    fill(r, FILL_NORMAL, q, n, q_row);
+    kvq_status status = how == APPENDED
+                            ? kvq_cache_append(cache, layer, 0, x, x, n)
+                            : kvq_cache_step(cache, layer, (size_t[]){0}, 1, &n, q, x, x, 1, NULL, out);
+    if (status != KVQ_OK)
+        exit(1);
+    free(x);
+}
+
+/* damage: where to write the two bytes of `value` into the file, or 0 */
+static void make_snapshot(const char *name, const char *scheme, shape s, size_t n_tokens, filling how,
+                          uint8_t mode, size_t damage, uint16_t value)
+{
+    rng r = rng_make(n_tokens);
+    kvq_cache *cache = cache_of(scheme, s, NULL);
+    for (size_t layer = 0; layer < s.n_layers; layer++)
+        fill_layer(cache, layer, s, n_tokens, how, &r);
     buffer file = {0}, all = saved(cache);
     if (!buffer_write(&file, &mode, 1) || !buffer_write(&file, all.data, all.n))
         exit(1);
@@ -57,7 +72,6 @@ static void make_snapshot(const char *name, const char *scheme, shape s, size_t 
     buffer_free(&file);
     buffer_free(&all);
     kvq_cache_free(cache);
-    free(x);
 }
 
 static void make_snapshots(void)
@@ -67,27 +81,38 @@ static void make_snapshots(void)
         const char *kind = mode == 0 ? "plain" : "repaired";
 #define SNAPSHOT(suffix, scheme, n_tokens, ...)                                                              \
     (void)snprintf(name, sizeof name, "%s-%s", kind, suffix);                                                \
-    make_snapshot(name, scheme, (shape){__VA_ARGS__}, n_tokens, mode, 0, 0)
+    make_snapshot(name, scheme, (shape){__VA_ARGS__}, n_tokens, APPENDED, mode, 0, 0)
         SNAPSHOT("empty", "kivi2", 0, 1, 1, 1, 1, 1);
         SNAPSHOT("residual", "kivi2", 3, 2, 2, 1, 2, 2);
         SNAPSHOT("sinks", "fp32,s=4,rtype=f16", 7, 1, 1, 1, 3, 1);
         SNAPSHOT("rows", "fp16", 5, 1, 2, 2, 2, 1);
         SNAPSHOT("kivi2", "kivi2-g16,r=16", 40, 1, 1, 1, 1, 1);
         SNAPSHOT("sealed", "k=1@channel/32,v=1@token/full,r=0,mode=sliding", 130, 1, 1, 1, 1, 1);
+        SNAPSHOT("int8", "k=2,v=2@token/16,r=32,rtype=i8/f16,s=2", 37, 1, 1, 1, 3, 1);
         SNAPSHOT("parity", "k=3@token/16,v=5@channel/16,r=16,arith=kivi-f16,s=1", 36, 1, 1, 1, 2, 1);
 #undef SNAPSHOT
+        (void)snprintf(name, sizeof name, "%s-evidence", kind);
+        make_snapshot(name, "k=toy:7,v=toy,s=1", (shape){1, 2, 1, 2, 1}, 140, STEPPED, mode, 0, 0);
+        (void)snprintf(name, sizeof name, "%s-evidence-of-two", kind);
+        make_snapshot(name, "k=2@channel/16,v=toy:2", (shape){2, 2, 2, 1, 2}, 20, STEPPED, mode, 0, 0);
     }
     /* Damage that the checksums, being put right, do not show: in a scheme's text and behind it, in the
      * counts of a layer record, in the page: of 40 tokens 8 keys and 17 values are full-precision rows; a
      * block of 32 keys is 128 bytes of codes, then scales. */
     shape tiny = {1, 1, 1, 1, 1};
     const size_t scheme = 48, record = scheme + 128, rows = record + 40, page = rows + 4 * (8 + 17) + 8;
-    make_snapshot("repaired-unused-byte", "fp32", tiny, 3, 1, scheme + 126, 0x0100);
-    make_snapshot("repaired-unused-bits", "fp32", tiny, 3, 1, scheme + 2, 0x3266);
-    make_snapshot("repaired-n-tokens", "kivi2-g16,r=16", tiny, 40, 1, record + 8, 41);
-    make_snapshot("repaired-k-packed", "kivi2-g16,r=16", tiny, 40, 1, record + 16, 64);
-    make_snapshot("repaired-infinite-row", "fp32,r=8", tiny, 3, 1, rows + 2, 0x7f80);
-    make_snapshot("repaired-infinite-scale", "kivi2-g16,r=16", tiny, 40, 1, page + 128, 0x7c00);
+    make_snapshot("repaired-unused-byte", "fp32", tiny, 3, APPENDED, 1, scheme + 126, 0x0100);
+    make_snapshot("repaired-unused-bits", "fp32", tiny, 3, APPENDED, 1, scheme + 2, 0x3266);
+    make_snapshot("repaired-n-tokens", "kivi2-g16,r=16", tiny, 40, APPENDED, 1, record + 8, 41);
+    make_snapshot("repaired-k-packed", "kivi2-g16,r=16", tiny, 40, APPENDED, 1, record + 16, 64);
+    make_snapshot("repaired-infinite-row", "fp32,r=8", tiny, 3, APPENDED, 1, rows + 2, 0x7f80);
+    /* 6 tokens of two rows of 4 bytes and their checksum; a count of queries, energy, 6 received twice */
+    const size_t evidence = rows + 2 * 6 * 4 + 8;
+    make_snapshot("repaired-infinite-energy", "k=toy,v=toy", tiny, 6, STEPPED, 1, evidence + 8 + 2, 0x7f80);
+    make_snapshot("repaired-negative-received", "k=toy,v=toy", tiny, 6, STEPPED, 1, evidence + 12 + 18,
+                  0xbf80);
+    make_snapshot("repaired-no-queries", "k=toy,v=toy", tiny, 6, STEPPED, 1, evidence, 0);
+    make_snapshot("repaired-infinite-scale", "kivi2-g16,r=16", tiny, 40, APPENDED, 1, page + 128, 0x7c00);
 }
 
 /* ---- Scheme texts ---- */
@@ -113,16 +138,20 @@ static void make_schemes(void)
         "k=2@channel/full,v=2",
         "fp32,r=99999999999",
         "kivi2,s=1,s=2",
-        "kivi2 "};
+        "kivi2 ",
+        "kivi4,rtype=i8/f16,hh=0",
+        "k=toy:7,v=toy,r=256,hh=3",
+        "v=toy,k=affine"};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         char name[32];
         (void)snprintf(name, sizeof name, "text-%02zu", i);
         write_text("scheme", name, texts[i]);
     }
-    static const uint8_t kivi2[] = {0, 2, 0, 2, 0, 2, 1, 2, 0, 0x80, 0x80, 0, 0, 0, 0},
-                         plain[] = {1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1, 5};
-    write_seed("scheme", "fields-kivi2", kivi2, sizeof kivi2);
-    write_seed("scheme", "fields-plain", plain, sizeof plain);
+    /* Numbers of words in fuzz_scheme.c; read as text they are none. */
+    static const uint8_t sides[] = {1, 31, 9, 19, 10, 36, 0, 2, 11 + 20},
+                         items[] = {24, 0, 3, 38, 0, 6, 15, 10, 16};
+    write_seed("scheme", "words-sides", sides, sizeof sides);
+    write_seed("scheme", "words-items", items, sizeof items);
 }
 
 /* ---- Calls: random choices; the target makes sense of any bytes ---- */
@@ -130,10 +159,10 @@ static void make_schemes(void)
 static void make_calls(void)
 {
     rng r = rng_make(99);
-    for (size_t i = 0; i < 18; i++) {
+    for (size_t i = 0; i < N_FAMILIES; i++) {
         uint8_t bytes[400];
         char name[32];
-        size_t n = 40 + 20 * i;
+        size_t n = 100 + 10 * i;
         for (size_t j = 0; j < n; j++)
             bytes[j] = (uint8_t)rng_u64(&r);
         bytes[1] = (uint8_t)i;
