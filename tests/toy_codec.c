@@ -97,15 +97,17 @@ static void toy_dequantize(const kvq_kernels *k, const kvq_side *s, const uint8_
             out[c] = ldexpf((float)(int8_t)superblock[T + t * s->dim + c], superblock[t] - BIAS);
 }
 
-static bool toy_parse(kvq_text *t, kvq_role role, uint32_t *parameter)
+static bool toy_parse(const kvq_codec *codec, kvq_text *t, kvq_role role, uint32_t *parameter)
 {
+    (void)codec;
     (void)role;
     parameter[0] = KVQ_EVIDENCE_ENERGY | KVQ_EVIDENCE_RECEIVED;
     return t->at[-1] != ':' || kvq_text_number(t, 7, &parameter[0]);
 }
 
-static void toy_print(kvq_printer *p, kvq_role role, const uint32_t *parameter)
+static void toy_print(const kvq_codec *codec, kvq_printer *p, kvq_role role, const uint32_t *parameter)
 {
+    (void)codec;
     (void)role;
     kvq_put(p, "toy");
     if (parameter[0] != (KVQ_EVIDENCE_ENERGY | KVQ_EVIDENCE_RECEIVED))
