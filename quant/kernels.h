@@ -184,8 +184,8 @@ typedef struct kvq_kernels {
     float (*fold_row_rest)(const float *x, size_t n, float per_unit, int8_t *folded);
 
     /* EXACT. Fold the products x_t = p_t * scale_t of the 128 tokens of a superblock, none negative, with one
-     * step, as fold_row does; x is stored for fold_row_rest (0 where nothing can be folded). Sums of floats in
-     * the order of dot_f32. */
+     * step, as fold_row does; x is stored for fold_row_rest (0 where nothing can be folded). Sums of floats
+     * in the order of dot_f32. */
     void (*fold_products)(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out);
 
     /* EXACT. out[c] = scale * levels[code of channel c] + add[c], for c < dim. */

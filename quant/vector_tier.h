@@ -1,6 +1,6 @@
 /*
- * Template of the kernels behind codec_tier.c and codec_rot.c, for vectors and, with lanes.h, for the portable
- * table too: one source, so the same bits. All EXACT.
+ * Template of the kernels behind codec_tier.c and codec_rot.c, for vectors and, with lanes.h, for the
+ * portable table too: one source, so the same bits. All EXACT.
  */
 #ifndef KVQ_QUANT_VECTOR_TIER_H
 #define KVQ_QUANT_VECTOR_TIER_H
@@ -21,8 +21,8 @@ typedef struct tile_stats {
     v_f mean, min, max, square; /* square: sum of squared differences from the mean */
 } tile_stats;
 
-/* Sums of x / 128 cannot pass the largest float by more than rounding, which the clamp takes back; the second
- * pass makes the mean as exact as the numbers. Sums of squares may become Inf. */
+/* Sums of x / 128 cannot pass the largest float by more than rounding, which the clamp takes back; the
+ * second pass makes the mean as exact as the numbers. Sums of squares may become Inf. */
 V_INLINE tile_stats stats_of(const float *x)
 {
     const v_f part = v_set1(1.0f / KVQ_SUPERBLOCK);
