@@ -1,24 +1,25 @@
 /*
- * Rotated values: a Hadamard transform makes every channel of a token look normal, so that one scale per token
- * and a fixed set of levels serve it. The packed domain is the rotated one: attention adds up there and turns
- * each sum back once. A superblock is always 128 tokens.
+ * Rotated values: a Hadamard transform makes every channel of a token look normal, so that one scale per
+ * token and a fixed set of levels serve it. The packed domain is the rotated one: attention adds up there
+ * and turns each sum back once. A superblock is always 128 tokens.
  *
  *   y = H v        H orthonormal; D is cut into powers of two, the largest first (80 = 64 + 16)
  *   levels         in units of sigma = |y| / sqrt(D), for bits
  *                    2    (2n - 3) .49785: uniform, so that 2n - 3 is the code's only part in a sum
  *                    3, 4 those of least squares for normal numbers (Lloyd and Max)
- *                    1.5  those of 1, 2 and 4 bits, or none: four classes of 32 tokens, sorted by (a_t + mean
- *                         a) |v_t|^2, largest first, widths bought as codec_tier.c buys them, 6 units in all
+ *                    1.5  those of 1, 2 and 4 bits, or none: four classes of 32 tokens, sorted by (a_t +
+ *                         mean a) |v_t|^2, largest first, widths bought as codec_tier.c buys them, 6 units
+ *                         in all
  *   code           the nearest level: the number of thresholds (half-way between levels) that y / sigma
- *                  passes; of 2 bits rne(y / (.9957 sigma) + 1.5), clamped
+ *                  passes
  *   scale          |y|^2 / <y, q>, q the levels: so <v, vhat> = <v, v>, without bias. Stored as 2^((base +
- *                  n)/16), n = 1 .. 255; base is the page's and gives the largest 255. Smaller ones than n = 1
- *                  become that. n = 0: the token is 0, or has no bits
+ *                  n)/16), n = 1 .. 255; base is the page's and gives the largest 255. Smaller ones than n =
+ *                  1 become that. n = 0: the token is 0, or has no bits
  *   f              page vector: sum a_t (v_t - vhat_t) / sum a_t over the tokens that are not heavy hitters,
  *                  as a row of int8 (row8.h); added to each of these. a_t is the attention a token has
  *                  received, 1 if unknown
- *   heavy hitters  the m tokens with the largest a_t (for 1.5 bits, of what tokens are sorted by; none if a is
- *                  unknown) are rows of int8. Everywhere else they are the mean of the others
+ *   heavy hitters  the m tokens with the largest a_t (for 1.5 bits, of what tokens are sorted by; none if a
+ *                  is unknown) are rows of int8. Everywhere else they are the mean of the others
  *
  * Layout, Dp = D rounded up to 16, all little-endian:
  *
@@ -31,17 +32,18 @@
  *
  * f and rows are in the domain of the numbers, everything else in the rotated one.
  *
- * Attention, 2 bits. x_t = p_t scale_t .9957 is rounded to 16 bits with one step per row of p, w_t; the sum is
- * step (sum w_t code_t - 1.5 sum w_t), the last sum exactly, so codes are centred and what rounding takes
+ * Attention, 2 bits. x_t = p_t scale_t .9957 is rounded to 16 bits with one step per row of p, w_t; the sum
+ * is step (sum w_t code_t - 1.5 sum w_t), the last sum exactly, so codes are centred and what rounding takes
  * has no bias. f is added once, times the sum of p.
  *
  * Error bound, of the numbers. e = y - S q, S the stored scale = s rho, s = |y|^2 / <y, q>, rho within
- * 2^(+-1/32). |e|^2 = |y|^2 - 2 S <y, q> + S^2 |q|^2 = S^2 |q|^2 - (2 rho - 1) |y|^2. From below, |y| is known
- * by its cells: y_c q_c >= sigma z_c |q_c|, z_c the inner edge of c's cell, so |y|^2 = s <y, q> >= s sigma m
- * with m = sum z_c |q_c|, and |y| >= s m / sqrt(D) >= S 2^(-1/32) m / sqrt(D). H keeps norms, so no element is
- * off by more than |e| + |f_c|. Where n = 1, s may be smaller: |y| <= s |q| <= 2^(1/32) S |q| gives |e| <= (1 +
- * 2^(1/32)) S |q|. No bound for tokens without bits and for the largest scale, which may stand for more.
- * Float rounding: H and back are within 2^-20 of the norm of what is turned; edges, s and sigma within 2^-16.
+ * 2^(+-1/32). |e|^2 = |y|^2 - 2 S <y, q> + S^2 |q|^2 = S^2 |q|^2 - (2 rho - 1) |y|^2. From below, |y| is
+ * known by its cells: y_c q_c >= sigma z_c |q_c|, z_c the inner edge of c's cell, so |y|^2 = s <y, q> >= s
+ * sigma m with m = sum z_c |q_c|, and |y| >= s m / sqrt(D) >= S 2^(-1/32) m / sqrt(D). H keeps norms, so no
+ * element is off by more than |e| + |f_c|. Where n = 1, s may be smaller: |y| <= s |q| <= 2^(1/32) S |q|
+ * gives |e| <= (1 + 2^(1/32)) S |q|. No bound for tokens without bits and for the largest scale, which may
+ * stand for more. Float rounding: H and back are within 2^-20 of the norm of what is turned; edges, s
+ * and sigma within 2^-16.
  */
 #include "quant/rot.h"
 
@@ -116,8 +118,7 @@ kvq_rot_codes kvq_rot_codes_of_block(const kvq_rot *l, const uint8_t *superblock
     return b;
 }
 
-/* Where the codes of the token at a place of a block are. */
-static kvq_token_codes codes_of_token(const kvq_rot_codes *b, const uint8_t *superblock, size_t place)
+kvq_token_codes kvq_rot_codes_of_token(const kvq_rot_codes *b, const uint8_t *superblock, size_t place)
 {
     kvq_token_codes codes = {.n_planes = b->n_planes};
     for (size_t i = 0; i < b->n_planes; i++) {
@@ -137,7 +138,7 @@ static kvq_token_codes codes_of_token(const kvq_rot_codes *b, const uint8_t *sup
 static void unpack_token(const kvq_rot *l, const kvq_rot_codes *b, const uint8_t *superblock, size_t place,
                          uint8_t *codes)
 {
-    const kvq_token_codes from = codes_of_token(b, superblock, place);
+    const kvq_token_codes from = kvq_rot_codes_of_token(b, superblock, place);
     memset(codes, 0, l->dim_padded);
     for (size_t i = 0; i < from.n_planes; i++)
         for (size_t c = 0; c < l->dim_padded; c++) {
@@ -203,7 +204,7 @@ static void rot_dequantize(const kvq_kernels *k, const kvq_side *s, const uint8_
             memcpy(out + i * stride, page, l->dim * sizeof *out);
             continue;
         }
-        kvq_token_codes codes = codes_of_token(&b, superblock, place[t0 + i] % KVQ_ROT_CLASS);
+        kvq_token_codes codes = kvq_rot_codes_of_token(&b, superblock, place[t0 + i] % KVQ_ROT_CLASS);
         k->dequantize_levels(&codes, kvq_rot_levels(l, b.width),
                              kvq_rot_scale(l, superblock, page_scale, t0 + i), page, l->dim,
                              out + i * stride);

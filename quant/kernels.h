@@ -184,13 +184,18 @@ typedef struct kvq_kernels {
     float (*fold_row_rest)(const float *x, size_t n, float per_unit, int8_t *folded);
 
     /* EXACT. Fold the products x_t = p_t * scale_t of the 128 tokens of a superblock, none negative, with one
-     * step, as fold_row does; x is stored for fold_row_rest (0 where nothing can be folded). Sums of floats in
-     * the order of dot_f32. */
+     * step, as fold_row does; x is stored for fold_row_rest (0 where nothing can be folded). Sums of floats
+     * in the order of dot_f32. */
     void (*fold_products)(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out);
 
     /* EXACT. out[c] = scale * levels[code of channel c] + add[c], for c < dim. */
     void (*dequantize_levels)(const kvq_token_codes *codes, const float *levels, float scale,
                               const float *add, size_t dim, float *out);
+
+    /* EXACT. codes[c] = how many of the 2^width - 1 thresholds y[c] passes, for n numbers, a multiple of 16;
+     * width 1 .. 4. Returns sum_c y[c] * levels[codes[c]] in the order of dot_f32. */
+    float (*choose_levels)(const float *y, size_t n, const float *thresholds, const float *levels,
+                           uint32_t width, uint8_t *codes);
 
     /* EXACT. x = H x in place, n a power of two: butterflies (a + b, a - b) at distances 1, 2, 4, ..., then
      * times 2^(-log2(n) / 2). */
@@ -234,6 +239,7 @@ typedef struct kvq_kernels {
     X(fold_row)                                                                                              \
     X(fold_row_rest)                                                                                         \
     X(fold_products)                                                                                         \
+    X(choose_levels)                                                                                         \
     X(dequantize_levels)                                                                                     \
     X(hadamard_f32)                                                                                          \
     X(max_f32)                                                                                               \
@@ -300,6 +306,8 @@ float kvq_fold_row_rest_portable(const float *x, size_t n, float per_unit, int8_
 void kvq_fold_products_portable(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out);
 void kvq_dequantize_levels_portable(const kvq_token_codes *codes, const float *levels, float scale,
                                     const float *add, size_t dim, float *out);
+float kvq_choose_levels_portable(const float *y, size_t n, const float *thresholds, const float *levels,
+                                 uint32_t width, uint8_t *codes);
 void kvq_hadamard_f32_portable(float *x, size_t n);
 
 #endif /* KVQ_QUANT_KERNELS_H */

@@ -145,6 +145,12 @@ V_INLINE v_i v_i_shift_right(v_i x, uint32_t n)
     V_EACH_DWORD(x.lane[j] >> n);
 }
 
+V_INLINE v_i v_i_nearest(v_f x)
+{
+    x = v_round(x);
+    V_EACH_DWORD((uint32_t)(int32_t)x.lane[j]);
+}
+
 V_INLINE v_f v_i_pick(v_i x, const float *table)
 {
     V_EACH_LANE(table[x.lane[j]]);

@@ -44,6 +44,12 @@ void kvq_dequantize_levels_portable(const kvq_token_codes *codes, const float *l
     dequantize_levels_v(codes, levels, scale, add, dim, out);
 }
 
+float kvq_choose_levels_portable(const float *y, size_t n, const float *thresholds, const float *levels,
+                                 uint32_t width, uint8_t *codes)
+{
+    return choose_levels_v(y, n, thresholds, levels, width, codes);
+}
+
 void kvq_hadamard_f32_portable(float *x, size_t n)
 {
     hadamard_f32_v(x, n);

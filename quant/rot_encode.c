@@ -35,7 +35,7 @@ typedef struct page {
     uint8_t kept[KVQ_HEAVY_HITTERS_MAX], place[T];
     float mean[KVQ_DIM_MAX]; /* what stands for the kept tokens */
     int32_t log[T];          /* of the scale; of a token that is 0, INT32_MIN */
-    double share[T];         /* of the attention received: a_t / sum a; 0 for the kept ones */
+    float share[T];          /* of the attention received: a_t / sum a; 0 for the kept ones */
 } page;
 
 /* y, Dp numbers, is x times 2^shift, so that the largest is about 1, rotated. False if all are 0. */
@@ -57,36 +57,16 @@ static bool rotate_token(const page *p, const float *x, float *y, int32_t *shift
     return all != 0;
 }
 
-/* Codes of y and their levels. */
-static void choose_codes(const kvq_rot *l, uint32_t width, float sigma, const float *y, uint8_t *codes,
-                         float *q)
+/* Codes of y, Dp bytes; returns <y, q>. */
+static float choose_codes(const page *p, uint32_t width, float sigma, const float *y, uint8_t *codes)
 {
-    const float *levels = kvq_rot_levels(l, width);
-    if (l->bits == 2) {
-        const float round_magic = 0x1.8p23f, per_code = 1.0f / (KVQ_ROT_SPACING * sigma);
-        for (size_t c = 0; c < l->dim_padded; c++) {
-            float code = y[c] * per_code + 1.5f;
-            code = code > 3.0f ? 3.0f : code < 0.0f ? 0.0f : code;
-            code = (code + round_magic) - round_magic;
-            codes[c] = (uint8_t)(int32_t)code;
-            q[c] = (code - 1.5f) * KVQ_ROT_SPACING;
-        }
-    } else {
-        float threshold[15];
-        for (size_t i = 0; i + 1 < (size_t)1 << width; i++)
-            threshold[i] = 0.5f * (levels[i] + levels[i + 1]) * sigma;
-        for (size_t c = 0; c < l->dim_padded; c++) {
-            uint32_t code = 0;
-            for (size_t i = 0; i + 1 < (size_t)1 << width; i++)
-                code += y[c] > threshold[i];
-            codes[c] = (uint8_t)code;
-            q[c] = levels[code];
-        }
-    }
-    for (size_t c = l->dim; c < l->dim_padded; c++) {
-        codes[c] = 0;
-        q[c] = 0.0f;
-    }
+    const float *levels = kvq_rot_levels(p->l, width);
+    float threshold[15];
+    for (size_t i = 0; i + 1 < (size_t)1 << width; i++)
+        threshold[i] = 0.5f * (levels[i] + levels[i + 1]) * sigma;
+    float product = p->k->choose_levels(y, p->l->dim_padded, threshold, levels, width, codes);
+    memset(codes + p->l->dim, 0, p->l->dim_padded - p->l->dim);
+    return product;
 }
 
 static const float *token_of(const page *p, size_t t)
@@ -97,7 +77,7 @@ static const float *token_of(const page *p, size_t t)
 /* Codes of a token, Dp bytes, and the logarithm of its scale. */
 static void encode_token(page *p, size_t t, uint32_t width, uint8_t *codes)
 {
-    float y[KVQ_DIM_MAX], q[KVQ_DIM_MAX];
+    float y[KVQ_DIM_MAX];
     int32_t shift;
     p->log[t] = INT32_MIN;
     if (width == 0 || !rotate_token(p, token_of(p, t), y, &shift)) {
@@ -105,8 +85,8 @@ static void encode_token(page *p, size_t t, uint32_t width, uint8_t *codes)
         return;
     }
     float squared = kvq_rot_product(y, y, p->l->dim_padded);
-    choose_codes(p->l, width, sqrtf(squared / (float)p->l->dim), y, codes, q);
-    int32_t n = kvq_log2_16th(squared / kvq_rot_product(y, q, p->l->dim_padded)) - 16 * shift;
+    float product = choose_codes(p, width, sqrtf(squared / (float)p->l->dim), y, codes);
+    int32_t n = kvq_log2_16th(squared / product) - 16 * shift;
     p->log[t] = n > p->l->log_limit ? p->l->log_limit : n;
 }
 
@@ -167,51 +147,43 @@ static void store_scales(const page *p, uint8_t *superblock)
 
 static void find_shares(page *p, const float *received)
 {
-    double sum = 0;
+    double sum = 0, own[T];
     for (size_t t = 0; t < T; t++) {
-        p->share[t] = received != NULL ? (double)received[t] : 1;
-        p->share[t] = kvq_is_kept(p->kept, p->l->n_rows, t) ? 0 : p->share[t];
-        sum += p->share[t];
+        own[t] = received != NULL ? (double)received[t] : 1;
+        own[t] = kvq_is_kept(p->kept, p->l->n_rows, t) ? 0 : own[t];
+        sum += own[t];
     }
     for (size_t t = 0; t < T; t++)
-        p->share[t] = sum > 0 ? p->share[t] / sum : 0;
+        p->share[t] = sum > 0 ? (float)(own[t] / sum) : 0.0f;
 }
 
 /* f = sum of shares of v, minus that of what is read back, turned once. */
-static void store_page_vector(const page *p, const uint8_t *codes, uint8_t *superblock)
+static void store_page_vector(const page *p, uint8_t *superblock)
 {
     const kvq_rot *l = p->l;
-    double of_numbers[KVQ_DIM_MAX] = {0};
-    float of_codes[KVQ_DIM_MAX] = {0}, f[KVQ_DIM_MAX];
     const float page_scale = kvq_rot_page_scale(l, superblock);
-    for (size_t t = 0; t < T; t++) {
-        const double share = p->share[t];
-        const float *x = p->x + t * p->stride;
-        if (share == 0)
-            continue;
-        for (size_t c = 0; c < l->dim; c++)
-            of_numbers[c] += share * (double)x[c];
-        uint32_t width =
-            l->bits != 0 ? l->bits : kvq_rot_class_width(l, superblock, p->place[t] / KVQ_ROT_CLASS);
-        const uint8_t *own = codes + p->place[t] * l->dim_padded;
-        const float scale = kvq_rot_scale(l, superblock, page_scale, t) * (float)share;
-        if (width == 0 || scale == 0.0f)
-            continue;
-        if (l->bits == 2) {
-            for (size_t c = 0; c < l->dim; c++)
-                of_codes[c] += ((float)own[c] - 1.5f) * (scale * KVQ_ROT_SPACING);
-            continue;
+    float of_numbers[KVQ_DIM_MAX] = {0}, sums[2][KVQ_DIM_MAX] = {{0}}, f[KVQ_DIM_MAX];
+    float *before = sums[0], *after = sums[1];
+    p->k->accumulate_f32(p->x, p->stride, T, p->share, l->dim, of_numbers);
+    for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
+        const kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, i);
+        for (size_t j = 0; j < KVQ_ROT_CLASS && b.width > 0; j++) {
+            const size_t place = i * KVQ_ROT_CLASS + j,
+                         t = l->bits != 0 ? place : superblock[l->order + place];
+            const float scale = kvq_rot_scale(l, superblock, page_scale, t) * p->share[t];
+            if (scale == 0.0f)
+                continue;
+            const kvq_token_codes codes = kvq_rot_codes_of_token(&b, superblock, j);
+            p->k->dequantize_levels(&codes, kvq_rot_levels(l, b.width), scale, before, l->dim, after);
+            float *swap = before;
+            before = after;
+            after = swap;
         }
-        const float *levels = kvq_rot_levels(l, width);
-        for (size_t c = 0; c < l->dim; c++)
-            of_codes[c] += levels[own[c]] * scale;
     }
-    kvq_rotate(p->k, l->dim, of_codes);
+    kvq_rotate(p->k, l->dim, before);
     for (size_t c = 0; c < l->dim; c++) {
-        double error = of_numbers[c] - (double)of_codes[c];
-        f[c] = (float)(error > (double)FLT_MAX    ? (double)FLT_MAX
-                       : error < -(double)FLT_MAX ? -(double)FLT_MAX
-                                                  : error);
+        float error = of_numbers[c] - before[c];
+        f[c] = error > FLT_MAX ? FLT_MAX : error < -FLT_MAX ? -FLT_MAX : error;
     }
     p->k->convert_f32_i8(f, l->dim, superblock + l->page);
 }
@@ -257,7 +229,7 @@ void kvq_rot_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superblock
     store_scales(&p, superblock);
     find_shares(&p, received);
     if (l->has_page)
-        store_page_vector(&p, codes, superblock);
+        store_page_vector(&p, superblock);
     for (size_t i = 0; i < l->n_rows; i++) {
         superblock[l->indices + i] = p.kept[i];
         if (p.kept[i] != KVQ_NO_TOKEN)

@@ -1,6 +1,6 @@
 /*
- * Template of the kernels behind codec_tier.c and codec_rot.c, for vectors and, with lanes.h, for the portable
- * table too: one source, so the same bits. All EXACT.
+ * Template of the kernels behind codec_tier.c and codec_rot.c, for vectors and, with lanes.h, for the
+ * portable table too: one source, so the same bits. All EXACT.
  */
 #ifndef KVQ_QUANT_VECTOR_TIER_H
 #define KVQ_QUANT_VECTOR_TIER_H
@@ -21,8 +21,8 @@ typedef struct tile_stats {
     v_f mean, min, max, square; /* square: sum of squared differences from the mean */
 } tile_stats;
 
-/* Sums of x / 128 cannot pass the largest float by more than rounding, which the clamp takes back; the second
- * pass makes the mean as exact as the numbers. Sums of squares may become Inf. */
+/* Sums of x / 128 cannot pass the largest float by more than rounding, which the clamp takes back; the
+ * second pass makes the mean as exact as the numbers. Sums of squares may become Inf. */
 V_INLINE tile_stats stats_of(const float *x)
 {
     const v_f part = v_set1(1.0f / KVQ_SUPERBLOCK);
@@ -370,6 +370,25 @@ static void dequantize_levels_v(const kvq_token_codes *codes, const float *level
     }
 }
 
+static float choose_levels_v(const float *y, size_t n, const float *thresholds, const float *levels,
+                             uint32_t width, uint8_t *codes)
+{
+    const v_f zero = v_set1(0.0f), one = v_set1(1.0f), steep = v_set1(0x1p126f);
+    const size_t n_thresholds = ((size_t)1 << width) - 1;
+    float table[16] = {0};
+    v_f sum = zero;
+    memcpy(table, levels, sizeof *table << width);
+    for (size_t c = 0; c < n; c += 16) {
+        v_f x = v_load(y + c), code = zero;
+        for (size_t i = 0; i < n_thresholds; i++) /* a difference is 0 or, times 2^126, at least 1 or so */
+            code = v_add(code, v_min(v_max(v_mul(v_sub(x, v_set1(thresholds[i])), steep), zero), one));
+        code = v_round(code);
+        v_store_i8((int8_t *)codes + c, code);
+        sum = v_add(sum, v_mul(x, v_i_pick(v_i_nearest(code), table)));
+    }
+    return v_sum(sum);
+}
+
 /* ---- The Hadamard transform ---- */
 
 /* Distances below 16, inside vectors, in a form that compilers make shuffles of. */
@@ -423,6 +442,7 @@ static void hadamard_f32_v(float *x, size_t n)
 #define V_TIER_KERNELS                                                                                       \
     .channel_squares = channel_squares_v, .fit_channels = fit_channels_v, .fit_channel = fit_channel_v,      \
     .fold_row = fold_row_v, .fold_row_rest = fold_row_rest_v, .hadamard_f32 = hadamard_f32_v,                \
-    .fold_products = fold_products_v, .dequantize_levels = dequantize_levels_v
+    .fold_products = fold_products_v, .dequantize_levels = dequantize_levels_v,                              \
+    .choose_levels = choose_levels_v
 
 #endif /* KVQ_QUANT_VECTOR_TIER_H */

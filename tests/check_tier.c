@@ -201,6 +201,32 @@ void check_fold_products(const kvq_kernels *k)
     }
 }
 
+void check_choose_levels(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < 80; i++) {
+        uint32_t width = 1 + (uint32_t)i % 4;
+        size_t n = 16 * (1 + rng_below(&r, 12)), n_levels = (size_t)1 << width;
+        float thresholds[15], levels[16], lane[LANES] = {0}, *y = floats_in(&in_a, FILL_NORMAL, n, 1);
+        uint8_t *codes = place(&out_a, random_placing(&r), n, 1);
+        for (size_t j = 0; j < n_levels; j++)
+            levels[j] = rng_normal(&r);
+        for (size_t j = 0; j + 1 < n_levels; j++)
+            thresholds[j] = ((float)j + 1.0f - (float)n_levels / 2) / 2;
+        y[0] = thresholds[0]; /* is not passed */
+        float sum = k->choose_levels(y, n, thresholds, levels, width, codes);
+        check_canaries(&out_a, "choose_levels");
+        for (size_t c = 0; c < n; c++) {
+            size_t code = 0;
+            while (code + 1 < n_levels && y[c] > thresholds[code])
+                code++;
+            cr_assert(codes[c] == code, "%u bits: %g became %u", width, (double)y[c], codes[c]);
+            float product = single((double)y[c] * (double)levels[code]);
+            lane[c % LANES] = single((double)lane[c % LANES] + (double)product);
+        }
+        cr_assert(sum == sum_lanes_by_contract(lane), "%u bits, n = %zu", width, n);
+    }
+}
+
 void check_dequantize_levels(const kvq_kernels *k)
 {
     for (size_t i = 0; i < 60; i++) {

@@ -193,6 +193,15 @@ static size_t run_fold_products(const kvq_kernels *k, workspace *w, size_t i)
 }
 static const kernel_bench bench_fold_products = {run_fold_products, false, false};
 
+static size_t run_choose_levels(const kvq_kernels *k, workspace *w, size_t i)
+{
+    static const float thresholds[] = {-1.0f, 0.0f, 1.0f}, levels[] = {-1.5f, -0.5f, 0.5f, 1.5f};
+    w->sink +=
+        k->choose_levels(w->rows + i * w->n_floats, w->dim, thresholds, levels, 2, (uint8_t *)w->floats);
+    return w->dim * sizeof(float);
+}
+static const kernel_bench bench_choose_levels = {run_choose_levels, false, false};
+
 static size_t run_dequantize_levels(const kvq_kernels *k, workspace *w, size_t i)
 {
     const kvq_token_codes codes = {
