@@ -69,7 +69,7 @@ Test(toy, texts_are_the_codecs_own)
     expect_error("k=toy/2,v=2", 5, "comma");
     expect_error("k=toy,v=toy,r=96", 14, "multiple of 128");
     expect_error("k=toy,v=2,r=0", 12, "at least what a side packs");
-    expect_error("k=toy,v=toy,hh=1", 0, "keeps heavy hitters");
+    expect_error("k=toy,v=toy,r=128,hh=1", 21, "keeps heavy hitters");
     kvq_side_info info;
     cr_assert_eq(kvq_scheme_keys(scheme_of("k=toy,v=toy:0"), &info), KVQ_OK);
     cr_assert(strcmp(info.codec, "toy") == 0 && info.uses_evidence && info.bits == 8 && info.group == 0);
