@@ -104,6 +104,7 @@ Test(toy, what_a_codec_leaves_out_has_defaults)
     for (size_t i = 0; i < 2 * D; i++)
         cr_assert(isinf(xhat[i]), "nothing is promised");
     cr_assert(kvq_side_is_valid(&side, superblock, T));
+    memset(superblock, 0xff, side.bytes);
     kvq_side_clear(&side, superblock, 0);
     for (size_t i = 0; i < side.bytes; i++)
         cr_assert_eq(superblock[i], 0);
