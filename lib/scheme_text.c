@@ -238,9 +238,11 @@ kvq_status kvq_scheme_parse(const char *text, kvq_scheme *out, kvq_error *err)
     if (!parse_scheme(&t, &scheme))
         return kvq_fail(err, KVQ_ERR_SCHEME, t.problem, (uint64_t)(t.problem_at - text));
     const char *problem = scheme_problem(&scheme);
-    if (problem != NULL) { /* the only ones left concern the residual, as a rule */
-        const char *r = strstr(text, "r="), *mode = strstr(text, "mode=");
+    if (problem != NULL) { /* the only ones left concern the residual, as a rule, or say which item */
+        const char *r = strstr(text, "r="), *mode = strstr(text, "mode="), *hh = strstr(text, "hh=");
         const char *at = r != NULL ? r + 2 : mode != NULL ? mode + 5 : text;
+        if (strncmp(problem, "hh=", 3) == 0) /* which may come from a preset */
+            at = hh != NULL ? hh + 3 : text;
         return kvq_fail(err, KVQ_ERR_SCHEME, problem, (uint64_t)(at - text));
     }
     if (!kvq_scheme_print(&scheme, false, scheme.text))

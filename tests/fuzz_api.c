@@ -166,8 +166,8 @@ static void call_append(size_t layer, size_t sequence)
     }
 }
 
-/* What a truncation unpacked is from now on what the cache knows; it is recognised by a bound of 0. A residual
- * that rounds has other bounds: there the sequence stays unknown until it is empty. */
+/* What a truncation unpacked is from now on what the cache knows; it is recognised by a bound of 0. A
+ * residual that rounds has other bounds: there the sequence stays unknown until it is empty. */
 static void relearn(subject *s, size_t layer, size_t sequence)
 {
     static float k[MAX_TOKENS * ROW], v[MAX_TOKENS * ROW], kb[MAX_TOKENS * ROW], vb[MAX_TOKENS * ROW];

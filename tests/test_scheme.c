@@ -188,6 +188,7 @@ Test(scheme, values_out_of_range_make_no_scheme)
     expect_error("kivi2,r=1073741825", 8, "the number is too large");
     expect_error("kivi2,s=1048577", 8, "the number is too large");
     expect_error("kivi2,hh=9", 9, "the number is too large");
+    expect_error("kivi2,hh=1,r=64", 9, "hh= needs a codec that keeps heavy hitters");
     expect_error("kivi2,hh=", 9, "a number is expected here");
     cr_assert_eq(kvq_scheme_create(&made, NULL, NULL), KVQ_ERR_ARG);
     cr_assert_eq(kvq_scheme_create(NULL, "kivi2", NULL), KVQ_ERR_ARG);

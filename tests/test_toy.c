@@ -69,7 +69,7 @@ Test(toy, texts_are_the_codecs_own)
     expect_error("k=toy/2,v=2", 5, "comma");
     expect_error("k=toy,v=toy,r=96", 14, "multiple of 128");
     expect_error("k=toy,v=2,r=0", 12, "at least what a side packs");
-    expect_error("k=toy,v=toy,hh=1", 0, "keeps heavy hitters");
+    expect_error("k=toy,v=toy,r=128,hh=1", 21, "keeps heavy hitters");
     kvq_side_info info;
     cr_assert_eq(kvq_scheme_keys(scheme_of("k=toy,v=toy:0"), &info), KVQ_OK);
     cr_assert(strcmp(info.codec, "toy") == 0 && info.uses_evidence && info.bits == 8 && info.group == 0);
@@ -104,6 +104,7 @@ Test(toy, what_a_codec_leaves_out_has_defaults)
     for (size_t i = 0; i < 2 * D; i++)
         cr_assert(isinf(xhat[i]), "nothing is promised");
     cr_assert(kvq_side_is_valid(&side, superblock, T));
+    memset(superblock, 0xff, side.bytes);
     kvq_side_clear(&side, superblock, 0);
     for (size_t i = 0; i < side.bytes; i++)
         cr_assert_eq(superblock[i], 0);
@@ -269,6 +270,33 @@ Test(toy, evidence_changes_what_is_stored)
     free_script(&d);
 }
 
+/* A little attention is some, and none at all is not known. */
+Test(toy, a_little_attention_is_evidence)
+{
+    script d = make_script(9, small, 400);
+    for (size_t n_queries = 0; n_queries < 2; n_queries++) {
+        static lesson e;
+        kvq_cache *cache = cache_of("k=toy:2,v=toy:2,r=256", small, NULL);
+        float *p = malloc(HEADS * 201 * sizeof *p), q[HEADS * D] = {0}, out[HEADS * D];
+        kvq_attend_options options;
+        kvq_attend_options_init(&options);
+        options.probabilities = p;
+        memset(&e, 0, sizeof e);
+        script_append(cache, &d, 0, 200);
+        if (n_queries > 0) {
+            cr_assert_eq(kvq_cache_step(cache, 0, NULL, 1, NULL, q, d.k, d.v, 1, &options, out), KVQ_OK);
+            learn(&e, q, p, 1, 201);
+            cr_assert_lt(e.received[0][7], 0.01f);
+        }
+        script_append(cache, &d, 0, 100);
+        check_record("appended", cache, KVQ_KEYS, 0, &e);
+        check_record("appended", cache, KVQ_VALUES, 0, &e);
+        free(p);
+        kvq_cache_free(cache);
+    }
+    free_script(&d);
+}
+
 /* ---- Counted, saved, loaded, truncated ---- */
 
 static void check_usage(const char *scheme, const kvq_cache *cache, const test_memory *memory)
@@ -343,9 +371,12 @@ static void go_on_alike(const char *what, kvq_cache *a, kvq_cache *b, const scri
 
 Test(toy, a_loaded_cache_goes_on_like_the_original)
 {
+    /* After 128 and 256 tokens past the sinks the next step packs at once, with what was loaded. */
+    static const size_t lengths[] = {1, 62, 128, 131, 256, 259, 290};
     script d = make_script(6, small, 700);
     for (size_t i = 0; i < N_LEARNING; i++)
-        for (size_t n = 1; n < 300; n += 61) {
+        for (size_t j = 0; j < sizeof lengths / sizeof lengths[0]; j++) {
+            size_t n = lengths[j];
             kvq_cache *cache = cache_of(learning[i], small, NULL), *into = cache_of(learning[i], small, NULL);
             free(script_step(cache, &d, NULL, 1, &n, NULL));
             free(script_step(into, &d, NULL, 2, (size_t[]){9, 140}, NULL)); /* to be forgotten */
