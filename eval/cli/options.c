@@ -141,6 +141,7 @@ static const char *const compared_schemes[] = {
     "k=quarot:2,v=quarot:2" SAME_WINDOW,
     "k=quarot:4,v=quarot:4" SAME_WINDOW,
     "k=nuq:2,v=nuq:2" SAME_WINDOW,
+    "k=nuq:2:qn,v=nuq:2:qn" SAME_WINDOW,
     NULL,
 };
 
