@@ -155,10 +155,15 @@ static const kvq_scheme no_preset = {.residual = DEFAULT_RESIDUAL};
 
 /* ---- Presets: names for texts ---- */
 
-#define KVQ(keys, values, hitters)                                                                           \
-    "k=tier:" keys ",v=rot:" values ",hh=" hitters ",s=4,mode=sliding,rtype=f16/i8"
+#define WINDOW                     ",s=4,mode=sliding,rtype=f16/i8"
+#define KVQ(keys, values, hitters) "k=tier:" keys ",v=rot:" values ",hh=" hitters WINDOW
+#define RIVAL(name, codec)                                                                                   \
+    {                                                                                                        \
+        name, "k=" codec ",v=" codec WINDOW                                                                  \
+    }
 
-/* A name that begins another comes after it. */
+/* A name that begins another comes after it. Rivals have the window and the sinks of the kvq schemes, so that
+ * codecs are compared and nothing else. */
 static const struct {
     const char *name, *text;
 } named_presets[] = {
@@ -170,6 +175,22 @@ static const struct {
     {"kvq2-fb", KVQ("2:fb", "2", "2")},
     {"kvq2", KVQ("2", "2", "2")},
     {"kvq1.5", KVQ("1.5", "1.5", "2")},
+    RIVAL("q8_0", "q8_0"),
+    RIVAL("q4_0", "q4_0"),
+    RIVAL("q4_1", "q4_1"),
+    RIVAL("turbo1", "turbo:1"),
+    RIVAL("turbo2-nc", "turbo:2:nc"),
+    RIVAL("turbo2", "turbo:2"),
+    RIVAL("turbo3-nc", "turbo:3:nc"),
+    RIVAL("turbo3", "turbo:3"),
+    RIVAL("turbo4-nc", "turbo:4:nc"),
+    RIVAL("turbo4", "turbo:4"),
+    RIVAL("kvarn2", "kvarn:2"),
+    RIVAL("kvarn4", "kvarn:4"),
+    RIVAL("quarot2", "quarot:2"),
+    RIVAL("quarot4", "quarot:4"),
+    RIVAL("nuq2-qn", "nuq:2:qn"),
+    RIVAL("nuq2", "nuq:2"),
 };
 enum { N_NAMED = sizeof named_presets / sizeof named_presets[0] };
 
@@ -303,32 +324,46 @@ static void put_dtypes(kvq_printer *p, const kvq_dtype dtype[KVQ_N_ROLES])
     kvq_put(p, names[dtype[KVQ_VALUES]]);
 }
 
+/* What differs from `base`, whose sides stand there already. */
+static void put_items(kvq_printer *p, const kvq_scheme *scheme, const kvq_scheme *base, bool all)
+{
+    if (all || scheme->residual != base->residual)
+        kvq_put_number(p, ",r=", scheme->residual);
+    if (all || scheme->residual_mode != base->residual_mode)
+        kvq_put(p, scheme->residual_mode == KVQ_RESIDUAL_KIVI ? ",mode=kivi" : ",mode=sliding");
+    if (all || memcmp(scheme->residual_dtype, base->residual_dtype, sizeof base->residual_dtype) != 0)
+        put_dtypes(p, scheme->residual_dtype);
+    if (all || scheme->sinks != base->sinks)
+        kvq_put_number(p, ",s=", scheme->sinks);
+    if (all || scheme->arith != base->arith)
+        kvq_put(p, scheme->arith == KVQ_ARITH_F32 ? ",arith=f32" : ",arith=kivi-f16");
+    if (scheme->heavy_hitters != base->heavy_hitters) /* all or not: older files do not have it */
+        kvq_put_number(p, ",hh=", scheme->heavy_hitters);
+}
+
+/* Without a preset. */
+static void put_plain(kvq_printer *p, const kvq_scheme *scheme, bool all)
+{
+    for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
+        const kvq_spec *spec = &scheme->side[role];
+        kvq_put(p, role == KVQ_KEYS ? "k=" : ",v=");
+        spec->codec->print(spec->codec, p, role, spec->parameter);
+    }
+    put_items(p, scheme, &no_preset, all);
+}
+
 bool kvq_scheme_print(const kvq_scheme *scheme, bool explicit_form, char *text)
 {
-    kvq_printer p = {.text = text, .size = KVQ_SCHEME_TEXT_MAX};
-    char name[KVQ_SIDE_TEXT_MAX];
-    kvq_scheme base = no_preset;
-    if (!explicit_form && find_preset(scheme, &base, name)) {
-        kvq_put(&p, name);
-    } else {
-        base = no_preset;
-        for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
-            kvq_put(&p, role == KVQ_KEYS ? "k=" : ",v=");
-            const kvq_spec *spec = &scheme->side[role];
-            spec->codec->print(spec->codec, &p, role, spec->parameter);
-        }
-    }
-    if (explicit_form || scheme->residual != base.residual)
-        kvq_put_number(&p, ",r=", scheme->residual);
-    if (explicit_form || scheme->residual_mode != base.residual_mode)
-        kvq_put(&p, scheme->residual_mode == KVQ_RESIDUAL_KIVI ? ",mode=kivi" : ",mode=sliding");
-    if (explicit_form || memcmp(scheme->residual_dtype, base.residual_dtype, sizeof base.residual_dtype) != 0)
-        put_dtypes(&p, scheme->residual_dtype);
-    if (explicit_form || scheme->sinks != base.sinks)
-        kvq_put_number(&p, ",s=", scheme->sinks);
-    if (explicit_form || scheme->arith != base.arith)
-        kvq_put(&p, scheme->arith == KVQ_ARITH_F32 ? ",arith=f32" : ",arith=kivi-f16");
-    if (scheme->heavy_hitters != base.heavy_hitters) /* explicit or not: older files do not have it */
-        kvq_put_number(&p, ",hh=", scheme->heavy_hitters);
-    return p.n < p.size;
+    kvq_printer plain = {.text = text, .size = KVQ_SCHEME_TEXT_MAX};
+    char name[KVQ_SIDE_TEXT_MAX], short_text[KVQ_SCHEME_TEXT_MAX];
+    kvq_printer preset = {.text = short_text, .size = sizeof short_text};
+    kvq_scheme base;
+    put_plain(&plain, scheme, explicit_form);
+    if (explicit_form || !find_preset(scheme, &base, name))
+        return plain.n < plain.size;
+    kvq_put(&preset, name);
+    put_items(&preset, scheme, &base, false);
+    if (preset.n <= plain.n && preset.n < preset.size)
+        memcpy(text, short_text, preset.n + 1);
+    return plain.n < plain.size || preset.n <= plain.n;
 }

@@ -119,29 +119,33 @@ const struct argp_option options_list[] = {
 
 static const char *const default_schemes[] = {"kivi2", "kvq2", NULL};
 
-/* What --compare adds. Rivals with the sinks and the window of the kvq schemes, so that codecs are compared
- * and nothing else. */
-#define SAME_WINDOW ",s=4,mode=sliding,rtype=f16/i8"
+/* What --compare adds: KIVI as published, with the sinks and the window of the others, and all presets of
+ * ours and of the rivals. */
 static const char *const compared_schemes[] = {
     "kivi2",
-    "kivi4",
-    "k=2,v=2" SAME_WINDOW,
-    "k=q8_0,v=q8_0" SAME_WINDOW,
-    "k=q4_0,v=q4_0" SAME_WINDOW,
-    "k=q4_1,v=q4_1" SAME_WINDOW,
-    "k=turbo:1,v=turbo:1" SAME_WINDOW,
-    "k=turbo:2,v=turbo:2" SAME_WINDOW,
-    "k=turbo:3,v=turbo:3" SAME_WINDOW,
-    "k=turbo:4,v=turbo:4" SAME_WINDOW,
-    "k=turbo:2:nc,v=turbo:2:nc" SAME_WINDOW,
-    "k=turbo:3:nc,v=turbo:3:nc" SAME_WINDOW,
-    "k=turbo:4:nc,v=turbo:4:nc" SAME_WINDOW,
-    "k=kvarn:2,v=kvarn:2" SAME_WINDOW,
-    "k=kvarn:4,v=kvarn:4" SAME_WINDOW,
-    "k=quarot:2,v=quarot:2" SAME_WINDOW,
-    "k=quarot:4,v=quarot:4" SAME_WINDOW,
-    "k=nuq:2,v=nuq:2" SAME_WINDOW,
-    "k=nuq:2:qn,v=nuq:2:qn" SAME_WINDOW,
+    "kivi2,s=4,mode=sliding,rtype=f16/i8",
+    "kivi4,s=4,mode=sliding,rtype=f16/i8",
+    "kvq1.5",
+    "kvq2",
+    "kvq2-fb",
+    "kvq2.5",
+    "kvq3",
+    "kvq4",
+    "q4_0",
+    "q4_1",
+    "q8_0",
+    "turbo1",
+    "turbo2",
+    "turbo2-nc",
+    "turbo3",
+    "turbo3-nc",
+    "turbo4",
+    "turbo4-nc",
+    "kvarn2",
+    "kvarn4",
+    "quarot2",
+    "quarot4",
+    "nuq2",
     NULL,
 };
 
