@@ -12,16 +12,8 @@ extern const kvq_codec kvq_codec_q8_0, kvq_codec_q4_0, kvq_codec_q4_1;
 extern const kvq_codec kvq_codec_turbo, kvq_codec_kvarn, kvq_codec_quarot, kvq_codec_nuq;
 
 static const kvq_codec *const built_in[] = {
-    &kvq_codec_affine,
-    &kvq_codec_f16,
-    &kvq_codec_f32,
-    &kvq_codec_q8_0,
-    &kvq_codec_q4_0,
-    &kvq_codec_q4_1,
-    &kvq_codec_turbo,
-    &kvq_codec_kvarn,
-    &kvq_codec_quarot,
-    &kvq_codec_nuq,
+    &kvq_codec_affine, &kvq_codec_f16,   &kvq_codec_f32,   &kvq_codec_q8_0,   &kvq_codec_q4_0,
+    &kvq_codec_q4_1,   &kvq_codec_turbo, &kvq_codec_kvarn, &kvq_codec_quarot, &kvq_codec_nuq,
 };
 enum { N_BUILT_IN = sizeof built_in / sizeof built_in[0] };
 
