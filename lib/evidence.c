@@ -84,9 +84,10 @@ void kvq_evidence_shrink(const kvq_cache *cache, const kvq_layer_plan *plan, kvq
     if (layer->learned == NULL || n_after >= n_before)
         return;
     double share = (double)n_after / (double)n_before;
-    layer->n_queries = (uint64_t)((double)layer->n_queries * share);
+    if (layer->n_queries > 0) /* a little is still something */
+        layer->n_queries = 1 + (uint64_t)((double)(layer->n_queries - 1) * share);
     for (size_t i = 0; i < learned_floats(cache, plan); i++)
-        layer->learned[i] = layer->n_queries == 0 ? 0.0f : (float)((double)layer->learned[i] * share);
+        layer->learned[i] = (float)((double)layer->learned[i] * share);
 }
 
 kvq_evidence kvq_evidence_of(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,

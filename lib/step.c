@@ -149,21 +149,24 @@ static kvq_status reserve_all(const step *s)
 
 /* ---- Attention received ---- */
 
-/* Copy what watched tokens of the residual have received to p->received, or back. */
+/* Copy what watched tokens of the residual have received to p->received, or back. Both sides know the same,
+ * unless a truncation has brought a token back on one of them: then the other still does. */
 static void exchange_received(const step *s, const part *p, bool back)
 {
     const kvq_layer *layer = layer_of(s, p);
     size_t n = kvq_past_sinks(s->plan, layer->n_tokens);
     size_t first = kvq_past_sinks(s->plan, layer->n_tokens + p->n_new) - p->watched;
-    kvq_role watching = watching_role(s->plan, layer);
     for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
-        if ((s->plan->side[role].evidence & KVQ_EVIDENCE_RECEIVED) == 0 || (!back && role != watching))
+        if ((s->plan->side[role].evidence & KVQ_EVIDENCE_RECEIVED) == 0)
             continue;
         for (size_t head = 0; head < s->cache->config.n_kv_heads; head++)
             for (size_t i = kvq_max_size(first, layer->packed[role]); i < n; i++) {
                 float *stored = kvq_residual_received(s->cache, s->plan, layer, role, head, i);
                 float *here = &p->received[head * p->watched + i - first];
-                *(back ? stored : here) = *(back ? here : stored);
+                if (back)
+                    *stored = *here;
+                else
+                    *here = *stored > *here ? *stored : *here;
             }
     }
 }

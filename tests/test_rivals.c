@@ -852,6 +852,17 @@ Test(rivals, hostile_bytes_by_name)
     }
 }
 
+/* Two outliers at one place. */
+Test(rivals, nuq_indices_ascend)
+{
+    enum { INDICES = 128 * 16 + 4 * 64 };
+    kvq_side s = side_of("nuq:2", KVQ_KEYS, 64);
+    fill(64, 43);
+    encode(&s);
+    kvq_store_u16(superblock + INDICES + 2, kvq_load_u16(superblock + INDICES));
+    cr_assert(!kvq_side_is_valid(&s, superblock, T));
+}
+
 /* The bytes of a page are the same on every machine and in every run; FNV-1a of those of D = 80. */
 Test(rivals, bytes_do_not_change)
 {
