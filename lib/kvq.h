@@ -39,9 +39,9 @@
 #include <stdint.h>
 
 #define KVQ_VERSION_MAJOR 0
-#define KVQ_VERSION_MINOR 2
+#define KVQ_VERSION_MINOR 3
 #define KVQ_VERSION_PATCH 0
-/** The version as one number that can be compared: 0.2.0 is 200. */
+/** The version as one number that can be compared: 0.3.0 is 300. */
 #define KVQ_VERSION_NUMBER (KVQ_VERSION_MAJOR * 10000 + KVQ_VERSION_MINOR * 100 + KVQ_VERSION_PATCH)
 /** Raised only when a program compiled before would break; the shared library's SOVERSION. */
 #define KVQ_ABI 1
