@@ -207,7 +207,7 @@ KVQ_API void kvq_scheme_free(kvq_scheme *scheme);
  */
 KVQ_API const char *kvq_scheme_text(const kvq_scheme *scheme);
 
-/** Text of the i-th preset, from the widest down, with the usual groups; NULL past the last. */
+/** Text of the i-th preset, from the widest (at D = 64) down, with the usual groups; NULL past the last. */
 KVQ_API const char *kvq_scheme_preset(size_t i);
 
 /** What one side of a scheme, keys or values, says. */

@@ -34,11 +34,11 @@ const char *kvq_scheme_text(const kvq_scheme *scheme)
 const char *kvq_scheme_preset(size_t i)
 {
     static const char *const presets[] = {
-        "fp32", "fp16", "kivi8", "kivi6", "kivi5", "kivi4", "kvq4", "kivi4-g64", "kivi3", "kvq3", "kivi2",
-        "kvq2.5", "kivi2-g64", "kvq2-fb", "kvq2", "kivi1", "kvq1.5",
-        /* rivals, to compare with */
-        "q8_0", "q4_1", "q4_0", "turbo4", "turbo4-nc", "turbo3", "turbo3-nc", "turbo2", "turbo2-nc", "turbo1",
-        "kvarn4", "kvarn2", "quarot4", "quarot2", "nuq2", "nuq2-qn"};
+        "fp32",      "fp16",      "kivi8",  "q8_0",    "kivi6",     "kivi5",   "kivi4",
+        "q4_1",      "kvarn4",    "q4_0",   "quarot4", "kivi4-g64", "kvq4",    "turbo4",
+        "turbo4-nc", "kivi3",     "kvq3",   "turbo3",  "turbo3-nc", "kvq2.5",  "kivi2",
+        "nuq2",      "nuq2-qn",   "kvarn2", "quarot2", "kivi2-g64", "kvq2-fb", "kvq2",
+        "turbo2",    "turbo2-nc", "kivi1",  "kvq1.5",  "turbo1"};
     return i < sizeof presets / sizeof presets[0] ? presets[i] : NULL;
 }
 

@@ -38,8 +38,9 @@ Test(cli, the_report_fits_the_width_and_ends_with_sentences)
         cr_expect_eq(left_out == NULL, cases[i].left_out == NULL, "%s: %s", cases[i].columns, out);
         if (left_out && cases[i].left_out)
             cr_expect(strstr(left_out, cases[i].left_out), "%s: %s", cases[i].columns, out);
-        cr_assert(strstr(out, "\n\nkivi2,r=32 keeps the cache of 80 tokens") &&
-                      strstr(out, "perplexity goes"),
+        cr_assert(strstr(out, "\n\nkivi4,r=32 keeps the cache of 80 tokens") &&
+                      strstr(out, "perplexity goes") &&
+                      strstr(out, "\nNext to kivi2,r=32, kivi4,r=32 has "),
                   "%s", out);
         cr_assert(!strchr(out, '\033'), "colour without a terminal");
         cr_assert_eq(err[0], '\0', "%s", err);
@@ -196,12 +197,42 @@ Test(cli, json_has_every_key_and_fp32_is_exactly_zero)
     json_decref(root);
 }
 
-Test(cli, no_option_at_all_is_two_bits)
+/* The schemes of the CSV's rows, each followed by a blank. */
+static void expect_schemes(const char *options, const char *schemes)
 {
-    cr_assert_eq(run("$E --windows 1 --tokens 16 --csv - && $E --windows 1 --tokens 16 --bits 2 --csv -"), 0);
-    cr_assert_eq(n_lines(out), 6);
-    const char *first = strstr(out, "\"kivi2\",2,2,32,128,\"kivi\",\"f32\",0,");
-    cr_assert(first && strstr(first + 1, "\"kivi2\",2,2,32,128,\"kivi\",\"f32\",0,"), "%s", out);
+    char found[1024] = "";
+    cr_assert_eq(run("$E --windows 1 --tokens 16 --csv - %s", options), 0, "%s", err);
+    for (const char *line = strchr(out, '\n') + 1; *line; line = strchr(line, '\n') + 1) {
+        const size_t used = strlen(found);
+        snprintf(found + used, sizeof found - used, "%.*s ", (int)strcspn(line + 1, "\""), line + 1);
+    }
+    cr_expect_str_eq(found, schemes, "%s: %s", options, found);
+}
+
+#define KIVI_DEFAULT "\"kivi2\",2,2,32,128,\"kivi\",\"f32\",0,"
+
+Test(cli, no_option_at_all_is_kivi2_and_kvq2)
+{
+    expect_schemes("", "fp32 kivi2 kvq2 ");
+    cr_assert(strstr(out, "\n" KIVI_DEFAULT), "%s", out);
+    cr_assert(strstr(out, "\n\"kvq2\",0,2,0,128,\"sliding\",\"f16/i8\",4,"), "%s", out);
+    expect_schemes("--bits 2", "fp32 kivi2 ");
+    cr_assert(strstr(out, "\n" KIVI_DEFAULT), "%s", out);
+    expect_schemes("--scheme kvq4", "fp32 kvq4 ");
+    expect_schemes("--scheme fp32", "fp32 ");
+    expect_schemes("--scheme kvq3 --bits 4", "fp32 kivi4 kvq3 ");
+}
+
+/* 24 schemes: KIVI as published and with what the others have, ours, the rivals. After what was asked for. */
+#define COMPARED                                                                                             \
+    "kivi2 kivi2,mode=sliding,rtype=f16/i8,s=4 kivi4,mode=sliding,rtype=f16/i8,s=4 kvq1.5 kvq2 kvq2-fb "     \
+    "kvq2.5 kvq3 kvq4 q4_0 q4_1 q8_0 turbo1 turbo2 turbo2-nc turbo3 turbo3-nc turbo4 turbo4-nc kvarn2 "      \
+    "kvarn4 quarot2 quarot4 nuq2 "
+
+Test(cli, compare_has_all_rivals)
+{
+    expect_schemes("--compare", "fp32 " COMPARED);
+    expect_schemes("--compare --scheme kivi8 --residual 32", "fp32 kivi2,r=32 kivi8 " COMPARED);
 }
 
 Test(cli, csv_rows_have_as_many_fields_as_the_header)

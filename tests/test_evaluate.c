@@ -679,7 +679,7 @@ Test(evaluate, a_stop_leaves_the_windows_that_are_done)
 {
     inputs in = load(MODEL, 3, 60, 10);
     kvq_scheme *const scheme = scheme_of("kivi2,r=32");
-    const size_t steps_of_window = 6 * 50 * 3; /* layers, tokens; reference, local and propagated run */
+    const size_t steps_of_window = 6 * 51 * 3; /* layers; prompt, tokens; reference, local, propagated */
     evaluation ev = {0};
     eval_error e = {""};
     for (size_t halves = 1; halves <= 6; halves++) {

@@ -29,7 +29,7 @@ static const figure figures[] = {
     {"group", "64", NULL, NULL},
     {"residual", "192", NULL, NULL},
     {"residual_mode", "\"sliding\"", NULL, NULL},
-    {"residual_dtype", "\"f16\"", NULL, NULL},
+    {"residual_dtype", "\"f16/i8\"", NULL, NULL},
     {"sinks", "7", NULL, NULL},
     {"payload", "1001", NULL, NULL},
     {"metadata", "1002", NULL, NULL},
@@ -37,7 +37,8 @@ static const figure figures[] = {
     {"sinks_bytes", "1004", NULL, NULL},
     {"slack", "1005", NULL, NULL},
     {"bookkeeping", "1006", NULL, NULL},
-    {"total", "6021", "cache bytes", "6.0 kB"},
+    {"evidence", "1107", NULL, NULL},
+    {"total", "7128", "cache bytes", "7.1 kB"},
     {"fp16_bytes", "7000", NULL, NULL},
     {"fp32_bytes", "14000", NULL, NULL},
     {"bits_packed", "3.5", "bits packed", "3.50"},
@@ -81,7 +82,8 @@ static evaluate_run made_up_run(void)
                   .sinks = 1004,
                   .slack = 1005,
                   .bookkeeping = 1006,
-                  .total = 6021,
+                  .evidence = 1107,
+                  .total = 7128,
                   .n_packed_elements = 1},
         .bits_packed = 3.5,
         .bits_here = 8.25,
@@ -111,7 +113,7 @@ static evaluate_run made_up_run(void)
         .seconds = 12.5,
         .heads = heads,
     };
-    run.scheme = scheme_of("k=4/64,v=2,r=192,mode=sliding,rtype=f16,s=7");
+    run.scheme = scheme_of("k=4/64,v=2,r=192,mode=sliding,rtype=f16/i8,s=7");
     for (size_t i = 0; i < N_HEADS; i++)
         heads[i] = (evaluate_head){.k = {1.0, 100.0, 1},
                                    .v = {4.0, 100.0, 1},
@@ -222,7 +224,7 @@ Test(report, json_has_each_figure_under_its_name)
         /* The objects are known here by what is in them; residual_bytes is bytes.residual. */
         static const char *const objects[] = {"bytes", "local", "propagated"};
         const char *name = figures[i].name;
-        const bool in_bytes = i >= 8 && i <= 14;
+        const bool in_bytes = i >= 8 && i <= 15;
         const json_t *v = in_bytes ? NULL : json_object_get(r, name);
         char plain[32];
         snprintf(plain, sizeof plain, "%.*s", in_bytes ? (int)strcspn(name, "_") : 31, name);
@@ -374,6 +376,7 @@ Test(report, small_numbers_keep_two_digits_and_zero_has_no_sign)
     const report_style style = {0};
     for (int sign = -1; sign <= 1; sign += 2) {
         evaluate_run run = {.text = "kivi8",
+                            .scheme = scheme_of("kivi8"),
                             .bits_packed = 9.0,
                             .bits_here = 9.5,
                             .usage = {.total = 2000000, .residual = 1580000, .n_packed_elements = 1},
@@ -421,10 +424,11 @@ Test(report, sentences_say_where_a_cache_is_larger_than_fp16)
     evaluate_run run = made_up_run();
     expect_sentence(
         &run,
-        "keeps the cache of 400 tokens in 6.0 kB, where plain fp16 takes 7.0 kB and fp32 14.0 kB: 1.25 "
+        "keeps the cache of 400 tokens in 7.1 kB, where plain fp16 takes 7.0 kB and fp32 14.0 kB: 1.25 "
         "times smaller than fp16. From 333 tokens on it stays smaller than fp16. A packed number costs "
         "3.50 bits, at this length and with everything around it 8.25; 2.0 kB of the cache are tokens "
-        "kept as float16, a share that shrinks as the context grows.",
+        "kept as float16 keys and int8 values, a share that shrinks as the context grows; 1.1 kB are what it "
+        "has learned from the queries.",
         true);
     run.ratio_vs_fp16 = 0.9;
     run.pays_from = 1000;
@@ -476,6 +480,52 @@ Test(report, sentences_judge_the_change_of_perplexity)
         run.ppl = run.ppl_fp32 * (1 + cases[i].percent / 100);
         expect_sentence(&run, cases[i].verdict, true);
     }
+}
+
+/* Three schemes after fp32: the last is described and compared with the first, and the front leaves out the
+ * one that another beats in both. */
+static void expect_comparison(size_t n_runs, const char *sentence, bool wanted)
+{
+    evaluate_run runs[4] = {made_up_run(), made_up_run(), made_up_run(), made_up_run()};
+    runs[0].scheme = scheme_of("fp32");
+    runs[0].text = "fp32";
+    static const char *const names[] = {NULL, "first", "second", "third"};
+    static const double divergence[] = {0, 0.02, 0.05, 0.005};
+    static const size_t total[] = {0, 3000, 4000, 5000};
+    for (size_t i = 1; i < 4; i++) {
+        runs[i].text = names[i];
+        runs[i].kld_mean = divergence[i];
+        runs[i].usage.total = total[i];
+        runs[i].bits_packed = (double)i;
+    }
+    evaluation ev = evaluation_of(runs);
+    ev.n_runs = n_runs;
+    char *text = people(&ev, &(report_style){.width = 90});
+    undo_line_breaks(text);
+    cr_expect_eq(strstr(text, sentence) != NULL, wanted, "'%s' is%s in: %s", sentence, wanted ? " not" : "",
+                 text);
+    free(text);
+}
+
+Test(report, sentences_compare_the_last_scheme_with_the_first)
+{
+    expect_comparison(2, "Next to", false);
+    expect_comparison(2, "first keeps the cache of 400 tokens in 3.0 kB", true);
+    expect_comparison(3, "second keeps the cache of 400 tokens in 4.0 kB", true);
+    expect_comparison(3,
+                      "Next to first, second has 2.5 times more next-token divergence, in 4.0 kB instead of "
+                      "3.0 kB and 2.00 instead of 1.00 bits for a packed number. ",
+                      true);
+    expect_comparison(3, "On the front", false);
+    expect_comparison(4, "third keeps the cache of 400 tokens in 5.0 kB", true);
+    expect_comparison(4,
+                      "Next to first, third has 4 times less next-token divergence, in 5.0 kB instead of "
+                      "3.0 kB and 3.00 instead of 1.00 bits for a packed number. ",
+                      true);
+    expect_comparison(4,
+                      "On the front, where no other scheme here is both smaller and closer to fp32: first; "
+                      "third.",
+                      true);
 }
 
 /* ---- the manual ---- */

@@ -56,7 +56,21 @@ Test(scheme, prints_in_canonical_form)
     expect_text("fp16", "fp16");
     expect_text("k=f16,v=f16,r=0,mode=sliding", "fp16");
     expect_text("k=f32,v=2,r=32", "k=f32,v=2@token/32,r=32");
-    expect_text("fp32,r=128,mode=kivi", "fp32,r=128,mode=kivi");
+    expect_text("fp32,r=128,mode=kivi", "k=f32,v=f32"); /* the shorter form */
+    expect_text("fp32,r=64,mode=kivi", "k=f32,v=f32,r=64");
+    expect_text("fp32,r=64", "fp32,r=64");
+    expect_text("kvq2", "kvq2");
+    expect_text("kvq2,s=0,r=256", "kvq2,r=256,s=0");
+    expect_text("k=tier:2,v=rot:2,hh=2,s=4,mode=sliding,rtype=f16/i8", "kvq2");
+    expect_text("k=tier:2:fb,v=rot:2", "k=tier:2:fb,v=rot:2");
+    expect_text("kvq2,k=tier:3", "kvq2.5,hh=2");
+    expect_text("kvq2-fb,hh=0", "kvq2-fb,hh=0");
+    expect_text("kvq2,k=tier:2:fb", "kvq2-fb");
+    expect_text("kvq2,hh=4,k=tier:3", "kvq2.5");
+    expect_text("k=q8_0,v=q8_0", "k=q8_0,v=q8_0");
+    expect_text("k=q8_0,v=q8_0,rtype=f16/i8,s=4,mode=sliding", "q8_0");
+    expect_text("turbo2-nc,k=turbo:2", "k=turbo:2,v=turbo:2:nc,mode=sliding,rtype=f16/i8,s=4");
+    expect_text("turbo2-nc,v=turbo:2,k=turbo:2", "turbo2");
     expect_text("kivi2,k=4", "k=4@channel/32,v=2@token/32");
     expect_text("k=3@channel/128,v=6@token/16", "k=3@channel/128,v=6@token/16");
     static const char longest[] =
@@ -109,18 +123,38 @@ Test(scheme, accessors_tell_what_the_text_says)
     kvq_scheme_free(NULL);
 }
 
+/* All that have a name of their own, and KIVI's with the usual groups. */
 Test(scheme, presets_are_listed_and_canonical)
 {
-    size_t n = 0;
-    bool kivi2 = false;
+    static const char *const names[] = {
+        "fp32",    "fp16",      "kivi8",     "kivi6",  "kivi5",     "kivi4",     "kivi3",
+        "kivi2",   "kivi1",     "kvq4",      "kvq3",   "kivi4-g64", "kivi2-g64", "kvq2.5",
+        "kvq2",    "kvq1.5",    "kvq2-fb",   "q8_0",   "q4_0",      "q4_1",      "turbo1",
+        "turbo2",  "turbo2-nc", "turbo3",    "turbo4", "kvarn2",    "turbo3-nc", "kvarn4",
+        "quarot2", "quarot4",   "turbo4-nc", "nuq2",   "nuq2-qn"};
+    enum { N = sizeof names / sizeof names[0] };
+    size_t n = 0, n_found = 0;
+    double widest = 32;
     for (const char *text; (text = kvq_scheme_preset(n)) != NULL; n++) {
         expect_text(text, text);
-        kivi2 = kivi2 || strcmp(text, "kivi2") == 0;
         double bits = kvq_scheme_bits_per_element(scheme_of(text), 64);
-        cr_assert(n == 0 || bits <= kvq_scheme_bits_per_element(scheme_of(kvq_scheme_preset(n - 1)), 64),
-                  "%s: the widest come first", text);
+        cr_assert(bits > 0 && bits <= widest, "%s: the widest come first", text);
+        widest = bits;
+        for (size_t i = 0; i < N; i++)
+            n_found += strcmp(text, names[i]) == 0;
     }
-    cr_assert(n > 5 && kivi2);
+    cr_assert_eq(n, N);
+    cr_assert_eq(n_found, N, "one is missing or twice there");
+}
+
+/* No two names for one thing, of which only one could be canonical. */
+Test(scheme, every_preset_is_another_scheme)
+{
+    for (size_t i = 0; kvq_scheme_preset(i) != NULL; i++)
+        for (size_t j = 0; kvq_scheme_preset(j) != NULL; j++) {
+            const kvq_scheme *a = scheme_of(kvq_scheme_preset(i)), *b = scheme_of(kvq_scheme_preset(j));
+            cr_assert_eq(same_fields(a, b), i == j, "%s is %s", kvq_scheme_text(a), kvq_scheme_text(b));
+        }
 }
 
 static void expect_error(const char *text, size_t offset, const char *message_part)
@@ -190,6 +224,16 @@ Test(scheme, values_out_of_range_make_no_scheme)
     expect_error("kivi2,hh=9", 9, "the number is too large");
     expect_error("kivi2,hh=1,r=64", 9, "hh= needs a codec that keeps heavy hitters");
     expect_error("kivi2,hh=", 9, "a number is expected here");
+    expect_error("kvq", 0, "expected here");
+    expect_error("kvq2-", 4, "a comma or the end is expected here");
+    expect_error("kvq2.0", 0, "expected here");
+    expect_error("turbo2-ncx", 6, "a comma or the end is expected here");
+    expect_error("turbo5", 0, "expected here");
+    expect_error("kvq2,r=64", 7, "residual must be a multiple of 128 where a side packs whole pages");
+    expect_error("kvq2,r=0,mode=kivi", 7, "kivi mode needs a residual");
+    expect_error("kvq2,k=rot:2", 11, "rot is for values");
+    expect_error("kvq2,v=rot:2.5", 11, "bits must be 1.5, 2, 3 or 4");
+    expect_error("kvq2,v=rot:5", 11, "the number is too large");
     cr_assert_eq(kvq_scheme_create(&made, NULL, NULL), KVQ_ERR_ARG);
     cr_assert_eq(kvq_scheme_create(NULL, "kivi2", NULL), KVQ_ERR_ARG);
 }

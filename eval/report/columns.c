@@ -64,9 +64,12 @@ static const char *mode_of(const evaluate_run *run)
     return kvq_scheme_residual_mode(run->scheme) == KVQ_RESIDUAL_KIVI ? "kivi" : "sliding";
 }
 
-static const char *dtype_of(const evaluate_run *run)
+static const char *dtypes_of(const evaluate_run *run)
 {
-    return kvq_scheme_residual_dtype(run->scheme) == KVQ_F32 ? "f32" : "f16";
+    static const char *const names[][3] = {[KVQ_F32] = {"f32", "f32/f16", "f32/i8"},
+                                           [KVQ_F16] = {"f16/f32", "f16", "f16/i8"},
+                                           [KVQ_I8] = {"i8/f32", "i8/f16", "i8"}};
+    return names[keys(run).residual_dtype][values(run).residual_dtype];
 }
 
 /* ---- where the figures come from ---- */
@@ -91,7 +94,7 @@ RUN(v_bits, whole(values(run).bits))
 RUN(group, whole(group_of(run, ev->head_dim)))
 RUN(residual, whole(kvq_scheme_residual(run->scheme)))
 RUN(residual_mode, text(mode_of(run)))
-RUN(residual_dtype, text(dtype_of(run)))
+RUN(residual_dtype, text(dtypes_of(run)))
 RUN(sinks, whole(kvq_scheme_sinks(run->scheme)))
 RUN(payload, whole(run->usage.payload))
 RUN(metadata, whole(run->usage.metadata))
@@ -99,6 +102,7 @@ RUN(residual_bytes, whole(run->usage.residual))
 RUN(sinks_bytes, whole(run->usage.sinks))
 RUN(slack, whole(run->usage.slack))
 RUN(bookkeeping, whole(run->usage.bookkeeping))
+RUN(evidence, whole(run->usage.evidence))
 RUN(total, whole(run->usage.total))
 RUN(fp16_bytes, whole(run->fp16_bytes))
 RUN(fp32_bytes, whole(run->fp32_bytes))
@@ -151,13 +155,13 @@ const column columns[] = {
      .unit = UNIT_COUNT,
      .title = "K bits",
      .of_run = run_k_bits,
-     .doc = "Bits of a stored key: 1 to 8, 16 for half, 32 for float."},
+     .doc = "Bits of a stored key: 1 to 8, 16 for half, 32 for float; 0 where there is no one width."},
     {.name = "v_bits",
      .part = PART_SCHEME,
      .unit = UNIT_COUNT,
      .title = "V bits",
      .of_run = run_v_bits,
-     .doc = "Bits of a stored value."},
+     .doc = "Bits of a stored value; 0 likewise."},
     {.name = "group",
      .part = PART_SCHEME,
      .unit = UNIT_COUNT,
@@ -170,7 +174,7 @@ const column columns[] = {
      .unit = UNIT_COUNT,
      .title = "residual",
      .of_run = run_residual,
-     .doc = "R, the newest tokens that are kept in full precision."},
+     .doc = "R, the newest tokens that are not packed."},
     {.name = "residual_mode",
      .part = PART_SCHEME,
      .unit = UNIT_TEXT,
@@ -182,13 +186,14 @@ const column columns[] = {
      .unit = UNIT_TEXT,
      .title = "residual dtype",
      .of_run = run_residual_dtype,
-     .doc = "How the residual and the sinks are stored: f32 or f16."},
+     .doc = "How the residual and the sinks are stored: f32, f16 or i8; two of them where keys and values "
+            "differ."},
     {.name = "sinks",
      .part = PART_SCHEME,
      .unit = UNIT_COUNT,
      .title = "sinks",
      .of_run = run_sinks,
-     .doc = "S, the first tokens, which are kept in full precision for good."},
+     .doc = "S, the first tokens, which are never packed."},
 
     {.name = "payload",
      .part = PART_BYTES,
@@ -201,21 +206,21 @@ const column columns[] = {
      .unit = UNIT_BYTES,
      .title = "metadata",
      .of_run = run_metadata,
-     .doc = "Scales and minimums of packed groups."},
+     .doc = "All else of packed tokens: scales, minimums, orders, heavy hitters, padding."},
     {.name = "residual",
      .csv_name = "residual_bytes",
      .part = PART_BYTES,
      .unit = UNIT_BYTES,
      .title = "residual",
      .of_run = run_residual_bytes,
-     .doc = "The newest tokens, in full precision."},
+     .doc = "The newest tokens, as residual_dtype says."},
     {.name = "sinks",
      .csv_name = "sinks_bytes",
      .part = PART_BYTES,
      .unit = UNIT_BYTES,
      .title = "sinks",
      .of_run = run_sinks_bytes,
-     .doc = "The first tokens, in full precision."},
+     .doc = "The first tokens, likewise."},
     {.name = "slack",
      .part = PART_BYTES,
      .unit = UNIT_BYTES,
@@ -228,6 +233,12 @@ const column columns[] = {
      .title = "bookkeeping",
      .of_run = run_bookkeeping,
      .doc = "Structs, page tables, checksums, scratch."},
+    {.name = "evidence",
+     .part = PART_BYTES,
+     .unit = UNIT_BYTES,
+     .title = "evidence",
+     .of_run = run_evidence,
+     .doc = "What the cache has learned from the queries; 0 for schemes that learn nothing."},
     {.name = "total",
      .part = PART_BYTES,
      .unit = UNIT_BYTES,
