@@ -67,6 +67,7 @@ static bool measure(evaluation *ev, const inputs *in, const options *o, FILE *lo
                                     .schemes = o->schemes,
                                     .n_schemes = o->n_schemes,
                                     .precision = o->precision,
+                                    .append_only = o->append_only,
                                     .bound_every =
                                         o->bound_set ? o->bound : evaluate_default_bound_every(in->n_tokens),
                                     .n_threads = o->threads,

@@ -34,6 +34,7 @@ enum {
     KEY_PROMPT,
     KEY_GENERATE,
     KEY_PRECISION,
+    KEY_APPEND_ONLY,
     KEY_BOUND,
     KEY_THREADS,
     KEY_SEED,
@@ -92,6 +93,9 @@ const struct argp_option options_list[] = {
     {"generate", KEY_GENERATE, "N", 0,
      "Instead of measuring, write N tokens greedily after the text's first --prompt tokens (default 32)", 2},
     {"precision", KEY_PRECISION, "P", 0, "Arithmetic of attention: fast (default) or exact", 2},
+    {"append-only", KEY_APPEND_ONLY, NULL, 0,
+     "Let queries teach the caches nothing: what schemes are worth in an engine that does not hand them over",
+     2},
     {"bound", KEY_BOUND, "N", 0,
      "Check the certified bound at every Nth step, or off (default: at eight steps of each window)", 2},
     {"threads", KEY_THREADS, "N", 0, "Threads (default: one per processor)", 2},
@@ -301,6 +305,9 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
     case KEY_PRECISION:
         o->precision = strcmp(one_of(state, "precision", arg, key), "fast") == 0 ? KVQ_PRECISION_FAST
                                                                                  : KVQ_PRECISION_EXACT;
+        return 0;
+    case KEY_APPEND_ONLY:
+        o->append_only = true;
         return 0;
     case KEY_BOUND:
         o->bound = strcmp(arg, "off") == 0 ? 0 : argument_number(state, "bound", arg, 1, many);

@@ -24,6 +24,7 @@ typedef struct options {
     kvq_scheme *schemes[OPTIONS_MAX_SCHEMES];
     size_t n_schemes; /* at least 1 */
     kvq_precision precision;
+    bool append_only;
     bool bound_set;
     size_t bound; /* every how many steps the certified bound is checked; 0: never */
     int threads;  /* 0: as many as OpenMP gives */

@@ -181,8 +181,16 @@ static bool step_tokens(work *w, kvq_cache *cache, const char *scheme, size_t ca
     options.n_threads = w->n_threads;
     options.probabilities = probabilities;
     options.bound = bound;
-    const kvq_status status = kvq_cache_step(cache, cache_layer, NULL, 1, &n, q + at, k + at, v + at,
-                                             gpt2_attn_scale(w->config->model, layer), &options, out + at);
+    const float scale = gpt2_attn_scale(w->config->model, layer);
+    kvq_status status = KVQ_OK;
+    if (w->config->append_only) {
+        status = kvq_cache_append(cache, cache_layer, 0, k + at, v + at, n);
+        if (status == KVQ_OK)
+            status = kvq_cache_attend(cache, cache_layer, NULL, 1, q + at, n, scale, &options, out + at);
+    } else {
+        status = kvq_cache_step(cache, cache_layer, NULL, 1, &n, q + at, k + at, v + at, scale, &options,
+                                out + at);
+    }
     if (status != KVQ_OK)
         return step_failed(w, scheme, layer, t, "attention", kvq_status_string(status), e);
     return metric_all_finite(out + at, n * w->E) ||

@@ -16,7 +16,8 @@ typedef struct evaluate_config {
     const gpt2_model *model;
     const int32_t *ids; /* [n_windows][n_tokens] */
     size_t n_windows;
-    size_t n_tokens; /* per window, 2 to the model's n_ctx */
+    size_t n_tokens;  /* per window, 2 to the model's n_ctx */
+    bool append_only; /* queries teach the caches nothing: append and attend apart, instead of a step */
     /* Of each window: prefilled with full-precision attention and not counted; at most n_tokens - 2. */
     size_t n_prompt;
     kvq_scheme *const *schemes; /* [n_schemes] */
