@@ -164,6 +164,7 @@ static int run_evaluation(const inputs *in, const options *o, const char *isa, p
     }
     report_context context = {.isa = isa,
                               .precision = o->precision == KVQ_PRECISION_FAST ? "fast" : "exact",
+                              .append_only = o->append_only,
                               .threads = omp_get_max_threads(),
                               .seed = o->in.seed,
                               .model_name = in->model_name,

@@ -98,6 +98,7 @@ bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_er
     json_object_set_new(root, "version", json_string(kvq_version()));
     json_object_set_new(root, "isa", json_string(c->isa));
     json_object_set_new(root, "precision", json_string(c->precision));
+    json_object_set_new(root, "append_only", json_boolean(c->append_only));
     json_object_set_new(root, "bound_every", ev->bound_every ? whole(ev->bound_every) : json_null());
     json_object_set_new(root, "threads", json_integer(c->threads));
     json_object_set_new(root, "seed", whole(c->seed));

@@ -24,10 +24,10 @@ void report_header(FILE *f, const report_context *c, size_t n_windows, size_t n_
     }
     const char *mark = style->markdown ? "**" : "";
     snprintf(text, sizeof text,
-             "%s%s (%.1f M parameters%s), %s: %zu window%s of %s tokens%s, %s kernels, %d thread%s%s", mark,
+             "%s%s (%.1f M parameters%s), %s: %zu window%s of %s tokens%s, %s kernels, %d thread%s%s%s", mark,
              c->model_name, (double)c->model->n_params / 1e6, c->model->random ? ", random" : "",
              c->text_name, n_windows, n_windows == 1 ? "" : "s", tokens, prompt, c->isa, c->threads,
-             c->threads == 1 ? "" : "s", mark);
+             c->threads == 1 ? "" : "s", c->append_only ? ", without evidence (append only)" : "", mark);
     format_paragraph(f, text, style->width);
     fputc('\n', f);
 }

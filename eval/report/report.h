@@ -12,6 +12,7 @@
 typedef struct report_context {
     const char *isa;
     const char *precision; /* fast or exact */
+    bool append_only;      /* as evaluate_config has it */
     int threads;
     uint64_t seed;
     const char *model_name;
