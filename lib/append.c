@@ -17,6 +17,7 @@ typedef struct append_input {
     const float *received;       /* [Hkv], received_stride apart; of the same tokens; NULL: none */
     size_t received_stride;
     size_t first, n;
+    int n_threads;
 } append_input;
 
 /* Below this many values, threads cost more than they save. */
@@ -97,7 +98,7 @@ static void encode_heads(const kvq_cache *cache, const kvq_layer_plan *plan, con
 {
     size_t n_heads = cache->config.n_kv_heads, scratch_floats = KVQ_SUPERBLOCK * cache->config.head_dim;
     bool large = (end - begin) * n_heads * cache->config.head_dim >= MIN_PARALLEL_ELEMENTS;
-    int n_threads = large ? kvq_n_threads(0, n_heads) : 1;
+    int n_threads = large ? kvq_n_threads(in->n_threads, n_heads) : 1;
     float *scratch = gathered ? cache->scratch : NULL;
     float *more = n_threads > 1 && gathered ? malloc(n_heads * scratch_floats * sizeof *more) : NULL;
     if (n_threads == 1 ||
@@ -201,7 +202,7 @@ static void pack(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
     kvq_pages_seal(plan, layer, sealed);
 }
 
-void kvq_append_pack(kvq_cache *cache, size_t layer_index, size_t sequence, size_t n_tokens)
+void kvq_append_pack(kvq_cache *cache, size_t layer_index, size_t sequence, size_t n_tokens, int n_threads)
 {
     const kvq_layer_plan *plan = &cache->plan[layer_index];
     kvq_layer *layer = &cache->sequence[sequence][layer_index];
@@ -211,7 +212,7 @@ void kvq_append_pack(kvq_cache *cache, size_t layer_index, size_t sequence, size
         size_t run = plan->side[role].tokens_per_run;
         target[role] = kvq_max_size(layer->packed[role], kvq_min_size(target[role], n / run * run));
     }
-    pack(cache, plan, layer, target, &(append_input){.first = n});
+    pack(cache, plan, layer, target, &(append_input){.first = n, .n_threads = n_threads});
 }
 
 void kvq_append_take(kvq_cache *cache, size_t layer_index, size_t sequence, const kvq_arrivals *arrivals)
@@ -228,6 +229,7 @@ void kvq_append_take(kvq_cache *cache, size_t layer_index, size_t sequence, cons
         .received_stride = arrivals->received_stride,
         .first = n_before,
         .n = n - n_before,
+        .n_threads = arrivals->n_threads,
     };
     find_target(plan, layer, n_tokens, target);
     pack(cache, plan, layer, target, &in);

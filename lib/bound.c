@@ -29,7 +29,7 @@
 
 #include <math.h>
 
-enum { ROWS = 16 }; /* tokens dequantized at a time */
+enum { ROWS = 8 }; /* tokens dequantized at a time: 128 KB of stack at the largest D */
 
 /* One direction: largest o* - o (sign +1) or o - o* (sign -1), for all channels. */
 typedef struct direction {

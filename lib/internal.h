@@ -191,13 +191,14 @@ typedef struct kvq_arrivals {
     /* [Hkv], received_stride apart: attention that each past the sinks has received; NULL: none. */
     const float *received;
     size_t received_stride;
+    int n_threads; /* for packing; 0: as many as OpenMP gives */
 } kvq_arrivals;
 
 /** Take all the memory that n_tokens more tokens need. On KVQ_ERR_NOMEM nothing has changed. */
 kvq_status kvq_append_reserve(kvq_cache *cache, size_t layer, size_t sequence, size_t n_tokens);
 
 /** Pack what a layer of n_tokens tokens would have packed, of what is there. After _reserve for as many. */
-void kvq_append_pack(kvq_cache *cache, size_t layer, size_t sequence, size_t n_tokens);
+void kvq_append_pack(kvq_cache *cache, size_t layer, size_t sequence, size_t n_tokens, int n_threads);
 
 /** Append; after _reserve for as many. */
 void kvq_append_take(kvq_cache *cache, size_t layer, size_t sequence, const kvq_arrivals *arrivals);

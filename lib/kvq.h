@@ -21,7 +21,7 @@
  *   - The library never prints, exits, aborts or opens files.
  *   - Threads: many threads may read one cache at once (attend, read, verify, usage, save, export); a call
  *     that changes a cache must be alone with it. Two caches are independent of each other.
- *   - A call may use 512 KB of stack, on each thread that takes part.
+ *   - A call may use 640 KB of stack, on each thread that takes part; what a plug-in uses comes on top.
  *   - Floating-point rounding must be to nearest, as it is by default.
  *   - Structs that begin with struct_size may grow at their end in later versions. Your compiler's size of
  *     them travels along: fill those that you hand in by their _init function first, and call the functions
@@ -249,8 +249,9 @@ KVQ_API kvq_dtype kvq_scheme_residual_dtype(const kvq_scheme *scheme); /* of the
 
 /**
  * Storage cost of the packed part in bits per element, metadata included, for head dimension D, mean of keys
- * and values: 3.0 for two bits with G = 32. Padding of D to the layout's multiple is counted. 0 for NULL or a
- * D out of range.
+ * and values: 3.0 for two bits with G = 32. Padding of D to the layout's multiple is counted. 0 for NULL, a
+ * D out of range, or one that a codec does not take (tier with fb: up to 256; nuq: up to 512), for which
+ * kvq_cache_create returns KVQ_ERR_SCHEME.
  */
 KVQ_API double kvq_scheme_bits_per_element(const kvq_scheme *scheme, size_t head_dim);
 
@@ -363,8 +364,8 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read(const kvq_cache *cache, size_t 
  * The promised error of the same tokens: |x - xhat| <= bound for each element, from the stored scales.
  *
  * k, v      out, [n_tokens][Hkv][D] float32; either may be NULL. 0 for what is stored as appended. +Inf where
- *           a group touches the ends of IEEE half, because then nothing is promised: |x| near or beyond
- *           65504; with KVQ_ARITH_KIVI_F16, whose range max - min is a half as well, also a range near or
+ *           nothing is promised: keys of tier without :cert (of all kvq presets), rivals, plug-ins without a
+ *           bound; and where a group touches the ends of IEEE half: |x| near or beyond 65504; with KVQ_ARITH_KIVI_F16, whose range max - min is a half as well, also a range near or
  *           beyond that.
  * Returns KVQ_OK; KVQ_ERR_ARG.
  * Note      tokens that a truncation brought back dequantized (kvq_cache_truncate) count from there on as
@@ -379,7 +380,8 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read_bound(const kvq_cache *cache, s
  *
  * Tokens that a fresh cache of n_tokens would hold in full precision, but that were already packed, come back
  * dequantized. So truncate + append equals a fresh cache bit for bit as long as those tokens still were in
- * the residual, and always for f32.
+ * the residual, and always for f32. Schemes of whole pages bring back up to 128 tokens of the newest page; the
+ * attention that those had received is forgotten, but which of them were heavy hitters is not.
  * Returns KVQ_OK (also if a layer holds fewer tokens: it keeps them); KVQ_ERR_ARG; KVQ_ERR_NOMEM.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_truncate(kvq_cache *cache, size_t sequence, size_t n_tokens);
@@ -396,8 +398,9 @@ typedef enum kvq_precision {
      * pass 1e-3 is computed again with 31 bits, which is as good as exact. (An estimate, and of this
      * rounding: where scores of 1e4 and more, or values that are 1e4 times the output, cancel,
      * float32 itself is off by as much.) For keys per channel
-     * with G >= 32 and values per token, both in the default arithmetic; exact otherwise, and wherever
-     * `bound` is asked for. */
+     * with G >= 32, values per token, both in the default arithmetic, and for tier and rot:2 (kvq2, kvq2-fb,
+     * kvq2.5); exact otherwise (kvq1.5, kvq3, kvq4, rivals, plug-ins), which superblocks_exact tells, and
+     * wherever `bound` is asked for. */
     KVQ_PRECISION_FAST = 0,
     KVQ_PRECISION_EXACT = 1, /* float32 arithmetic over dequantized values */
 } kvq_precision;
@@ -467,8 +470,8 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, n_q = 0 or > T, scale not finite, unequal T with
  * probabilities, options not initialised or out of range); KVQ_ERR_NONFINITE (in q).
  * Memory    takes nothing from the cache's allocator. Where the heads are too few to feed all threads, 4 (D +
- *           4) bytes per query head and 2,048 tokens come from malloc for the time of the call; without them
- *           one thread does the work of several.
+ *           4) bytes, with rotated values 4 (2 D + 4), per query head and 2,048 tokens come from malloc for the
+ *           time of the call; without them one thread does the work of several.
  * Numerics  identical bits for any n_threads and any grouping of sequences into calls; with
  *           KVQ_PRECISION_FAST on any instruction set, too, while kvq_attend_counters.superblocks_exact stays
  *           0. Where fast precision serves it does so unless |q| times a key's scale passes 2^100, or |q|
@@ -516,7 +519,8 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
  * T or n_new with probabilities, options out of range); KVQ_ERR_NONFINITE (in q, k or v); KVQ_ERR_FULL;
  * KVQ_ERR_NOMEM. After an error no sequence has changed.
  * Memory    besides what appends take: for schemes that use evidence, probabilities of tokens not yet packed
- *           come from malloc for the time of the call, up to 16 MB or one query's, whichever is more.
+ *           come from malloc for the time of the call, up to 64 MB or one query's, whichever is more, and four
+ *           bytes per token not yet packed and KV head.
  * Threads   changes the cache, so it must be alone with it. Uses threads of its own as kvq_cache_attend does.
  * Numerics  of out as in kvq_cache_attend. A given sequence of calls leaves the same bytes for any number of
  *           threads and on every instruction set, for schemes that use evidence while
@@ -607,8 +611,8 @@ static inline void kvq_load_options_init(kvq_load_options *options)
  * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_IO; KVQ_ERR_FORMAT; KVQ_ERR_TRUNCATED; KVQ_ERR_CHECKSUM;
  * KVQ_ERR_SCHEME; KVQ_ERR_NONFINITE; KVQ_ERR_FULL (more tokens than the saved max_tokens); KVQ_ERR_NOMEM;
  * KVQ_ERR_ISA. Nothing is left behind on an error, and nothing is allocated for data that a damaged length
- * promises but the reader does not deliver, beyond one page, the sinks, 330 bytes per layer and 8 per
- * sequence; what those may weigh, an allocator can limit.
+ * promises but the reader does not deliver, beyond one page, the sinks, one layer's evidence, 4 KB per layer
+ * and 8 bytes per sequence; what those may weigh, an allocator can limit.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_load(kvq_cache **out, const kvq_load_options *options,
                                                  kvq_read_fn read, void *ctx, kvq_error *err);

@@ -83,7 +83,7 @@ typedef struct kvq_codec_plugin {
  * Add a codec for the rest of the process; schemes made from then on may name it. The struct is copied; the
  * name and ctx must live as long as the process.
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, a function missing, struct_size, the name invalid or taken);
- * KVQ_ERR_NOMEM (or more than 32 codecs). Any thread.
+ * KVQ_ERR_NOMEM (or more than 64 codecs in all). Any thread.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_codec_plugin_register(const kvq_codec_plugin *plugin);
 

@@ -7,6 +7,7 @@
 #include "lib/internal.h"
 #include "lib/sized.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 _Static_assert((int)KVQ_PLUGIN_TOKENS == (int)KVQ_SUPERBLOCK, "a plug-in stores superblocks");
@@ -42,8 +43,14 @@ static bool parse(const kvq_codec *codec, kvq_text *t, kvq_role role, uint32_t *
     (void)codec, (void)role;
     const char *start = t->at;
     size_t n = strcspn(start, ",");
+    if (n > 0 && start[-1] != ':')
+        return kvq_text_fail(t, start, "a colon, a comma or the end is expected here");
     if (n > KVQ_PLUGIN_MAX_PARAMETERS)
         return kvq_text_fail(t, start, "a plug-in's parameters are at most 39 characters");
+    for (size_t i = 0; i < n; i++)
+        if (start[i] < '!' || start[i] > '~')
+            return kvq_text_fail(t, start + i,
+                                 "a plug-in's parameters are letters, digits and signs of ASCII");
     memcpy(parameter, start, n);
     t->at += n;
     return true;
@@ -66,9 +73,9 @@ static const char *init(kvq_side *s)
     const kvq_codec_plugin *plugin = plugin_of(s->codec);
     kvq_plugin_side side = side_of(s);
     size_t bytes = plugin->bytes(&side);
-    size_t payload = plugin->payload_bytes != NULL ? plugin->payload_bytes(&side) : bytes;
     if (bytes == 0)
         return "this plug-in does not take these parameters, or this head dimension";
+    size_t payload = plugin->payload_bytes != NULL ? plugin->payload_bytes(&side) : bytes;
     if (bytes > KVQ_PLUGIN_MAX_BYTES || payload > bytes)
         return "this plug-in asks for more bytes than it may";
     s->bytes = (bytes + KVQ_ALIGNMENT - 1) / KVQ_ALIGNMENT * KVQ_ALIGNMENT;
@@ -97,6 +104,10 @@ static void dequantize(const kvq_kernels *k, const kvq_side *s, const uint8_t *s
     (void)k;
     kvq_plugin_side side = side_of(s);
     plugin_of(s->codec)->dequantize(&side, superblock, t0, n, out, stride);
+    for (size_t i = 0; i < n; i++) /* kernels take finite numbers only, and saved data may be anything */
+        for (size_t c = 0; c < s->dim; c++)
+            if (!isfinite(out[i * stride + c]))
+                out[i * stride + c] = 0.0f;
 }
 
 static void prepare(const kvq_kernels *k, const kvq_side *s, const float *q, float *out)
@@ -147,8 +158,9 @@ kvq_status kvq_codec_plugin_register(const kvq_codec_plugin *given)
                   .error_bound = plugin.bound != NULL ? error_bound : NULL},
         .plugin = plugin,
     };
-    if (kvq_codec_register(&made->codec))
+    kvq_registration result = kvq_codec_register(&made->codec);
+    if (result == KVQ_REGISTERED)
         return KVQ_OK;
     free(made);
-    return KVQ_ERR_ARG;
+    return result == KVQ_NO_ROOM ? KVQ_ERR_NOMEM : KVQ_ERR_ARG;
 }

@@ -110,7 +110,7 @@ double kvq_scheme_bits_per_element(const kvq_scheme *scheme, size_t head_dim)
 {
     if (scheme == NULL || head_dim == 0 || head_dim > KVQ_MAX_HEAD_DIM)
         return 0.0;
-    return (side_bits_per_element(scheme, KVQ_KEYS, head_dim) +
-            side_bits_per_element(scheme, KVQ_VALUES, head_dim)) /
-           2;
+    double k = side_bits_per_element(scheme, KVQ_KEYS, head_dim);
+    double v = side_bits_per_element(scheme, KVQ_VALUES, head_dim);
+    return k > 0 && v > 0 ? (k + v) / 2 : 0.0;
 }

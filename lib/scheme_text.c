@@ -266,8 +266,10 @@ kvq_status kvq_scheme_parse(const char *text, kvq_scheme *out, kvq_error *err)
             at = hh != NULL ? hh + 3 : text;
         return kvq_fail(err, KVQ_ERR_SCHEME, problem, (uint64_t)(at - text));
     }
-    if (!kvq_scheme_print(&scheme, false, scheme.text))
-        return kvq_fail(err, KVQ_ERR_SCHEME, "the canonical form is too long", 0);
+    char explicit_text[KVQ_SCHEME_TEXT_MAX]; /* what a saved cache must hold */
+    if (!kvq_scheme_print(&scheme, false, scheme.text) || !kvq_scheme_print(&scheme, true, explicit_text))
+        return kvq_fail(err, KVQ_ERR_SCHEME,
+                        "the scheme is too long: with all its items it must fit 127 characters", 0);
     *out = scheme;
     return KVQ_OK;
 }
@@ -363,7 +365,8 @@ bool kvq_scheme_print(const kvq_scheme *scheme, bool explicit_form, char *text)
         return plain.n < plain.size;
     kvq_put(&preset, name);
     put_items(&preset, scheme, &base, false);
-    if (preset.n <= plain.n && preset.n < preset.size)
+    const bool shorter = preset.n <= plain.n && preset.n < preset.size;
+    if (shorter)
         memcpy(text, short_text, preset.n + 1);
-    return plain.n < plain.size || preset.n <= plain.n;
+    return shorter || plain.n < plain.size;
 }

@@ -47,8 +47,11 @@ static kvq_status put_evidence(writer *w, const kvq_cache *cache, const kvq_laye
     static const float none;
     kvq_hash_start(&w->hash);
     KVQ_TRY(put_rows(w, &layer->n_queries, sizeof layer->n_queries));
-    for (size_t i = 0; i < n_kv_heads * plan->n_learned; i++)
-        KVQ_TRY(put_rows(w, layer->learned == NULL ? &none : &layer->learned[i], sizeof none));
+    size_t n_learned = n_kv_heads * plan->n_learned;
+    if (layer->learned != NULL)
+        KVQ_TRY(put_rows(w, layer->learned, n_learned * sizeof none));
+    for (size_t i = 0; i < n_learned && layer->learned == NULL; i++)
+        KVQ_TRY(put_rows(w, &none, sizeof none));
     for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++)
         for (size_t head = 0; head < n_kv_heads; head++)
             for (size_t i = layer->packed[role], run; i < n; i += run) {

@@ -16,7 +16,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { BATCH_FLOATS = 1 << 22 };
+enum { BATCH_FLOATS = 1 << 24 };
 
 /* What one sequence has in the call. */
 typedef struct part {
@@ -171,16 +171,35 @@ static void exchange_received(const step *s, const part *p, bool back)
     }
 }
 
-/* Add probabilities of n_q queries, [n_q][H] rows stride apart, query by query and head by head. NaN, of
- * queries that overflowed, counts for nothing. */
-static void add_received(const step *s, const part *of, const float *p, size_t stride, size_t n_q)
+/* Add probabilities of n_q queries, [n_q][H] rows stride apart, to one KV head, query by query and head by
+ * head. NaN, of queries that overflowed, counts for nothing. */
+static void add_received_of_head(const step *s, const part *of, size_t kv_head, const float *p, size_t stride,
+                                 size_t n_q)
 {
     size_t n_heads = s->cache->config.n_heads, heads_per_kv = n_heads / s->cache->config.n_kv_heads;
-    for (size_t row = 0; row < n_q * n_heads; row++, p += stride) {
-        float *sum = of->received + row % n_heads / heads_per_kv * of->watched;
-        for (size_t j = 0; j < of->watched; j++)
-            sum[j] += p[j] > 0.0f ? p[j] : 0.0f;
+    float *sum = of->received + kv_head * of->watched;
+    for (size_t i = 0; i < n_q; i++)
+        for (size_t head = 0; head < heads_per_kv; head++) {
+            const float *row = p + (i * n_heads + kv_head * heads_per_kv + head) * stride;
+            for (size_t j = 0; j < of->watched; j++)
+                sum[j] += row[j] > 0.0f ? row[j] : 0.0f;
+        }
+}
+
+static void add_received(const step *s, const part *of, const float *p, size_t stride, size_t n_q)
+{
+    enum { MIN_PARALLEL = 1 << 18 }; /* additions, below which threads cost more than they save */
+    size_t n_kv_heads = s->cache->config.n_kv_heads;
+    bool large = n_q * s->cache->config.n_heads * of->watched >= MIN_PARALLEL;
+    int n_threads = large ? kvq_n_threads(s->attention.n_threads, n_kv_heads) : 1;
+    if (n_threads == 1) { /* no pragma at all: see run_parallel in attention.c */
+        for (size_t head = 0; head < n_kv_heads; head++)
+            add_received_of_head(s, of, head, p, stride, n_q);
+        return;
     }
+#pragma omp parallel for schedule(static) num_threads(n_threads)
+    for (size_t head = 0; head < n_kv_heads; head++)
+        add_received_of_head(s, of, head, p, stride, n_q);
 }
 
 /* ---- Attention ---- */
@@ -253,7 +272,7 @@ static void begin(const step *s)
         part *p = &s->parts[i];
         kvq_layer *layer = layer_of(s, p);
         if (p->n_new > 0)
-            kvq_append_pack(s->cache, s->layer, p->sequence, layer->n_tokens + 1);
+            kvq_append_pack(s->cache, s->layer, p->sequence, layer->n_tokens + 1, s->attention.n_threads);
         p->watched = n_watched(s->plan, layer, layer->n_tokens + p->n_new);
         p->received = received;
         received += s->cache->config.n_kv_heads * p->watched;
@@ -272,7 +291,8 @@ static void finish(const step *s)
         size_t n = kvq_past_sinks(s->plan, layer->n_tokens);
         exchange_received(s, p, true);
         kvq_evidence_add_queries(s->cache, s->plan, layer, s->q + p->first_query * q_elements, p->n_new);
-        kvq_arrivals arrivals = {.n_tokens = p->n_new, .received_stride = p->watched};
+        kvq_arrivals arrivals = {
+            .n_tokens = p->n_new, .received_stride = p->watched, .n_threads = s->attention.n_threads};
         size_t fresh = p->first_query * s->cache->config.n_kv_heads * s->cache->config.head_dim;
         arrivals.x[KVQ_KEYS] = s->k + fresh;
         arrivals.x[KVQ_VALUES] = s->v + fresh;

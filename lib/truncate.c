@@ -6,7 +6,8 @@
  * are taken for every layer before any layer changes.
  *
  * Evidence: what a removed query has taught cannot be taken out of a sum; it stays, with the weight of the
- * tokens that remain. What packed tokens had received is gone; those that come back start from nothing.
+ * tokens that remain. What packed tokens had received is gone; those that come back start from nothing, or, if
+ * their page kept them as heavy hitters, from 1, so that they are kept again.
  */
 #include "lib/internal.h"
 
@@ -68,8 +69,9 @@ static void truncate_side(kvq_cache *cache, const kvq_layer_plan *plan, kvq_laye
             kvq_row_store(cache, plan->scheme.residual_dtype[role],
                           kvq_residual_row(cache, plan, layer, role, head, i), cache->scratch);
             float *received = kvq_residual_received(cache, plan, layer, role, head, i);
-            if (received != NULL) /* was forgotten when the token was packed */
-                *received = 0.0f;
+            if (received !=
+                NULL) /* forgotten when the token was packed; but the page knows its heavy hitters */
+                *received = kvq_side_is_kept(side, superblock, i % KVQ_SUPERBLOCK) ? 1.0f : 0.0f;
         }
         if (back.packed < layer->packed[role] && back.packed % KVQ_SUPERBLOCK != 0) {
             uint8_t *last = kvq_superblock(plan, &layer->page[back.packed / KVQ_SUPERBLOCK], role, head);

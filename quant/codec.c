@@ -45,22 +45,25 @@ static bool name_is_valid(const char *name)
     return n > 0 && n < 24 && strchr(letters, name[0]) != NULL && strspn(name, others) == n;
 }
 
-bool kvq_codec_register(const kvq_codec *codec)
+kvq_registration kvq_codec_register(const kvq_codec *codec)
 {
     if (!name_is_valid(codec->name))
-        return false;
+        return KVQ_BAD_NAME;
     call_once(&once, make_mutex);
     (void)mtx_lock(&registering);
     size_t n = atomic_load(&n_registered);
-    bool fits = n < KVQ_CODECS_MAX - N_BUILT_IN;
-    for (size_t i = 0; i < N_BUILT_IN + n && fits; i++)
-        fits = strcmp(kvq_codec_at(i)->name, codec->name) != 0;
-    if (fits) {
+    kvq_registration result = KVQ_REGISTERED;
+    for (size_t i = 0; i < N_BUILT_IN + n; i++)
+        if (strcmp(kvq_codec_at(i)->name, codec->name) == 0)
+            result = KVQ_BAD_NAME;
+    if (result == KVQ_REGISTERED && n == KVQ_CODECS_MAX - N_BUILT_IN)
+        result = KVQ_NO_ROOM;
+    if (result == KVQ_REGISTERED) {
         registered[n] = codec;
         atomic_store(&n_registered, n + 1);
     }
     (void)mtx_unlock(&registering);
-    return fits;
+    return result;
 }
 
 const kvq_codec *kvq_codec_for_text(const char *text, const char **rest)
@@ -123,6 +126,11 @@ void kvq_side_clear(const kvq_side *s, uint8_t *superblock, size_t t0)
 bool kvq_side_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n)
 {
     return s->codec->is_valid == NULL || s->codec->is_valid(s, superblock, n);
+}
+
+bool kvq_side_is_kept(const kvq_side *s, const uint8_t *superblock, size_t t)
+{
+    return s->codec->is_kept != NULL && s->codec->is_kept(s, superblock, t);
 }
 
 /* ---- Attention over dequantized blocks ---- */

@@ -152,6 +152,9 @@ struct kvq_codec {
      * must survive. NULL: any bytes will do. */
     bool (*is_valid)(const kvq_side *s, const uint8_t *superblock, size_t n);
 
+    /** Is token t kept as a heavy hitter? NULL: none ever is. */
+    bool (*is_kept)(const kvq_side *s, const uint8_t *superblock, size_t t);
+
     /** scores[i][t] = q[i] . xhat[t], i < n_q <= KVQ_ROWS_MAX; rows of KVQ_SUPERBLOCK; q is [n_q][D],
      * prepared. score_rms_error[i] is an estimate of how far folding is off, root mean square; 0 if exact.
      * counts is added to. NULL: from dequantized blocks. */
@@ -172,9 +175,14 @@ const kvq_codec *kvq_codec_at(size_t i);
 /** The codec that a side's text names, and the rest of the text behind its name; NULL for none. */
 const kvq_codec *kvq_codec_for_text(const char *text, const char **rest);
 
-/** Add a codec, which must live as long as the process. False if its name is taken or no name (a letter,
- * then letters, digits, _ and .), or if there is no room. Any thread. */
-bool kvq_codec_register(const kvq_codec *codec);
+typedef enum kvq_registration {
+    KVQ_REGISTERED,
+    KVQ_BAD_NAME, /* taken, or not a letter followed by letters, digits, _ and . */
+    KVQ_NO_ROOM,
+} kvq_registration;
+
+/** Add a codec, which must live as long as the process. Any thread. */
+kvq_registration kvq_codec_register(const kvq_codec *codec);
 
 /* ---- A side, with defaults for what its codec leaves out ---- */
 
@@ -190,6 +198,7 @@ void kvq_side_error_bound(const kvq_side *s, const uint8_t *superblock, size_t t
                           size_t stride);
 void kvq_side_clear(const kvq_side *s, uint8_t *superblock, size_t t0);
 bool kvq_side_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n);
+bool kvq_side_is_kept(const kvq_side *s, const uint8_t *superblock, size_t t);
 void kvq_side_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                     size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts);
 void kvq_side_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,

@@ -176,8 +176,8 @@ static void blocks_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *supe
     (void)k, (void)evidence;
     const format *f = format_of(s);
     for (size_t i = 0; i < n; i++) {
-        uint8_t *block = superblock + (t0 + i) * kvq_row_bytes(s);
-        memset(block, 0, kvq_row_bytes(s));
+        uint8_t *block = superblock + (t0 + i) * kvq_side_row_bytes(s);
+        memset(block, 0, kvq_side_row_bytes(s));
         for (size_t c = 0; c < s->dim; c += BLOCK, block += f->bytes) {
             float padded[BLOCK] = {0};
             memcpy(padded, x + i * stride + c, channels_at(s, c) * sizeof *x);
@@ -192,7 +192,7 @@ static void blocks_dequantize(const kvq_kernels *k, const kvq_side *s, const uin
     (void)k;
     const format *f = format_of(s);
     for (size_t i = 0; i < n; i++) {
-        const uint8_t *block = superblock + (t0 + i) * kvq_row_bytes(s);
+        const uint8_t *block = superblock + (t0 + i) * kvq_side_row_bytes(s);
         for (size_t c = 0; c < s->dim; c += BLOCK, block += f->bytes) {
             float x[BLOCK];
             f->decode(block, x);
@@ -205,7 +205,7 @@ static bool blocks_are_valid(const kvq_side *s, const uint8_t *superblock, size_
 {
     const format *f = format_of(s);
     for (size_t t = 0; t < n; t++) {
-        const uint8_t *block = superblock + t * kvq_row_bytes(s);
+        const uint8_t *block = superblock + t * kvq_side_row_bytes(s);
         for (size_t c = 0; c < s->dim; c += BLOCK, block += f->bytes)
             if (!f->is_valid(block, channels_at(s, c)))
                 return false;

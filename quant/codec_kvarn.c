@@ -61,13 +61,13 @@ static const char *kvarn_init(kvq_side *s)
 static void kvarn_prepare(const kvq_kernels *k, const kvq_side *s, const float *q, float *out)
 {
     (void)k;
-    kvq_rotate(q, s->dim, out);
+    kvq_rotate_f64(q, s->dim, out);
 }
 
 static void kvarn_finish(const kvq_kernels *k, const kvq_side *s, float *row)
 {
     (void)k;
-    kvq_rotate(row, s->dim, row);
+    kvq_rotate_f64(row, s->dim, row);
 }
 
 /* ---- Normalization ---- */
@@ -153,7 +153,7 @@ static void kvarn_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *super
     double channel[KVQ_DIM_MAX], token[T];
     axes a = axes_of(s);
     for (size_t t = 0; t < T; t++) {
-        kvq_rotate(x + t * stride, s->dim, y + t * s->dim);
+        kvq_rotate_f64(x + t * stride, s->dim, y + t * s->dim);
         token[t] = 1.0;
     }
     for (int step = 0; step < STEPS; step++) {

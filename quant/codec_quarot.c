@@ -35,20 +35,20 @@ static const char *quarot_init(kvq_side *s)
 static void quarot_prepare(const kvq_kernels *k, const kvq_side *s, const float *q, float *out)
 {
     (void)k;
-    kvq_rotate(q, s->dim, out);
+    kvq_rotate_f64(q, s->dim, out);
 }
 
 static void quarot_finish(const kvq_kernels *k, const kvq_side *s, float *row)
 {
     (void)k;
-    kvq_rotate(row, s->dim, row);
+    kvq_rotate_f64(row, s->dim, row);
 }
 
 static void encode_row(const kvq_side *s, const float *x, uint8_t *row)
 {
     float y[KVQ_DIM_MAX];
     uint8_t *scales = row + s->payload_per_run, *mins = scales + 2 * n_groups(s);
-    kvq_rotate(x, s->dim, y);
+    kvq_rotate_f64(x, s->dim, y);
     for (size_t g = 0, c = 0; g < n_groups(s); g++) {
         size_t end = c + group_of(s) < s->dim ? c + group_of(s) : s->dim;
         float lo = y[c], hi = y[c];
@@ -72,8 +72,8 @@ static void quarot_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *supe
 {
     (void)k, (void)evidence;
     for (size_t i = 0; i < n; i++) {
-        uint8_t *row = superblock + (t0 + i) * kvq_row_bytes(s);
-        memset(row, 0, kvq_row_bytes(s));
+        uint8_t *row = superblock + (t0 + i) * kvq_side_row_bytes(s);
+        memset(row, 0, kvq_side_row_bytes(s));
         encode_row(s, x + i * stride, row);
     }
 }
@@ -83,7 +83,7 @@ static void quarot_dequantize(const kvq_kernels *k, const kvq_side *s, const uin
 {
     (void)k;
     for (size_t i = 0; i < n; i++) {
-        const uint8_t *row = superblock + (t0 + i) * kvq_row_bytes(s);
+        const uint8_t *row = superblock + (t0 + i) * kvq_side_row_bytes(s);
         const uint8_t *scales = row + s->payload_per_run, *mins = scales + 2 * n_groups(s);
         uint8_t codes[KVQ_DIM_MAX];
         kvq_stream_read(row, s->dim, s->bits, codes);
@@ -99,7 +99,7 @@ static void quarot_dequantize(const kvq_kernels *k, const kvq_side *s, const uin
 static bool quarot_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n)
 {
     for (size_t t = 0; t < n; t++) {
-        const uint8_t *row = superblock + t * kvq_row_bytes(s);
+        const uint8_t *row = superblock + t * kvq_side_row_bytes(s);
         const uint8_t *scales = row + s->payload_per_run;
         if (!kvq_stream_ends_in_zeros(row, s->dim, s->bits) ||
             !kvq_halves_are_valid(scales, n_groups(s), true) ||

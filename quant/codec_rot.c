@@ -348,6 +348,12 @@ static bool rot_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n)
            all_zero(superblock + l->end, s->bytes - l->end);
 }
 
+static bool rot_is_kept(const kvq_side *s, const uint8_t *superblock, size_t t)
+{
+    const kvq_rot *l = kvq_rot_of(s);
+    return kvq_is_kept(superblock + l->indices, l->n_rows, t);
+}
+
 /* ---- Sums ---- */
 
 /* A row of p folded into a superblock. */
@@ -551,5 +557,6 @@ const kvq_codec kvq_codec_rot = {
     .finish = rot_finish,
     .error_bound = rot_error_bound,
     .is_valid = rot_is_valid,
+    .is_kept = rot_is_kept,
     .accumulate = rot_accumulate,
 };

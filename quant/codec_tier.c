@@ -274,6 +274,12 @@ static bool tier_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n
            all_zero(superblock + l->end, s->bytes - l->end);
 }
 
+static bool tier_is_kept(const kvq_side *s, const uint8_t *superblock, size_t t)
+{
+    const kvq_tier *l = kvq_tier_of(s);
+    return kvq_is_kept(superblock + l->indices, l->n_rows, t);
+}
+
 /* ---- Scores ---- */
 
 /* Queries folded into a superblock. Its numbers for a class, and there for a query, follow each other. */
@@ -442,6 +448,7 @@ static void tier_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens
 
 /* ---- What schemes say ---- */
 
+/* Saved caches rely on the default: it never changes. */
 enum { U_DEFAULT = 7, HALVES_MIN = 2, HALVES_MAX = 10, HALVES_OF_SIX = 6 };
 
 /* BITS [":fb"] [":u=" N] [":cert"] */
@@ -531,5 +538,6 @@ const kvq_codec kvq_codec_tier = {
     .dequantize = tier_dequantize,
     .error_bound = tier_error_bound,
     .is_valid = tier_is_valid,
+    .is_kept = tier_is_kept,
     .score = tier_score,
 };

@@ -117,13 +117,13 @@ static void turbo_prepare(const kvq_kernels *k, const kvq_side *s, const float *
     (void)k;
     for (size_t c = 0; c < s->dim; c++)
         out[c] = (float)sign_of(c) * q[c];
-    kvq_rotate(out, s->dim, out);
+    kvq_rotate_f64(out, s->dim, out);
 }
 
 static void turbo_finish(const kvq_kernels *k, const kvq_side *s, float *row)
 {
     (void)k;
-    kvq_rotate(row, s->dim, row);
+    kvq_rotate_f64(row, s->dim, row);
     for (size_t c = 0; c < s->dim; c++)
         row[c] *= (float)sign_of(c);
 }
@@ -175,8 +175,8 @@ static void turbo_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *super
 {
     (void)k, (void)evidence;
     for (size_t i = 0; i < n; i++) {
-        uint8_t *row = superblock + (t0 + i) * kvq_row_bytes(s);
-        memset(row, 0, kvq_row_bytes(s));
+        uint8_t *row = superblock + (t0 + i) * kvq_side_row_bytes(s);
+        memset(row, 0, kvq_side_row_bytes(s));
         encode_row(s, x + i * stride, row);
     }
 }
@@ -187,7 +187,7 @@ static void turbo_dequantize(const kvq_kernels *k, const kvq_side *s, const uint
     (void)k;
     const float *level = levels_of(s);
     for (size_t i = 0; i < n; i++) {
-        const uint8_t *row = superblock + (t0 + i) * kvq_row_bytes(s);
+        const uint8_t *row = superblock + (t0 + i) * kvq_side_row_bytes(s);
         float scale = kvq_load_f16(row + s->payload_per_run), scaled[LEVELS_MAX];
         uint8_t codes[KVQ_DIM_MAX];
         kvq_stream_read(row, s->dim, s->bits, codes);
@@ -201,7 +201,7 @@ static void turbo_dequantize(const kvq_kernels *k, const kvq_side *s, const uint
 static bool turbo_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n)
 {
     for (size_t t = 0; t < n; t++) {
-        const uint8_t *row = superblock + t * kvq_row_bytes(s);
+        const uint8_t *row = superblock + t * kvq_side_row_bytes(s);
         if (!kvq_stream_ends_in_zeros(row, s->dim, s->bits) ||
             !kvq_f16_is_scale(kvq_load_u16(row + s->payload_per_run)))
             return false;

@@ -86,6 +86,8 @@ static void encode_token(page *p, size_t t, uint32_t width, uint8_t *codes)
     }
     float squared = kvq_rot_product(y, y, p->l->dim_padded);
     float product = choose_codes(p, width, sqrtf(squared / (float)p->l->dim), y, codes);
+    if (!(product > 0.0f)) /* a program that flushes subnormals may have made zeros of it */
+        return;
     int32_t n = kvq_log2_16th(squared / product) - 16 * shift;
     p->log[t] = n > p->l->log_limit ? p->l->log_limit : n;
 }

@@ -128,20 +128,20 @@ static inline void kvq_rows_init(kvq_side *s, size_t payload, size_t metadata)
     s->bytes = KVQ_SUPERBLOCK * (payload + metadata); /* a multiple of KVQ_ALIGNMENT */
 }
 
-static inline size_t kvq_row_bytes(const kvq_side *s)
+static inline size_t kvq_side_row_bytes(const kvq_side *s)
 {
     return s->payload_per_run + s->metadata_per_run;
 }
 
 static inline void kvq_rows_clear(const kvq_side *s, uint8_t *superblock, size_t t0)
 {
-    memset(superblock + t0 * kvq_row_bytes(s), 0, s->bytes - t0 * kvq_row_bytes(s));
+    memset(superblock + t0 * kvq_side_row_bytes(s), 0, s->bytes - t0 * kvq_side_row_bytes(s));
 }
 
 /** Is nothing written behind the first n rows? */
 static inline bool kvq_rows_end_at(const kvq_side *s, const uint8_t *superblock, size_t n)
 {
-    return kvq_bytes_are_zero(superblock + n * kvq_row_bytes(s), s->bytes - n * kvq_row_bytes(s));
+    return kvq_bytes_are_zero(superblock + n * kvq_side_row_bytes(s), s->bytes - n * kvq_side_row_bytes(s));
 }
 
 /* ---- Superblocks that are encoded whole: `used` bytes, rounded up ---- */

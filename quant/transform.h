@@ -31,7 +31,7 @@ static inline void kvq_hadamard(double *x, size_t dim)
 }
 
 /** out = H x, saturating; x may be out. */
-static inline void kvq_rotate(const float *x, size_t dim, float *out)
+static inline void kvq_rotate_f64(const float *x, size_t dim, float *out)
 {
     double y[KVQ_DIM_MAX];
     for (size_t c = 0; c < dim; c++)

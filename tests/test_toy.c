@@ -24,12 +24,12 @@ Test(toy, registry_takes_a_name_once)
     toy_codec_register();
     kvq_codec codec = {.name = "toy"};
     const char *rest = NULL;
-    cr_assert(!kvq_codec_register(&codec), "taken");
+    cr_assert_eq(kvq_codec_register(&codec), KVQ_BAD_NAME, "taken");
     static const char *const names[] = {"f32", "affine", "",    "9x",  "_x",
                                         "a b", "a,b",    "a-b", "a:b", "a_name_that_has_too_many_letters"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         codec.name = names[i];
-        cr_assert(!kvq_codec_register(&codec), "%s", names[i]);
+        cr_assert_eq(kvq_codec_register(&codec), KVQ_BAD_NAME, "%s", names[i]);
     }
     size_t n = 0, n_toys = 0;
     for (; kvq_codec_at(n) != NULL; n++)
@@ -45,7 +45,7 @@ Test(toy, registry_takes_a_name_once)
     for (size_t i = 0; i < KVQ_CODECS_MAX; i++) {
         (void)snprintf(many_names[i], sizeof many_names[i], "x%zu", i);
         many[i].name = many_names[i];
-        room += kvq_codec_register(&many[i]);
+        room += kvq_codec_register(&many[i]) == KVQ_REGISTERED;
     }
     cr_assert_eq(n + room, KVQ_CODECS_MAX, "and then there is no more room");
 }

@@ -139,7 +139,7 @@ void toy_codec_register(void)
         .finish = toy_finish,
     };
     static bool registered;
-    if (!registered && !kvq_codec_register(&toy))
+    if (!registered && kvq_codec_register(&toy) != KVQ_REGISTERED)
         abort();
     registered = true;
 }
