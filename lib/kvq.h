@@ -249,8 +249,8 @@ KVQ_API kvq_dtype kvq_scheme_residual_dtype(const kvq_scheme *scheme); /* of the
 
 /**
  * Storage cost of the packed part in bits per element, metadata included, for head dimension D, mean of keys
- * and values: 3.0 for two bits with G = 32. Padding of D to the layout's multiple is counted. 0 for NULL or a
- * D out of range.
+ * and values: 3.0 for two bits with G = 32. Padding of D to the layout's multiple is counted. 0 for NULL, a D
+ * out of range, or one that a codec does not take.
  */
 KVQ_API double kvq_scheme_bits_per_element(const kvq_scheme *scheme, size_t head_dim);
 

@@ -7,7 +7,7 @@
  * once, its name stands in schemes like any other: "k=mine:2,v=kivi...". A whole one: examples/codec.c.
  *
  * In a program, fill a kvq_codec_plugin and call kvq_codec_plugin_register. As a shared object, export
- * `const kvq_codec_plugin *kvq_codec_plugin_get(void)` and hand the file to kvq-eval --plugin.
+ * `KVQ_API const kvq_codec_plugin *kvq_codec_plugin_get(void)` and hand the file to kvq-eval --plugin.
  */
 #ifndef KVQ_EXPERIMENTAL_H
 #define KVQ_EXPERIMENTAL_H
@@ -83,7 +83,7 @@ typedef struct kvq_codec_plugin {
  * Add a codec for the rest of the process; schemes made from then on may name it. The struct is copied; the
  * name and ctx must live as long as the process.
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, a function missing, struct_size, the name invalid or taken);
- * KVQ_ERR_NOMEM (or more than 32 codecs). Any thread.
+ * KVQ_ERR_NOMEM (also if there is no room; there is for 32). Any thread.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_codec_plugin_register(const kvq_codec_plugin *plugin);
 

@@ -41,7 +41,7 @@ static bool parse(const kvq_codec *codec, kvq_text *t, kvq_role role, uint32_t *
 {
     (void)codec, (void)role;
     const char *start = t->at;
-    size_t n = strcspn(start, ",");
+    size_t n = start[-1] == ':' ? strcspn(start, ",") : 0;
     if (n > KVQ_PLUGIN_MAX_PARAMETERS)
         return kvq_text_fail(t, start, "a plug-in's parameters are at most 39 characters");
     memcpy(parameter, start, n);
@@ -130,7 +130,7 @@ kvq_status kvq_codec_plugin_register(const kvq_codec_plugin *given)
         return KVQ_ERR_ARG;
     if (plugin.name == NULL || strlen(plugin.name) > NAME_MAX || plugin.bytes == NULL ||
         plugin.encode == NULL || plugin.dequantize == NULL ||
-        (plugin.prepare == NULL) != (plugin.finish == NULL))
+        (plugin.prepare == NULL) != (plugin.finish == NULL) || !kvq_codec_name_is_free(plugin.name))
         return KVQ_ERR_ARG;
     adapter *made = malloc(sizeof *made); /* for the rest of the process */
     if (made == NULL)
@@ -150,5 +150,5 @@ kvq_status kvq_codec_plugin_register(const kvq_codec_plugin *given)
     if (kvq_codec_register(&made->codec))
         return KVQ_OK;
     free(made);
-    return KVQ_ERR_ARG;
+    return kvq_codec_name_is_free(plugin.name) ? KVQ_ERR_NOMEM : KVQ_ERR_ARG; /* no room; or lost a race */
 }

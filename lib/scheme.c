@@ -110,7 +110,7 @@ double kvq_scheme_bits_per_element(const kvq_scheme *scheme, size_t head_dim)
 {
     if (scheme == NULL || head_dim == 0 || head_dim > KVQ_MAX_HEAD_DIM)
         return 0.0;
-    return (side_bits_per_element(scheme, KVQ_KEYS, head_dim) +
-            side_bits_per_element(scheme, KVQ_VALUES, head_dim)) /
-           2;
+    double keys = side_bits_per_element(scheme, KVQ_KEYS, head_dim);
+    double values = side_bits_per_element(scheme, KVQ_VALUES, head_dim);
+    return keys > 0 && values > 0 ? (keys + values) / 2 : 0.0;
 }

@@ -45,16 +45,21 @@ static bool name_is_valid(const char *name)
     return n > 0 && n < 24 && strchr(letters, name[0]) != NULL && strspn(name, others) == n;
 }
 
+bool kvq_codec_name_is_free(const char *name)
+{
+    const kvq_codec *codec;
+    for (size_t i = 0; (codec = kvq_codec_at(i)) != NULL; i++)
+        if (strcmp(codec->name, name) == 0)
+            return false;
+    return name_is_valid(name);
+}
+
 bool kvq_codec_register(const kvq_codec *codec)
 {
-    if (!name_is_valid(codec->name))
-        return false;
     call_once(&once, make_mutex);
     (void)mtx_lock(&registering);
     size_t n = atomic_load(&n_registered);
-    bool fits = n < KVQ_CODECS_MAX - N_BUILT_IN;
-    for (size_t i = 0; i < N_BUILT_IN + n && fits; i++)
-        fits = strcmp(kvq_codec_at(i)->name, codec->name) != 0;
+    bool fits = n < KVQ_CODECS_MAX - N_BUILT_IN && kvq_codec_name_is_free(codec->name);
     if (fits) {
         registered[n] = codec;
         atomic_store(&n_registered, n + 1);

@@ -172,8 +172,11 @@ const kvq_codec *kvq_codec_at(size_t i);
 /** The codec that a side's text names, and the rest of the text behind its name; NULL for none. */
 const kvq_codec *kvq_codec_for_text(const char *text, const char **rest);
 
-/** Add a codec, which must live as long as the process. False if its name is taken or no name (a letter,
- * then letters, digits, _ and .), or if there is no room. Any thread. */
+/** Is this a name (a letter, then letters, digits, _ and .) that no codec has? */
+bool kvq_codec_name_is_free(const char *name);
+
+/** Add a codec, which must live as long as the process. False if its name is not free, or if there
+ * is no room. Any thread. */
 bool kvq_codec_register(const kvq_codec *codec);
 
 /* ---- A side, with defaults for what its codec leaves out ---- */
