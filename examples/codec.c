@@ -58,7 +58,7 @@ static void dequantize(const kvq_plugin_side *side, const uint8_t *data, size_t 
     }
 }
 
-const kvq_codec_plugin *kvq_codec_plugin_get(void); /* what kvq-eval --plugin looks for */
+KVQ_API const kvq_codec_plugin *kvq_codec_plugin_get(void); /* what kvq-eval --plugin looks for */
 
 const kvq_codec_plugin *kvq_codec_plugin_get(void)
 {

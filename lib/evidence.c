@@ -2,11 +2,11 @@
  * Evidence: what a layer has learned from the queries it has seen, for encoders that spend their bits where
  * queries look.
  *
- * Per KV head, from the queries of its whole group: the energy of each channel and, where an encoder asks for
- * it, the second moment (both sums over all queries so far); and for each token of the residual the attention
- * it has received, which lies in the residual's blocks and leaves with them. Sums are float32, in the order of
- * the queries, so that a given sequence of calls always gives the same bytes. They stop growing long before
- * they could overflow; what counts is how channels and tokens compare.
+ * Per KV head, from the queries of its whole group: the energy of each channel and, where an encoder asks
+ * for it, the second moment (both sums over all queries so far); and for each token of the residual the
+ * attention it has received, which lies in the residual's blocks and leaves with them. Sums are float32, in
+ * the order of the queries, so that a given sequence of calls always gives the same bytes. They stop growing
+ * long before they could overflow; what counts is how channels and tokens compare.
  *
  * Gathered by kvq_cache_step alone (step.c).
  */

@@ -7,7 +7,7 @@
  * once, its name stands in schemes like any other: "k=mine:2,v=kivi...". A whole one: examples/codec.c.
  *
  * In a program, fill a kvq_codec_plugin and call kvq_codec_plugin_register. As a shared object, export
- * `const kvq_codec_plugin *kvq_codec_plugin_get(void)` and hand the file to kvq-eval --plugin.
+ * `KVQ_API const kvq_codec_plugin *kvq_codec_plugin_get(void)` and hand the file to kvq-eval --plugin.
  */
 #ifndef KVQ_EXPERIMENTAL_H
 #define KVQ_EXPERIMENTAL_H

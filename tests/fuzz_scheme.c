@@ -106,6 +106,22 @@ static void check_words(const uint8_t *data, size_t size)
         ",rtype=i8/f16",
         ",mode=sliding",
         ",hh=1",
+        "kvq2",
+        "kvq2-fb",
+        "kvq1.5",
+        "tier:",
+        "rot:",
+        ":fb",
+        ":u=",
+        ":cert",
+        ":page=0",
+        "q4_1",
+        "turbo:",
+        ":nc",
+        "kvarn2",
+        "quarot:4/64",
+        "nuq2",
+        ":qn",
     };
     enum { N_WORDS = sizeof words / sizeof words[0], LONGEST = 400 };
     char text[LONGEST] = "";

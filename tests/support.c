@@ -160,7 +160,11 @@ const char *const families[N_FAMILIES] = {FAMILIES(FAMILY_TEXT)};
 
 bool family_rounds(const char *scheme)
 {
-    return strstr(scheme, "rtype=") != NULL;
+    kvq_side_info k, v;
+    const kvq_scheme *of = scheme_of(scheme);
+    if (kvq_scheme_keys(of, &k) != KVQ_OK || kvq_scheme_values(of, &v) != KVQ_OK)
+        abort();
+    return k.residual_dtype != KVQ_F32 || v.residual_dtype != KVQ_F32;
 }
 
 kvq_scheme *scheme_of(const char *text)

@@ -94,7 +94,20 @@ typedef struct shape {
     X("k=f32,v=4,r=33,mode=sliding,s=2,rtype=i8/f32")                                                        \
     X("k=toy,v=toy")                                                                                         \
     X("k=toy:0,v=toy:5,r=0,mode=sliding,s=3")                                                                \
-    X("k=2,v=toy:2,r=128,mode=sliding,rtype=f16")
+    X("k=2,v=toy:2,r=128,mode=sliding,rtype=f16")                                                            \
+    X("kvq2")                                                                                                \
+    X("kvq2-fb,r=0")                                                                                         \
+    X("kvq1.5,s=0,rtype=f32")                                                                                \
+    X("k=tier:3.5,v=rot:3,hh=8,r=256")                                                                       \
+    X("k=tier:2:cert,v=rot:4,hh=3,mode=sliding,s=2,rtype=f16")                                               \
+    X("k=tier:2:u=1:cert,v=rot:4:page=0,r=128")                                                              \
+    X("k=tier:4,v=2,rtype=i8/f32")                                                                           \
+    X("q8_0")                                                                                                \
+    X("q4_1,r=0,s=0")                                                                                        \
+    X("turbo2-nc,rtype=f32")                                                                                 \
+    X("kvarn2")                                                                                              \
+    X("quarot4,r=16")                                                                                        \
+    X("nuq2,r=0")
 
 #define FAMILY_COUNT(text) +1
 enum { N_FAMILIES = 0 FAMILIES(FAMILY_COUNT) };

@@ -544,21 +544,26 @@ Test(cache, survives_every_allocation_failure)
 Test(cache, nonfinite_input_changes_nothing)
 {
     shape s = {1, 2, 2, 20, 1};
-    tokens t = random_tokens(17, s, 200);
-    kvq_cache *cache = cache_of("kivi2,r=32", s, NULL), *wanted = cache_of("kivi2,r=32", s, NULL);
-    append(cache, 0, 0, &t, 0, 100);
-    append(wanted, 0, 0, &t, 0, 100);
+    tokens t = random_tokens(17, s, 400);
     static const float bad[] = {NAN, INFINITY, -INFINITY};
-    for (size_t i = 0; i < 3; i++)
-        for (size_t side = 0; side < 2; side++) {
-            float *x = side ? t.v : t.k, kept = x[150 * t.row + 7];
-            x[150 * t.row + 7] = bad[i];
-            kvq_status status = kvq_cache_append(cache, 0, 0, t.k + 100 * t.row, t.v + 100 * t.row, 100);
-            cr_assert_eq(status, KVQ_ERR_NONFINITE);
-            expect_same_cache("after NaN", cache, wanted);
-            x[150 * t.row + 7] = kept;
-        }
-    kvq_cache_free(cache), kvq_cache_free(wanted);
+    for (size_t family = 0; family < N_FAMILIES; family++) {
+        kvq_cache *cache = cache_of(families[family], s, NULL), *wanted = cache_of(families[family], s, NULL);
+        append(cache, 0, 0, &t, 0, 100);
+        append(wanted, 0, 0, &t, 0, 100);
+        for (size_t i = 0; i < 3; i++)
+            for (size_t side = 0; side < 2; side++) {
+                float *x = (side ? t.v : t.k) + (size_t[]){150, 399, 100}[i] * t.row + 7, kept = *x;
+                *x = bad[i];
+                kvq_status status = kvq_cache_append(cache, 0, 0, t.k + 100 * t.row, t.v + 100 * t.row, 300);
+                cr_assert_eq(status, KVQ_ERR_NONFINITE, "%s", families[family]);
+                expect_same_cache(families[family], cache, wanted);
+                *x = kept;
+            }
+        append(cache, 0, 0, &t, 100, 300);
+        append(wanted, 0, 0, &t, 100, 300);
+        expect_same_cache(families[family], cache, wanted);
+        kvq_cache_free(cache), kvq_cache_free(wanted);
+    }
     free_tokens(&t);
 }
 

@@ -39,8 +39,7 @@ Test(cli, the_report_fits_the_width_and_ends_with_sentences)
         if (left_out && cases[i].left_out)
             cr_expect(strstr(left_out, cases[i].left_out), "%s: %s", cases[i].columns, out);
         cr_assert(strstr(out, "\n\nkivi4,r=32 keeps the cache of 80 tokens") &&
-                      strstr(out, "perplexity goes") &&
-                      strstr(out, "\nNext to kivi2,r=32, kivi4,r=32 has "),
+                      strstr(out, "perplexity goes") && strstr(out, "\nNext to kivi2,r=32, kivi4,r=32 has "),
                   "%s", out);
         cr_assert(!strchr(out, '\033'), "colour without a terminal");
         cr_assert_eq(err[0], '\0', "%s", err);

@@ -249,6 +249,7 @@ Test(scheme, bits_per_element_count_metadata)
                  {"kivi4-g64", 64, 4.5},
                  {"k=f32,v=8@token/full", 128, 20.125},
                  {"kivi2", 24, 4.0} /* D is padded to 32 */,
+                 {"k=nuq:2,v=f32", 1024, 0.0} /* not for nuq */,
                  {"kivi2", 0, 0.0},
                  {"kivi2", 1025, 0.0}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)

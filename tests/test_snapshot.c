@@ -29,6 +29,17 @@ static kvq_cache *filled(const char *scheme, size_t n, const kvq_allocator *allo
     return cache;
 }
 
+/* One token more of a sequence, with queries, so that there is evidence where the scheme uses any. */
+static void step_once(kvq_cache *cache, size_t layer, size_t sequence)
+{
+    float q[4 * 20], k[2 * 20], v[2 * 20], out[4 * 20];
+    rng r = rng_make(98);
+    fill(&r, FILL_NORMAL, q, 1, 4 * 20);
+    fill(&r, FILL_OFFSETS, k, 1, 2 * 20);
+    fill(&r, FILL_HEAVY, v, 1, 2 * 20);
+    cr_assert_eq(kvq_cache_step(cache, layer, &sequence, 1, NULL, q, k, v, 0.2f, NULL, out), KVQ_OK);
+}
+
 static kvq_status load_with(kvq_cache **out, const kvq_allocator *allocator, kvq_read_fn read, void *ctx,
                             kvq_error *err)
 {
@@ -52,6 +63,7 @@ Test(snapshot, round_trip_is_identical)
         test_memory memory = {0};
         kvq_allocator allocator = test_allocator(&memory);
         kvq_cache *cache = filled(families[i], 300, NULL), *loaded = NULL;
+        step_once(cache, 1, 0);
         buffer file = saved(cache);
         kvq_error err;
         kvq_status status = load_with(&loaded, &allocator, buffer_read, &file, &err);
@@ -79,6 +91,7 @@ Test(snapshot, goes_on_after_loading)
 {
     for (size_t i = 0; i < N_FAMILIES; i++) {
         kvq_cache *cache = filled(families[i], 200, NULL), *loaded = NULL;
+        step_once(cache, 0, 0);
         buffer file = saved(cache);
         cr_assert_eq(kvq_cache_load(&loaded, NULL, buffer_read, &file, NULL), KVQ_OK);
         float k[150 * 40];
@@ -166,19 +179,24 @@ static kvq_status load_damaged(buffer *file, kvq_error *err)
 
 Test(snapshot, every_truncation_is_found)
 {
-    kvq_cache *cache = filled("kivi2,r=32,s=3", 150, NULL);
-    buffer file = saved(cache);
-    size_t whole = file.n;
-    for (file.n = 0; file.n < whole; file.n++) {
+    static const char *const schemes[] = {"kivi2,r=32,s=3", "kvq2,r=0", "kvq2-fb,r=0", "turbo2-nc,r=0",
+                                          "nuq2,r=0"};
+    for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++) {
+        kvq_cache *cache = filled(schemes[i], 149, NULL);
         kvq_error err;
-        cr_assert_eq(load_damaged(&file, &err), KVQ_ERR_TRUNCATED, "cut at %zu of %zu", file.n, whole);
-        cr_assert_eq(err.offset, file.n);
+        step_once(cache, 1, 0);
+        buffer file = saved(cache);
+        size_t whole = file.n;
+        for (file.n = 0; file.n < whole; file.n += i == 0 ? 1 : 11) {
+            cr_assert_eq(load_damaged(&file, &err), KVQ_ERR_TRUNCATED, "%s cut at %zu of %zu", schemes[i],
+                         file.n, whole);
+            cr_assert_eq(err.offset, file.n);
+        }
+        file.n = whole;
+        cr_assert_eq(load_damaged(&file, &err), KVQ_OK);
+        buffer_free(&file);
+        kvq_cache_free(cache);
     }
-    file.n = whole;
-    kvq_error err;
-    cr_assert_eq(load_damaged(&file, &err), KVQ_OK);
-    buffer_free(&file);
-    kvq_cache_free(cache);
 }
 
 Test(snapshot, ten_thousand_flipped_bytes_are_found)
@@ -186,6 +204,7 @@ Test(snapshot, ten_thousand_flipped_bytes_are_found)
     rng r = rng_make(6);
     for (size_t i = 0; i < N_FAMILIES; i++) {
         kvq_cache *cache = filled(families[i], 140, NULL);
+        step_once(cache, 0, 0);
         buffer file = saved(cache);
         for (size_t trial = 0; trial < 10000 / N_FAMILIES + 1; trial++) {
             size_t at = trial < 400 ? trial % file.n : rng_below(&r, file.n); /* the header, then anywhere */
@@ -684,6 +703,7 @@ Test(snapshot, loading_survives_every_allocation_failure)
 {
     for (size_t i = 0; i < N_FAMILIES; i++) {
         kvq_cache *cache = filled(families[i], 150, NULL);
+        step_once(cache, 1, 2);
         buffer file = saved(cache);
         kvq_status status = KVQ_ERR_NOMEM;
         for (uint64_t k = 1; status != KVQ_OK; k++) {

@@ -350,9 +350,12 @@ Test(toy, evidence_is_counted_to_the_byte)
     free_script(&d);
 }
 
-static const char *const learning[] = {"k=toy,v=toy", "k=toy:7,v=toy:2,s=3",
+static const char *const learning[] = {"k=toy,v=toy",
+                                       "k=toy:7,v=toy:2,s=3",
                                        "k=2,v=toy,mode=sliding,rtype=i8",
-                                       "k=toy:4,v=toy:2,r=256,mode=sliding"};
+                                       "k=toy:4,v=toy:2,r=256,mode=sliding",
+                                       "kvq2",
+                                       "kvq2-fb,r=0"};
 enum { N_LEARNING = sizeof learning / sizeof learning[0] };
 
 /* Step both caches alike, token by token and in prompts, and compare all they say. */

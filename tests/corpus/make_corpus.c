@@ -90,12 +90,16 @@ static void make_snapshots(void)
         SNAPSHOT("sealed", "k=1@channel/32,v=1@token/full,r=0,mode=sliding", 130, 1, 1, 1, 1, 1);
         SNAPSHOT("int8", "k=2,v=2@token/16,r=32,rtype=i8/f16,s=2", 37, 1, 1, 1, 3, 1);
         SNAPSHOT("parity", "k=3@token/16,v=5@channel/16,r=16,arith=kivi-f16,s=1", 36, 1, 1, 1, 2, 1);
+        SNAPSHOT("kvarn2", "kvarn2,r=0,s=1", 129, 1, 1, 1, 2, 1);
+        SNAPSHOT("nuq2", "nuq2,r=0,s=0", 128, 1, 1, 1, 2, 1);
 #undef SNAPSHOT
         (void)snprintf(name, sizeof name, "%s-evidence", kind);
         make_snapshot(name, "k=toy:7,v=toy,s=1", (shape){1, 2, 1, 2, 1}, 140, STEPPED, mode, 0, 0);
         (void)snprintf(name, sizeof name, "%s-evidence-of-two", kind);
         make_snapshot(name, "k=2@channel/16,v=toy:2", (shape){2, 2, 2, 1, 2}, 20, STEPPED, mode, 0, 0);
     }
+    make_snapshot("plain-kvq2", "kvq2,r=0", (shape){1, 1, 1, 3, 1}, 140, STEPPED, 0, 0, 0);
+    make_snapshot("repaired-kvq2", "kvq2-fb,r=0,s=1", (shape){1, 2, 1, 2, 1}, 140, STEPPED, 1, 0, 0);
     /* Damage that the checksums, being put right, do not show: in a scheme's text and behind it, in the
      * counts of a layer record, in the page: of 40 tokens 8 keys and 17 values are full-precision rows; a
      * block of 32 keys is 128 bytes of codes, then scales. */
@@ -141,7 +145,12 @@ static void make_schemes(void)
         "kivi2 ",
         "kivi4,rtype=i8/f16,hh=0",
         "k=toy:7,v=toy,r=256,hh=3",
-        "v=toy,k=affine"};
+        "v=toy,k=affine",
+        "kvq2-fb,hh=4",
+        "k=tier:3.5:u=2:cert,v=rot:1.5,hh=8",
+        "kvq1.5,v=quarot:8/64,k=nuq:3:qn",
+        "k=turbo:4:nc,v=kvarn:4,rtype=f16/i8",
+        "q8_0,v=q4_1,k=q4_0,s=4"};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         char name[32];
         (void)snprintf(name, sizeof name, "text-%02zu", i);
@@ -162,7 +171,7 @@ static void make_calls(void)
     for (size_t i = 0; i < N_FAMILIES; i++) {
         uint8_t bytes[400];
         char name[32];
-        size_t n = 100 + 10 * i;
+        size_t n = 100 + 10 * (i % 25);
         for (size_t j = 0; j < n; j++)
             bytes[j] = (uint8_t)rng_u64(&r);
         bytes[1] = (uint8_t)i;
