@@ -365,8 +365,8 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read(const kvq_cache *cache, size_t 
  *
  * k, v      out, [n_tokens][Hkv][D] float32; either may be NULL. 0 for what is stored as appended. +Inf where
  *           nothing is promised: keys of tier without :cert (of all kvq presets), rivals, plug-ins without a
- *           bound; and where a group touches the ends of IEEE half: |x| near or beyond 65504; with KVQ_ARITH_KIVI_F16, whose range max - min is a half as well, also a range near or
- *           beyond that.
+ *           bound; and where a group touches the ends of IEEE half: |x| near or beyond 65504; with
+ *           KVQ_ARITH_KIVI_F16, whose range max - min is a half as well, also a range near or beyond that.
  * Returns KVQ_OK; KVQ_ERR_ARG.
  * Note      tokens that a truncation brought back dequantized (kvq_cache_truncate) count from there on as
  *           if they had been appended so.
@@ -380,8 +380,8 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read_bound(const kvq_cache *cache, s
  *
  * Tokens that a fresh cache of n_tokens would hold in full precision, but that were already packed, come back
  * dequantized. So truncate + append equals a fresh cache bit for bit as long as those tokens still were in
- * the residual, and always for f32. Schemes of whole pages bring back up to 128 tokens of the newest page; the
- * attention that those had received is forgotten, but which of them were heavy hitters is not.
+ * the residual, and always for f32. Schemes of whole pages bring back up to 128 tokens of the newest page;
+ * the attention that those had received is forgotten, but which of them were heavy hitters is not.
  * Returns KVQ_OK (also if a layer holds fewer tokens: it keeps them); KVQ_ERR_ARG; KVQ_ERR_NOMEM.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_truncate(kvq_cache *cache, size_t sequence, size_t n_tokens);
@@ -470,8 +470,8 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, n_q = 0 or > T, scale not finite, unequal T with
  * probabilities, options not initialised or out of range); KVQ_ERR_NONFINITE (in q).
  * Memory    takes nothing from the cache's allocator. Where the heads are too few to feed all threads, 4 (D +
- *           4) bytes, with rotated values 4 (2 D + 4), per query head and 2,048 tokens come from malloc for the
- *           time of the call; without them one thread does the work of several.
+ *           4) bytes, with rotated values 4 (2 D + 4), per query head and 2,048 tokens come from malloc for
+ *           the time of the call; without them one thread does the work of several.
  * Numerics  identical bits for any n_threads and any grouping of sequences into calls; with
  *           KVQ_PRECISION_FAST on any instruction set, too, while kvq_attend_counters.superblocks_exact stays
  *           0. Where fast precision serves it does so unless |q| times a key's scale passes 2^100, or |q|
@@ -519,8 +519,8 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
  * T or n_new with probabilities, options out of range); KVQ_ERR_NONFINITE (in q, k or v); KVQ_ERR_FULL;
  * KVQ_ERR_NOMEM. After an error no sequence has changed.
  * Memory    besides what appends take: for schemes that use evidence, probabilities of tokens not yet packed
- *           come from malloc for the time of the call, up to 64 MB or one query's, whichever is more, and four
- *           bytes per token not yet packed and KV head.
+ *           come from malloc for the time of the call, up to 64 MB or one query's, whichever is more, and
+ *           four bytes per token not yet packed and KV head.
  * Threads   changes the cache, so it must be alone with it. Uses threads of its own as kvq_cache_attend does.
  * Numerics  of out as in kvq_cache_attend. A given sequence of calls leaves the same bytes for any number of
  *           threads and on every instruction set, for schemes that use evidence while

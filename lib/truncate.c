@@ -6,8 +6,8 @@
  * are taken for every layer before any layer changes.
  *
  * Evidence: what a removed query has taught cannot be taken out of a sum; it stays, with the weight of the
- * tokens that remain. What packed tokens had received is gone; those that come back start from nothing, or, if
- * their page kept them as heavy hitters, from 1, so that they are kept again.
+ * tokens that remain. What packed tokens had received is gone; those that come back start from nothing, or,
+ * if their page kept them as heavy hitters, from 1, so that they are kept again.
  */
 #include "lib/internal.h"
 

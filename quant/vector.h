@@ -1,7 +1,8 @@
 /*
  * The vocabulary that kernels are written in: every word, with its contract. A vocabulary (vector_avx2.h,
  * vector_avx512.h, vector_neon.h) defines them all on the registers of one instruction set; the templates
- * (vector_rows.h, vector_rows8.h, vector_exact.h, vector_fast.h, vector_encode.h) use no others and no intrinsics.
+ * (vector_rows.h, vector_rows8.h, vector_exact.h, vector_fast.h, vector_encode.h) use no others and no
+ * intrinsics.
  * So a kernels_ISA.c includes one vocabulary and then the templates it wants, all of them through
  * vector_kernels.h. A template without a vocabulary, or with one that lacks a word, does not compile
  * (vector_complete.h); tests/check_words.c holds every word against its contract here.

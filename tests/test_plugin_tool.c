@@ -1,4 +1,5 @@
-/* kvq-eval --plugin: the example is built as users build it and measured; what is no plug-in gets one line. */
+/* kvq-eval --plugin: the example is built as users build it and measured; what is no plug-in gets one
+ * line. */
 #define _XOPEN_SOURCE 700
 
 #include "tests/tool.h"

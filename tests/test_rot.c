@@ -1,6 +1,6 @@
 /*
- * Rotated values (quant/codec_rot.c): bytes worked out by hand, the simulation's pages, and for hard pages and
- * every kind of head dimension validity, bounds, sums.
+ * Rotated values (quant/codec_rot.c): bytes worked out by hand, the simulation's pages, and for hard pages
+ * and every kind of head dimension validity, bounds, sums.
  */
 #include "tests/kvq2.h"
 
