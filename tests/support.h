@@ -11,6 +11,18 @@
 
 #include "lib/kvq.h"
 
+/* For what takes minutes under a sanitizer, and is served by shorter tests as well. */
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED true
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED true
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED false
+#endif
+
 /* ---- Random data. The seed is KVQ_SEED from the environment, or a fixed one; failures print it. ---- */
 
 typedef struct rng {

@@ -751,18 +751,6 @@ static void assert_near(const char *scheme, const char *what, double x, double e
               expected, margin);
 }
 
-/* Minutes under a sanitizer, which the shorter tests above serve as well. */
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED true
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED true
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED false
-#endif
-
 Test(evaluate, regression_values_and_order_of_kivi, .disabled = SANITIZED)
 {
     inputs in = load(MODEL, 2, 512, 0);
