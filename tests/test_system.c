@@ -3,6 +3,8 @@
  * allocator.
  */
 #include <criterion/criterion.h>
+#include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,4 +119,60 @@ Test(system, memory_goes_back, .disabled = SANITIZED)
     kvq_cache_free(cache);
     cr_assert_lt(resident(), with_cache + slack, "freed");
     free(x);
+}
+
+/* ---- The stack: kvq.h promises what a call may use ---- */
+
+enum { PROMISED_STACK = 640 << 10, FOR_THE_THREAD = 32 << 10, WIDEST = 1024 };
+
+/* One cache of the largest head dimension through everything that takes stack. The status of what failed. */
+static void *use_stack(void *text)
+{
+    static const shape s = {1, 8, 1, WIDEST, 1};
+    static float x[8 * WIDEST], out[8 * WIDEST], bound[8];
+    kvq_cache *cache = cache_of(text, s, NULL);
+    kvq_attend_options options;
+    kvq_attend_options_init(&options);
+    options.n_threads = 1;
+    kvq_status status = KVQ_OK;
+    for (size_t t = 0; t < 270 && status == KVQ_OK; t++) {
+        for (size_t i = 0; i < sizeof x / sizeof x[0]; i++)
+            x[i] = (float)((i * 2654435761u + t * 40503u) % 1024) / 256 - 2;
+        status = kvq_cache_step(cache, 0, NULL, 1, NULL, x, x, x, 0.03f, &options, out);
+    }
+    options.bound = bound;
+    if (status == KVQ_OK)
+        status = kvq_cache_attend(cache, 0, NULL, 1, x, 1, 0.03f, &options, out);
+    if (status == KVQ_OK)
+        status = kvq_cache_truncate(cache, 0, 130);
+    kvq_cache_free(cache);
+    return status == KVQ_OK ? NULL : (void *)(uintptr_t)status;
+}
+
+Test(system, calls_keep_to_the_promised_stack)
+{
+    static const char *const schemes[] = {"kivi2",
+                                          "kvq2",
+                                          "k=tier:2:cert,v=rot:2,hh=8,mode=sliding",
+                                          "kvq1.5",
+                                          "kvq4",
+                                          "kvarn2",
+                                          "quarot2",
+                                          "turbo4",
+                                          "q4_0",
+                                          "kivi2,rtype=i8,mode=sliding"};
+    if (SANITIZED) /* frames are larger there */
+        return;
+    for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++) {
+        pthread_attr_t attr;
+        pthread_t thread;
+        void *failed = NULL;
+        char text[64];
+        (void)snprintf(text, sizeof text, "%s", schemes[i]);
+        cr_assert_eq(pthread_attr_init(&attr), 0);
+        cr_assert_eq(pthread_attr_setstacksize(&attr, PROMISED_STACK + FOR_THE_THREAD), 0);
+        cr_assert_eq(pthread_create(&thread, &attr, use_stack, text), 0);
+        cr_assert_eq(pthread_join(thread, &failed), 0); /* a call that takes more ends the test here */
+        cr_assert_null(failed, "%s: status %d", text, (int)(uintptr_t)failed);
+    }
 }
