@@ -43,6 +43,15 @@ typedef struct kvq_fold {
     float sum_of_p;
 } kvq_fold;
 
+/** The scales of the 128 tokens of a superblock: unit * 2^(n/16), 0 where n is. Tokens that are left out
+ * have no part in anything; those past 127 stand for none. */
+typedef struct kvq_log_scales {
+    const uint8_t *n;
+    float unit;
+    const uint8_t *left_out;
+    size_t n_left_out;
+} kvq_log_scales;
+
 /** The codes of one token: of each plane (layout.h), the dwords of its first sixteen channels, those of the
  * next sixteen `stride` bytes on. Code: sum over planes of (dword >> at & mask) << up. */
 typedef struct kvq_token_codes {
@@ -183,10 +192,12 @@ typedef struct kvq_kernels {
     /* EXACT. Fold what rounding took there: fold_row of KVQ_REST_SCALE * (y_i - w_i). */
     float (*fold_row_rest)(const float *x, size_t n, float per_unit, int8_t *folded);
 
-    /* EXACT. Fold the products x_t = p_t * scale_t of the 128 tokens of a superblock, none negative, with one
-     * step, as fold_row does; x is stored for fold_row_rest (0 where nothing can be folded). Sums of floats
-     * in the order of dot_f32. */
-    void (*fold_products)(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out);
+    /* EXACT. Fold the products x_t = p_t * scale_t of the first n tokens of a superblock for n_q rows of p,
+     * none negative, KVQ_SUPERBLOCK apart, each row with one step, as fold_row does; x, rows likewise, is
+     * stored for fold_row_rest (0 from n on, and where nothing can be folded). Sums of floats in the order of
+     * dot_f32. */
+    void (*fold_products)(const kvq_log_scales *scales, size_t n, const float *p, size_t n_q, float *x,
+                          int8_t *folded, kvq_fold *out);
 
     /* EXACT. out[c] = scale * levels[code of channel c] + add[c], for c < dim. */
     void (*dequantize_levels)(const kvq_token_codes *codes, const float *levels, float scale,
@@ -303,7 +314,8 @@ void kvq_fit_channel_portable(const float *x, uint32_t bits, float u, uint8_t *c
                               uint16_t *lo);
 float kvq_fold_row_portable(const float *x, size_t n, float per_unit, int8_t *folded);
 float kvq_fold_row_rest_portable(const float *x, size_t n, float per_unit, int8_t *folded);
-void kvq_fold_products_portable(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out);
+void kvq_fold_products_portable(const kvq_log_scales *scales, size_t n, const float *p, size_t n_q, float *x,
+                                int8_t *folded, kvq_fold *out);
 void kvq_dequantize_levels_portable(const kvq_token_codes *codes, const float *levels, float scale,
                                     const float *add, size_t dim, float *out);
 float kvq_choose_levels_portable(const float *y, size_t n, const float *thresholds, const float *levels,

@@ -80,6 +80,11 @@ V_INLINE void v_store_half(uint16_t *p, v_f x)
     v_h_store(p, _mm512_maskz_cvtps_ph(0xffff, x, V_NEAREST));
 }
 
+V_INLINE v_f v_load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+
 V_INLINE v_f v_load_i8(const int8_t *p)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));

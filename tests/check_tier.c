@@ -173,31 +173,62 @@ void check_fold_row_rest(const kvq_kernels *k)
     check_folding(k, true);
 }
 
+/* Row i of p, and what was made of it; nothing folds if `empty`. */
+static void check_row_of_products(const float *p, size_t n, const float *scale, const bool *left_out,
+                                  const float *x, const int8_t *folded, const kvq_fold *out, bool empty)
+{
+    float lane[LANES] = {0}, square[LANES] = {0}, sum = 0;
+    for (size_t t = 0; t < T; t++) {
+        float weight = t < n && !left_out[t] ? p[t] : 0.0f,
+              product = single((double)weight * (double)scale[t]);
+        float wanted = empty ? 0 : nearbyintf(single((double)x[t] * (double)out->per_unit));
+        cr_assert(folded_at(folded, t) == wanted && x[t] == (empty ? 0 : product), "token %zu", t);
+        sum += wanted;
+        lane[t % LANES] = single((double)lane[t % LANES] + (double)weight);
+        square[t % LANES] =
+            single((double)square[t % LANES] + (double)single((double)product * (double)product));
+    }
+    cr_assert(out->sum == sum && out->sum_of_p == sum_lanes_by_contract(lane));
+    cr_assert(empty || out->energy == sum_lanes_by_contract(square));
+}
+
 void check_fold_products(const kvq_kernels *k)
 {
-    for (size_t i = 0; i < 40; i++) {
-        float *p = floats_in(&in_a, FILL_NORMAL, T, 1), *scale = floats_in(&in_b, FILL_HEAVY, T, 1);
-        float x[T], spec_x[T], lane[LANES] = {0}, sum = 0, factor = i == 0 ? 0 : i == 1 ? 0x1p101f : 1;
-        int8_t *folded = place(&out_a, random_placing(&r), 2 * T, 1), spec[2 * T];
-        kvq_fold out, spec_out;
+    for (size_t i = 0; i < 60; i++) {
+        size_t n = i % 3 == 0 ? T : 1 + rng_below(&r, T), n_q = 1 + rng_below(&r, KVQ_ROWS_MAX);
+        float *p = floats_in(&in_a, FILL_NORMAL, n_q, T), x[KVQ_ROWS_MAX * T], spec_x[KVQ_ROWS_MAX * T];
+        uint8_t *log_scale = place(&in_b, random_placing(&r), T, 1), kept[3];
+        int8_t *folded = place(&out_a, random_placing(&r), n_q * 2 * T, 1), spec[KVQ_ROWS_MAX * 2 * T];
+        kvq_log_scales scales = {log_scale,
+                                 i == 0   ? 0
+                                 : i == 1 ? 0x1p101f
+                                          : rng_uniform(&r) + 0x1p-9f,
+                                 kept, i % 4};
+        kvq_fold out[KVQ_ROWS_MAX], spec_out[KVQ_ROWS_MAX];
+        bool left_out[T] = {false};
+        float scale[T];
+        for (size_t j = 0; j < scales.n_left_out; j++)
+            kept[j] = rng_below(&r, 4) == 0 ? 255 : (uint8_t)rng_below(&r, T);
+        for (size_t j = 0; j < scales.n_left_out; j++)
+            left_out[kept[j] % T] = kept[j] < T || left_out[kept[j] % T];
         for (size_t t = 0; t < T; t++) {
-            p[t] = fabsf(p[t]);
-            scale[t] = (fabsf(scale[t]) + 0.5f) * factor;
+            log_scale[t] = (uint8_t)(i == 1 ? 255u : rng_below(&r, 256));
+            scale[t] = single((double)kvq_sixteenths[log_scale[t]] * (double)scales.unit);
         }
-        k->fold_products(p, scale, x, folded, &out);
-        kvq_kernels_portable.fold_products(p, scale, spec_x, spec, &spec_out);
+        for (size_t t = 0; t < n_q * T; t++)
+            p[t] = fabsf(p[t]) + 0x1p-20f;
+        k->fold_products(&scales, n, p, n_q, x, folded, out);
+        kvq_kernels_portable.fold_products(&scales, n, p, n_q, spec_x, spec, spec_out);
         check_canaries(&out_a, "fold_products");
-        cr_assert(memcmp(&out, &spec_out, sizeof out) == 0 && memcmp(x, spec_x, sizeof x) == 0);
-        cr_assert(same_bits("fold_products", folded, spec, sizeof spec));
-        cr_assert((i == 1) == (out.step > KVQ_FOLD_MAX));
-        for (size_t t = 0; t < T; t++) {
-            float wanted = i < 2 ? 0 : nearbyintf(single((double)x[t] * (double)out.per_unit));
-            cr_assert(folded_at(folded, t) == wanted &&
-                      (i < 2 || x[t] == single((double)p[t] * (double)scale[t])));
-            sum += wanted;
-            lane[t % LANES] = single((double)lane[t % LANES] + (double)p[t]);
+        cr_assert(memcmp(out, spec_out, n_q * sizeof *out) == 0 &&
+                  memcmp(x, spec_x, n_q * T * sizeof *x) == 0);
+        cr_assert(same_bits("fold_products", folded, spec, n_q * 2 * T));
+        for (size_t j = 0; j < n_q; j++) {
+            bool empty = out[j].per_unit == 0.0f;
+            cr_assert(i > 1 || empty || n < 4);
+            check_row_of_products(p + j * T, n, scale, left_out, x + j * T, folded + j * 2 * T, &out[j],
+                                  empty);
         }
-        cr_assert(out.sum == sum && out.sum_of_p == sum_lanes_by_contract(lane));
     }
 }
 

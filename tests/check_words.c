@@ -213,6 +213,16 @@ static bool holds_v_store_half(rng *r)
     return true;
 }
 
+static bool holds_v_load_u8(rng *r)
+{
+    uint8_t codes[N];
+    float wanted[N];
+    fill_bytes(r, codes, N);
+    for (size_t i = 0; i < N; i++)
+        wanted[i] = (float)codes[i];
+    return v_is(v_load_u8(codes), wanted);
+}
+
 static bool holds_v_load_i8(rng *r)
 {
     int8_t codes[N];

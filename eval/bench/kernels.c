@@ -186,8 +186,9 @@ static const kernel_bench bench_fold_row_rest = {run_fold_row_rest, false, false
 static size_t run_fold_products(const kvq_kernels *k, workspace *w, size_t i)
 {
     kvq_fold fold;
-    (void)i;
-    k->fold_products(w->p, w->p, w->floats, w->weights, &fold);
+    const uint8_t none[] = {255, 255};
+    k->fold_products(&(kvq_log_scales){w->rows8 + i * T, 1e-3f, none, sizeof none}, T, w->p, 1, w->floats,
+                     w->weights, &fold);
     w->sink += fold.sum;
     return T * sizeof(float);
 }
