@@ -35,6 +35,21 @@ V_INLINE v_f v_load_part(const float *p, size_t n)
     V_EACH_LANE(j < n ? p[j] : 0.0f);
 }
 
+V_INLINE v_f v_gather(const float *p, const uint16_t *at)
+{
+    V_EACH_LANE(p[at[j]]);
+}
+
+V_INLINE v_f v_load_half(const uint16_t *p)
+{
+    V_EACH_LANE(kvq_f32_from_f16(p[j]));
+}
+
+V_INLINE v_f v_load_i8(const int8_t *p)
+{
+    V_EACH_LANE((float)p[j]);
+}
+
 V_INLINE v_f v_load_u8(const uint8_t *p)
 {
     V_EACH_LANE((float)p[j]);
@@ -68,6 +83,11 @@ V_INLINE v_f v_min(v_f x, v_f y)
 V_INLINE v_f v_max(v_f x, v_f y)
 {
     V_EACH_LANE(x.lane[j] > y.lane[j] ? x.lane[j] : y.lane[j]);
+}
+
+V_INLINE v_f v_abs(v_f x)
+{
+    V_EACH_LANE(x.lane[j] < 0.0f ? -x.lane[j] : x.lane[j]);
 }
 
 /* Here only of |x| < 2^22, where adding and subtracting a large number rounds. */

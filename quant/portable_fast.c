@@ -225,7 +225,7 @@ void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, c
                 dot_plane(l, superblock, &l->plane[j], t, l->dim, q_folded + fold * 2 * kvq_fold_dim(l->dim),
                           sum);
                 for (size_t lane = 0; lane < LANES; lane++)
-                    score[lane] = (j == 0 ? bias[fold] : score[lane]) + factor * sum[lane];
+                    score[lane] = (j == 0 && bias != NULL ? bias[fold] : score[lane]) + factor * sum[lane];
             }
         }
 }

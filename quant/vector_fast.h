@@ -397,7 +397,7 @@ V_INLINE void score_plane(uint32_t width, uint32_t n_q, const fold_call *call)
     const size_t row_bytes = 4 * KVQ_BLOCK, folded_stride = 2 * kvq_fold_dim(l->dim);
     const size_t k_steps = n_k_steps(width, l->dim_padded);
     const float factor = (float)(1u << call->plane->shift);
-    const bool first_plane = call->plane->shift == 0;
+    const bool starts = call->plane->shift == 0 && call->bias != NULL;
     for (size_t t = 0; t < call->n; t += KVQ_BLOCK) {
         size_t meta_tile = t / l->meta_tile_tokens;
         size_t offset = meta_tile * l->meta_tile_bytes +
@@ -412,11 +412,12 @@ V_INLINE void score_plane(uint32_t width, uint32_t n_q, const fold_call *call)
                       k_steps, low, high);
             V_UNROLL(4)
             for (uint32_t i = 0; i < n_q; i++) {
-                float step = call->step[i] * factor, bias = call->bias[meta_tile * call->rows + i];
+                float step = call->step[i] * factor,
+                      bias = starts ? call->bias[meta_tile * call->rows + i] : 0.0f;
                 float *out = call->out + i * KVQ_SUPERBLOCK + t + lane;
                 V_UNROLL(2)
                 for (uint32_t r = 0; r < V_STRIP; r++) {
-                    v_df before = first_plane ? v_df_set1(bias) : v_df_load(out + r * V_DWORDS);
+                    v_df before = starts ? v_df_set1(bias) : v_df_load(out + r * V_DWORDS);
                     v_df sum = scaled_sum(low[i * V_STRIP + r], high[i * V_STRIP + r], step);
                     v_df_store(out + r * V_DWORDS, v_df_add(before, sum));
                 }
@@ -494,7 +495,7 @@ V_INLINE void run_folded(void (*const table[4][3])(const fold_call *), fold_call
         }
         call->folded += n_q * folded_stride;
         call->step += n_q;
-        call->bias += n_q;
+        call->bias += call->bias != NULL ? n_q : 0;
         call->out += n_q * out_stride;
         call->next = NULL; /* it is under way */
         left -= n_q;

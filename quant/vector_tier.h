@@ -283,7 +283,8 @@ V_INLINE v_f row_part(const float *x, size_t n, size_t i)
     return i + 16 <= n ? v_load(x + i) : i < n ? v_load_part(x + i, n - i) : v_set1(0.0f);
 }
 
-static float fold_row_v(const float *x, size_t n, float per_unit, int8_t *folded)
+/* Fold a row; returns what rounding took, by lanes. */
+V_INLINE v_f fold_lanes(const float *x, size_t n, float per_unit, int8_t *folded)
 {
     const v_f factor = v_set1(per_unit);
     v_f rest = v_set1(0.0f);
@@ -292,7 +293,12 @@ static float fold_row_v(const float *x, size_t n, float per_unit, int8_t *folded
         v_store_folded(folded + 2 * i, a, b);
         rest = v_add(v_add(rest, v_sub(a, v_round(a))), v_sub(b, v_round(b)));
     }
-    return v_sum(rest);
+    return rest;
+}
+
+static float fold_row_v(const float *x, size_t n, float per_unit, int8_t *folded)
+{
+    return v_sum(fold_lanes(x, n, per_unit, folded));
 }
 
 static float fold_row_rest_v(const float *x, size_t n, float per_unit, int8_t *folded)
@@ -316,6 +322,53 @@ V_INLINE v_f exp2_by_table(v_f n, float per_octave, const float *table, int offs
     v_f octave = v_round(v_sub(v_mul(n, v_set1(1.0f / per_octave)), v_set1(to_middle)));
     v_i in_octave = v_i_nearest(v_sub(n, v_mul(octave, v_set1(per_octave))));
     return v_mul(v_i_pick(in_octave, table), v_power_of_2(octave, offset));
+}
+
+/* Products of q and steps, in the order; returns the largest. *sum: q . lo, by lanes. */
+V_INLINE float bring_into_order(const kvq_ordered *o, const float *steps, size_t n, const float *q, float *x,
+                                v_f *sum)
+{
+    float products[KVQ_DIM_MAX];
+    v_f max = v_set1(0.0f);
+    *sum = max;
+    for (size_t c = 0; c < o->dim; c += 16) {
+        v_f q_c = row_part(q, o->dim, c);
+        v_store(products + c, v_mul(q_c, v_load(steps + c)));
+        *sum = v_add(*sum, v_mul(q_c, v_load_half(o->lo + c)));
+    }
+    for (size_t i = 0; i < n; i += 16) {
+        v_f product = v_gather(products, o->channel + i);
+        v_store(x + i, product);
+        max = v_max(max, v_abs(product));
+    }
+    return v_largest(max);
+}
+
+static void fold_ordered_v(const kvq_ordered *o, const float *q, size_t n_q, float *x, int8_t *folded,
+                           float *step, float *per_unit, float *bias)
+{
+    float steps[KVQ_DIM_MAX];
+    v_f sum[KVQ_ROWS_MAX];
+    size_t n = 0;
+    for (size_t j = 0; j < o->n_classes; j++)
+        n += o->n_places[j];
+    for (size_t c = 0; c < o->dim; c += 16)
+        v_store(steps + c, exp2_by_table(v_load_i8(o->exponent + c), 8.0f, kvq_eighths, 127));
+    for (size_t i = 0; i < n_q; i++) {
+        float *row = x + i * KVQ_DIM_MAX;
+        float largest = bring_into_order(o, steps, n, q + i * o->dim, row, &sum[i]);
+        per_unit[i] = kvq_fold_per_unit(largest, &step[i]);
+        if (per_unit[i] == 0.0f)
+            memset(row, 0, n * sizeof *row);
+    }
+    for (size_t j = 0; j < o->n_classes; x += o->n_places[j++])
+        for (size_t i = 0; i < n_q; i++, folded += 2 * kvq_fold_dim(o->n_places[j])) {
+            v_f rest = fold_lanes(x + i * KVQ_DIM_MAX, o->n_places[j], per_unit[i], folded);
+            float half = per_unit[i] > 0.0f ? step[i] * o->half_levels[j] : 0.0f;
+            sum[i] = v_add(sum[i], v_mul(v_set1(half), rest));
+        }
+    for (size_t i = 0; i < n_q; i++)
+        bias[i] = v_sum(sum[i]);
 }
 
 /* present: 1, or 0 where a token is left out, of [KVQ_SUPERBLOCK + 1]; and the scales, times that. */
@@ -469,7 +522,7 @@ static void hadamard_f32_v(float *x, size_t n)
 #define V_TIER_KERNELS                                                                                       \
     .channel_squares = channel_squares_v, .fit_channels = fit_channels_v, .fit_channel = fit_channel_v,      \
     .fold_row = fold_row_v, .fold_row_rest = fold_row_rest_v, .hadamard_f32 = hadamard_f32_v,                \
-    .fold_products = fold_products_v, .dequantize_levels = dequantize_levels_v,                              \
-    .choose_levels = choose_levels_v
+    .fold_ordered = fold_ordered_v, .fold_products = fold_products_v,                                        \
+    .dequantize_levels = dequantize_levels_v, .choose_levels = choose_levels_v
 
 #endif /* KVQ_QUANT_VECTOR_TIER_H */
