@@ -61,20 +61,15 @@ static size_t round_up(size_t n, size_t to)
 
 /* ---- Classes ---- */
 
-void kvq_tier_class_layout(kvq_layout *l, uint32_t width, size_t n)
+void kvq_tier_class_layout(const kvq_tier *tier, uint32_t width, size_t n, kvq_layout *l)
 {
-    const uint32_t low = width == 6 ? 4 : width;
-    const size_t low_bytes = round_up(n, 32 / low) * low / 8 * KVQ_BLOCK;
-    *l = (kvq_layout){.role = KVQ_KEYS,
-                      .bits = width,
-                      .per_channel = true,
-                      .group = KVQ_SUPERBLOCK,
-                      .dim = n,
-                      .dim_padded = n,
-                      .tokens_per_run = KVQ_SUPERBLOCK,
-                      .plane = {{.width = low}, {.width = 2, .shift = 4, .offset = low_bytes}},
-                      .n_planes = width == 6 ? 2 : 1,
-                      .meta_tile_tokens = KVQ_SUPERBLOCK};
+    const size_t low = width == 6 ? 4 : width, low_bytes = round_up(n * low, 32) / 8 * KVQ_BLOCK;
+    *l = tier->class;
+    l->bits = width;
+    l->dim = l->dim_padded = n;
+    l->plane[0].width = (uint32_t)low;
+    l->plane[1].offset = low_bytes;
+    l->n_planes = width == 6 ? 2 : 1;
     l->block_bytes = low_bytes + (width == 6 ? n / 16 * 4 * KVQ_BLOCK : 0);
     l->meta_offset = l->meta_tile_bytes = l->bytes = 4 * l->block_bytes; /* of its codes: there is no more */
 }
@@ -97,7 +92,7 @@ static size_t find_classes(const kvq_tier *l, const uint8_t *superblock, tier_cl
             break;
         while (block < l->n_blocks && kvq_tier_width(l, superblock, block) == width)
             block++;
-        kvq_tier_class_layout(&classes[n].l, width, (block - first) * BLOCK);
+        kvq_tier_class_layout(l, width, (block - first) * BLOCK, &classes[n].l);
         classes[n].first = first * BLOCK;
         classes[n].offset = offset;
         offset += classes[n++].l.bytes;
@@ -475,7 +470,13 @@ static const char *tier_init(kvq_side *s)
                     .feedback = s->parameter[KVQ_TIER_FEEDBACK] != 0,
                     .certified = s->parameter[KVQ_TIER_CERT] != 0,
                     .six = s->parameter[KVQ_TIER_HALVES] >= HALVES_OF_SIX,
-                    .u = (float)s->parameter[KVQ_TIER_U]};
+                    .u = (float)s->parameter[KVQ_TIER_U],
+                    .class = {.role = KVQ_KEYS,
+                              .per_channel = true,
+                              .group = KVQ_SUPERBLOCK,
+                              .tokens_per_run = KVQ_SUPERBLOCK,
+                              .plane = {{.width = 0}, {.width = 2, .shift = 4}},
+                              .meta_tile_tokens = KVQ_SUPERBLOCK}};
     lay_out(l);
     s->bytes = round_up(l->end, KVQ_ALIGNMENT);
     s->tokens_per_run = s->sliding_step = KVQ_SUPERBLOCK;
