@@ -356,52 +356,32 @@ static bool rot_is_kept(const kvq_side *s, const uint8_t *superblock, size_t t)
 
 /* ---- Sums ---- */
 
-/* A row of p folded into a superblock. */
-typedef struct folded_row {
-    float x[T]; /* p times scale, 0 where a token is kept or there is none */
-    kvq_fold fold;
-} folded_row;
-
-/* Fold a row of n numbers, without the kept tokens. False if it does not fit 16 bits; then all are 0. */
-static bool weigh(const kvq_kernels *k, const kvq_rot *l, const uint8_t *superblock, const float *scale,
-                  const float *p, size_t n, folded_row *f, int8_t *folded)
-{
-    float weight[T + 1]; /* the last one is written for a heavy hitter that there is none of */
-    memcpy(weight, p, n * sizeof *p);
-    memset(weight + n, 0, (T - n) * sizeof *weight);
-    for (size_t i = 0; i < l->n_rows; i++)
-        weight[superblock[l->indices + i] < T ? superblock[l->indices + i] : T] = 0.0f;
-    k->fold_products(weight, scale, f->x, folded, &f->fold);
-    bool fits = f->fold.step <= KVQ_FOLD_MAX;
-    f->fold.step = fits ? f->fold.step : 0.0f;
-    return fits;
-}
-
 /* The sum of the whole numbers that fold_row_rest makes of x: exact in any order. */
-static float sum_of_rest(const folded_row *f)
+static float sum_of_rest(const float *x, float per_unit)
 {
     const float round_magic = 0x1.8p23f;
     float lane[LANES] = {0};
     for (size_t t = 0; t < T; t += LANES)
         for (size_t j = 0; j < LANES; j++) {
-            float y = f->x[t + j] * f->fold.per_unit;
+            float y = x[t + j] * per_unit;
             y = (y - ((y + round_magic) - round_magic)) * KVQ_REST_SCALE;
             lane[j] += (y + round_magic) - round_magic;
         }
     return sum_of(lane);
 }
 
-/* What is in the domain of the numbers: the page vector and the kept rows. */
+/* What is in the domain of the numbers: the page vector and, behind it, the kept rows. */
 static void accumulate_plain(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, const float *p,
                              float sum_of_p, float *plain)
 {
     const uint8_t *index = tokens->superblock + l->indices;
-    float of_kept[KVQ_HEAVY_HITTERS_MAX];
+    float weight[1 + KVQ_HEAVY_HITTERS_MAX];
+    size_t n = 0;
     if (l->has_page)
-        k->accumulate_i8(tokens->superblock + l->page, l->row_bytes, 1, &sum_of_p, l->dim, plain);
+        weight[n++] = sum_of_p;
     for (size_t i = 0; i < l->n_rows; i++)
-        of_kept[i] = index[i] < tokens->n ? p[index[i]] : 0.0f;
-    k->accumulate_i8(kept_row(l, tokens->superblock, 0), l->row_bytes, l->n_rows, of_kept, l->dim, plain);
+        weight[n++] = index[i] < tokens->n ? p[index[i]] : 0.0f;
+    k->accumulate_i8(tokens->superblock + l->page, l->row_bytes, n, weight, l->dim, plain);
 }
 
 /* Root mean square errors as in codec_affine.c; here all levels have a mean square of about 1. */
@@ -413,15 +393,14 @@ static float estimate_error(const kvq_rot *l, size_t n, float step, float energy
 }
 
 /* Add what rounding has taken from one row. */
-static void accumulate_rest(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, folded_row *f,
-                            float *acc)
+static void accumulate_rest(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, const float *x,
+                            kvq_fold *fold, float *acc)
 {
     _Alignas(KVQ_ALIGNMENT) int8_t folded[2 * T];
-    (void)k->fold_row_rest(f->x, T, f->fold.per_unit, folded);
-    f->fold.step /= KVQ_REST_SCALE;
-    float bias = -1.5f * f->fold.step * sum_of_rest(f);
-    k->accumulate_folded(&l->codes, tokens->superblock, NULL, tokens->n, folded, &f->fold.step, &bias, 1,
-                         acc);
+    (void)k->fold_row_rest(x, T, fold->per_unit, folded);
+    fold->step /= KVQ_REST_SCALE;
+    float bias = -1.5f * fold->step * sum_of_rest(x, fold->per_unit);
+    k->accumulate_folded(&l->codes, tokens->superblock, NULL, tokens->n, folded, &fold->step, &bias, 1, acc);
 }
 
 static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
@@ -430,33 +409,32 @@ static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kv
 {
     const kvq_rot *l = kvq_rot_of(s);
     _Alignas(KVQ_ALIGNMENT) int8_t folded[KVQ_ROWS_MAX * 2 * T];
-    folded_row row[KVQ_ROWS_MAX];
-    float scale[T], step[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX];
-    const float page_scale = kvq_rot_page_scale(l, tokens->superblock) * KVQ_ROT_SPACING;
-    if (n_q == 0)
-        return;
+    float x[KVQ_ROWS_MAX][T], step[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX]; /* x: p times scale */
+    kvq_fold fold[KVQ_ROWS_MAX];
     for (size_t i = l->code_bytes; tokens->next != NULL && i < s->bytes; i += KVQ_ALIGNMENT)
         __builtin_prefetch(tokens->next + i, 0, 2);
-    for (size_t t = 0; t < T; t++)
-        scale[t] = kvq_rot_scale(l, tokens->superblock, page_scale, t);
-    for (size_t i = 0; i < n_q; i++) {
-        folded_row *f = &row[i];
-        const float *p_row = p + i * T;
-        if (weigh(k, l, tokens->superblock, scale, p_row, tokens->n, f, folded + i * 2 * T))
-            accumulate_plain(k, l, tokens, p_row, f->fold.sum_of_p, sums->plain + i * l->dim);
-        else
-            kvq_accumulate_dequantized(k, s, tokens, p_row, 1, sums->packed + i * l->dim);
-        step[i] = f->fold.step;
-        bias[i] = -1.5f * f->fold.step * f->fold.sum;
+    k->fold_products(&(kvq_log_scales){.n = tokens->superblock + l->scales,
+                                       .unit = kvq_rot_page_scale(l, tokens->superblock) * KVQ_ROT_SPACING,
+                                       .left_out = tokens->superblock + l->indices,
+                                       .n_left_out = l->n_rows},
+                     tokens->n, p, n_q, x[0], folded, fold);
+    for (size_t i = 0; i < n_q; i++, p += T) {
+        if (fold[i].step <= KVQ_FOLD_MAX) {
+            accumulate_plain(k, l, tokens, p, fold[i].sum_of_p, sums->plain + i * l->dim);
+        } else { /* it does not fit 16 bits, and is all 0 */
+            fold[i].step = 0.0f;
+            kvq_accumulate_dequantized(k, s, tokens, p, 1, sums->packed + i * l->dim);
+        }
+        step[i] = fold[i].step;
+        bias[i] = -1.5f * fold[i].step * fold[i].sum;
     }
     k->accumulate_folded(&l->codes, tokens->superblock, tokens->next, tokens->n, folded, step, bias, n_q,
                          sums->packed);
     for (size_t i = 0; i < n_q; i++) {
         if (tokens->sums == KVQ_SUMS_WIDE)
-            accumulate_rest(k, l, tokens, &row[i], sums->packed + i * l->dim);
-        if (row[i].fold.energy <= FLT_MAX)
-            sums->error[i] +=
-                estimate_error(l, tokens->n, row[i].fold.step, row[i].fold.energy, score_rms_error[i]);
+            accumulate_rest(k, l, tokens, x[i], &fold[i], sums->packed + i * l->dim);
+        if (fold[i].energy <= FLT_MAX)
+            sums->error[i] += estimate_error(l, tokens->n, fold[i].step, fold[i].energy, score_rms_error[i]);
     }
 }
 

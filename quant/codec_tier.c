@@ -50,7 +50,7 @@
 
 #include <math.h>
 
-enum { BLOCK = KVQ_TIER_BLOCK, CLASSES = 4 };
+enum { BLOCK = KVQ_TIER_BLOCK, CLASSES = KVQ_CLASSES_MAX };
 
 _Static_assert(sizeof(kvq_tier) <= KVQ_SIDE_OWN, "a side has room for it");
 
@@ -61,20 +61,15 @@ static size_t round_up(size_t n, size_t to)
 
 /* ---- Classes ---- */
 
-void kvq_tier_class_layout(kvq_layout *l, uint32_t width, size_t n)
+void kvq_tier_class_layout(const kvq_tier *tier, uint32_t width, size_t n, kvq_layout *l)
 {
-    const uint32_t low = width == 6 ? 4 : width;
-    const size_t low_bytes = round_up(n, 32 / low) * low / 8 * KVQ_BLOCK;
-    *l = (kvq_layout){.role = KVQ_KEYS,
-                      .bits = width,
-                      .per_channel = true,
-                      .group = KVQ_SUPERBLOCK,
-                      .dim = n,
-                      .dim_padded = n,
-                      .tokens_per_run = KVQ_SUPERBLOCK,
-                      .plane = {{.width = low}, {.width = 2, .shift = 4, .offset = low_bytes}},
-                      .n_planes = width == 6 ? 2 : 1,
-                      .meta_tile_tokens = KVQ_SUPERBLOCK};
+    const size_t low = width == 6 ? 4 : width, low_bytes = round_up(n * low, 32) / 8 * KVQ_BLOCK;
+    *l = tier->class;
+    l->bits = width;
+    l->dim = l->dim_padded = n;
+    l->plane[0].width = (uint32_t)low;
+    l->plane[1].offset = low_bytes;
+    l->n_planes = width == 6 ? 2 : 1;
     l->block_bytes = low_bytes + (width == 6 ? n / 16 * 4 * KVQ_BLOCK : 0);
     l->meta_offset = l->meta_tile_bytes = l->bytes = 4 * l->block_bytes; /* of its codes: there is no more */
 }
@@ -97,7 +92,7 @@ static size_t find_classes(const kvq_tier *l, const uint8_t *superblock, tier_cl
             break;
         while (block < l->n_blocks && kvq_tier_width(l, superblock, block) == width)
             block++;
-        kvq_tier_class_layout(&classes[n].l, width, (block - first) * BLOCK);
+        kvq_tier_class_layout(l, width, (block - first) * BLOCK, &classes[n].l);
         classes[n].first = first * BLOCK;
         classes[n].offset = offset;
         offset += classes[n++].l.bytes;
@@ -287,58 +282,29 @@ typedef struct folded_queries {
     _Alignas(KVQ_ALIGNMENT) int8_t folded[KVQ_ROWS_MAX * 2 * (KVQ_DIM_MAX + CLASSES * KVQ_BLOCK)];
     float x[KVQ_ROWS_MAX][KVQ_DIM_MAX]; /* q times step, in the order */
     float step[KVQ_ROWS_MAX], per_unit[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX];
-    float rest[KVQ_ROWS_MAX][CLASSES]; /* what rounding took, in steps */
 } folded_queries;
-
-/* Bring q into the order, times step, n a multiple of 16; its scale follows from the largest. */
-static void gather_query(const float *q, const uint16_t *channel, const float *step, size_t n,
-                         folded_queries *f, size_t i)
-{
-    float max = 0.0f, lane[BLOCK] = {0}, *x = f->x[i];
-    for (size_t j = 0; j < n; j++)
-        x[j] = q[channel[j]];
-    for (size_t j = 0; j < n; j += BLOCK)
-        for (size_t b = 0; b < BLOCK; b++) {
-            x[j + b] *= step[j + b];
-            lane[b] = fabsf(x[j + b]) > lane[b] ? fabsf(x[j + b]) : lane[b];
-        }
-    for (size_t b = 0; b < BLOCK; b++)
-        max = lane[b] > max ? lane[b] : max;
-    bool usable = max >= KVQ_FOLD_MIN && max <= KVQ_FOLD_MAX;
-    f->step[i] = usable ? max * (1.0f / (float)KVQ_FOLDED_MAX) : max > KVQ_FOLD_MAX ? INFINITY : 0.0f;
-    f->per_unit[i] = usable ? (float)KVQ_FOLDED_MAX / max : 0.0f;
-    if (!usable)
-        memset(x, 0, n * sizeof *x);
-}
 
 /* Fold; where a query does not fit, its step becomes infinite. Returns how many fit. */
 static size_t fold_queries(const kvq_kernels *k, const kvq_tier *l, const uint8_t *superblock,
                            const tier_class *classes, size_t n_classes, size_t n_coded, const float *q,
                            size_t n_q, folded_queries *f)
 {
-    const uint16_t *lo = (const uint16_t *)(const void *)(superblock + l->lo); /* behind whole units */
     uint16_t channel[KVQ_DIM_MAX];
-    float step[KVQ_DIM_MAX];
-    size_t n_real = n_coded < l->dim ? n_coded : l->dim, n_fitting = 0;
-    for (size_t i = 0; i < n_real; i++)
+    kvq_ordered ordered = {.dim = l->dim,
+                           .exponent = (const int8_t *)superblock + l->exponents,
+                           .lo =
+                               (const uint16_t *)(const void *)(superblock + l->lo), /* behind whole units */
+                           .channel = channel,
+                           .n_classes = n_classes};
+    size_t n_fitting = 0;
+    for (size_t i = 0; i < n_coded; i++)
         channel[i] = (uint16_t)kvq_tier_channel(l, superblock, i);
-    for (size_t i = 0; i < n_real; i++)
-        step[i] = kvq_eighths[superblock[l->exponents + channel[i]]];
-    for (size_t i = n_real; i < n_coded; i++) { /* padding: any number, times 0 */
-        channel[i] = 0;
-        step[i] = 0.0f;
+    for (size_t j = 0; j < n_classes; j++) {
+        ordered.n_places[j] = classes[j].l.dim;
+        ordered.half_levels[j] = kvq_half_levels(&classes[j].l);
     }
-    for (size_t i = 0; i < n_q; i++, q += l->dim) {
-        k->dot_f16(lo, l->dim, 1, q, l->dim, &f->bias[i]);
-        gather_query(q, channel, step, n_coded, f, i);
-        int8_t *to = f->folded;
-        for (size_t j = 0; j < n_classes; j++) {
-            size_t n = classes[j].l.dim, bytes = 2 * kvq_fold_dim(n);
-            f->rest[i][j] = k->fold_row(f->x[i] + classes[j].first, n, f->per_unit[i], to + i * bytes);
-            if (f->step[i] <= KVQ_FOLD_MAX)
-                f->bias[i] += f->step[i] * kvq_half_levels(&classes[j].l) * f->rest[i][j];
-            to += n_q * bytes;
-        }
+    k->fold_ordered(&ordered, q, n_q, f->x[0], f->folded, f->step, f->per_unit, f->bias);
+    for (size_t i = 0; i < n_q; i++) {
         bool fits = f->step[i] <= KVQ_FOLD_MAX && fabsf(f->bias[i]) <= KVQ_FOLD_MAX; /* false for NaN */
         f->step[i] = fits ? f->step[i] : INFINITY;
         n_fitting += fits;
@@ -351,8 +317,6 @@ static void score_classes(const kvq_kernels *k, const tier_class *classes, size_
                           const kvq_tokens *tokens, const int8_t *folded, const float *step,
                           const float *bias, size_t n_q, float *scores)
 {
-    static const float no_bias[KVQ_ROWS_MAX];
-    float more[KVQ_ROWS_MAX * KVQ_SUPERBLOCK];
     for (size_t i = 0; i < n_q && n_classes == 0; i++)
         for (size_t t = 0; t < tokens->n; t++)
             scores[i * KVQ_SUPERBLOCK + t] = bias[i];
@@ -360,10 +324,7 @@ static void score_classes(const kvq_kernels *k, const tier_class *classes, size_
         const size_t offset = classes[j].offset;
         const uint8_t *next = tokens->next != NULL ? tokens->next + offset : NULL;
         k->score_folded(&classes[j].l, tokens->superblock + offset, next, tokens->n, folded, step,
-                        j == 0 ? bias : no_bias, n_q, j == 0 ? scores : more);
-        for (size_t i = 0; i < n_q * KVQ_SUPERBLOCK && j > 0; i += KVQ_SUPERBLOCK)
-            for (size_t t = 0; t < tokens->n; t++)
-                scores[i + t] += more[i + t];
+                        j == 0 ? bias : NULL, n_q, scores);
         folded += n_q * 2 * kvq_fold_dim(classes[j].l.dim);
     }
 }
@@ -378,8 +339,9 @@ static void widen_score(const kvq_kernels *k, const tier_class *classes, size_t 
     int8_t *to = folded;
     for (size_t j = 0; j < n_classes; j++) {
         size_t n = classes[j].l.dim;
+        float taken = k->fold_row(f->x[i] + classes[j].first, n, f->per_unit[i], to);
         (void)k->fold_row_rest(f->x[i] + classes[j].first, n, f->per_unit[i], to);
-        bias -= f->step[i] * kvq_half_levels(&classes[j].l) * f->rest[i][j];
+        bias -= f->step[i] * kvq_half_levels(&classes[j].l) * taken;
         to += 2 * kvq_fold_dim(n);
     }
     score_classes(k, classes, n_classes, &here, folded, &step, &bias, 1, rest);
@@ -515,7 +477,13 @@ static const char *tier_init(kvq_side *s)
                     .feedback = s->parameter[KVQ_TIER_FEEDBACK] != 0,
                     .certified = s->parameter[KVQ_TIER_CERT] != 0,
                     .six = s->parameter[KVQ_TIER_HALVES] >= HALVES_OF_SIX,
-                    .u = (float)s->parameter[KVQ_TIER_U]};
+                    .u = (float)s->parameter[KVQ_TIER_U],
+                    .class = {.role = KVQ_KEYS,
+                              .per_channel = true,
+                              .group = KVQ_SUPERBLOCK,
+                              .tokens_per_run = KVQ_SUPERBLOCK,
+                              .plane = {{.width = 0}, {.width = 2, .shift = 4}},
+                              .meta_tile_tokens = KVQ_SUPERBLOCK}};
     lay_out(l);
     s->bytes = round_up(l->end, KVQ_ALIGNMENT);
     s->tokens_per_run = s->sliding_step = KVQ_SUPERBLOCK;

@@ -4,6 +4,8 @@
 #ifndef KVQ_QUANT_FOLD_H
 #define KVQ_QUANT_FOLD_H
 
+#include <math.h>
+
 #include "quant/layout.h"
 
 /* Fast precision. Folded numbers stay below 127 * 256 + 128, so that low and high are signed bytes. */
@@ -14,6 +16,14 @@ enum {
 #define KVQ_REST_SCALE 0x1p15f   /* a rest of up to half a step becomes up to 16,384 steps of the wide fold */
 #define KVQ_FOLD_MIN   0x1p-100f /* below it they are 0: an error of levels * 2^-100 per element */
 #define KVQ_FOLD_MAX   0x1p100f
+
+/** Factor that folds numbers up to max, or 0 to make them all 0; *step is what a folded 1 stands for. */
+static inline float kvq_fold_per_unit(float max, float *step)
+{
+    bool usable = max >= KVQ_FOLD_MIN && max <= KVQ_FOLD_MAX;
+    *step = usable ? max * (1.0f / (float)KVQ_FOLDED_MAX) : max > KVQ_FOLD_MAX ? INFINITY : 0.0f;
+    return usable ? (float)KVQ_FOLDED_MAX / max : 0.0f;
+}
 
 /** Folded numbers per query and meta_tile of keys: D up to a multiple of 32, because a dword of one-bit codes
  * holds 32. */

@@ -25,7 +25,10 @@
 #include "quant/fold.h"
 #include "quant/layout.h"
 
-enum { KVQ_ROWS_MAX = 8 }; /* the most rows (queries) of one kernel call */
+enum {
+    KVQ_ROWS_MAX = 8,    /* the most rows (queries) of one kernel call */
+    KVQ_CLASSES_MAX = 4, /* of a kvq_ordered */
+};
 
 /* 2^(r+1) on [-1/2, 1/2] to 2e-9 (Remez, in double, then rounded to float), from the highest power down. */
 #define KVQ_EXP2_COEFFICIENTS                                                                                \
@@ -42,6 +45,25 @@ typedef struct kvq_fold {
     float sum;      /* of w: exact */
     float sum_of_p;
 } kvq_fold;
+
+/** Channels in an order, cut into classes (codec_tier.c). Channel c has codes with steps of 2^(exponent[c] /
+ * 8) above lo[c], a half; both arrays go on to a multiple of 16. Classes are of multiples of 16 places. */
+typedef struct kvq_ordered {
+    size_t dim;
+    const int8_t *exponent;
+    const uint16_t *lo, *channel; /* channel: at each place */
+    size_t n_classes, n_places[KVQ_CLASSES_MAX];
+    float half_levels[KVQ_CLASSES_MAX]; /* half the largest code */
+} kvq_ordered;
+
+/** The scales of the 128 tokens of a superblock: unit * 2^(n/16), 0 where n is. Tokens that are left out
+ * have no part in anything; those past 127 stand for none. */
+typedef struct kvq_log_scales {
+    const uint8_t *n;
+    float unit;
+    const uint8_t *left_out;
+    size_t n_left_out;
+} kvq_log_scales;
 
 /** The codes of one token: of each plane (layout.h), the dwords of its first sixteen channels, those of the
  * next sixteen `stride` bytes on. Code: sum over planes of (dword >> at & mask) << up. */
@@ -110,7 +132,8 @@ typedef struct kvq_kernels {
                            float step, int8_t *q_rest, float *bias);
 
     /* EXACT. scores[i][t] = bias + sum over planes of step * 2^shift * (float(low sum) + 256 float(high
-     * sum)), in this order; rows of KVQ_SUPERBLOCK. The last block of 32 tokens is written whole. */
+     * sum)), in this order; rows of KVQ_SUPERBLOCK. The last block of 32 tokens is written whole. Without bias
+     * (NULL) the sum is added to the scores that are there. */
     void (*score_folded)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
                          const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
                          float *scores);
@@ -183,10 +206,21 @@ typedef struct kvq_kernels {
     /* EXACT. Fold what rounding took there: fold_row of KVQ_REST_SCALE * (y_i - w_i). */
     float (*fold_row_rest)(const float *x, size_t n, float per_unit, int8_t *folded);
 
-    /* EXACT. Fold the products x_t = p_t * scale_t of the 128 tokens of a superblock, none negative, with one
-     * step, as fold_row does; x is stored for fold_row_rest (0 where nothing can be folded). Sums of floats
-     * in the order of dot_f32. */
-    void (*fold_products)(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out);
+    /* EXACT. Fold n_q queries, times steps, in an order, each with one step for all classes.
+     *   x         row i, KVQ_DIM_MAX apart: the products at the places; for fold_row_rest, with per_unit
+     *   folded    class after class, each n_q times what fold_row makes of its places
+     *   step      +Inf, and all folded numbers 0, where products pass KVQ_FOLD_MAX
+     *   bias      q . lo + step * sum over classes of half_levels * (what rounding took), the sums of lanes
+     *             in the order of dot_f32, added by lanes before */
+    void (*fold_ordered)(const kvq_ordered *o, const float *q, size_t n_q, float *x, int8_t *folded,
+                         float *step, float *per_unit, float *bias);
+
+    /* EXACT. Fold the products x_t = p_t * scale_t of the first n tokens of a superblock for n_q rows of p,
+     * none negative, KVQ_SUPERBLOCK apart, each row with one step, as fold_row does; x, rows likewise, is
+     * stored for fold_row_rest (0 from n on, and where nothing can be folded). Sums of floats in the order of
+     * dot_f32. */
+    void (*fold_products)(const kvq_log_scales *scales, size_t n, const float *p, size_t n_q, float *x,
+                          int8_t *folded, kvq_fold *out);
 
     /* EXACT. out[c] = scale * levels[code of channel c] + add[c], for c < dim. */
     void (*dequantize_levels)(const kvq_token_codes *codes, const float *levels, float scale,
@@ -238,6 +272,7 @@ typedef struct kvq_kernels {
     X(fit_channel)                                                                                           \
     X(fold_row)                                                                                              \
     X(fold_row_rest)                                                                                         \
+    X(fold_ordered)                                                                                          \
     X(fold_products)                                                                                         \
     X(choose_levels)                                                                                         \
     X(dequantize_levels)                                                                                     \
@@ -303,7 +338,10 @@ void kvq_fit_channel_portable(const float *x, uint32_t bits, float u, uint8_t *c
                               uint16_t *lo);
 float kvq_fold_row_portable(const float *x, size_t n, float per_unit, int8_t *folded);
 float kvq_fold_row_rest_portable(const float *x, size_t n, float per_unit, int8_t *folded);
-void kvq_fold_products_portable(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out);
+void kvq_fold_ordered_portable(const kvq_ordered *o, const float *q, size_t n_q, float *x, int8_t *folded,
+                               float *step, float *per_unit, float *bias);
+void kvq_fold_products_portable(const kvq_log_scales *scales, size_t n, const float *p, size_t n_q, float *x,
+                                int8_t *folded, kvq_fold *out);
 void kvq_dequantize_levels_portable(const kvq_token_codes *codes, const float *levels, float scale,
                                     const float *add, size_t dim, float *out);
 float kvq_choose_levels_portable(const float *y, size_t n, const float *thresholds, const float *levels,

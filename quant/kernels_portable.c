@@ -145,6 +145,7 @@ const kvq_kernels kvq_kernels_portable = {
     .fit_channel = kvq_fit_channel_portable,
     .fold_row = kvq_fold_row_portable,
     .fold_row_rest = kvq_fold_row_rest_portable,
+    .fold_ordered = kvq_fold_ordered_portable,
     .fold_products = kvq_fold_products_portable,
     .dequantize_levels = kvq_dequantize_levels_portable,
     .choose_levels = kvq_choose_levels_portable,

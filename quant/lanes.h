@@ -35,6 +35,26 @@ V_INLINE v_f v_load_part(const float *p, size_t n)
     V_EACH_LANE(j < n ? p[j] : 0.0f);
 }
 
+V_INLINE v_f v_gather(const float *p, const uint16_t *at)
+{
+    V_EACH_LANE(p[at[j]]);
+}
+
+V_INLINE v_f v_load_half(const uint16_t *p)
+{
+    V_EACH_LANE(kvq_f32_from_f16(p[j]));
+}
+
+V_INLINE v_f v_load_i8(const int8_t *p)
+{
+    V_EACH_LANE((float)p[j]);
+}
+
+V_INLINE v_f v_load_u8(const uint8_t *p)
+{
+    V_EACH_LANE((float)p[j]);
+}
+
 V_INLINE void v_store(float *p, v_f x)
 {
     memcpy(p, x.lane, sizeof x.lane);
@@ -65,11 +85,29 @@ V_INLINE v_f v_max(v_f x, v_f y)
     V_EACH_LANE(x.lane[j] > y.lane[j] ? x.lane[j] : y.lane[j]);
 }
 
+V_INLINE v_f v_abs(v_f x)
+{
+    V_EACH_LANE(x.lane[j] < 0.0f ? -x.lane[j] : x.lane[j]);
+}
+
 /* Here only of |x| < 2^22, where adding and subtracting a large number rounds. */
 V_INLINE v_f v_round(v_f x)
 {
     const float round_magic = 0x1.8p23f;
     V_EACH_LANE((x.lane[j] + round_magic) - round_magic);
+}
+
+V_INLINE v_f v_power_of_2(v_f whole, int offset)
+{
+    V_EACH_LANE(kvq_f32_of_bits((uint32_t)((int)whole.lane[j] + offset) << 23));
+}
+
+V_INLINE float v_largest(v_f x)
+{
+    float largest = x.lane[0];
+    for (size_t j = 1; j < 16; j++)
+        largest = x.lane[j] > largest ? x.lane[j] : largest;
+    return largest;
 }
 
 V_INLINE void v_store_part(float *p, v_f x, size_t n)
@@ -83,6 +121,14 @@ V_INLINE float v_sum(v_f x)
         for (size_t j = 0; j < width; j++)
             x.lane[j] += x.lane[j + width];
     return x.lane[0];
+}
+
+V_INLINE void v_store_sums(float *p, v_f w, v_f x, v_f y, v_f z)
+{
+    p[0] = v_sum(w);
+    p[1] = v_sum(x);
+    p[2] = v_sum(y);
+    p[3] = v_sum(z);
 }
 
 V_INLINE void v_store_i8(int8_t *p, v_f x)

@@ -39,14 +39,6 @@ static float sum_lanes(float lane[LANES])
 
 /* ---- Folding ---- */
 
-/* Factor that folds numbers up to max, or 0 to make them all 0; *step is what a folded 1 stands for. */
-static float folded_per_unit(float max, float *step)
-{
-    bool usable = max >= KVQ_FOLD_MIN && max <= KVQ_FOLD_MAX;
-    *step = usable ? max * (1.0f / (float)KVQ_FOLDED_MAX) : max > KVQ_FOLD_MAX ? INFINITY : 0.0f;
-    return usable ? (float)KVQ_FOLDED_MAX / max : 0.0f;
-}
-
 /* Folded number i becomes x, rounded; returns what rounding took away. */
 static float store_folded(int8_t *folded, size_t i, float x)
 {
@@ -96,7 +88,7 @@ void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, cons
     (void)next;
     size_t fold_dim = kvq_fold_dim(l->dim);
     for (size_t i = 0; i < n_q && n > 0; i++, q += l->dim) {
-        float per_unit = folded_per_unit(largest_folded(l, superblock, n, q), &step[i]);
+        float per_unit = kvq_fold_per_unit(largest_folded(l, superblock, n, q), &step[i]);
         if (largest_magnitude(q, l->dim) * per_unit >
             KVQ_FOLD_MAX) { /* and scale 0: the product must stay 0 */
             per_unit = 0.0f;
@@ -141,7 +133,7 @@ void kvq_fold_keys_rest_portable(const kvq_layout *l, const uint8_t *superblock,
                                  float step, int8_t *q_rest, float *bias)
 {
     size_t fold_dim = kvq_fold_dim(l->dim);
-    float same_step, per_unit = folded_per_unit(largest_folded(l, superblock, n, q), &same_step);
+    float same_step, per_unit = kvq_fold_per_unit(largest_folded(l, superblock, n, q), &same_step);
     for (size_t t = 0; t < n; t += l->meta_tile_tokens, q_rest += 2 * fold_dim) {
         float rest[LANES] = {0};
         for (size_t c = 0; c < fold_dim; c++)
@@ -160,7 +152,7 @@ void kvq_fold_values_rest_portable(const kvq_layout *l, const uint8_t *superbloc
             x[t] = p[t] * kvq_scale_at(l, superblock, t, c);
             max = x[t] > max ? x[t] : max;
         }
-        float per_unit = folded_per_unit(max, &same_step);
+        float per_unit = kvq_fold_per_unit(max, &same_step);
         for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
             rest[t % LANES] += store_rest(p_rest, t, x[t] * per_unit);
         *bias++ = rest_bias(*step++, kvq_half_levels(l), rest);
@@ -185,7 +177,7 @@ void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, co
                 lane[t % LANES] += of_min;
                 square[t % LANES] += middle * middle + 0.25f * (half * half);
             }
-            float per_unit = folded_per_unit(max, step);
+            float per_unit = kvq_fold_per_unit(max, step);
             for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
                 rest[t % LANES] += store_folded(p_folded, t, x[t] * per_unit);
             *bias++ = sum_with_rest(lane, *step++ * kvq_half_levels(l), rest);
@@ -233,7 +225,7 @@ void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, c
                 dot_plane(l, superblock, &l->plane[j], t, l->dim, q_folded + fold * 2 * kvq_fold_dim(l->dim),
                           sum);
                 for (size_t lane = 0; lane < LANES; lane++)
-                    score[lane] = (j == 0 ? bias[fold] : score[lane]) + factor * sum[lane];
+                    score[lane] = (j == 0 && bias != NULL ? bias[fold] : score[lane]) + factor * sum[lane];
             }
         }
 }

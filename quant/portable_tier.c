@@ -33,9 +33,16 @@ float kvq_fold_row_rest_portable(const float *x, size_t n, float per_unit, int8_
     return fold_row_rest_v(x, n, per_unit, folded);
 }
 
-void kvq_fold_products_portable(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out)
+void kvq_fold_ordered_portable(const kvq_ordered *o, const float *q, size_t n_q, float *x, int8_t *folded,
+                               float *step, float *per_unit, float *bias)
 {
-    fold_products_v(p, scale, x, folded, out);
+    fold_ordered_v(o, q, n_q, x, folded, step, per_unit, bias);
+}
+
+void kvq_fold_products_portable(const kvq_log_scales *scales, size_t n, const float *p, size_t n_q, float *x,
+                                int8_t *folded, kvq_fold *out)
+{
+    fold_products_v(scales, n, p, n_q, x, folded, out);
 }
 
 void kvq_dequantize_levels_portable(const kvq_token_codes *codes, const float *levels, float scale,

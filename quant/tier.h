@@ -23,6 +23,7 @@ typedef struct kvq_tier {
     size_t dim, dim_padded, n_blocks;
     size_t budget; /* units of codes that widths may add up to */
     size_t code_bytes, lo, exponents, order, order_bytes, widths, rows, row_bytes, n_rows, indices, cert, end;
+    kvq_layout class; /* of no channels; what it takes to make one for each superblock is copied */
     bool feedback, certified, six; /* six: width 6 is allowed */
     float u;
 } kvq_tier;
@@ -46,7 +47,7 @@ static inline uint32_t kvq_tier_width(const kvq_tier *l, const uint8_t *superblo
 }
 
 /** The layout of a class: n channels of one width, as affine keys have them with groups of 128. */
-void kvq_tier_class_layout(kvq_layout *l, uint32_t width, size_t n);
+void kvq_tier_class_layout(const kvq_tier *tier, uint32_t width, size_t n, kvq_layout *l);
 
 /** Which of n tokens' rows are kept: the m with the largest weight, the earlier of equals, largest first. */
 void kvq_heaviest(const float *weight, size_t n, size_t m, uint8_t *index);

@@ -186,7 +186,7 @@ static void pack(const page *p, const uint8_t *codes, uint8_t *superblock)
         for (n = 1; i + n < p->l->n_blocks && p->width[i + n] == p->width[i]; n++)
             ;
         kvq_layout l;
-        kvq_tier_class_layout(&l, p->width[i], n * BLOCK);
+        kvq_tier_class_layout(p->l, p->width[i], n * BLOCK, &l);
         for (size_t t = 0; t < T; t += KVQ_BLOCK)
             for (size_t j = 0; j < l.n_planes; j++)
                 pack_plane(codes + i * TILE + t * BLOCK, n, l.plane[j].width, l.plane[j].shift,

@@ -48,10 +48,12 @@
     /* The first n < 16 only, and nothing else is touched; other lanes become 0. */                          \
     X(v_f, v_load_part, (const float *p, size_t n))                                                          \
     X(void, v_store_part, (float *p, v_f x, size_t n))                                                       \
+    X(v_f, v_gather, (const float *p, const uint16_t *at)) /* p[at[0]] .. p[at[15]] */                       \
     /* From halves; to halves: nearest, ties to even. n < 16. */                                             \
     X(v_f, v_load_half, (const uint16_t *p))                                                                 \
     X(v_f, v_load_half_part, (const uint16_t *p, size_t n))                                                  \
     X(void, v_store_half, (uint16_t *p, v_f x))                                                              \
+    X(v_f, v_load_u8, (const uint8_t *p))       /* from whole numbers of 8 bits without a sign */            \
     /* From whole numbers of 8 bits with a sign; to them, of whole x from -128 to 127. */                    \
     X(v_f, v_load_i8, (const int8_t *p))                                                                     \
     X(void, v_store_i8, (int8_t *p, v_f x))                                                                  \

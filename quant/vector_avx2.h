@@ -101,6 +101,19 @@ V_INLINE void v_store_half(uint16_t *p, v_f x)
     _mm_storeu_si128((__m128i *)(void *)(p + 8), _mm256_cvtps_ph(x.b, V_NEAREST));
 }
 
+V_INLINE v_f v_gather(const float *p, const uint16_t *at)
+{
+    return (v_f){_mm256_set_m128(v_gather_four(p, at + 4), v_gather_four(p, at)),
+                 _mm256_set_m128(v_gather_four(p, at + 12), v_gather_four(p, at + 8))};
+}
+
+V_INLINE v_f v_load_u8(const uint8_t *p)
+{
+    return (v_f){
+        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p))),
+        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8))))};
+}
+
 V_INLINE v_f v_load_i8(const int8_t *p)
 {
     return (v_f){

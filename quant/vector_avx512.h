@@ -80,6 +80,18 @@ V_INLINE void v_store_half(uint16_t *p, v_f x)
     v_h_store(p, _mm512_maskz_cvtps_ph(0xffff, x, V_NEAREST));
 }
 
+V_INLINE v_f v_gather(const float *p, const uint16_t *at)
+{
+    __m256 low = _mm256_set_m128(v_gather_four(p, at + 4), v_gather_four(p, at));
+    __m256 high = _mm256_set_m128(v_gather_four(p, at + 12), v_gather_four(p, at + 8));
+    return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+}
+
+V_INLINE v_f v_load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+
 V_INLINE v_f v_load_i8(const int8_t *p)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));

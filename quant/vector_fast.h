@@ -34,14 +34,6 @@ V_INLINE void v_prefetch_range(const uint8_t *from, size_t n_bytes)
         v_prefetch(from + i);
 }
 
-/* Factor that folds numbers up to max, or 0 to make them all 0; *step is what a folded 1 stands for. */
-V_INLINE float folded_per_unit(float max, float *step)
-{
-    bool usable = max >= KVQ_FOLD_MIN && max <= KVQ_FOLD_MAX;
-    *step = usable ? max * (1.0f / (float)KVQ_FOLDED_MAX) : max > KVQ_FOLD_MAX ? INFINITY : 0.0f;
-    return usable ? (float)KVQ_FOLDED_MAX / max : 0.0f;
-}
-
 /* A query's sixteen elements from c on; 0 past D. */
 V_INLINE v_f query_load(const float *q, size_t c, size_t dim)
 {
@@ -84,7 +76,7 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
     v_f total[V_QUERIES][META_TILES];
     for (size_t i = 0; i < n_q; i++) {
         float largest_q, largest = largest_folded(l, superblock, n_meta_tiles, q + i * l->dim, &largest_q);
-        float per_unit = folded_per_unit(largest, &step[i]);
+        float per_unit = kvq_fold_per_unit(largest, &step[i]);
         if (largest_q * per_unit > KVQ_FOLD_MAX) { /* and scale 0: the product must stay 0 */
             per_unit = 0.0f;
             step[i] = INFINITY;
@@ -168,7 +160,7 @@ static void fold_keys_rest_v(const kvq_layout *l, const uint8_t *superblock, siz
         return;
     float largest_q, same_step;
     v_f per_unit =
-        v_set1(folded_per_unit(largest_folded(l, superblock, n_meta_tiles, q, &largest_q), &same_step));
+        v_set1(kvq_fold_per_unit(largest_folded(l, superblock, n_meta_tiles, q, &largest_q), &same_step));
     for (size_t meta_tile = 0; meta_tile < n_meta_tiles; meta_tile++, q_rest += 2 * fold_dim) {
         const uint16_t *scales = meta_tile_scales(l, superblock, meta_tile);
         v_f rest = v_set1(0.0f);
@@ -196,7 +188,7 @@ static void fold_values_rest_v(const kvq_layout *l, const uint8_t *superblock, s
             v_store(x + t, product);
         }
         float same_step;
-        v_f factor = v_set1(folded_per_unit(v_largest(largest), &same_step));
+        v_f factor = v_set1(kvq_fold_per_unit(v_largest(largest), &same_step));
         for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 32, p_rest += 64) {
             v_f a = v_mul(v_load(x + t), factor), b = v_mul(v_load(x + t + 16), factor);
             store_rests(p_rest, a, b, &rest);
@@ -259,7 +251,7 @@ static void fold_values_v(const kvq_layout *l, const uint8_t *superblock, const 
                                                             KVQ_SUPERBLOCK, from, x[i], &sum[i], &square[i])
                                               : weigh_group(scales, scales + l->n_meta, v_set1(half_levels),
                                                             n, from, x[i], &sum[i], &square[i]);
-            per_unit[i] = folded_per_unit(v_largest(largest), &step[done + i]);
+            per_unit[i] = kvq_fold_per_unit(v_largest(largest), &step[done + i]);
             row = row + 1 == n_q ? 0 : row + 1;
             scales += row == 0 ? KVQ_SUPERBLOCK : 0;
         }
@@ -405,7 +397,7 @@ V_INLINE void score_plane(uint32_t width, uint32_t n_q, const fold_call *call)
     const size_t row_bytes = 4 * KVQ_BLOCK, folded_stride = 2 * kvq_fold_dim(l->dim);
     const size_t k_steps = n_k_steps(width, l->dim_padded);
     const float factor = (float)(1u << call->plane->shift);
-    const bool first_plane = call->plane->shift == 0;
+    const bool starts = call->plane->shift == 0 && call->bias != NULL;
     for (size_t t = 0; t < call->n; t += KVQ_BLOCK) {
         size_t meta_tile = t / l->meta_tile_tokens;
         size_t offset = meta_tile * l->meta_tile_bytes +
@@ -420,11 +412,12 @@ V_INLINE void score_plane(uint32_t width, uint32_t n_q, const fold_call *call)
                       k_steps, low, high);
             V_UNROLL(4)
             for (uint32_t i = 0; i < n_q; i++) {
-                float step = call->step[i] * factor, bias = call->bias[meta_tile * call->rows + i];
+                float step = call->step[i] * factor,
+                      bias = starts ? call->bias[meta_tile * call->rows + i] : 0.0f;
                 float *out = call->out + i * KVQ_SUPERBLOCK + t + lane;
                 V_UNROLL(2)
                 for (uint32_t r = 0; r < V_STRIP; r++) {
-                    v_df before = first_plane ? v_df_set1(bias) : v_df_load(out + r * V_DWORDS);
+                    v_df before = starts ? v_df_set1(bias) : v_df_load(out + r * V_DWORDS);
                     v_df sum = scaled_sum(low[i * V_STRIP + r], high[i * V_STRIP + r], step);
                     v_df_store(out + r * V_DWORDS, v_df_add(before, sum));
                 }
@@ -502,7 +495,7 @@ V_INLINE void run_folded(void (*const table[4][3])(const fold_call *), fold_call
         }
         call->folded += n_q * folded_stride;
         call->step += n_q;
-        call->bias += n_q;
+        call->bias += call->bias != NULL ? n_q : 0;
         call->out += n_q * out_stride;
         call->next = NULL; /* it is under way */
         left -= n_q;

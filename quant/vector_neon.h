@@ -156,6 +156,28 @@ V_INLINE void v_store_half(uint16_t *p, v_f x)
         vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.r[i])));
 }
 
+V_INLINE float32x4_t v_gather_four(const float *p, const uint16_t *at)
+{
+    float32x4_t x = vdupq_n_f32(p[at[0]]);
+    x = vld1q_lane_f32(p + at[1], x, 1);
+    x = vld1q_lane_f32(p + at[2], x, 2);
+    return vld1q_lane_f32(p + at[3], x, 3);
+}
+
+V_INLINE v_f v_gather(const float *p, const uint16_t *at)
+{
+    V_EACH(v_f, v_gather_four(p, at + 4 * i));
+}
+
+V_INLINE v_f v_load_u8(const uint8_t *p)
+{
+    uint8x16_t codes = vld1q_u8(p);
+    uint16x8_t low = vmovl_u8(vget_low_u8(codes)), high = vmovl_u8(vget_high_u8(codes));
+    return (v_f){{vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(low))),
+                  vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))),
+                  vcvtq_f32_u32(vmovl_u16(vget_high_u16(high)))}};
+}
+
 V_INLINE v_f v_load_i8(const int8_t *p)
 {
     int8x16_t codes = vld1q_s8(p);

@@ -283,7 +283,8 @@ V_INLINE v_f row_part(const float *x, size_t n, size_t i)
     return i + 16 <= n ? v_load(x + i) : i < n ? v_load_part(x + i, n - i) : v_set1(0.0f);
 }
 
-static float fold_row_v(const float *x, size_t n, float per_unit, int8_t *folded)
+/* Fold a row; returns what rounding took, by lanes. */
+V_INLINE v_f fold_lanes(const float *x, size_t n, float per_unit, int8_t *folded)
 {
     const v_f factor = v_set1(per_unit);
     v_f rest = v_set1(0.0f);
@@ -292,7 +293,12 @@ static float fold_row_v(const float *x, size_t n, float per_unit, int8_t *folded
         v_store_folded(folded + 2 * i, a, b);
         rest = v_add(v_add(rest, v_sub(a, v_round(a))), v_sub(b, v_round(b)));
     }
-    return v_sum(rest);
+    return rest;
+}
+
+static float fold_row_v(const float *x, size_t n, float per_unit, int8_t *folded)
+{
+    return v_sum(fold_lanes(x, n, per_unit, folded));
 }
 
 static float fold_row_rest_v(const float *x, size_t n, float per_unit, int8_t *folded)
@@ -309,39 +315,113 @@ static float fold_row_rest_v(const float *x, size_t n, float per_unit, int8_t *f
     return v_sum(rest);
 }
 
-static void fold_products_v(const float *p, const float *scale, float *x, int8_t *folded, kvq_fold *out)
+/* 2^(n / per_octave) of whole n; table[i] = 2^(i / per_octave + 127 - offset), i < per_octave. Exact. */
+V_INLINE v_f exp2_by_table(v_f n, float per_octave, const float *table, int offset)
 {
-    v_f max = v_set1(0.0f), square = max, sum = max, sum_of_p = max;
-    float lanes[16], largest = 0.0f;
+    const float to_middle = 0.5f - 0.5f / per_octave; /* so that rounding to nearest rounds down */
+    v_f octave = v_round(v_sub(v_mul(n, v_set1(1.0f / per_octave)), v_set1(to_middle)));
+    v_i in_octave = v_i_nearest(v_sub(n, v_mul(octave, v_set1(per_octave))));
+    return v_mul(v_i_pick(in_octave, table), v_power_of_2(octave, offset));
+}
+
+/* Products of q and steps, in the order; returns the largest. *sum: q . lo, by lanes. */
+V_INLINE float bring_into_order(const kvq_ordered *o, const float *steps, size_t n, const float *q, float *x,
+                                v_f *sum)
+{
+    float products[KVQ_DIM_MAX];
+    v_f max = v_set1(0.0f);
+    *sum = max;
+    for (size_t c = 0; c < o->dim; c += 16) {
+        v_f q_c = row_part(q, o->dim, c);
+        v_store(products + c, v_mul(q_c, v_load(steps + c)));
+        *sum = v_add(*sum, v_mul(q_c, v_load_half(o->lo + c)));
+    }
+    for (size_t i = 0; i < n; i += 16) {
+        v_f product = v_gather(products, o->channel + i);
+        v_store(x + i, product);
+        max = v_max(max, v_abs(product));
+    }
+    return v_largest(max);
+}
+
+static void fold_ordered_v(const kvq_ordered *o, const float *q, size_t n_q, float *x, int8_t *folded,
+                           float *step, float *per_unit, float *bias)
+{
+    float steps[KVQ_DIM_MAX];
+    v_f sum[KVQ_ROWS_MAX];
+    size_t n = 0;
+    for (size_t j = 0; j < o->n_classes; j++)
+        n += o->n_places[j];
+    for (size_t c = 0; c < o->dim; c += 16)
+        v_store(steps + c, exp2_by_table(v_load_i8(o->exponent + c), 8.0f, kvq_eighths, 127));
+    for (size_t i = 0; i < n_q; i++) {
+        float *row = x + i * KVQ_DIM_MAX;
+        float largest = bring_into_order(o, steps, n, q + i * o->dim, row, &sum[i]);
+        per_unit[i] = kvq_fold_per_unit(largest, &step[i]);
+        if (per_unit[i] == 0.0f)
+            memset(row, 0, n * sizeof *row);
+    }
+    for (size_t j = 0; j < o->n_classes; x += o->n_places[j++])
+        for (size_t i = 0; i < n_q; i++, folded += 2 * kvq_fold_dim(o->n_places[j])) {
+            v_f rest = fold_lanes(x + i * KVQ_DIM_MAX, o->n_places[j], per_unit[i], folded);
+            float half = per_unit[i] > 0.0f ? step[i] * o->half_levels[j] : 0.0f;
+            sum[i] = v_add(sum[i], v_mul(v_set1(half), rest));
+        }
+    for (size_t i = 0; i < n_q; i++)
+        bias[i] = v_sum(sum[i]);
+}
+
+/* present: 1, or 0 where a token is left out, of [KVQ_SUPERBLOCK + 1]; and the scales, times that. */
+V_INLINE void expand_scales(const kvq_log_scales *scales, float *present, float *scale)
+{
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16)
+        v_store(present + t, v_set1(1.0f));
+    for (size_t i = 0; i < scales->n_left_out; i++)
+        present[scales->left_out[i] < KVQ_SUPERBLOCK ? scales->left_out[i] : KVQ_SUPERBLOCK] = 0.0f;
     for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
-        v_f weight = v_load(p + t), product = v_mul(weight, v_load(scale + t));
-        v_store(x + t, product);
-        max = v_max(max, product);
-        square = v_add(square, v_mul(product, product));
-        sum_of_p = v_add(sum_of_p, weight);
+        v_f n = v_load_u8(scales->n + t), x = exp2_by_table(n, 16.0f, kvq_sixteenths + 16, 126);
+        v_store(scale + t, v_mul(v_mul(v_min(n, v_set1(1.0f)), x), v_set1(scales->unit)));
     }
-    v_store(lanes, max);
-    for (size_t j = 0; j < 16; j++)
-        largest = lanes[j] > largest ? lanes[j] : largest;
-    bool usable = largest >= KVQ_FOLD_MIN && largest <= KVQ_FOLD_MAX;
-    *out = (kvq_fold){.step = usable                   ? largest * (1.0f / (float)KVQ_FOLDED_MAX)
-                              : largest > KVQ_FOLD_MAX ? INFINITY
-                                                       : 0.0f,
-                      .per_unit = usable ? (float)KVQ_FOLDED_MAX / largest : 0.0f,
-                      .energy = v_sum(square),
-                      .sum_of_p = v_sum(sum_of_p)};
-    if (!usable) {
-        memset(x, 0, KVQ_SUPERBLOCK * sizeof *x);
-        memset(folded, 0, (size_t)2 * KVQ_SUPERBLOCK);
-        return;
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16)
+        v_store(scale + t, v_mul(v_load(scale + t), v_load(present + t)));
+}
+
+/* All rows are multiplied before any is folded, so that the way from products over their largest to the
+ * factor is waited for once. */
+static void fold_products_v(const kvq_log_scales *scales, size_t n, const float *p, size_t n_q, float *x,
+                            int8_t *folded, kvq_fold *out)
+{
+    float present[KVQ_SUPERBLOCK + 1], scale[KVQ_SUPERBLOCK];
+    v_f square[KVQ_ROWS_MAX], sum_of_p[KVQ_ROWS_MAX];
+    expand_scales(scales, present, scale);
+    for (size_t i = 0; i < n_q; i++) {
+        v_f max = v_set1(0.0f);
+        square[i] = sum_of_p[i] = max;
+        for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
+            v_f p_t = row_part(p + i * KVQ_SUPERBLOCK, n, t), product = v_mul(p_t, v_load(scale + t));
+            v_store(x + i * KVQ_SUPERBLOCK + t, product);
+            max = v_max(max, product);
+            square[i] = v_add(square[i], v_mul(product, product));
+            sum_of_p[i] = v_add(sum_of_p[i], v_mul(p_t, v_load(present + t)));
+        }
+        out[i].per_unit = kvq_fold_per_unit(v_largest(max), &out[i].step);
+        if (out[i].per_unit == 0.0f)
+            memset(x + i * KVQ_SUPERBLOCK, 0, KVQ_SUPERBLOCK * sizeof *x);
     }
-    const v_f factor = v_set1(out->per_unit);
-    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 32) {
-        v_f a = v_mul(v_load(x + t), factor), b = v_mul(v_load(x + t + 16), factor);
-        v_store_folded(folded + 2 * t, a, b);
-        sum = v_add(v_add(sum, v_round(a)), v_round(b)); /* whole numbers below 2^24 */
+    for (size_t i = 0; i < n_q; i++, x += KVQ_SUPERBLOCK, folded += 2 * KVQ_SUPERBLOCK) {
+        const v_f factor = v_set1(out[i].per_unit);
+        v_f sum = v_set1(0.0f);
+        for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 32) {
+            v_f a = v_mul(v_load(x + t), factor), b = v_mul(v_load(x + t + 16), factor);
+            v_store_folded(folded + 2 * t, a, b);
+            sum = v_add(v_add(sum, v_round(a)), v_round(b)); /* whole numbers below 2^24 */
+        }
+        float sums[4];
+        v_store_sums(sums, square[i], sum_of_p[i], sum, sum);
+        out[i].energy = sums[0];
+        out[i].sum_of_p = sums[1];
+        out[i].sum = sums[2];
     }
-    out->sum = v_sum(sum);
 }
 
 /* ---- Levels ---- */
@@ -442,7 +522,7 @@ static void hadamard_f32_v(float *x, size_t n)
 #define V_TIER_KERNELS                                                                                       \
     .channel_squares = channel_squares_v, .fit_channels = fit_channels_v, .fit_channel = fit_channel_v,      \
     .fold_row = fold_row_v, .fold_row_rest = fold_row_rest_v, .hadamard_f32 = hadamard_f32_v,                \
-    .fold_products = fold_products_v, .dequantize_levels = dequantize_levels_v,                              \
-    .choose_levels = choose_levels_v
+    .fold_ordered = fold_ordered_v, .fold_products = fold_products_v,                                        \
+    .dequantize_levels = dequantize_levels_v, .choose_levels = choose_levels_v
 
 #endif /* KVQ_QUANT_VECTOR_TIER_H */

@@ -307,8 +307,12 @@ void check_score_folded(const kvq_kernels *k)
         memcpy(weights, weights_spec, n_bytes);
         size_t n_floats = n == 0 ? 0 : (n_q - 1) * T + whole_blocks(n);
         float *scores = place(&out_a, random_placing(&r), n_floats, sizeof *scores);
-        k->score_folded(&l, sb, rng_u64(&r) & 1 ? sb : NULL, n, weights, steps_spec, biases_spec, n_q,
-                        scores);
+        bool adds = rng_u64(&r) & 1; /* to what is there */
+        for (size_t row = 0; row < n_q && adds; row++)
+            for (size_t t = 0; t < whole_blocks(n); t++)
+                scores[row * T + t] = biases_spec[t / l.meta_tile_tokens * n_q + row];
+        k->score_folded(&l, sb, rng_u64(&r) & 1 ? sb : NULL, n, weights, steps_spec,
+                        adds ? NULL : biases_spec, n_q, scores);
         check_canaries(&out_a, "score_folded");
         for (size_t row = 0; row < n_q; row++)
             for (size_t t = 0; t < T && row * T + t < n_floats; t++) {

@@ -173,31 +173,157 @@ void check_fold_row_rest(const kvq_kernels *k)
     check_folding(k, true);
 }
 
+/* D channels in a random order, some of them in classes, others without codes. */
+typedef struct ordered_case {
+    kvq_ordered o;
+    int8_t exponent[KVQ_DIM_MAX];
+    uint16_t lo[KVQ_DIM_MAX], channel[KVQ_DIM_MAX];
+    size_t n; /* places */
+} ordered_case;
+
+static void make_ordered(ordered_case *c, size_t dim, uint64_t exponents)
+{
+    size_t padded = (dim + LANES - 1) / LANES * LANES, n_classes = rng_below(&r, KVQ_CLASSES_MAX + 1);
+    c->o = (kvq_ordered){.dim = dim, .exponent = c->exponent, .lo = c->lo, .channel = c->channel};
+    for (size_t i = 0; i < padded; i++) {
+        size_t j = i < dim ? rng_below(&r, i + 1) : i; /* channels that pad come last */
+        c->channel[i] = c->channel[j];
+        c->channel[j] = (uint16_t)i;
+        c->exponent[i] = (int8_t)((int)rng_below(&r, exponents) - (int)(exponents / 2));
+        c->lo[i] = kvq_f16_from_f32(rng_normal(&r));
+    }
+    for (c->n = 0; c->o.n_classes < n_classes && c->n < padded; c->o.n_classes++) {
+        size_t n = (1 + rng_below(&r, (padded - c->n) / LANES)) * LANES;
+        c->o.half_levels[c->o.n_classes] = 0.5f * (float)(1 + rng_below(&r, 15));
+        c->o.n_places[c->o.n_classes] = n;
+        c->n += n;
+    }
+}
+
+/* The first places of a query, which are class j: what was folded, and what rounding took. */
+static void check_class(const float *x, size_t n, float per_unit, const int8_t *folded, float rest[LANES])
+{
+    for (size_t i = 0; i < kvq_fold_dim(n); i++) {
+        float y = i < n ? single((double)x[i] * (double)per_unit) : 0.0f, wanted = nearbyintf(y);
+        cr_assert(folded_at(folded, i) == wanted, "place %zu is %g, not %g", i, (double)folded_at(folded, i),
+                  (double)wanted);
+        rest[i % LANES] = single((double)rest[i % LANES] + (double)(y - wanted));
+    }
+}
+
+/* Query number i of a call. */
+static void check_query(const ordered_case *c, const float *q, size_t n_q, size_t i, const float *x,
+                        const int8_t *folded, float step, float per_unit, float bias)
+{
+    float lane[LANES] = {0}, largest = 0;
+    for (size_t j = 0; j < c->n; j++) {
+        size_t channel = c->channel[j];
+        float q_c = channel < c->o.dim ? q[channel] : 0.0f,
+              product = single((double)q_c * (double)kvq_exp2_8th(c->exponent[channel]));
+        largest = fmaxf(largest, fabsf(product));
+        cr_assert(x[j] == (per_unit > 0 ? product : 0.0f), "place %zu", j);
+    }
+    cr_assert((per_unit > 0) == (largest >= KVQ_FOLD_MIN && largest <= KVQ_FOLD_MAX) &&
+              (step > KVQ_FOLD_MAX) == (largest > KVQ_FOLD_MAX));
+    for (size_t j = 0; j < c->o.dim; j++) {
+        float product = single((double)q[j] * (double)kvq_f32_from_f16(c->lo[j]));
+        lane[j % LANES] = single((double)lane[j % LANES] + (double)product);
+    }
+    for (size_t j = 0, first = 0; j < c->o.n_classes; first += c->o.n_places[j++]) {
+        size_t bytes = 2 * kvq_fold_dim(c->o.n_places[j]);
+        float rest[LANES] = {0},
+              factor = per_unit > 0 ? single((double)step * (double)c->o.half_levels[j]) : 0;
+        check_class(x + first, c->o.n_places[j], per_unit, folded + i * bytes, rest);
+        for (size_t l = 0; l < LANES; l++)
+            lane[l] = single((double)lane[l] + (double)single((double)factor * (double)rest[l]));
+        folded += n_q * bytes;
+    }
+    cr_assert(bias == sum_lanes_by_contract(lane), "bias %a, not %a", (double)bias,
+              (double)sum_lanes_by_contract(lane));
+}
+
+void check_fold_ordered(const kvq_kernels *k)
+{
+    enum { BYTES = KVQ_ROWS_MAX * 2 * (KVQ_DIM_MAX + KVQ_CLASSES_MAX * KVQ_BLOCK) };
+    static float x[KVQ_ROWS_MAX * KVQ_DIM_MAX], spec_x[KVQ_ROWS_MAX * KVQ_DIM_MAX];
+    static int8_t folded[BYTES], spec[BYTES];
+    static ordered_case c;
+    for (size_t i = 0; i < 80; i++) {
+        size_t dim = 1 + rng_below(&r, i % 4 == 0 ? KVQ_DIM_MAX : MAX_DIM),
+               n_q = 1 + rng_below(&r, KVQ_ROWS_MAX);
+        float *q = floats_in(&in_a, FILL_NORMAL, n_q, dim);
+        float *out = place(&out_a, random_placing(&r), 3 * n_q, sizeof *out), spec_out[3 * KVQ_ROWS_MAX];
+        make_ordered(&c, dim, i % 2 == 0 ? 256 : 32);
+        for (size_t j = 0; j < dim && i % 8 == 0; j++) /* one query of zeros, one that does not fit */
+            q[j] *= 0.0f, q[(n_q - 1) * dim + j] *= i % 16 == 0 ? 0x1p120f : 1.0f;
+        k->fold_ordered(&c.o, q, n_q, x, folded, out, out + n_q, out + 2 * n_q);
+        kvq_kernels_portable.fold_ordered(&c.o, q, n_q, spec_x, spec, spec_out, spec_out + n_q,
+                                          spec_out + 2 * n_q);
+        check_canaries(&out_a, "fold_ordered");
+        cr_assert(same_bits("fold_ordered", out, spec_out, 3 * n_q * sizeof *out) &&
+                  same_bits("fold_ordered", folded, spec, sizeof folded));
+        for (size_t j = 0; j < n_q; j++)
+            check_query(&c, q + j * dim, n_q, j, x + j * KVQ_DIM_MAX, folded, out[j], out[n_q + j],
+                        out[2 * n_q + j]);
+    }
+}
+
+/* Row i of p, and what was made of it; nothing folds if `empty`. */
+static void check_row_of_products(const float *p, size_t n, const float *scale, const bool *left_out,
+                                  const float *x, const int8_t *folded, const kvq_fold *out, bool empty)
+{
+    float lane[LANES] = {0}, square[LANES] = {0}, sum = 0;
+    for (size_t t = 0; t < T; t++) {
+        float weight = t < n && !left_out[t] ? p[t] : 0.0f,
+              product = single((double)weight * (double)scale[t]);
+        float wanted = empty ? 0 : nearbyintf(single((double)x[t] * (double)out->per_unit));
+        cr_assert(folded_at(folded, t) == wanted && x[t] == (empty ? 0 : product), "token %zu", t);
+        sum += wanted;
+        lane[t % LANES] = single((double)lane[t % LANES] + (double)weight);
+        square[t % LANES] =
+            single((double)square[t % LANES] + (double)single((double)product * (double)product));
+    }
+    cr_assert(out->sum == sum && out->sum_of_p == sum_lanes_by_contract(lane));
+    cr_assert(empty || out->energy == sum_lanes_by_contract(square));
+}
+
 void check_fold_products(const kvq_kernels *k)
 {
-    for (size_t i = 0; i < 40; i++) {
-        float *p = floats_in(&in_a, FILL_NORMAL, T, 1), *scale = floats_in(&in_b, FILL_HEAVY, T, 1);
-        float x[T], spec_x[T], lane[LANES] = {0}, sum = 0, factor = i == 0 ? 0 : i == 1 ? 0x1p101f : 1;
-        int8_t *folded = place(&out_a, random_placing(&r), 2 * T, 1), spec[2 * T];
-        kvq_fold out, spec_out;
+    for (size_t i = 0; i < 60; i++) {
+        size_t n = i % 3 == 0 ? T : 1 + rng_below(&r, T), n_q = 1 + rng_below(&r, KVQ_ROWS_MAX);
+        float *p = floats_in(&in_a, FILL_NORMAL, n_q, T), x[KVQ_ROWS_MAX * T], spec_x[KVQ_ROWS_MAX * T];
+        uint8_t *log_scale = place(&in_b, random_placing(&r), T, 1), kept[3];
+        int8_t *folded = place(&out_a, random_placing(&r), n_q * 2 * T, 1), spec[KVQ_ROWS_MAX * 2 * T];
+        kvq_log_scales scales = {log_scale,
+                                 i == 0   ? 0
+                                 : i == 1 ? 0x1p101f
+                                          : rng_uniform(&r) + 0x1p-9f,
+                                 kept, i % 4};
+        kvq_fold out[KVQ_ROWS_MAX], spec_out[KVQ_ROWS_MAX];
+        bool left_out[T] = {false};
+        float scale[T];
+        for (size_t j = 0; j < scales.n_left_out; j++)
+            kept[j] = rng_below(&r, 4) == 0 ? 255 : (uint8_t)rng_below(&r, T);
+        for (size_t j = 0; j < scales.n_left_out; j++)
+            left_out[kept[j] % T] = kept[j] < T || left_out[kept[j] % T];
         for (size_t t = 0; t < T; t++) {
-            p[t] = fabsf(p[t]);
-            scale[t] = (fabsf(scale[t]) + 0.5f) * factor;
+            log_scale[t] = (uint8_t)(i == 1 ? 255u : rng_below(&r, 256));
+            scale[t] = single((double)kvq_sixteenths[log_scale[t]] * (double)scales.unit);
         }
-        k->fold_products(p, scale, x, folded, &out);
-        kvq_kernels_portable.fold_products(p, scale, spec_x, spec, &spec_out);
+        for (size_t t = 0; t < n_q * T; t++)
+            p[t] = fabsf(p[t]) + 0x1p-20f;
+        k->fold_products(&scales, n, p, n_q, x, folded, out);
+        kvq_kernels_portable.fold_products(&scales, n, p, n_q, spec_x, spec, spec_out);
         check_canaries(&out_a, "fold_products");
-        cr_assert(memcmp(&out, &spec_out, sizeof out) == 0 && memcmp(x, spec_x, sizeof x) == 0);
-        cr_assert(same_bits("fold_products", folded, spec, sizeof spec));
-        cr_assert((i == 1) == (out.step > KVQ_FOLD_MAX));
-        for (size_t t = 0; t < T; t++) {
-            float wanted = i < 2 ? 0 : nearbyintf(single((double)x[t] * (double)out.per_unit));
-            cr_assert(folded_at(folded, t) == wanted &&
-                      (i < 2 || x[t] == single((double)p[t] * (double)scale[t])));
-            sum += wanted;
-            lane[t % LANES] = single((double)lane[t % LANES] + (double)p[t]);
+        cr_assert(memcmp(out, spec_out, n_q * sizeof *out) == 0 &&
+                  memcmp(x, spec_x, n_q * T * sizeof *x) == 0);
+        cr_assert(same_bits("fold_products", folded, spec, n_q * 2 * T));
+        for (size_t j = 0; j < n_q; j++) {
+            bool empty = out[j].per_unit == 0.0f;
+            cr_assert(i > 1 || empty || n < 4);
+            check_row_of_products(p + j * T, n, scale, left_out, x + j * T, folded + j * 2 * T, &out[j],
+                                  empty);
         }
-        cr_assert(out.sum == sum && out.sum_of_p == sum_lanes_by_contract(lane));
     }
 }
 

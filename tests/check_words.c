@@ -213,6 +213,29 @@ static bool holds_v_store_half(rng *r)
     return true;
 }
 
+static bool holds_v_gather(rng *r)
+{
+    float table[KVQ_DIM_MAX], wanted[N];
+    uint16_t at[N];
+    size_t n = 1 + rng_below(r, KVQ_DIM_MAX);
+    fill_floats(r, any_float, table, n);
+    for (size_t i = 0; i < N; i++) {
+        at[i] = (uint16_t)rng_below(r, n);
+        wanted[i] = table[at[i]];
+    }
+    return v_is(v_gather(table, at), wanted);
+}
+
+static bool holds_v_load_u8(rng *r)
+{
+    uint8_t codes[N];
+    float wanted[N];
+    fill_bytes(r, codes, N);
+    for (size_t i = 0; i < N; i++)
+        wanted[i] = (float)codes[i];
+    return v_is(v_load_u8(codes), wanted);
+}
+
 static bool holds_v_load_i8(rng *r)
 {
     int8_t codes[N];

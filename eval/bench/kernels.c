@@ -183,11 +183,30 @@ static size_t run_fold_row_rest(const kvq_kernels *k, workspace *w, size_t i)
 }
 static const kernel_bench bench_fold_row_rest = {run_fold_row_rest, false, false};
 
+/* In reverse order, half of the channels in one class. */
+static size_t run_fold_ordered(const kvq_kernels *k, workspace *w, size_t i)
+{
+    uint16_t channel[KVQ_DIM_MAX];
+    int8_t exponent[KVQ_DIM_MAX];
+    size_t dim = w->dim / 16 * 16, first = dim / 32 * 16;
+    for (size_t c = 0; c < dim; c++) {
+        channel[c] = (uint16_t)(dim - 1 - c);
+        exponent[c] = (int8_t)(c % 16);
+    }
+    float per_unit[KVQ_ROWS_MAX];
+    k->fold_ordered(
+        &(kvq_ordered){dim, exponent, w->half + i * w->n_floats, channel, 2, {first, dim - first}, {1, 1}},
+        w->q, 1, w->floats, w->weights, w->step, per_unit, w->bias);
+    return dim * sizeof(float);
+}
+static const kernel_bench bench_fold_ordered = {run_fold_ordered, false, false};
+
 static size_t run_fold_products(const kvq_kernels *k, workspace *w, size_t i)
 {
     kvq_fold fold;
-    (void)i;
-    k->fold_products(w->p, w->p, w->floats, w->weights, &fold);
+    const uint8_t none[] = {255, 255};
+    k->fold_products(&(kvq_log_scales){w->rows8 + i * T, 1e-3f, none, sizeof none}, T, w->p, 1, w->floats,
+                     w->weights, &fold);
     w->sink += fold.sum;
     return T * sizeof(float);
 }
