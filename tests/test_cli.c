@@ -165,8 +165,8 @@ Test(cli, json_has_every_key_and_fp32_is_exactly_zero)
     cr_assert_eq(run("$E " SMALL "--scheme fp32 --json -"), 0);
     json_t *root = load_json(out);
     CHECK_KEYS(root, "report", {"schema", 's'}, {"version", 's'}, {"isa", 's'}, {"precision", 's'},
-               {"bound_every", 'i'}, {"threads", 'i'}, {"seed", 'i'}, {"partial", 'b'}, {"model", 'o'},
-               {"text", 'o'}, {"runs", 'a'});
+               {"append_only", 'b'}, {"bound_every", 'i'}, {"threads", 'i'}, {"seed", 'i'}, {"partial", 'b'},
+               {"model", 'o'}, {"text", 'o'}, {"runs", 'a'});
     cr_assert_str_eq(json_string_value(json_object_get(root, "schema")), "kvq-eval/1");
     CHECK_KEYS(json_object_get(root, "model"), "model", {"name", 's'}, {"n_layer", 'i'}, {"n_head", 'i'},
                {"n_kv_head", 'i'}, {"head_dim", 'i'}, {"n_ctx", 'i'}, {"n_params", 'i'}, {"checksum", 's'},

@@ -411,7 +411,8 @@ Test(toy, truncation_keeps_evidence_in_proportion)
             cr_assert(layer->n_queries <= keep && layer->n_queries + 1 >= keep,
                       "400 queries had come with 400 tokens; %d remain", (int)layer->n_queries);
             cr_assert_eq(layer->learned[3], (float)((double)was * ((double)keep / 400)));
-            for (size_t kv = 0; kv < KV_HEADS; kv++) { /* of what was packed, pages know their heavy hitters */
+            for (size_t kv = 0; kv < KV_HEADS;
+                 kv++) { /* of what was packed, pages know their heavy hitters */
                 size_t n_heavy = 0, n_pages = packed / KVQ_SUPERBLOCK;
                 for (size_t t = layer->packed[KVQ_VALUES]; t < n; t++) {
                     float received = *kvq_residual_received(cache, plan, layer, KVQ_VALUES, kv, t);
