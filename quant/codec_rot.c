@@ -392,6 +392,22 @@ static float estimate_error(const kvq_rot *l, size_t n, float step, float energy
            score_rms_error * score_rms_error * energy * dim;
 }
 
+/* What kept tokens add to the energy of a row of p: p^2 times the mean square of their numbers, which is
+ * taken for that of the largest one. Folding leaves them out, but an error of their scores moves
+ * the output as much. (tier scores its own kept tokens exactly; then this is too much, and little.) */
+static float energy_of_kept(const kvq_rot *l, const kvq_tokens *tokens, const float *p)
+{
+    const uint8_t *index = tokens->superblock + l->indices;
+    float energy = 0.0f;
+    for (size_t i = 0; i < l->n_rows; i++) {
+        if (index[i] >= tokens->n)
+            continue;
+        float largest = (float)KVQ_ROW8_LARGEST * kvq_row8_scale(kept_row(l, tokens->superblock, i));
+        energy += p[index[i]] * p[index[i]] * largest * largest;
+    }
+    return energy;
+}
+
 /* Add what rounding has taken from one row. */
 static void accumulate_rest(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, const float *x,
                             kvq_fold *fold, float *acc)
@@ -418,12 +434,13 @@ static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kv
                                        .left_out = tokens->superblock + l->indices,
                                        .n_left_out = l->n_rows},
                      tokens->n, p, n_q, x[0], folded, fold);
-    for (size_t i = 0; i < n_q; i++, p += T) {
+    for (size_t i = 0; i < n_q; i++) {
+        const float *p_row = p + i * T;
         if (fold[i].step <= KVQ_FOLD_MAX) {
-            accumulate_plain(k, l, tokens, p, fold[i].sum_of_p, sums->plain + i * l->dim);
+            accumulate_plain(k, l, tokens, p_row, fold[i].sum_of_p, sums->plain + i * l->dim);
         } else { /* it does not fit 16 bits, and is all 0 */
             fold[i].step = 0.0f;
-            kvq_accumulate_dequantized(k, s, tokens, p, 1, sums->packed + i * l->dim);
+            kvq_accumulate_dequantized(k, s, tokens, p_row, 1, sums->packed + i * l->dim);
         }
         step[i] = fold[i].step;
         bias[i] = -1.5f * fold[i].step * fold[i].sum;
@@ -433,8 +450,9 @@ static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kv
     for (size_t i = 0; i < n_q; i++) {
         if (tokens->sums == KVQ_SUMS_WIDE)
             accumulate_rest(k, l, tokens, x[i], &fold[i], sums->packed + i * l->dim);
-        if (fold[i].energy <= FLT_MAX)
-            sums->error[i] += estimate_error(l, tokens->n, fold[i].step, fold[i].energy, score_rms_error[i]);
+        const float energy = fold[i].energy + energy_of_kept(l, tokens, p + i * T);
+        if (energy <= FLT_MAX)
+            sums->error[i] += estimate_error(l, tokens->n, fold[i].step, energy, score_rms_error[i]);
     }
 }
 
