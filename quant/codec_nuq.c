@@ -214,7 +214,7 @@ static void nuq_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superbl
 {
     (void)k, (void)t0, (void)n, (void)evidence;
     page p = {.s = s, .a = axes_of(s), .x = x, .stride = stride};
-    float level[LEVELS_MAX];
+    float level[LEVELS_MAX] = {0};
     find_levels(s->bits, level);
     memset(superblock, 0, s->bytes);
     find_moments(&p);
@@ -242,7 +242,7 @@ static void nuq_dequantize(const kvq_kernels *k, const kvq_side *s, const uint8_
 {
     (void)k;
     axes a = axes_of(s);
-    float level[LEVELS_MAX];
+    float level[LEVELS_MAX] = {0};
     find_levels(s->bits, level);
     for (size_t code = 0; code < (size_t)1 << s->bits; code++)
         level[code] *= s->parameter[Q_NORM] != 0 ? q_norm[s->bits] : 1.0f;

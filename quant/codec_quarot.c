@@ -46,7 +46,7 @@ static void quarot_finish(const kvq_kernels *k, const kvq_side *s, float *row)
 
 static void encode_row(const kvq_side *s, const float *x, uint8_t *row)
 {
-    float y[KVQ_DIM_MAX];
+    float y[KVQ_DIM_MAX] = {0};
     uint8_t *scales = row + s->payload_per_run, *mins = scales + 2 * n_groups(s);
     kvq_rotate_f64(x, s->dim, y);
     for (size_t g = 0, c = 0; g < n_groups(s); g++) {

@@ -155,7 +155,7 @@ static void allocate(page *p)
         double sixteen[BLOCK];
         size_t n = l->dim - i * BLOCK < BLOCK ? l->dim - i * BLOCK : BLOCK;
         for (size_t j = 0; j < BLOCK; j++)
-            sixteen[j] = p->weight[p->order[i * BLOCK + j % n]];
+            sixteen[j] = p->weight[p->order[i * BLOCK + (n > 0 ? j % n : 0)]];
         of_block[i] = kvq_geometric_mean_16(sixteen) * (double)n / BLOCK;
     }
     kvq_allocate_widths(of_block, l->n_blocks, l->budget, l->six, p->width);
@@ -305,7 +305,7 @@ static void fit_with_feedback(const page *p, const uint16_t *turn, const double 
 {
     float owed[KVQ_TIER_FEEDBACK_DIM_MAX][T], fed[T], own[T];
     uint8_t one[T];
-    uint16_t place[KVQ_TIER_FEEDBACK_DIM_MAX];
+    uint16_t place[KVQ_TIER_FEEDBACK_DIM_MAX] = {0};
     memset(codes, 0, p->l->n_blocks * TILE);
     for (size_t i = 0; i < p->l->dim_padded; i++)
         place[p->order[i]] = (uint16_t)i;
@@ -390,7 +390,7 @@ void kvq_tier_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superbloc
     const kvq_tier *l = kvq_tier_of(s);
     page p = {.k = k, .l = l, .x = x, .stride = stride};
     uint8_t codes[T * KVQ_DIM_MAX];
-    uint16_t turn[KVQ_TIER_FEEDBACK_DIM_MAX];
+    uint16_t turn[KVQ_TIER_FEEDBACK_DIM_MAX] = {0};
     double u[TRIANGLE_MAX], variance[KVQ_DIM_MAX], upside_down[KVQ_DIM_MAX];
     if (n == 0)
         return;
@@ -407,8 +407,11 @@ void kvq_tier_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superbloc
         kvq_sort_down(upside_down, l->dim, turn);
         feedback = make_feedback(e->moment, turn, l->dim, u);
     }
-    for (size_t i = 0; i < l->dim && feedback; i++)
-        p.weight[turn[i]] = variance[turn[i]] / (u[row_of(i) + i] * u[row_of(i) + i]);
+    for (size_t i = 0; i < l->dim && feedback; i++) {
+        double own = u[row_of(i) + i];
+        /* NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): make_feedback has filled u */
+        p.weight[turn[i]] = variance[turn[i]] / (own * own);
+    }
     allocate(&p);
     if (feedback)
         fit_with_feedback(&p, turn, u, codes, superblock);
