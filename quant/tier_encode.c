@@ -391,7 +391,7 @@ void kvq_tier_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superbloc
     page p = {.k = k, .l = l, .x = x, .stride = stride};
     uint8_t codes[T * KVQ_DIM_MAX];
     uint16_t turn[KVQ_TIER_FEEDBACK_DIM_MAX] = {0};
-    double u[TRIANGLE_MAX], variance[KVQ_DIM_MAX], upside_down[KVQ_DIM_MAX];
+    double u[TRIANGLE_MAX], variance[KVQ_DIM_MAX] = {0}, upside_down[KVQ_DIM_MAX];
     if (n == 0)
         return;
     memset(superblock, 0, s->bytes);
@@ -409,7 +409,6 @@ void kvq_tier_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superbloc
     }
     for (size_t i = 0; i < l->dim && feedback; i++) {
         double own = u[row_of(i) + i];
-        /* NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): make_feedback has filled u */
         p.weight[turn[i]] = variance[turn[i]] / (own * own);
     }
     allocate(&p);
