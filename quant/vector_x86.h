@@ -39,7 +39,7 @@ V_INLINE void v_prefetch(const uint8_t *p)
     _mm_prefetch((const char *)p, _MM_HINT_T1);
 }
 
-/* Faster than the instructions that gather. */
+/* The rest of v_gather. */
 V_INLINE __m128 v_gather_four(const float *p, const uint16_t *at)
 {
     return _mm_setr_ps(p[at[0]], p[at[1]], p[at[2]], p[at[3]]);
