@@ -357,7 +357,7 @@ static void put_plain(kvq_printer *p, const kvq_scheme *scheme, bool all)
 bool kvq_scheme_print(const kvq_scheme *scheme, bool explicit_form, char *text)
 {
     kvq_printer plain = {.text = text, .size = KVQ_SCHEME_TEXT_MAX};
-    char name[KVQ_SIDE_TEXT_MAX], short_text[KVQ_SCHEME_TEXT_MAX];
+    char name[KVQ_SIDE_TEXT_MAX], short_text[KVQ_SCHEME_TEXT_MAX] = "";
     kvq_printer preset = {.text = short_text, .size = sizeof short_text};
     kvq_scheme base;
     put_plain(&plain, scheme, explicit_form);

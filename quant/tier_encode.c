@@ -111,7 +111,7 @@ typedef struct page {
 /* Sixteen channels, those past D as 0: channel[j], or first + j. */
 static void load_tile(const page *p, const uint16_t *channel, size_t first, float *tile)
 {
-    size_t at[BLOCK], n = 0;
+    size_t at[BLOCK] = {0}, n = 0;
     for (; n < BLOCK && (channel != NULL || first + n < p->l->dim); n++)
         at[n] = channel != NULL ? channel[n] : first + n;
     while (channel != NULL && n > 0 && at[n - 1] >= p->l->dim) /* padding is last in every order */

@@ -163,7 +163,7 @@ static void fit_channels_v(const float *x, uint32_t bits, float u, uint8_t *code
         return;
     }
     candidate candidates[N_CANDIDATES], best;
-    float square[N_CANDIDATES][16], product[N_CANDIDATES][16], of_x[16], least[16];
+    float square[N_CANDIDATES][16], product[N_CANDIDATES][16], of_x[16], least[16] = {0};
     v_f levels = v_set1((float)((1u << bits) - 1u));
     make_sixteen(bits, &stats, candidates);
     for (size_t i = 0; i < N_CANDIDATES; i += AT_ONCE)

@@ -6,12 +6,9 @@
 #include <dlfcn.h>
 #include <string.h>
 
-bool plugin_load(const char *path, eval_error *e)
+/* What the shared object exports; the codec in it lives as long as the process. */
+static bool register_codec(void *object, const char *path, eval_error *e)
 {
-    /* Never closed: the codec lives as long as the process. */
-    void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!object)
-        return eval_fail(e, "--plugin: %s", dlerror());
     void *symbol = dlsym(object, "kvq_codec_plugin_get");
     if (!symbol)
         return eval_fail(e, "--plugin: %s: exports no kvq_codec_plugin_get", path);
@@ -27,4 +24,15 @@ bool plugin_load(const char *path, eval_error *e)
                "--plugin: %s: the codec '%s' cannot be registered: its struct is incomplete, or its name "
                "is taken or no name",
                path, plugin->name ? plugin->name : "");
+}
+
+bool plugin_load(const char *path, eval_error *e)
+{
+    void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!object)
+        return eval_fail(e, "--plugin: %s", dlerror());
+    if (register_codec(object, path, e))
+        return true; /* it stays open */
+    (void)dlclose(object);
+    return false;
 }
