@@ -118,8 +118,8 @@ typedef enum kvq_residual_mode {
 
 typedef enum kvq_dtype {
     KVQ_F32 = 0,
-    KVQ_F16 = 1,
-    KVQ_I8 = 2, /* per token and head a half scale and int8 values */
+    KVQ_F16 = 1, /* saturates at 65504 */
+    KVQ_I8 = 2,  /* per token and head a half scale and int8 values; saturates near 8.3e6 */
 } kvq_dtype;
 
 typedef enum kvq_arith {
@@ -184,7 +184,8 @@ typedef struct kvq_scheme kvq_scheme;
  *   tier:BITS[:fb][:u=N][:cert]  keys, any half from 1 to 5 bits on average: each channel in 0, 1, 2, 4
  *                     (from 3 on also 6) bits, by variance times the energy of queries there. fb: errors
  *                     of a channel are made up for in the others, by the queries' second moment. u: how much
- *                     an error of gain counts (default 7). cert: an error bound is stored
+ *                     an error of gain counts (default 7). cert: an error bound is stored. Steps lie between
+ *                     2^-16 and 2^15.8, offsets are halves: keys of less than 1e-4 are coarse
  *   rot:BITS          values, 1.5, 2, 3 or 4 bits: rotated by Hadamard, one scale per token
  *   hh=N              the N tokens of a page with the most attention so far are kept in 8 bits
  * Codecs of papers, to compare with, have names of their own (README), and so have a program's plug-ins

@@ -45,7 +45,7 @@ typedef struct kvq_plugin_evidence {
  */
 typedef struct kvq_codec_plugin {
     size_t struct_size; /* sizeof(kvq_codec_plugin) */
-    const char *name;   /* a letter, then letters, digits, _ and .; at most 15; not one that is taken */
+    const char *name;   /* a letter, then letters, digits, _ and .; at most 15; no codec's or preset's */
     void *ctx;          /* yours */
 
     /** Bytes of 128 tokens of one head, all included; 0 if the parameters or D are not for this codec. For D
@@ -58,7 +58,7 @@ typedef struct kvq_codec_plugin {
                    const kvq_plugin_evidence *evidence, uint8_t *data);
 
     /** Read tokens first, first + 1, ..., n of them, of what encode stored, into out, out + stride, ... Must
-     * survive any data: saved caches come from outside. */
+     * survive any data: saved caches come from outside. What is not finite in out counts as 0. */
     void (*dequantize)(const kvq_plugin_side *side, const uint8_t *data, size_t first, size_t n, float *out,
                        size_t stride);
 

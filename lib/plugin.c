@@ -133,6 +133,15 @@ static void error_bound(const kvq_side *s, const uint8_t *superblock, size_t t0,
 
 /* ---- Registration ---- */
 
+/* A preset's name would read as the preset, or not, by where it stands. */
+static bool is_preset(const char *name)
+{
+    bool found = false;
+    for (size_t i = 0; kvq_scheme_preset(i) != NULL; i++)
+        found = found || strcmp(kvq_scheme_preset(i), name) == 0;
+    return found;
+}
+
 kvq_status kvq_codec_plugin_register(const kvq_codec_plugin *given)
 {
     kvq_codec_plugin plugin = {0};
@@ -141,7 +150,7 @@ kvq_status kvq_codec_plugin_register(const kvq_codec_plugin *given)
         return KVQ_ERR_ARG;
     if (plugin.name == NULL || strlen(plugin.name) > NAME_MAX || plugin.bytes == NULL ||
         plugin.encode == NULL || plugin.dequantize == NULL ||
-        (plugin.prepare == NULL) != (plugin.finish == NULL))
+        (plugin.prepare == NULL) != (plugin.finish == NULL) || is_preset(plugin.name))
         return KVQ_ERR_ARG;
     adapter *made = malloc(sizeof *made); /* for the rest of the process */
     if (made == NULL)

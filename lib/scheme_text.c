@@ -52,7 +52,10 @@ static bool parse_side(kvq_text *t, kvq_role role, kvq_spec *spec)
     const char *start = t->at, *rest;
     *spec = (kvq_spec){.codec = kvq_codec_for_text(start, &rest)};
     if (spec->codec == NULL)
-        return kvq_text_fail(t, start, "a codec is expected here: f32, f16, a number of bits, or a name");
+        return kvq_text_fail(
+            t, start,
+            "a codec is expected here: f32, f16, a number of bits, tier, rot, or the name of a "
+            "rival or of a plug-in that is loaded");
     t->at = rest;
     return spec->codec->parse(spec->codec, t, role, spec->parameter);
 }

@@ -121,6 +121,8 @@ static void say_quality(paragraph *p, const evaluate_run *run)
 
 /* ---- Several schemes ---- */
 
+enum { MANY = 3 }; /* above it, the table is not about any one of them */
+
 static bool is_compared(const evaluate_run *run)
 {
     return !report_is_fp32(run);
@@ -151,6 +153,17 @@ static void say_front(paragraph *p, const evaluation *ev)
     say(p, ".");
 }
 
+/* Do two schemes keep the same tokens unpacked, in the same types? */
+static bool keep_alike(const kvq_scheme *a, const kvq_scheme *b)
+{
+    kvq_side_info ak, av, bk, bv;
+    return kvq_scheme_keys(a, &ak) == KVQ_OK && kvq_scheme_values(a, &av) == KVQ_OK &&
+           kvq_scheme_keys(b, &bk) == KVQ_OK && kvq_scheme_values(b, &bv) == KVQ_OK &&
+           ak.residual_dtype == bk.residual_dtype && av.residual_dtype == bv.residual_dtype &&
+           kvq_scheme_sinks(a) == kvq_scheme_sinks(b) && kvq_scheme_residual(a) == kvq_scheme_residual(b) &&
+           kvq_scheme_residual_mode(a) == kvq_scheme_residual_mode(b);
+}
+
 static void say_against(paragraph *p, const evaluate_run *run, const evaluate_run *other)
 {
     char here[FORMAT_SIZE], there[FORMAT_SIZE], factor[FORMAT_SIZE];
@@ -166,20 +179,28 @@ static void say_against(paragraph *p, const evaluate_run *run, const evaluate_ru
             say(p, " and %.2f instead of %.2f bits for a packed number", run->bits_packed,
                 other->bits_packed);
         say(p, ". ");
+        if (!keep_alike(run->scheme, other->scheme))
+            say(p,
+                "The two differ in what they keep beside packed numbers as well; --compare has them alike. ");
     }
+}
+
+static size_t n_compared(const evaluation *ev)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < ev->n_runs; i++)
+        n += is_compared(&ev->runs[i]);
+    return n;
 }
 
 static void say_comparison(paragraph *p, const evaluation *ev, const evaluate_run *run)
 {
     const evaluate_run *first = NULL;
-    size_t n = 0;
-    for (size_t i = 0; i < ev->n_runs; i++)
-        if (is_compared(&ev->runs[i]) && n++ == 0)
-            first = &ev->runs[i];
-    if (n < 2)
-        return;
-    say_against(p, run, first);
-    if (n > 2)
+    for (size_t i = ev->n_runs; i > 0; i--)
+        first = is_compared(&ev->runs[i - 1]) ? &ev->runs[i - 1] : first;
+    if (n_compared(ev) > 1 && n_compared(ev) <= MANY)
+        say_against(p, run, first);
+    if (n_compared(ev) > 2)
         say_front(p, ev);
 }
 
@@ -191,6 +212,11 @@ void sentences(FILE *f, const evaluation *ev, size_t width)
     for (size_t i = 0; i < ev->n_runs; i++)
         run = is_compared(&ev->runs[i]) ? &ev->runs[i] : run;
     paragraph memory = {.used = 0}, quality = {.used = 0}, comparison = {.used = 0};
+    if (ev->has_quality && n_compared(ev) > MANY) {
+        say_comparison(&comparison, ev, run);
+        format_paragraph(f, comparison.text, width);
+        return;
+    }
     say_size(&memory, ev, run);
     say_bits(&memory, run);
     format_paragraph(f, memory.text, width);
