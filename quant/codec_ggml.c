@@ -47,7 +47,7 @@ static uint32_t nibble_of(float y)
 
 static uint32_t nibble_at(const uint8_t *nibbles, size_t i)
 {
-    return nibbles[i % 16] >> (i < 16 ? 0 : 4) & 15u;
+    return (uint32_t)nibbles[i % 16] >> (i < 16 ? 0u : 4u) & 15u;
 }
 
 /* ---- One block: 32 numbers and their bytes ---- */
