@@ -50,7 +50,7 @@ typedef struct kvq_rot_codes {
 /** Width of a class; 1.5 bits. */
 static inline uint32_t kvq_rot_class_width(const kvq_rot *l, const uint8_t *superblock, size_t i)
 {
-    return superblock[l->widths + i / 2] >> (i % 2 * 4) & 15u;
+    return (uint32_t)superblock[l->widths + i / 2] >> (i % 2 * 4) & 15u;
 }
 
 /** Logarithm of the scale of token t, in sixteenths of an octave. */

@@ -43,7 +43,7 @@ static inline size_t kvq_tier_channel(const kvq_tier *l, const uint8_t *superblo
 /** Width of a block of channels, in bits. */
 static inline uint32_t kvq_tier_width(const kvq_tier *l, const uint8_t *superblock, size_t block)
 {
-    return superblock[l->widths + block / 2] >> (block % 2 * 4) & 15u;
+    return (uint32_t)superblock[l->widths + block / 2] >> (block % 2 * 4) & 15u;
 }
 
 /** The layout of a class: n channels of one width, as affine keys have them with groups of 128. */
