@@ -159,7 +159,7 @@ static void check_hostile(const char *text, const kvq_side *s)
     size_t n_refused = 0;
     for (size_t i = 0; i < 3000; i++) {
         size_t at = i < s->bytes && s->bytes < 3000 ? i : (size_t)(uniform() * (double)s->bytes);
-        superblock[at] = i % 3 == 0 ? 0xff : (uint8_t)(superblock[at] ^ 1u << i % 8);
+        superblock[at] = (uint8_t)(i % 3 == 0 ? 0xffu : superblock[at] ^ 1u << i % 8);
         bool valid = kvq_side_is_valid(s, superblock, T);
         n_refused += !valid;
         if (valid && i % 8 == 0) {
