@@ -185,7 +185,7 @@ Test(plugin, what_cannot_be_registered_is_refused)
     cr_assert_eq(kvq_codec_plugin_register(&turned), KVQ_OK, "nothing of all that has registered it");
     for (size_t i = 0; i + 1 < N_NAMES; i++)
         EXPECT_BAD(it.name = names[i]);
-    EXPECT_BAD(it.name = "a_name_of_16_xxx");
+    EXPECT_BAD(it.name = "a_name_of_16_aaa");
     kvq_codec_plugin good = turned;
     good.name = names[N_NAMES - 1];
     cr_assert_eq(strlen(good.name), 15);
