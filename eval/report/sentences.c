@@ -198,7 +198,7 @@ static void say_comparison(paragraph *p, const evaluation *ev, const evaluate_ru
     const evaluate_run *first = NULL;
     for (size_t i = ev->n_runs; i > 0; i--)
         first = is_compared(&ev->runs[i - 1]) ? &ev->runs[i - 1] : first;
-    if (n_compared(ev) > 1 && n_compared(ev) <= MANY)
+    if (first != NULL && first != run && n_compared(ev) <= MANY)
         say_against(p, run, first);
     if (n_compared(ev) > 2)
         say_front(p, ev);
