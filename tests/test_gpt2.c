@@ -2,6 +2,7 @@
  * checkpoints of every accepted kind and some that must be refused. */
 #define _XOPEN_SOURCE 700
 
+#include "eval/model/attention.h"
 #include "eval/model/gpt2_forward.h"
 #include "eval/model/gpt2_model.h"
 #include "tests/checkpoint_files.h"
@@ -52,6 +53,15 @@ static npy_array load_reference(const char *name, const char *dtype)
     return a;
 }
 
+static void prompt_attention(const gpt2_model *m, size_t layer, const float *q, const float *k,
+                             const float *v, size_t n, float *out)
+{
+    const gpt2_config *c = &m->config;
+    const attention_shape shape = {
+        .H = c->n_head, .Hkv = c->n_head, .D = c->head_dim, .scale = gpt2_attn_scale(m, layer)};
+    attention_causal(&shape, q, k, v, n, out);
+}
+
 /* All of it at once: logits[n][vocab]. */
 static void run_prompt(const gpt2_model *m, const int32_t *ids, size_t n, float *logits)
 {
@@ -62,7 +72,7 @@ static void run_prompt(const gpt2_model *m, const int32_t *ids, size_t n, float 
     gpt2_embed(m, ids, 0, n, x);
     for (size_t l = 0; l < m->config.n_layer; l++) {
         gpt2_layer_qkv(m, l, x, n, scratch, q, k, v);
-        gpt2_attention_causal(m, l, q, k, v, n, attn);
+        prompt_attention(m, l, q, k, v, n, attn);
         gpt2_layer_finish(m, l, x, attn, n, scratch);
     }
     gpt2_logits(m, x, n, scratch, logits);
@@ -208,7 +218,7 @@ Test(gpt2, prompt_attention_matches_the_formula)
     }
     for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
         const size_t n = lengths[i];
-        gpt2_attention_causal(m, 1, q, k, v, n, out);
+        prompt_attention(m, 1, q, k, v, n, out);
         for (size_t t = 0; t < n; t++)
             for (size_t h = 0; h < E; h += D) {
                 float expected[40];
@@ -218,11 +228,11 @@ Test(gpt2, prompt_attention_matches_the_formula)
                     cr_assert_float_eq(out[t * E + h + d], expected[d], 1e-4f, "n %zu, token %zu", n, t);
             }
     }
-    gpt2_attention_causal(m, 1, q, k, v, 0, out); /* nothing to do is fine */
+    prompt_attention(m, 1, q, k, v, 0, out); /* nothing to do is fine */
     float *again = floats(n_max * E);
-    gpt2_attention_causal(m, 1, q, k, v, n_max, out);
+    prompt_attention(m, 1, q, k, v, n_max, out);
     omp_set_num_threads(omp_get_max_threads() + 2);
-    gpt2_attention_causal(m, 1, q, k, v, n_max, again);
+    prompt_attention(m, 1, q, k, v, n_max, again);
     cr_assert_eq(memcmp(out, again, n_max * E * sizeof *out), 0,
                  "the result depends on the number of threads");
     float *all[] = {q, k, v, out, again};

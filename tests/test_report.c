@@ -139,12 +139,12 @@ static evaluation evaluation_of(evaluate_run *run)
                         .n_runs = 1};
 }
 
-static const gpt2_model model = {.n_params = 1};
+static const model some_model = {.n_params = 1};
 static const report_context context = {.isa = "portable",
                                        .precision = "fast",
                                        .threads = 1,
                                        .model_name = "m",
-                                       .model = &model,
+                                       .model = &some_model,
                                        .text_name = "t"};
 
 /* What report_people prints. The caller frees it. */

@@ -4,7 +4,7 @@
 
 #include "eval/common/error.h"
 #include "eval/measure/metrics.h"
-#include "eval/model/gpt2_model.h"
+#include "eval/model/model.h"
 #include "lib/kvq.h"
 
 #include <stdbool.h>
@@ -13,7 +13,7 @@
 #include <stdio.h>
 
 typedef struct evaluate_config {
-    const gpt2_model *model;
+    const model *model;
     const int32_t *ids; /* [n_windows][n_tokens] */
     size_t n_windows;
     size_t n_tokens;  /* per window, 2 to the model's n_ctx */

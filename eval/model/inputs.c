@@ -85,34 +85,32 @@ static bool default_path(char *path, size_t size, const char *name, eval_error *
     return join(path, size, data, name, e);
 }
 
-bool inputs_load_model(inputs *in, const char *model, uint64_t seed, progress *line, eval_error *e)
+bool inputs_load_model(inputs *in, const char *name, uint64_t seed, progress *line, eval_error *e)
 {
     char path[4096];
     memset(in, 0, sizeof *in);
-    if (model && gpt2_config_is_random(model)) {
-        snprintf(in->model_name, sizeof in->model_name, "%s", model);
+    if (name && model_is_random(name)) {
+        snprintf(in->model_name, sizeof in->model_name, "%s", name);
         progress_say(line, "making weights of %s", in->model_name);
-        return gpt2_model_random(&in->model, model, seed, e);
+        return model_random(&in->model, name, seed, e);
     }
-    if (!model && !default_path(path, sizeof path, DEFAULT_MODEL, e))
+    if (!name && !default_path(path, sizeof path, DEFAULT_MODEL, e))
         return false;
-    last_part(in->model_name, sizeof in->model_name, model ? model : path);
+    last_part(in->model_name, sizeof in->model_name, name ? name : path);
     progress_say(line, "loading %s", in->model_name);
-    return gpt2_model_load(&in->model, model ? model : path, e);
+    return model_load(&in->model, name ? name : path, e);
 }
 
 const char *inputs_note(const inputs *in)
 {
-    return in->model->head_against_config ? "config.json says tie_word_embeddings, but lm_head.weight is not "
-                                            "wte.weight: lm_head.weight is used"
-                                          : NULL;
+    return in->model->note[0] != '\0' ? in->model->note : NULL;
 }
 
 static bool load_tokenizer(inputs *in, const char *directory, eval_error *e)
 {
     if (!tokenizer_load(&in->tokenizer, directory, e))
         return false;
-    const size_t n = tokenizer_vocab_size(in->tokenizer), vocab = in->model->config.vocab_size;
+    const size_t n = tokenizer_vocab_size(in->tokenizer), vocab = in->model->shape.vocab_size;
     return in->model->random || n <= vocab ||
            eval_fail(e, "%s/vocab.json: %zu tokens, but vocab_size in config.json is %zu", directory, n,
                      vocab);
@@ -126,7 +124,7 @@ static bool random_ids(inputs *in, uint64_t seed, size_t n, eval_error *e)
         return eval_fail(e, "out of memory for %zu tokens", n);
     in->n_ids = n;
     for (size_t i = 0; i < n; i++)
-        in->ids[i] = (int32_t)(splitmix64(seed, i + 1) % in->model->config.vocab_size);
+        in->ids[i] = (int32_t)(splitmix64(seed, i + 1) % in->model->shape.vocab_size);
     return true;
 }
 
@@ -149,7 +147,7 @@ static bool load_text(inputs *in, const char *path, progress *line, eval_error *
 /* The length of a window from --context, --tokens and --prompt. */
 static bool plan_window(inputs *in, const inputs_request *r, eval_error *e)
 {
-    const size_t n_ctx = in->model->config.n_ctx;
+    const size_t n_ctx = in->model->shape.n_ctx;
     if (r->context > n_ctx) {
         return eval_fail(e,
                          "--context %zu: over the model's context of %zu tokens (n_positions in config.json)",
@@ -221,13 +219,13 @@ bool inputs_load(inputs *in, const inputs_request *r, progress *line, eval_error
     if (!load_text(in, text, line, e))
         return false;
     for (size_t i = 0; random && i < in->n_ids; i++)
-        in->ids[i] = (int32_t)((size_t)in->ids[i] % in->model->config.vocab_size);
+        in->ids[i] = (int32_t)((size_t)in->ids[i] % in->model->shape.vocab_size);
     return plan_windows(in, r, strcmp(text, "-") == 0 ? "standard input" : text, e);
 }
 
 void inputs_free(inputs *in)
 {
-    gpt2_model_free(in->model);
+    model_free(in->model);
     tokenizer_free(in->tokenizer);
     free(in->ids);
     memset(in, 0, sizeof *in);

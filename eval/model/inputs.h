@@ -4,7 +4,7 @@
 
 #include "eval/common/error.h"
 #include "eval/common/progress.h"
-#include "eval/model/gpt2_model.h"
+#include "eval/model/model.h"
 #include "eval/model/tokenizer.h"
 
 #include <stddef.h>
@@ -24,7 +24,7 @@ typedef struct inputs_request {
 } inputs_request;
 
 typedef struct inputs {
-    gpt2_model *model;
+    model *model;
     tokenizer *tokenizer; /* NULL for random weights on random tokens */
     int32_t *ids;         /* [n_ids] */
     size_t n_ids;
@@ -44,7 +44,7 @@ typedef struct inputs {
 EVAL_MUST_CHECK bool inputs_load(inputs *in, const inputs_request *r, progress *line, eval_error *e);
 
 /** Load or make the model alone, without its tokenizer: only model and model_name of *in are set. */
-EVAL_MUST_CHECK bool inputs_load_model(inputs *in, const char *model, uint64_t seed, progress *line,
+EVAL_MUST_CHECK bool inputs_load_model(inputs *in, const char *name, uint64_t seed, progress *line,
                                        eval_error *e);
 
 /** What a user should know of the model's head, as a sentence; NULL if there is nothing to say. */

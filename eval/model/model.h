@@ -59,6 +59,7 @@ struct model {
     uint64_t n_params;   /* a tied head counts once */
     size_t weight_bytes; /* in memory */
     char weights[64];    /* the types they have there, e.g. "F32" or "Q4_1, Q8_0, F32" */
+    char head[32];       /* the tensor that turns activations into logits, as the file names it */
     char note[256];      /* what a user should know of how it was read; "" if nothing */
 };
 

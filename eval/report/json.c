@@ -13,19 +13,21 @@ static json_t *whole(uint64_t x)
 
 static json_t *model_json(const report_context *c)
 {
-    const gpt2_config *shape = &c->model->config;
+    const model_shape *shape = &c->model->shape;
     char checksum[17];
     snprintf(checksum, sizeof checksum, "%016" PRIx64, c->model_checksum);
     json_t *o = json_object();
     json_object_set_new(o, "name", json_string(c->model_name));
+    json_object_set_new(o, "architecture", json_string(shape->architecture));
+    json_object_set_new(o, "weights", json_string(c->model->weights));
     json_object_set_new(o, "n_layer", whole(shape->n_layer));
     json_object_set_new(o, "n_head", whole(shape->n_head));
-    json_object_set_new(o, "n_kv_head", whole(shape->n_head)); /* GPT-2 has no grouped queries */
+    json_object_set_new(o, "n_kv_head", whole(shape->n_kv_head));
     json_object_set_new(o, "head_dim", whole(shape->head_dim));
     json_object_set_new(o, "n_ctx", whole(shape->n_ctx));
     json_object_set_new(o, "n_params", whole(c->model->n_params));
     json_object_set_new(o, "checksum", json_string(checksum));
-    json_object_set_new(o, "head", json_string(shape->tied_head ? "wte.weight" : "lm_head.weight"));
+    json_object_set_new(o, "head", json_string(c->model->head));
     return o;
 }
 

@@ -16,7 +16,7 @@ typedef struct report_context {
     int threads;
     uint64_t seed;
     const char *model_name;
-    const gpt2_model *model;
+    const model *model;
     uint64_t model_checksum;
     const char *text_name;
 } report_context;
