@@ -95,6 +95,15 @@ bool gpt2_load_directory(model *m, const char *dir, eval_error *e)
     return true;
 }
 
+bool gpt2_load_gguf(model *m, const gguf *g, eval_error *e)
+{
+    gpt2_model *loaded = NULL;
+    if (!gpt2_model_load_gguf(&loaded, g, e))
+        return false;
+    describe(m, loaded);
+    return true;
+}
+
 bool gpt2_make_random(model *m, const char *spec, uint64_t seed, eval_error *e)
 {
     gpt2_model *g = NULL;

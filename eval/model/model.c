@@ -52,11 +52,27 @@ static bool load_directory(model *m, const char *dir, eval_error *e)
     return good;
 }
 
+static bool load_gguf(model *m, const char *path, eval_error *e)
+{
+    gguf *g = NULL;
+    const char *type = NULL;
+    if (!gguf_open(&g, path, e))
+        return false;
+    bool good = gguf_optional_string(g, "general.architecture", &type, e);
+    if (good && !type)
+        good = eval_fail(e, "%s: general.architecture is missing", path);
+    else if (good && strcmp(type, "gpt2") == 0)
+        good = gpt2_load_gguf(m, g, e);
+    else if (good)
+        good = eval_fail(e, "%s: general.architecture is '%.100s', which is not supported; expected gpt2",
+                         path, type);
+    gguf_close(g);
+    return good;
+}
+
 static bool load_into(model *m, const char *path, eval_error *e)
 {
-    if (model_is_gguf(path))
-        return eval_fail(e, "%s: not a directory", path);
-    return load_directory(m, path, e);
+    return model_is_gguf(path) ? load_gguf(m, path, e) : load_directory(m, path, e);
 }
 
 static bool hand_over(model **out, model *m, bool good)
