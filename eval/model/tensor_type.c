@@ -25,17 +25,20 @@ static inline float float_from_bits(uint32_t bits)
     return x;
 }
 
-/* Moves exponent and mantissa to their float32 places, where they mean 2^-112 of the value, subnormals
- * included; the multiplication is exact. Only infinity and NaN need their exponent set by hand. */
+/* Moves exponent and mantissa to their float32 places, then adds to the exponent what the biases differ by,
+ * and the same again for infinity and NaN, which takes 31 to 255. A subnormal half has no leading 1: given
+ * one, it is 2^-14 too large, and the difference is exact. (One product with 2^112 would do for both, but
+ * processors are slow with subnormal factors.) Masks, because compilers make jumps of conditions here. */
 static inline float float_from_half(uint16_t half)
 {
-    uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
-    uint32_t magnitude = (uint32_t)(half & 0x7fffu) << 13;
-    float finite = float_from_bits(magnitude) * 0x1p112f;
-    uint32_t bits;
-    memcpy(&bits, &finite, sizeof bits);
-    bits = magnitude >= 0x7c00u << 13 ? 0x7f800000u | magnitude : bits;
-    return float_from_bits(sign | bits);
+    const int32_t magnitude = (half & 0x7fff) << 13; /* signed: SSE2 compares nothing else */
+    const int32_t is_special = -(magnitude >= 31 << 23), is_normal = -(magnitude >= 1 << 23);
+    const int32_t normal = magnitude + (112 << 23) + (is_special & 112 << 23);
+    const float difference = float_from_bits((uint32_t)magnitude + (113u << 23)) - 0x1p-14f;
+    int32_t subnormal;
+    memcpy(&subnormal, &difference, sizeof subnormal);
+    const int32_t bits = (normal & is_normal) | (subnormal & ~is_normal);
+    return float_from_bits((uint32_t)(half & 0x8000) << 16 | (uint32_t)bits);
 }
 
 static inline uint16_t load_u16(const uint8_t *bytes)
@@ -50,13 +53,13 @@ static inline float load_half(const uint8_t *bytes)
     return float_from_half(load_u16(bytes));
 }
 
-static void f16_to_f32(const uint8_t *src, size_t n, float *dst)
+static void f16_to_f32(const uint8_t *restrict src, size_t n, float *restrict dst)
 {
     for (size_t i = 0; i < n; i++)
         dst[i] = load_half(src + 2 * i);
 }
 
-static void bf16_to_f32(const uint8_t *src, size_t n, float *dst)
+static void bf16_to_f32(const uint8_t *restrict src, size_t n, float *restrict dst)
 {
     for (size_t i = 0; i < n; i++)
         dst[i] = float_from_bits((uint32_t)load_u16(src + 2 * i) << 16);
@@ -72,7 +75,7 @@ static void bf16_to_f32(const uint8_t *src, size_t n, float *dst)
  *   Q8_0  half scale, 32 signed bytes
  */
 
-static void q4_0_to_f32(const uint8_t *src, size_t n, float *dst)
+static void q4_0_to_f32(const uint8_t *restrict src, size_t n, float *restrict dst)
 {
     for (size_t i = 0; i < n; i += BLOCK, src += 18, dst += BLOCK) {
         const float scale = load_half(src);
@@ -83,7 +86,7 @@ static void q4_0_to_f32(const uint8_t *src, size_t n, float *dst)
     }
 }
 
-static void q4_1_to_f32(const uint8_t *src, size_t n, float *dst)
+static void q4_1_to_f32(const uint8_t *restrict src, size_t n, float *restrict dst)
 {
     for (size_t i = 0; i < n; i += BLOCK, src += 20, dst += BLOCK) {
         const float scale = load_half(src), minimum = load_half(src + 2);
@@ -105,7 +108,7 @@ static inline void load_q5(const uint8_t *src, uint8_t code[BLOCK])
     }
 }
 
-static void q5_0_to_f32(const uint8_t *src, size_t n, float *dst)
+static void q5_0_to_f32(const uint8_t *restrict src, size_t n, float *restrict dst)
 {
     for (size_t i = 0; i < n; i += BLOCK, src += 22, dst += BLOCK) {
         const float scale = load_half(src);
@@ -116,7 +119,7 @@ static void q5_0_to_f32(const uint8_t *src, size_t n, float *dst)
     }
 }
 
-static void q5_1_to_f32(const uint8_t *src, size_t n, float *dst)
+static void q5_1_to_f32(const uint8_t *restrict src, size_t n, float *restrict dst)
 {
     for (size_t i = 0; i < n; i += BLOCK, src += 24, dst += BLOCK) {
         const float scale = load_half(src), minimum = load_half(src + 2);
@@ -127,7 +130,7 @@ static void q5_1_to_f32(const uint8_t *src, size_t n, float *dst)
     }
 }
 
-static void q8_0_to_f32(const uint8_t *src, size_t n, float *dst)
+static void q8_0_to_f32(const uint8_t *restrict src, size_t n, float *restrict dst)
 {
     for (size_t i = 0; i < n; i += BLOCK, src += 34, dst += BLOCK) {
         const float scale = load_half(src);
@@ -146,7 +149,7 @@ static void q8_0_to_f32(const uint8_t *src, size_t n, float *dst)
 
 /* Q2_K: 16 bytes, each the scale (low nibble) and minimum (high) of 16 elements; 64 bytes of codes; half
  * scale, half scale of minimums. Of each 128 elements, element 32j + i is bits 2j of byte i. */
-static void q2_k_to_f32(const uint8_t *src, size_t n, float *dst)
+static void q2_k_to_f32(const uint8_t *restrict src, size_t n, float *restrict dst)
 {
     for (size_t i = 0; i < n; i += SUPERBLOCK, src += 84) {
         const uint8_t *scales = src, *codes = src + 16;
@@ -174,7 +177,7 @@ static inline void load_q3_scales(const uint8_t *src, int scale[16])
 
 /* Q3_K: 32 bytes of third bits; 64 bytes of low bits, placed as in Q2_K; 12 bytes of scales; half scale.
  * Element 32j + i of the superblock has its third bit at bit j of byte i. The value is scale * (code - 4). */
-static void q3_k_to_f32(const uint8_t *src, size_t n, float *dst)
+static void q3_k_to_f32(const uint8_t *restrict src, size_t n, float *restrict dst)
 {
     for (size_t i = 0; i < n; i += SUPERBLOCK, src += 110) {
         const uint8_t *highs = src, *lows = src + 32;
@@ -209,7 +212,7 @@ static inline void load_scales_and_minimums(const uint8_t *src, float d, float d
 
 /* Q4_K: half scale, half scale of minimums; 12 bytes of scales; 128 bytes of codes. Of each 64 elements,
  * element i is the low nibble of byte i, and element 32 + i the high one. */
-static void q4_k_to_f32(const uint8_t *src, size_t n, float *dst)
+static void q4_k_to_f32(const uint8_t *restrict src, size_t n, float *restrict dst)
 {
     for (size_t i = 0; i < n; i += SUPERBLOCK, src += 144) {
         float scale[8], minimum[8];
@@ -227,7 +230,7 @@ static void q4_k_to_f32(const uint8_t *src, size_t n, float *dst)
 }
 
 /* Q5_K: as Q4_K, with 32 bytes of fifth bits before the 128: element 32j + i has it at bit j of byte i. */
-static void q5_k_to_f32(const uint8_t *src, size_t n, float *dst)
+static void q5_k_to_f32(const uint8_t *restrict src, size_t n, float *restrict dst)
 {
     for (size_t i = 0; i < n; i += SUPERBLOCK, src += 176) {
         float scale[8], minimum[8];
@@ -246,10 +249,10 @@ static void q5_k_to_f32(const uint8_t *src, size_t n, float *dst)
     }
 }
 
-/* Q6_K: 128 bytes of low nibbles, 64 bytes of high bits, 16 signed bytes of scales (one for 16 elements), half
- * scale. Of each 128 elements, element i < 64 has its low nibble in the low half of byte i, and element
+/* Q6_K: 128 bytes of low nibbles, 64 bytes of high bits, 16 signed bytes of scales (one for 16 elements),
+ * half scale. Of each 128 elements, element i < 64 has its low nibble in the low half of byte i, and element
  * 64 + i in the high half; element 32j + i has its high bits at bit 2j of byte i. scale * (code - 32). */
-static void q6_k_to_f32(const uint8_t *src, size_t n, float *dst)
+static void q6_k_to_f32(const uint8_t *restrict src, size_t n, float *restrict dst)
 {
     for (size_t i = 0; i < n; i += SUPERBLOCK, src += 210) {
         const float d = load_half(src + 208);
