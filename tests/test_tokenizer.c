@@ -330,7 +330,7 @@ Test(tokenizer, wrong_vocabularies_are_named)
         {-1, ",\"xy\":256", " x", {"merges-file: line 1", "two tokens"}},
         {-1, ",\"xy\":256", "x ", {"merges-file: line 1", "two tokens"}},
         {-1, ",\"xy\":256", "x y\n#version: 0.2", {"merges-file: line 2", "'#version:'"}},
-        {-1, ",\"xy\":256", "x y\n\nx y", {"merges-file: line 3", "same merge as that of rank 0"}},
+        {-1, ",\"xy\":256", "x y\n\nx y", {"merges-file: line 3", "same merge as line 1"}},
         {-1, ",\"xy\":-1", "", {"token 'xy' has id -1", "no token has id 256"}},
         {-1, ",\"xy\":256,\"ab\":258", "", {"token 'ab' has id 258", "258 tokens need the ids 0 to 257"}},
         {-1, ",\"xy\":256,\"ab\":258", "", {"vocab-file", "no token has id 257"}},
