@@ -15,14 +15,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             abort();
         return 0;
     }
-    for (size_t i = 0; i < safetensors_count(st); i++) {
-        const safetensors_tensor *t = safetensors_at(st, i);
-        if (safetensors_find(st, t->name) != t || t->file_offset > size || t->n_bytes > size - t->file_offset)
+    const tensor_list *list = safetensors_tensors(st);
+    for (size_t i = 0; i < list->n; i++) {
+        const tensor *t = &list->tensors[i];
+        if (tensor_find(list, t->name) != t || t->file_offset > size || t->n_bytes > size - t->file_offset)
             abort();
-        if (t->dtype == SAFETENSORS_NOT_FLOAT)
+        if (t->type == TENSOR_UNREADABLE)
             continue;
         float *values = malloc(t->n_elems * sizeof *values + 1);
-        if (values && !safetensors_read_f32(t, 0, t->n_elems, values, &e))
+        if (values && !tensor_read_f32(t, 0, t->n_elems, values, &e))
             abort(); /* open has checked that all of it is there */
         free(values);
     }

@@ -28,12 +28,12 @@ static bool open_copy(safetensors **st, const uint8_t *image, size_t size, eval_
     if (!ok)
         free(copy);
     else { /* touch everything a user could touch */
-        for (size_t i = 0; i < safetensors_count(*st); i++) {
-            const safetensors_tensor *t = safetensors_at(*st, i);
-            cr_assert_eq(safetensors_find(*st, t->name), t);
-            if (t->dtype != SAFETENSORS_NOT_FLOAT) {
+        for (size_t i = 0; i < safetensors_tensors(*st)->n; i++) {
+            const tensor *t = &safetensors_tensors(*st)->tensors[i];
+            cr_assert_eq(tensor_find(safetensors_tensors(*st), t->name), t);
+            if (t->type != TENSOR_UNREADABLE) {
                 float *values = malloc(t->n_elems * sizeof *values + 1);
-                cr_assert(safetensors_read_f32(t, 0, t->n_elems, values, e), "%s", e->text);
+                cr_assert(tensor_read_f32(t, 0, t->n_elems, values, e), "%s", e->text);
                 free(values);
             }
         }
@@ -51,21 +51,21 @@ Test(safetensors, valid_file)
     eval_error e;
     float values[4];
     cr_assert(safetensors_open_memory(&st, "x", image, size, &e), "%s", e.text);
-    cr_assert_eq(safetensors_count(st), 4);
-    cr_assert_str_eq(safetensors_at(st, 0)->name, "a");
-    cr_assert_null(safetensors_find(st, "__metadata__"));
+    cr_assert_eq(safetensors_tensors(st)->n, 4);
+    cr_assert_str_eq(safetensors_tensors(st)->tensors[0].name, "a");
+    cr_assert_null(tensor_find(safetensors_tensors(st), "__metadata__"));
 
-    const safetensors_tensor *b = safetensors_find(st, "b");
+    const tensor *b = tensor_find(safetensors_tensors(st), "b");
     cr_assert_not_null(b);
     cr_assert(b->n_dims == 2 && b->shape[0] == 2 && b->shape[1] == 2 && b->n_elems == 4);
     cr_assert_eq(b->file_offset, size - sizeof good_data + 4);
-    cr_assert(safetensors_read_f32(b, 0, 4, values, &e), "%s", e.text);
+    cr_assert(tensor_read_f32(b, 0, 4, values, &e), "%s", e.text);
     cr_assert(values[0] == 1.0f && values[1] == 2.0f && values[2] == 3.0f && values[3] == -4.0f);
-    cr_assert(safetensors_read_f32(b, 2, 1, values, &e) && values[0] == 3.0f && values[1] == 2.0f, "a part");
-    cr_assert(safetensors_read_f32(safetensors_find(st, "a"), 0, 1, values, &e), "%s", e.text);
+    cr_assert(tensor_read_f32(b, 2, 1, values, &e) && values[0] == 3.0f && values[1] == 2.0f, "a part");
+    cr_assert(tensor_read_f32(tensor_find(safetensors_tensors(st), "a"), 0, 1, values, &e), "%s", e.text);
     cr_assert_eq(values[0], 1.0f);
-    cr_assert_eq(safetensors_find(st, "mask")->dtype, SAFETENSORS_NOT_FLOAT);
-    cr_assert_eq(safetensors_find(st, "none")->n_elems, 0);
+    cr_assert_eq(tensor_find(safetensors_tensors(st), "mask")->type, TENSOR_UNREADABLE);
+    cr_assert_eq(tensor_find(safetensors_tensors(st), "none")->n_elems, 0);
     safetensors_close(st);
     free(image);
 }
@@ -202,8 +202,8 @@ static void convert(const char *dtype, const void *data, size_t n, size_t elem_b
     safetensors *st;
     eval_error e;
     cr_assert(safetensors_open_memory(&st, "x", image, size, &e), "%s", e.text);
-    cr_assert_eq(((uintptr_t)image + safetensors_at(st, 0)->file_offset) % 2, 1);
-    cr_assert(safetensors_read_f32(safetensors_at(st, 0), 0, n, out, &e), "%s", e.text);
+    cr_assert_eq(((uintptr_t)image + safetensors_tensors(st)->tensors[0].file_offset) % 2, 1);
+    cr_assert(tensor_read_f32(&safetensors_tensors(st)->tensors[0], 0, n, out, &e), "%s", e.text);
     safetensors_close(st);
     free(image);
 }
@@ -266,11 +266,11 @@ static void expect_dir_error(const char *dir, const char *first, const char *sec
     assert_mentions(e, second);
 }
 
-static void write_shard(const char *dir, const char *file, const char *tensor, float value)
+static void write_shard(const char *dir, const char *file, const char *name, float value)
 {
     static st_writer w;
     const size_t shape[1] = {1};
-    st_writer_add(&w, tensor, "F32", 1, shape, &value, sizeof value);
+    st_writer_add(&w, name, "F32", 1, shape, &value, sizeof value);
     st_writer_save(&w, dir, file);
 }
 
@@ -318,11 +318,11 @@ Test(safetensors, a_file_that_becomes_shorter_is_an_error)
         st_writer_add(&w, "x", dtypes[i], 1, shape, values, i == 0 ? 4 * N : 2 * N);
         st_writer_save(&w, dir, "model.safetensors");
         cr_assert(safetensors_open_dir(&st, dir, &e), "%s", e.text);
-        const safetensors_tensor *x = safetensors_find(st, "x");
-        cr_assert(safetensors_read_f32(x, 0, N, values, &e), "%s", e.text);
+        const tensor *x = tensor_find(safetensors_tensors(st), "x");
+        cr_assert(tensor_read_f32(x, 0, N, values, &e), "%s", e.text);
         cr_assert_eq(truncate(path, 5000), 0);
-        cr_assert(safetensors_read_f32(x, 0, 10, values, &e), "what is still there can be read: %s", e.text);
-        cr_assert_not(safetensors_read_f32(x, 0, N, values, &e));
+        cr_assert(tensor_read_f32(x, 0, 10, values, &e), "what is still there can be read: %s", e.text);
+        cr_assert_not(tensor_read_f32(x, 0, N, values, &e));
         assert_mentions(e, path);
         assert_mentions(e, "ends at byte 5000");
         assert_mentions(e, "has become shorter since it was opened");
@@ -366,10 +366,10 @@ Test(safetensors, shards)
         dir, "model.safetensors.index.json",
         "{\"metadata\":{\"total_size\":8},\"weight_map\":{\"x\":\"a.safetensors\",\"y\":\"b.safetensors\"}}");
     cr_assert(safetensors_open_dir(&st, dir, &e), "%s", e.text);
-    cr_assert_eq(safetensors_count(st), 2);
-    cr_assert(safetensors_read_f32(safetensors_find(st, "y"), 0, 1, &value, &e), "%s", e.text);
+    cr_assert_eq(safetensors_tensors(st)->n, 2);
+    cr_assert(tensor_read_f32(tensor_find(safetensors_tensors(st), "y"), 0, 1, &value, &e), "%s", e.text);
     cr_assert_eq(value, 2.0f);
-    cr_assert_not_null(strstr(safetensors_find(st, "y")->file, "/b.safetensors"));
+    cr_assert_not_null(strstr(tensor_find(safetensors_tensors(st), "y")->source->path, "/b.safetensors"));
     safetensors_close(st);
     remove_dir(dir);
 }

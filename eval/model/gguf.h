@@ -52,6 +52,10 @@ const tensor_list *gguf_tensors(const gguf *g);
  * size. Strings need not end with NUL in the file, but do here; one with a NUL inside is an error.
  */
 bool gguf_has(const gguf *g, const char *key);
+
+/** Key number i, sorted, or NULL beyond the last; its value's kind, and that of an array's elements. */
+const char *gguf_key(const gguf *g, size_t i, gguf_kind *kind, gguf_kind *element);
+
 EVAL_MUST_CHECK bool gguf_required_size(const gguf *g, const char *key, size_t min, size_t max, size_t *value,
                                         eval_error *e);
 EVAL_MUST_CHECK bool gguf_optional_size(const gguf *g, const char *key, size_t min, size_t max, size_t *value,

@@ -147,12 +147,12 @@ uint64_t gpt2_model_checksum(const gpt2_model *m)
 
 /* ---- loading ---- */
 
-static const safetensors_tensor *find_weight(const safetensors *st, const char *name)
+static const tensor *find_weight(const safetensors *st, const char *name)
 {
     char prefixed[80];
     snprintf(prefixed, sizeof prefixed, "transformer.%s", name);
-    const safetensors_tensor *t = safetensors_find(st, prefixed);
-    return t ? t : safetensors_find(st, name);
+    const tensor *t = tensor_find(safetensors_tensors(st), prefixed);
+    return t ? t : tensor_find(safetensors_tensors(st), name);
 }
 
 static void format_shape(char *text, size_t size, const size_t *shape, size_t n_dims)
@@ -166,18 +166,18 @@ static void format_shape(char *text, size_t size, const size_t *shape, size_t n_
 
 static bool check_weight(const gpt2_tensor *want, const safetensors *st, const char *dir, eval_error *e)
 {
-    const safetensors_tensor *found = find_weight(st, want->name);
+    const tensor *found = find_weight(st, want->name);
     if (!found)
         return eval_fail(e, "%s: tensor '%s' is missing, which config.json asks for", dir, want->name);
-    if (found->dtype == SAFETENSORS_NOT_FLOAT)
-        return eval_fail(e, "%s: tensor '%s': dtype is %s, expected F32, F16 or BF16", found->file,
-                         found->name, found->dtype_name);
+    if (found->type == TENSOR_UNREADABLE)
+        return eval_fail(e, "%s: tensor '%s': dtype is %s, expected F32, F16 or BF16", found->source->path,
+                         found->name, found->type_name);
     if (found->n_dims != want->n_dims ||
         memcmp(found->shape, want->shape, want->n_dims * sizeof *want->shape) != 0) {
         char found_shape[192], wanted_shape[64];
         format_shape(found_shape, sizeof found_shape, found->shape, found->n_dims);
         format_shape(wanted_shape, sizeof wanted_shape, want->shape, want->n_dims);
-        return eval_fail(e, "%s: tensor '%s': shape is %s, but config.json expects %s", found->file,
+        return eval_fail(e, "%s: tensor '%s': shape is %s, but config.json expects %s", found->source->path,
                          found->name, found_shape, wanted_shape);
     }
     return true;
@@ -191,14 +191,14 @@ static bool check_weights(const gpt2_model *m, const safetensors *st, const char
         if (!check_weight(&m->tensors[i], st, dir, e))
             return false;
     snprintf(beyond, sizeof beyond, "h.%zu.ln_1.weight", m->config.n_layer);
-    const safetensors_tensor *extra = find_weight(st, beyond);
+    const tensor *extra = find_weight(st, beyond);
     if (extra)
         return eval_fail(e, "%s: tensor '%s' belongs to a layer beyond n_layer %zu of config.json",
-                         extra->file, extra->name, m->config.n_layer);
+                         extra->source->path, extra->name, m->config.n_layer);
     return true;
 }
 
-static bool check_finite(const gpt2_tensor *t, const safetensors_tensor *source, eval_error *e)
+static bool check_finite(const gpt2_tensor *t, const tensor *source, eval_error *e)
 {
     /* x - x is 0 for every finite x and NaN for the others: one vectorisable pass, then a search if it
      * failed. */
@@ -212,19 +212,18 @@ static bool check_finite(const gpt2_tensor *t, const safetensors_tensor *source,
         i++;
     size_t byte = source->file_offset + i * (source->n_bytes / source->n_elems);
     return eval_fail(e, "%s: tensor '%s': element %zu (byte %zu) is %s, expected a finite number",
-                     source->file, source->name, i, byte, isnan(t->data[i]) ? "NaN" : "infinite");
+                     source->source->path, source->name, i, byte, isnan(t->data[i]) ? "NaN" : "infinite");
 }
 
 /* Do both tensors, of n elements each, hold the same numbers? */
-static bool compare_weights(const safetensors_tensor *a, const safetensors_tensor *b, bool *same,
-                            eval_error *e)
+static bool compare_weights(const tensor *a, const tensor *b, bool *same, eval_error *e)
 {
     enum { CHUNK = 1 << 12 };
     float of_a[CHUNK], of_b[CHUNK];
     *same = true;
     for (size_t done = 0; *same && done < a->n_elems; done += CHUNK) {
         const size_t n = a->n_elems - done < CHUNK ? a->n_elems - done : CHUNK;
-        if (!safetensors_read_f32(a, done, n, of_a, e) || !safetensors_read_f32(b, done, n, of_b, e))
+        if (!tensor_read_f32(a, done, n, of_a, e) || !tensor_read_f32(b, done, n, of_b, e))
             return false;
         *same = memcmp(of_a, of_b, n * sizeof of_a[0]) == 0;
     }
@@ -235,12 +234,11 @@ static bool compare_weights(const safetensors_tensor *a, const safetensors_tenso
  * trained it. */
 static bool choose_head(gpt2_model *m, const safetensors *st, eval_error *e)
 {
-    const safetensors_tensor *wte = find_weight(st, "wte.weight"), *head = find_weight(st, "lm_head.weight");
+    const tensor *wte = find_weight(st, "wte.weight"), *head = find_weight(st, "lm_head.weight");
     bool same = true;
     if (!m->config.tied_head || !wte || !head)
         return true;
-    if (wte->dtype == SAFETENSORS_NOT_FLOAT || head->dtype == SAFETENSORS_NOT_FLOAT ||
-        wte->n_elems != head->n_elems)
+    if (wte->type == TENSOR_UNREADABLE || head->type == TENSOR_UNREADABLE || wte->n_elems != head->n_elems)
         same = false; /* check_weights says what is wrong */
     else if (!compare_weights(wte, head, &same, e))
         return false;
@@ -260,8 +258,8 @@ static bool load_weights(gpt2_model *m, const safetensors *st, const char *dir, 
     if (!allocate_weights(m))
         return eval_fail(e, "%s: out of memory for %llu weights", dir, (unsigned long long)m->n_params);
     for (size_t i = 0; i < m->n_tensors; i++) {
-        const safetensors_tensor *source = find_weight(st, m->tensors[i].name);
-        if (!safetensors_read_f32(source, 0, source->n_elems, m->tensors[i].data, e) ||
+        const tensor *source = find_weight(st, m->tensors[i].name);
+        if (!tensor_read_f32(source, 0, source->n_elems, m->tensors[i].data, e) ||
             !check_finite(&m->tensors[i], source, e))
             return false;
     }

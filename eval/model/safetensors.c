@@ -12,7 +12,6 @@
 #include "eval/common/input_file.h"
 #include "eval/common/json_util.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,78 +21,71 @@
 #define SINGLE_NAME      "model.safetensors"
 #define INDEX_NAME       "model.safetensors.index.json"
 
-/* Tensors point at their shard's path and header, so shards stay where they were allocated. */
+/* Tensors point at their shard's source and header, so shards stay where they were allocated. */
 typedef struct safetensors_shard {
     struct safetensors_shard *next;
     const char *name; /* plain file name, for shards of an index; points into the index */
-    char path[4096];
-    int fd;                /* -1: the file is in memory, or not open */
-    const uint8_t *memory; /* NULL unless it is there */
-    size_t size;           /* when it was opened */
-    json_t *header;        /* owns the tensor names and dtype names */
+    tensor_source source;
+    json_t *header; /* owns the tensor names and dtype names */
 } shard;
 
 struct safetensors {
     shard *shards;
     json_t *index; /* NULL for a single file */
-    safetensors_tensor *tensors;
-    size_t n_tensors;
+    tensor_list list;
 };
 
 static const struct {
     const char *name;
-    safetensors_dtype dtype;
+    tensor_type type;
     unsigned bits;
 } dtypes[] = {
-    {"F32", SAFETENSORS_F32, 32},          {"F16", SAFETENSORS_F16, 16},
-    {"BF16", SAFETENSORS_BF16, 16},        {"BOOL", SAFETENSORS_NOT_FLOAT, 8},
-    {"U8", SAFETENSORS_NOT_FLOAT, 8},      {"I8", SAFETENSORS_NOT_FLOAT, 8},
-    {"U16", SAFETENSORS_NOT_FLOAT, 16},    {"I16", SAFETENSORS_NOT_FLOAT, 16},
-    {"U32", SAFETENSORS_NOT_FLOAT, 32},    {"I32", SAFETENSORS_NOT_FLOAT, 32},
-    {"U64", SAFETENSORS_NOT_FLOAT, 64},    {"I64", SAFETENSORS_NOT_FLOAT, 64},
-    {"F64", SAFETENSORS_NOT_FLOAT, 64},    {"C64", SAFETENSORS_NOT_FLOAT, 64},
-    {"F8_E5M2", SAFETENSORS_NOT_FLOAT, 8}, {"F8_E4M3", SAFETENSORS_NOT_FLOAT, 8},
-    {"F8_E8M0", SAFETENSORS_NOT_FLOAT, 8}, {"F6_E2M3", SAFETENSORS_NOT_FLOAT, 6},
-    {"F6_E3M2", SAFETENSORS_NOT_FLOAT, 6}, {"F4", SAFETENSORS_NOT_FLOAT, 4},
+    {"F32", TENSOR_F32, 32},           {"F16", TENSOR_F16, 16},           {"BF16", TENSOR_BF16, 16},
+    {"BOOL", TENSOR_UNREADABLE, 8},    {"U8", TENSOR_UNREADABLE, 8},      {"I8", TENSOR_UNREADABLE, 8},
+    {"U16", TENSOR_UNREADABLE, 16},    {"I16", TENSOR_UNREADABLE, 16},    {"U32", TENSOR_UNREADABLE, 32},
+    {"I32", TENSOR_UNREADABLE, 32},    {"U64", TENSOR_UNREADABLE, 64},    {"I64", TENSOR_UNREADABLE, 64},
+    {"F64", TENSOR_UNREADABLE, 64},    {"C64", TENSOR_UNREADABLE, 64},    {"F8_E5M2", TENSOR_UNREADABLE, 8},
+    {"F8_E4M3", TENSOR_UNREADABLE, 8}, {"F8_E8M0", TENSOR_UNREADABLE, 8}, {"F6_E2M3", TENSOR_UNREADABLE, 6},
+    {"F6_E3M2", TENSOR_UNREADABLE, 6}, {"F4", TENSOR_UNREADABLE, 4},
 };
 
 /* ---- one tensor of the header ---- */
 
-static bool fail_tensor(const safetensors_tensor *t, eval_error *e, const char *what)
+static bool fail_tensor(const tensor *t, eval_error *e, const char *what)
 {
-    return eval_fail(e, "%s: tensor '%.200s': %s", t->file, t->name, what);
+    return eval_fail(e, "%s: tensor '%.200s': %s", t->source->path, t->name, what);
 }
 
-static bool parse_dtype(safetensors_tensor *t, const json_t *entry, unsigned *bits, eval_error *e)
+static bool parse_dtype(tensor *t, const json_t *entry, unsigned *bits, eval_error *e)
 {
-    t->dtype_name = json_string_value(json_object_get(entry, "dtype"));
-    if (!t->dtype_name)
+    t->type_name = json_string_value(json_object_get(entry, "dtype"));
+    if (!t->type_name)
         return fail_tensor(t, e, "dtype is missing or not a string");
     for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++) {
-        if (strcmp(dtypes[i].name, t->dtype_name) == 0) {
-            t->dtype = dtypes[i].dtype;
+        if (strcmp(dtypes[i].name, t->type_name) == 0) {
+            t->type = dtypes[i].type;
             *bits = dtypes[i].bits;
             return true;
         }
     }
-    return eval_fail(e, "%s: tensor '%.200s': dtype '%.40s' is not a safetensors dtype", t->file, t->name,
-                     t->dtype_name);
+    return eval_fail(e, "%s: tensor '%.200s': dtype '%.40s' is not a safetensors dtype", t->source->path,
+                     t->name, t->type_name);
 }
 
-static bool parse_shape(safetensors_tensor *t, const json_t *entry, eval_error *e)
+static bool parse_shape(tensor *t, const json_t *entry, eval_error *e)
 {
     const json_t *shape = json_object_get(entry, "shape");
     if (!json_is_array(shape))
         return fail_tensor(t, e, "shape is missing or not an array");
     t->n_dims = json_array_size(shape);
-    if (t->n_dims > SAFETENSORS_MAX_DIMS)
-        return eval_fail(e, "%s: tensor '%.200s': shape has %zu dimensions, expected at most %d", t->file,
-                         t->name, t->n_dims, SAFETENSORS_MAX_DIMS);
+    if (t->n_dims > TENSOR_MAX_DIMS)
+        return eval_fail(e, "%s: tensor '%.200s': shape has %zu dimensions, expected at most %d",
+                         t->source->path, t->name, t->n_dims, TENSOR_MAX_DIMS);
     t->n_elems = 1;
     for (size_t i = 0; i < t->n_dims; i++) {
         if (!json_to_size(json_array_get(shape, i), SIZE_MAX, &t->shape[i]))
-            return eval_fail(e, "%s: tensor '%.200s': shape[%zu] is not a non-negative integer", t->file,
-                             t->name, i);
+            return eval_fail(e, "%s: tensor '%.200s': shape[%zu] is not a non-negative integer",
+                             t->source->path, t->name, i);
         if (t->shape[i] != 0 && t->n_elems > SIZE_MAX / t->shape[i])
             return fail_tensor(t, e, "the product of its shape overflows");
         t->n_elems *= t->shape[i];
@@ -101,8 +93,7 @@ static bool parse_shape(safetensors_tensor *t, const json_t *entry, eval_error *
     return true;
 }
 
-static bool parse_offsets(safetensors_tensor *t, const json_t *entry, size_t data_start, unsigned bits,
-                          eval_error *e)
+static bool parse_offsets(tensor *t, const json_t *entry, size_t data_start, unsigned bits, eval_error *e)
 {
     const json_t *offsets = json_object_get(entry, "data_offsets");
     size_t begin, end;
@@ -113,7 +104,7 @@ static bool parse_offsets(safetensors_tensor *t, const json_t *entry, size_t dat
     if (begin > end || end > data_bytes)
         return eval_fail(
             e, "%s: tensor '%.200s': data_offsets [%zu, %zu] do not lie in the file's %zu data bytes",
-            t->file, t->name, begin, end, data_bytes);
+            t->source->path, t->name, begin, end, data_bytes);
     if (t->n_elems > SIZE_MAX / bits)
         return fail_tensor(t, e, "the size given by its dtype and shape overflows");
     if (t->n_elems * bits % 8 != 0)
@@ -124,12 +115,13 @@ static bool parse_offsets(safetensors_tensor *t, const json_t *entry, size_t dat
             e,
             "%s: tensor '%.200s': data_offsets [%zu, %zu] hold %zu bytes, expected %zu for its dtype "
             "%s and shape of %zu elements",
-            t->file, t->name, begin, end, t->n_bytes, t->n_elems * bits / 8, t->dtype_name, t->n_elems);
+            t->source->path, t->name, begin, end, t->n_bytes, t->n_elems * bits / 8, t->type_name,
+            t->n_elems);
     t->file_offset = data_start + begin;
     return true;
 }
 
-static bool parse_tensor(safetensors_tensor *t, const json_t *entry, size_t data_start, eval_error *e)
+static bool parse_tensor(tensor *t, const json_t *entry, size_t data_start, eval_error *e)
 {
     unsigned bits = 0;
     if (!json_is_object(entry))
@@ -142,30 +134,30 @@ static bool parse_tensor(safetensors_tensor *t, const json_t *entry, size_t data
 
 static int compare_positions(const void *a, const void *b)
 {
-    const safetensors_tensor *x = a, *y = b;
+    const tensor *x = a, *y = b;
     if (x->file_offset != y->file_offset)
         return x->file_offset < y->file_offset ? -1 : 1;
     return (x->n_bytes > y->n_bytes) - (x->n_bytes < y->n_bytes); /* empty tensors first */
 }
 
 /* The tensors of one file, in any order, must cover its data exactly once. */
-static bool check_layout(safetensors_tensor *t, size_t n, const shard *file, size_t data_start, eval_error *e)
+static bool check_layout(tensor *t, size_t n, const shard *file, size_t data_start, eval_error *e)
 {
     if (n > 0)
         qsort(t, n, sizeof *t, compare_positions);
     size_t covered = data_start;
     for (size_t i = 0; i < n; i++) {
         if (t[i].file_offset < covered)
-            return eval_fail(e, "%s: tensors '%.200s' and '%.200s' overlap at byte %zu", file->path,
+            return eval_fail(e, "%s: tensors '%.200s' and '%.200s' overlap at byte %zu", file->source.path,
                              t[i - 1].name, t[i].name, t[i].file_offset);
         if (t[i].file_offset > covered)
             return eval_fail(e, "%s: bytes %zu to %zu, before tensor '%.200s', belong to no tensor",
-                             file->path, covered, t[i].file_offset, t[i].name);
+                             file->source.path, covered, t[i].file_offset, t[i].name);
         covered += t[i].n_bytes;
     }
-    if (covered != file->size)
-        return eval_fail(e, "%s: bytes %zu to %zu, at the end, belong to no tensor", file->path, covered,
-                         file->size);
+    if (covered != file->source.size)
+        return eval_fail(e, "%s: bytes %zu to %zu, at the end, belong to no tensor", file->source.path,
+                         covered, file->source.size);
     return true;
 }
 
@@ -174,41 +166,34 @@ static bool check_metadata(const json_t *metadata, const shard *file, eval_error
     const char *key;
     const json_t *value;
     if (!json_is_object(metadata))
-        return eval_fail(e, "%s: __metadata__ is not an object", file->path);
+        return eval_fail(e, "%s: __metadata__ is not an object", file->source.path);
     json_object_foreach((json_t *)metadata, key, value)
     {
         if (!json_is_string(value))
-            return eval_fail(e, "%s: __metadata__: value of '%.200s' is not a string", file->path, key);
+            return eval_fail(e, "%s: __metadata__: value of '%.200s' is not a string", file->source.path,
+                             key);
     }
-    return true;
-}
-
-static bool read_bytes(const shard *s, void *dst, size_t n_bytes, size_t at, eval_error *e)
-{
-    if (!s->memory)
-        return input_file_read_at(s->fd, s->path, dst, n_bytes, at, e);
-    memcpy(dst, s->memory + at, n_bytes);
     return true;
 }
 
 static bool read_header_length(const shard *s, size_t *length, eval_error *e)
 {
     uint8_t bytes[LENGTH_BYTES];
-    if (s->size < LENGTH_BYTES)
-        return eval_fail(e, "%s: file has %zu bytes, expected at least %d for the header's length", s->path,
-                         s->size, LENGTH_BYTES);
-    if (!read_bytes(s, bytes, LENGTH_BYTES, 0, e))
+    if (s->source.size < LENGTH_BYTES)
+        return eval_fail(e, "%s: file has %zu bytes, expected at least %d for the header's length",
+                         s->source.path, s->source.size, LENGTH_BYTES);
+    if (!tensor_source_read(&s->source, 0, LENGTH_BYTES, bytes, e))
         return false;
     uint64_t n = 0;
     for (int i = LENGTH_BYTES - 1; i >= 0; i--)
         n = n << 8 | bytes[i];
     if (n > MAX_HEADER_BYTES)
-        return eval_fail(e, "%s: byte 0: header length is %llu, expected at most %u", s->path,
+        return eval_fail(e, "%s: byte 0: header length is %llu, expected at most %u", s->source.path,
                          (unsigned long long)n, MAX_HEADER_BYTES);
-    if (n > s->size - LENGTH_BYTES)
+    if (n > s->source.size - LENGTH_BYTES)
         return eval_fail(
             e, "%s: byte 0: header length is %llu, but only %zu bytes follow; is the file cut short?",
-            s->path, (unsigned long long)n, s->size - LENGTH_BYTES);
+            s->source.path, (unsigned long long)n, s->source.size - LENGTH_BYTES);
     *length = (size_t)n;
     return true;
 }
@@ -220,12 +205,12 @@ static bool read_header(shard *s, size_t *data_start, eval_error *e)
         return false;
     char *text = malloc(length + 1);
     if (!text)
-        return eval_fail(e, "%s: out of memory for a header of %zu bytes", s->path, length);
-    bool good = read_bytes(s, text, length, LENGTH_BYTES, e);
+        return eval_fail(e, "%s: out of memory for a header of %zu bytes", s->source.path, length);
+    bool good = tensor_source_read(&s->source, LENGTH_BYTES, length, text, e);
     if (good && (length == 0 || text[0] != '{'))
-        good = eval_fail(e, "%s: byte %d: the header does not begin with '{'", s->path, LENGTH_BYTES);
+        good = eval_fail(e, "%s: byte %d: the header does not begin with '{'", s->source.path, LENGTH_BYTES);
     if (good)
-        s->header = json_parse_object(s->path, text, length, LENGTH_BYTES, e);
+        s->header = json_parse_object(s->source.path, text, length, LENGTH_BYTES, e);
     free(text);
     *data_start = LENGTH_BYTES + length;
     return good && s->header;
@@ -239,11 +224,11 @@ static bool add_shard_tensors(safetensors *st, shard *s, eval_error *e)
         return false;
     size_t n_entries = json_object_size(s->header), n = 0;
     /* + 1: realloc to size 0 may return NULL */
-    safetensors_tensor *tensors = realloc(st->tensors, (st->n_tensors + n_entries + 1) * sizeof *tensors);
+    tensor *tensors = realloc(st->list.tensors, (st->list.n + n_entries + 1) * sizeof *tensors);
     if (!tensors)
-        return eval_fail(e, "%s: out of memory for %zu tensors", s->path, n_entries);
-    st->tensors = tensors;
-    tensors += st->n_tensors;
+        return eval_fail(e, "%s: out of memory for %zu tensors", s->source.path, n_entries);
+    st->list.tensors = tensors;
+    tensors += st->list.n;
 
     const char *name;
     json_t *entry;
@@ -254,12 +239,12 @@ static bool add_shard_tensors(safetensors *st, shard *s, eval_error *e)
                 return false;
             continue;
         }
-        tensors[n] = (safetensors_tensor){.name = name, .file = s->path, .source = s};
+        tensors[n] = (tensor){.name = name, .source = &s->source};
         if (!parse_tensor(&tensors[n], entry, data_start, e))
             return false;
         n++;
     }
-    st->n_tensors += n;
+    st->list.n += n;
     return check_layout(tensors, n, s, data_start, e);
 }
 
@@ -268,7 +253,7 @@ static shard *new_shard(safetensors *st, const char *name)
     shard *s = calloc(1, sizeof *s);
     if (s) {
         s->name = name;
-        s->fd = -1;
+        s->source.fd = -1;
         s->next = st->shards;
         st->shards = s;
     }
@@ -280,44 +265,31 @@ static bool add_shard_file(safetensors *st, const char *dir, const char *name, e
     shard *s = new_shard(st, name);
     if (!s)
         return eval_fail(e, "%s/%s: out of memory", dir, name);
-    return input_file_open(&s->fd, &s->size, s->path, dir, name, e) && add_shard_tensors(st, s, e);
+    return input_file_open(&s->source.fd, &s->source.size, s->source.path, dir, name, e) &&
+           add_shard_tensors(st, s, e);
 }
 
 /* ---- all tensors ---- */
 
 static int compare_names(const void *a, const void *b)
 {
-    return strcmp(((const safetensors_tensor *)a)->name, ((const safetensors_tensor *)b)->name);
+    return strcmp(((const tensor *)a)->name, ((const tensor *)b)->name);
 }
 
 static bool sort_by_name(safetensors *st, eval_error *e)
 {
-    if (st->n_tensors > 0)
-        qsort(st->tensors, st->n_tensors, sizeof *st->tensors, compare_names);
-    for (size_t i = 1; i < st->n_tensors; i++)
-        if (strcmp(st->tensors[i - 1].name, st->tensors[i].name) == 0)
-            return eval_fail(e, "%s: tensor '%.200s' is also in %s", st->tensors[i].file, st->tensors[i].name,
-                             st->tensors[i - 1].file);
+    if (st->list.n > 0)
+        qsort(st->list.tensors, st->list.n, sizeof *st->list.tensors, compare_names);
+    for (size_t i = 1; i < st->list.n; i++)
+        if (strcmp(st->list.tensors[i - 1].name, st->list.tensors[i].name) == 0)
+            return eval_fail(e, "%s: tensor '%.200s' is also in %s", st->list.tensors[i].source->path,
+                             st->list.tensors[i].name, st->list.tensors[i - 1].source->path);
     return true;
 }
 
-const safetensors_tensor *safetensors_find(const safetensors *st, const char *name)
+const tensor_list *safetensors_tensors(const safetensors *st)
 {
-    safetensors_tensor key = {.name = name};
-    if (st->n_tensors == 0)
-        return NULL;
-    return bsearch(&key, st->tensors, st->n_tensors, sizeof key, compare_names);
-}
-
-size_t safetensors_count(const safetensors *st)
-{
-    return st->n_tensors;
-}
-
-const safetensors_tensor *safetensors_at(const safetensors *st, size_t i)
-{
-    assert(i < st->n_tensors);
-    return &st->tensors[i];
+    return &st->list;
 }
 
 void safetensors_close(safetensors *st)
@@ -328,12 +300,12 @@ void safetensors_close(safetensors *st)
         shard *s = st->shards;
         st->shards = s->next;
         json_decref(s->header);
-        if (s->fd >= 0)
-            (void)close(s->fd);
+        if (s->source.fd >= 0)
+            (void)close(s->source.fd);
         free(s);
     }
     json_decref(st->index);
-    free(st->tensors);
+    free(st->list.tensors);
     free(st);
 }
 
@@ -372,10 +344,10 @@ static bool open_shards(safetensors *st, const char *dir, const input_file *inde
         return false;
     json_object_foreach(weight_map, tensor_name, value)
     {
-        const safetensors_tensor *t = safetensors_find(st, tensor_name);
+        const tensor *t = tensor_find(&st->list, tensor_name);
         const shard *s = find_shard(st, json_string_value(value));
-        if (!t || t->file != s->path)
-            return eval_fail(e, "%s: tensor '%.200s' is missing, but %s says it is there", s->path,
+        if (!t || t->source != &s->source)
+            return eval_fail(e, "%s: tensor '%.200s' is missing, but %s says it is there", s->source.path,
                              tensor_name, index_file->path);
     }
     return true;
@@ -425,73 +397,13 @@ bool safetensors_open_memory(safetensors **out, const char *name, const void *da
         safetensors_close(st);
         return eval_fail(e, "%s: out of memory", name);
     }
-    s->memory = data;
-    s->size = size;
-    snprintf(s->path, sizeof s->path, "%s", name);
+    s->source.memory = data;
+    s->source.size = size;
+    snprintf(s->source.path, sizeof s->source.path, "%s", name);
     if (!add_shard_tensors(st, s, e) || !sort_by_name(st, e)) {
         safetensors_close(st);
         return false;
     }
     *out = st;
-    return true;
-}
-
-/* ---- conversion ---- */
-
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "tensor data is little-endian; conversion on other machines is not written"
-#endif
-
-static inline float float_from_bits(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-/* Moves exponent and mantissa to their float32 places, where they mean 2^-112 of the value, subnormals
- * included; the multiplication is exact. Only infinity and NaN need their exponent set by hand. */
-static inline float float_from_half(uint16_t half)
-{
-    uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
-    uint32_t magnitude = (uint32_t)(half & 0x7fffu) << 13;
-    float finite = float_from_bits(magnitude) * 0x1p112f;
-    uint32_t bits;
-    memcpy(&bits, &finite, sizeof bits);
-    bits = magnitude >= 0x7c00u << 13 ? 0x7f800000u | magnitude : bits;
-    return float_from_bits(sign | bits);
-}
-
-/* n elements of 2 bytes, which need not be aligned. */
-static void convert(safetensors_dtype dtype, const uint8_t *src, size_t n, float *dst)
-{
-    uint16_t bits;
-    if (dtype == SAFETENSORS_F16) {
-        for (size_t i = 0; i < n; i++) {
-            memcpy(&bits, src + i * sizeof bits, sizeof bits);
-            dst[i] = float_from_half(bits);
-        }
-    } else {
-        for (size_t i = 0; i < n; i++) {
-            memcpy(&bits, src + i * sizeof bits, sizeof bits);
-            dst[i] = float_from_bits((uint32_t)bits << 16);
-        }
-    }
-}
-
-bool safetensors_read_f32(const safetensors_tensor *t, size_t first, size_t n, float *dst, eval_error *e)
-{
-    enum { CHUNK = 1 << 15 };
-    uint8_t bytes[2 * CHUNK];
-    assert(t->dtype != SAFETENSORS_NOT_FLOAT && first <= t->n_elems && n <= t->n_elems - first);
-    if (t->dtype == SAFETENSORS_F32)
-        return n == 0 || read_bytes(t->source, dst, 4 * n, t->file_offset + 4 * first, e);
-    for (size_t done = 0; done < n;) {
-        const size_t part = n - done < CHUNK ? n - done : CHUNK;
-        if (!read_bytes(t->source, bytes, 2 * part, t->file_offset + 2 * (first + done), e))
-            return false;
-        convert(t->dtype, bytes, part, dst + done);
-        done += part;
-    }
     return true;
 }

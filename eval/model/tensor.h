@@ -19,6 +19,10 @@ typedef struct tensor_source {
     size_t size;           /* when it was opened */
 } tensor_source;
 
+/** Fill dst with n_bytes from byte `at`. Errors: a read that fails; a file that has become shorter. */
+EVAL_MUST_CHECK bool tensor_source_read(const tensor_source *s, size_t at, size_t n_bytes, void *dst,
+                                        eval_error *e);
+
 /* What a header says of one tensor; valid until its file is closed. */
 typedef struct tensor {
     const char *name;
@@ -27,8 +31,8 @@ typedef struct tensor {
     size_t n_dims;
     size_t shape[TENSOR_MAX_DIMS]; /* row-major, slowest dimension first (GGUF's order turned round) */
     size_t n_elems;                /* product of shape */
-    size_t n_bytes;
-    size_t file_offset; /* of its data, in bytes */
+    size_t n_bytes;                /* 0 if the size of an unreadable type is not known */
+    size_t file_offset;            /* of its data, in bytes */
     const tensor_source *source;
 } tensor;
 
