@@ -11,13 +11,13 @@
 #include <string.h>
 
 /* `<architecture>.<name>`. */
-typedef struct gguf_key {
+typedef struct arch_key {
     char text[96];
-} gguf_key;
+} arch_key;
 
-static gguf_key key_of(const llama_config *c, const char *name)
+static arch_key key_of(const llama_config *c, const char *name)
 {
-    gguf_key key;
+    arch_key key;
     snprintf(key.text, sizeof key.text, "%s.%s", c->architecture, name);
     return key;
 }
@@ -96,23 +96,24 @@ static bool check_refused(const llama_config *c, const gguf *g, eval_error *e)
 /* A number, or an array of the same number for every layer. */
 static bool parse_kv_heads(llama_config *c, const gguf *g, eval_error *e)
 {
-    const gguf_key key = key_of(c, "attention.head_count_kv");
-    eval_error ignored;
-    size_t n = 0;
+    const arch_key key = key_of(c, "attention.head_count_kv");
+    gguf_kind kind = GGUF_U32, element = GGUF_U32;
+    const char *name = "";
+    size_t n;
     c->n_kv_head = c->n_head;
-    if (gguf_optional_size(g, key.text, 1, LLAMA_MAX_HEADS, &c->n_kv_head, e))
-        return true;
-    if ((!gguf_optional_array(g, key.text, GGUF_I32, &n, &ignored) &&
-         !gguf_optional_array(g, key.text, GGUF_U32, &n, &ignored)) ||
-        n == 0)
+    for (size_t i = 0; name && strcmp(name, key.text) != 0; i++)
+        name = gguf_key(g, i, &kind, &element);
+    if (!name || kind != GGUF_ARRAY || element == GGUF_STRING || element == GGUF_F32 || element == GGUF_F64)
+        return gguf_optional_size(g, key.text, 1, LLAMA_MAX_HEADS, &c->n_kv_head, e);
+    if (!gguf_optional_array(g, key.text, element, &n, e))
         return false;
-    const int64_t first = gguf_array_integer(g, key.text, 0);
-    for (size_t i = 0; i < n; i++)
-        if (gguf_array_integer(g, key.text, i) != first || first < 1 || first > LLAMA_MAX_HEADS)
+    for (size_t i = 0; i < n; i++) {
+        const int64_t heads = gguf_array_integer(g, key.text, i), first = gguf_array_integer(g, key.text, 0);
+        if (heads != first || heads < 1 || heads > LLAMA_MAX_HEADS)
             return eval_fail(e, "%s: %s of layer %zu is %lld, expected the same from 1 to %d in all layers",
-                             gguf_path(g), key.text, i, (long long)gguf_array_integer(g, key.text, i),
-                             LLAMA_MAX_HEADS);
-    c->n_kv_head = (size_t)first;
+                             gguf_path(g), key.text, i, (long long)heads, LLAMA_MAX_HEADS);
+        c->n_kv_head = (size_t)heads;
+    }
     return true;
 }
 
@@ -159,9 +160,10 @@ static bool parse_tensors(llama_config *c, const gguf *g, eval_error *e)
     const tensor *embedding = tensor_find(tensors, "token_embd.weight");
     if (!embedding)
         return eval_fail(e, "%s: tensor 'token_embd.weight' is missing", gguf_path(g));
-    if (embedding->shape[0] < 1 || embedding->shape[0] > LLAMA_MAX_VOCAB)
-        return eval_fail(e, "%s: tensor 'token_embd.weight' has %zu rows, expected 1 to %u", gguf_path(g),
-                         embedding->shape[0], LLAMA_MAX_VOCAB);
+    if (embedding->n_dims != 2 || embedding->shape[0] < 1 || embedding->shape[0] > LLAMA_MAX_VOCAB)
+        return eval_fail(
+            e, "%s: tensor 'token_embd.weight' has %zu dimensions and %zu rows, expected 2 and 1 to %u",
+            gguf_path(g), embedding->n_dims, embedding->shape[0], LLAMA_MAX_VOCAB);
     c->vocab_size = embedding->shape[0];
     c->tied_head = true; /* an output.weight with other numbers is found by the loader */
     c->qkv_bias = tensor_find(tensors, "blk.0.attn_q.bias") != NULL;
@@ -206,7 +208,7 @@ static bool parse_rope(llama_config *c, const gguf *g, eval_error *e)
         !optional_float(c, g, "rope.scaling.factor", 0.0, 1e6, &factor, e) ||
         !optional_float(c, g, "rope.freq_base", 1.0 + 1e-6, 1e15, &r->theta, e))
         return false;
-    const gguf_key original = key_of(c, "rope.scaling.original_context_length");
+    const arch_key original = key_of(c, "rope.scaling.original_context_length");
     size_t original_ctx = c->n_ctx;
     if (!gguf_optional_size(g, original.text, 1, LLAMA_MAX_CONTEXT, &original_ctx, e))
         return false;
