@@ -1,4 +1,4 @@
-/* GPT-2 generation, step by step, without a cache and with each kind of one in turns (decode.h). */
+/* Generation, step by step, without a cache and with each kind of one in turns (decode.h). */
 #define _GNU_SOURCE
 
 #include "eval/bench/decode.h"

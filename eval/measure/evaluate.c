@@ -565,12 +565,14 @@ static bool make_runs(evaluation *result, const evaluate_config *c, eval_error *
     return true;
 }
 
-/* Long contexts would take more memory to weigh than to measure. */
+/* Long contexts, and large models, would take more memory to weigh than to measure. */
 static size_t weighed_tokens(const evaluate_config *c)
 {
-    enum { ENOUGH = 4096 };
-    const size_t n_ctx = c->model->shape.n_ctx;
-    return n_ctx <= ENOUGH ? n_ctx : c->n_tokens > ENOUGH ? c->n_tokens : ENOUGH;
+    const uint64_t most_bytes = (uint64_t)1 << 30, most_tokens = 4096;
+    const model_shape *shape = &c->model->shape;
+    const uint64_t affordable = most_bytes / memory_plain_bytes(shape, 1, sizeof(float));
+    const size_t enough = (size_t)(affordable < most_tokens ? affordable : most_tokens);
+    return shape->n_ctx <= enough ? shape->n_ctx : c->n_tokens > enough ? c->n_tokens : enough;
 }
 
 static bool weigh_runs(evaluation *result, const evaluate_config *c, eval_error *e)

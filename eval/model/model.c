@@ -8,6 +8,7 @@
 #include "eval/model/attention.h"
 #include "eval/model/gguf.h"
 #include "eval/model/gpt2.h"
+#include "eval/model/llama_model.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -36,8 +37,10 @@ static bool load_kind(model *m, const char *dir, const json_t *config, const cha
         return false;
     if (strcmp(type, "gpt2") == 0)
         return gpt2_load_directory(m, dir, e);
-    return eval_fail(e, "%s: model_type is '%.100s', which is not supported; expected gpt2", config_path,
-                     type);
+    if (llama_handles(type))
+        return llama_load_directory(m, dir, config, config_path, e);
+    return eval_fail(e, "%s: model_type is '%.100s', which is not supported; expected gpt2, %s", config_path,
+                     type, llama_handled());
 }
 
 static bool load_directory(model *m, const char *dir, eval_error *e)
@@ -63,9 +66,11 @@ static bool load_gguf(model *m, const char *path, eval_error *e)
         good = eval_fail(e, "%s: general.architecture is missing", path);
     else if (good && strcmp(type, "gpt2") == 0)
         good = gpt2_load_gguf(m, g, e);
+    else if (good && llama_handles(type))
+        good = llama_load_gguf(m, g, e);
     else if (good)
-        good = eval_fail(e, "%s: general.architecture is '%.100s', which is not supported; expected gpt2",
-                         path, type);
+        good = eval_fail(e, "%s: general.architecture is '%.100s', which is not supported; expected gpt2, %s",
+                         path, type, llama_handled());
     gguf_close(g);
     return good;
 }
@@ -92,12 +97,30 @@ bool model_load(model **out, const char *path, eval_error *e)
     return hand_over(out, m, load_into(m, path, e));
 }
 
+static bool random_into(model *m, const char *spec, uint64_t seed, eval_error *e)
+{
+    const char *shape = spec + strlen(random_prefix);
+    bool known = false;
+    if (!model_is_random(spec))
+        return eval_fail(e, "model '%.200s': expected random: and a shape", spec);
+    if (!llama_random(m, shape, seed, &known, e))
+        return false;
+    const bool is_gpt2 = strncmp(shape, "gpt2", 4) == 0 || (shape[0] >= '0' && shape[0] <= '9');
+    if (!known && !is_gpt2)
+        return eval_fail(
+            e,
+            "model '%.200s': expected random: and one of gpt2, gpt2-medium, gpt2-large, gpt2-xl, %s; or "
+            "L,H,D,ctx,vocab for a GPT-2, or L,H,Hkv,D,ctx,vocab for a Llama",
+            spec, llama_random_names());
+    return known || gpt2_make_random(m, spec, seed, e);
+}
+
 bool model_random(model **out, const char *spec, uint64_t seed, eval_error *e)
 {
     model *m = calloc(1, sizeof *m);
     if (!m)
         return eval_fail(e, "model '%.200s': out of memory", spec);
-    return hand_over(out, m, gpt2_make_random(m, spec, seed, e));
+    return hand_over(out, m, random_into(m, spec, seed, e));
 }
 
 void model_free(model *m)
