@@ -46,7 +46,7 @@ const struct argp_option bench_options_list[] = {
      "A scheme, such as kivi4 or kivi2,mode=sliding,r=0, which has no residual", 2},
     {"isa", KEY_ISA, "NAME", 0, "Instruction set, as KVQ_ISA takes it", 2},
     {"threads", KEY_THREADS, "N", 0, "Threads (default: 1, and one per processor)", 2},
-    {"model", KEY_MODEL, "DIR", 0, "With --decode: a model, as kvq-eval takes it, or `default'", 2},
+    {"model", KEY_MODEL, "PATH", 0, "With --decode: a model, as kvq-eval takes it, or `default'", 2},
 
     {NULL, 0, NULL, 0, "How it is measured:", 3},
     {"seconds", KEY_SECONDS, "S", 0,
