@@ -169,7 +169,7 @@ Test(commands, bash_completes_what_there_is)
         {"kvq-eval --precision =", "exact\nfast\n"},
         {"kvq-eval --k-bits 1", "1\n16\n"},
         {"kvq-eval --text te", "text.txt\n"},
-        {"kvq-eval --model \"\"", "model\ntext.txt\n"},
+        {"kvq-eval --model mo", "model\n"},
         {"kvq-eval --windows \"\"", "\n"},
         {"kvq-eval bench --k", "--kernels\n"},
         {"kvq-eval bench --bi", "\n"},

@@ -48,8 +48,7 @@ static void print_values(const command *c, const struct argp_option *o)
         fputs("' ;;\n", stdout);
     } else {
         const bool is_file = strcmp(o->arg, "FILE") == 0 || strcmp(o->arg, "PATH") == 0;
-        printf("kind=%s ;;
-", is_file ? "file" : "none");
+        printf("kind=%s ;;\n", is_file ? "file" : "none");
     }
 }
 

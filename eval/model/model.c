@@ -21,8 +21,14 @@ static const char random_prefix[] = "random:";
 
 bool model_is_gguf(const char *path)
 {
+    static const char suffix[] = ".gguf";
+    const size_t n = strlen(path), n_suffix = sizeof suffix - 1;
     struct stat info;
-    return !model_is_random(path) && !(stat(path, &info) == 0 && S_ISDIR(info.st_mode));
+    if (model_is_random(path))
+        return false;
+    if (stat(path, &info) != 0)
+        return n > n_suffix && strcmp(path + n - n_suffix, suffix) == 0;
+    return !S_ISDIR(info.st_mode);
 }
 
 bool model_is_random(const char *spec)

@@ -80,7 +80,7 @@ EVAL_MUST_CHECK bool model_random(model **out, const char *spec, uint64_t seed, 
 /** True if the name of a model begins with `random:`. */
 bool model_is_random(const char *spec);
 
-/** True if the path names a GGUF file: one that is no directory. */
+/** True if the path names a GGUF file: one that is no directory, or if there is none, one called so. */
 bool model_is_gguf(const char *path);
 
 void model_free(model *m); /* NULL is fine */
