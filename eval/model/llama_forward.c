@@ -45,12 +45,20 @@ static void rms_norm(const llama_model *m, const float *x, size_t n, const float
         rms_norm_row(y + t * E, x + t * E, weight, E, m->config.norm_epsilon);
 }
 
+static void swiglu_part(float *restrict gate, const float *restrict up, size_t n)
+{
+#pragma omp simd
+    for (size_t i = 0; i < n; i++)
+        gate[i] = gate[i] / (1.0f + exp_f32(-gate[i])) * up[i];
+}
+
 /* gate * sigmoid(gate) * up, into gate. */
 static void swiglu(float *gate, const float *up, size_t n)
 {
+    const size_t part = 4096;
 #pragma omp parallel for schedule(static) if (n > PARALLEL_FLOATS)
-    for (size_t i = 0; i < n; i++)
-        gate[i] = gate[i] / (1.0f + exp_f32(-gate[i])) * up[i];
+    for (size_t done = 0; done < n; done += part)
+        swiglu_part(gate + done, up + done, n - done < part ? n - done : part);
 }
 
 /* Norms of the heads of q and k where the model has them, then the rotation. */

@@ -8,11 +8,13 @@
 
 /* A panel is a rectangle of W that is multiplied at once, 512 KB as float32. With many tokens each panel makes
  * BLAS rearrange x once more, so it has many rows; with one token, rows are read once and a small panel stays
- * in the nearest cache. Columns are whole blocks of every type (256 elements at most). */
+ * in the nearest cache. Columns are cut in steps that are whole blocks of every type. */
 #define PANEL_FLOATS   ((size_t)128 << 10)
-#define PANEL_COLUMNS  512
+#define PANEL_COLUMNS  1024
 #define VECTOR_FLOATS  ((size_t)16 << 10)
 #define VECTOR_COLUMNS 4096
+#define COLUMN_STEP    256
+#define MOST_ROWS      256
 
 /* Up to this many multiplications threads would cost more than they bring; OpenBLAS thinks the same of
  * products as small as these, so that it does not start any either. */
@@ -24,14 +26,18 @@ typedef struct panel_shape {
 
 static panel_shape choose_panel(const matrix *w, size_t n)
 {
+    const size_t floats = n == 1 ? VECTOR_FLOATS : PANEL_FLOATS,
+                 most = n == 1 ? VECTOR_COLUMNS : PANEL_COLUMNS;
     panel_shape p = {.columns = w->n_in};
-    if (w->type == TENSOR_F32) {
-        p.rows = n == 1 ? 64 : 256;
-    } else {
-        const size_t columns = n == 1 ? VECTOR_COLUMNS : PANEL_COLUMNS;
-        p.columns = w->n_in < columns ? w->n_in : columns;
-        p.rows = (n == 1 ? VECTOR_FLOATS : PANEL_FLOATS) / p.columns;
+    if (w->n_in > most && w->type != TENSOR_F32) {
+        const size_t n_parts = (w->n_in + most - 1) / most;
+        p.columns = (w->n_in / n_parts + COLUMN_STEP - 1) / COLUMN_STEP * COLUMN_STEP;
     }
+    if (w->type == TENSOR_F32) /* stays where it is */
+        p.rows = n == 1 ? MOST_ROWS / 4 : MOST_ROWS;
+    else
+        p.rows = floats / p.columns;
+    p.rows = p.rows > MOST_ROWS ? MOST_ROWS : p.rows < 1 ? 1 : p.rows;
     return p;
 }
 
