@@ -76,8 +76,8 @@ static kvq_span make_span(const kvq_cache *cache, size_t layer, const size_t *se
         .first_query = s * n_q,
     };
     if (probabilities != NULL)
-        span.window =
-            (kvq_window){.p = probabilities + s * n_q * cache->config.n_heads * n_tokens, .stride = n_tokens};
+        span.probabilities = (kvq_probabilities){
+            .p = probabilities + s * n_q * cache->config.n_heads * n_tokens, .stride = n_tokens};
     return span;
 }
 

@@ -67,10 +67,10 @@ enum { SUMS_MAX = QUERY_TILE * (4 + 2 * KVQ_DIM_MAX) }; /* floats that hold any 
 typedef struct query_tile {
     const attention *a;
     const kvq_view *view;
-    kvq_window window;
+    kvq_probabilities probabilities;
     size_t kv_head, n_rows, dim;
     size_t row_index[QUERY_TILE];      /* (query * H + head) in the call: where its q, out, bound are */
-    size_t window_index[QUERY_TILE];   /* the same in the span: where its window's row is */
+    size_t span_index[QUERY_TILE];     /* the same in the span: where its row of probabilities is */
     size_t n_visible[QUERY_TILE];      /* tokens it may see */
     size_t n_tokens;                   /* the most that any row may see */
     float q[QUERY_TILE * KVQ_DIM_MAX]; /* scaled; [n_rows][D] */
@@ -284,10 +284,11 @@ static void weigh_row(query_tile *t, size_t row, size_t token, size_t n)
         t->now.overflowed[row] = 1.0f;
         memset(scores, 0, visible * sizeof *scores);
     }
-    if (t->window.p != NULL &&
-        token + visible > t->window.first) { /* for now: finish_row has the final ref */
-        size_t from = kvq_max_size(token, t->window.first);
-        memcpy(t->window.p + t->window_index[row] * t->window.stride + from - t->window.first,
+    if (t->probabilities.p != NULL &&
+        token + visible > t->probabilities.first) { /* for now: finish_row has the final ref */
+        size_t from = kvq_max_size(token, t->probabilities.first);
+        memcpy(t->probabilities.p + t->span_index[row] * t->probabilities.stride + from -
+                   t->probabilities.first,
                scores + from - token, (token + visible - from) * sizeof *scores);
     }
     float max = kernels->max_f32(scores, visible);
@@ -323,7 +324,7 @@ static void start_query_tile(query_tile *t, const attention *a, size_t i)
     size_t first = (i - span->first_tile) % tiles_per_head * QUERY_TILE;
     t->a = a;
     t->view = &span->view;
-    t->window = span->window;
+    t->probabilities = span->probabilities;
     t->dim = config->head_dim;
     t->kv_head = (i - span->first_tile) / tiles_per_head;
     t->sums = a->sums;
@@ -334,8 +335,8 @@ static void start_query_tile(query_tile *t, const attention *a, size_t i)
         size_t query = (first + row) / a->heads_per_kv;
         size_t head = t->kv_head * a->heads_per_kv + (first + row) % a->heads_per_kv;
         float *q = t->q + row * t->dim;
-        t->window_index[row] = query * n_heads + head;
-        t->row_index[row] = span->first_query * n_heads + t->window_index[row];
+        t->span_index[row] = query * n_heads + head;
+        t->row_index[row] = span->first_query * n_heads + t->span_index[row];
         t->n_visible[row] = span->n_before + query + 1;
         t->n_tokens = kvq_max_size(t->n_tokens, t->n_visible[row]);
         for (size_t c = 0; c < t->dim; c++)
@@ -362,12 +363,12 @@ static void run_segment(query_tile *t, size_t segment, float *memory)
         process_chunk(t, &(chunk){.begin = sinks + i, .n = kvq_min_size(n - i, KVQ_SUPERBLOCK)});
 }
 
-/* The scores of a row, in its place of the window, become probabilities. */
-static void finish_window(const query_tile *t, size_t row, const sums *total)
+/* The scores of a row, where its probabilities will lie, become those. */
+static void finish_probabilities(const query_tile *t, size_t row, const sums *total)
 {
-    const kvq_window *w = &t->window;
+    const kvq_probabilities *w = &t->probabilities;
     size_t visible = t->n_visible[row] > w->first ? kvq_min_size(t->n_visible[row] - w->first, w->stride) : 0;
-    float *p = w->p + t->window_index[row] * w->stride;
+    float *p = w->p + t->span_index[row] * w->stride;
     (void)t->a->call->cache->kernels->exp2_sum_f32(p, visible, total->ref[row]);
     for (size_t i = 0; i < visible; i++)
         p[i] = total->overflowed[row] > 0 ? NAN : p[i] / total->sum[row];
@@ -381,8 +382,8 @@ static void finish_row(const query_tile *t, size_t row, const sums *total)
     float *out = call->out + index * t->dim;
     for (size_t c = 0; c < t->dim; c++)
         out[c] = total->overflowed[row] > 0 ? NAN : total->acc[row * t->dim + c] / total->sum[row];
-    if (t->window.p != NULL)
-        finish_window(t, row, total);
+    if (t->probabilities.p != NULL)
+        finish_probabilities(t, row, total);
     if (call->bound != NULL)
         call->bound[index] = kvq_attend_bound(t->view, t->kv_head, call->q + index * t->dim, call->scale,
                                               t->n_visible[row], out);
@@ -420,7 +421,7 @@ static void finish_query_tile(query_tile *t, const sums *total, float *now, floa
             continue;
         }
         t->row_index[n_again] = t->row_index[row];
-        t->window_index[n_again] = t->window_index[row];
+        t->span_index[n_again] = t->span_index[row];
         t->n_visible[n_again] = t->n_visible[row];
         t->finite[n_again] = t->finite[row];
         memmove(t->q + n_again * dim, t->q + row * dim, dim * sizeof *t->q);

@@ -267,17 +267,17 @@ void kvq_read_head_bound(const kvq_view *view, kvq_role role, size_t head, size_
 
 /** Scores or probabilities that a call hands out: of tokens [first, first + stride), a row per query and
  * head; p is NULL if nobody asks. */
-typedef struct kvq_window {
+typedef struct kvq_probabilities {
     float *p;
     size_t first, stride;
-} kvq_window;
+} kvq_probabilities;
 
 /** Queries of one sequence. Query i sees the first n_before + i + 1 tokens of the view. */
 typedef struct kvq_span {
     kvq_view view;
     size_t n_q, n_before;
     size_t first_query; /* in q, out and bound */
-    kvq_window window;
+    kvq_probabilities probabilities;
     size_t first_tile; /* filled by kvq_attention */
 } kvq_span;
 
