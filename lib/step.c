@@ -339,6 +339,7 @@ kvq_status kvq_cache_step(kvq_cache *cache, size_t layer, const size_t *sequence
                       .plan = &cache->plan[layer],
                       .q = q,
                       .scale = scale,
+                      .window = options.window,
                       .fast = options.precision == KVQ_PRECISION_FAST && options.bound == NULL,
                       .n_threads = options.n_threads,
                       .out = out,
