@@ -267,17 +267,17 @@ void kvq_read_head_bound(const kvq_view *view, kvq_role role, size_t head, size_
 
 /** Scores or probabilities that a call hands out: of tokens [first, first + stride), a row per query and
  * head; p is NULL if nobody asks. */
-typedef struct kvq_window {
+typedef struct kvq_probabilities {
     float *p;
     size_t first, stride;
-} kvq_window;
+} kvq_probabilities;
 
-/** Queries of one sequence. Query i sees the first n_before + i + 1 tokens of the view. */
+/** Queries of one sequence. Query i sees no more than the first n_before + i + 1 tokens of the view. */
 typedef struct kvq_span {
     kvq_view view;
     size_t n_q, n_before;
     size_t first_query; /* in q, out and bound */
-    kvq_window window;
+    kvq_probabilities probabilities;
     size_t first_tile; /* filled by kvq_attention */
 } kvq_span;
 
@@ -287,11 +287,18 @@ typedef struct kvq_attention_call {
     const kvq_layer_plan *plan;
     const float *q;
     float scale;
+    size_t window; /* as in kvq_attend_options */
     bool fast;
     int n_threads;
     float *out, *bound;            /* bound may be NULL */
     kvq_attend_counters *counters; /* of this call; added to */
 } kvq_attention_call;
+
+/** The first token that a query sees of n_visible tokens, itself the last of them. */
+static inline size_t kvq_first_visible(size_t window, size_t n_visible)
+{
+    return window > 0 && n_visible > window ? n_visible - window : 0;
+}
 
 /** softmax(scale q K^T) V for every query of the spans. Cannot fail. */
 void kvq_attention(const kvq_attention_call *call, kvq_span *spans, size_t n_spans);
@@ -315,9 +322,8 @@ int kvq_n_threads(int wanted, size_t n_tasks);
 
 /* ---- bound.c ---- */
 
-/** The certified bound of one query's output: kvq_cache_attend's `bound`. It sees the first n_visible tokens.
- */
-float kvq_attend_bound(const kvq_view *view, size_t kv_head, const float *q, float scale, size_t n_visible,
-                       const float *out);
+/** The certified bound of one query's output: kvq_cache_attend's `bound`. It sees tokens [begin, end). */
+float kvq_attend_bound(const kvq_view *view, size_t kv_head, const float *q, float scale, size_t begin,
+                       size_t end, const float *out);
 
 #endif /* KVQ_LIB_INTERNAL_H */

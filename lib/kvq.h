@@ -415,7 +415,7 @@ typedef struct kvq_attend_counters {
     uint64_t heads;       /* query heads, of all queries and sequences */
     uint64_t superblocks; /* superblocks with packed tokens that a query head went through */
     /* Of them scored with 31 bits instead of 16: the query's range was too wide, or the page has no packed
-     * value yet to tell what 16 bits amount to, or the head was computed again. */
+     * value yet (in the window) to tell what 16 bits amount to, or the head was computed again. */
     uint64_t superblocks_wide;
     /* Of them in float32: exact precision, a scheme or call that fast precision does not serve, or numbers
      * out of its range (see Numerics). */
@@ -444,6 +444,9 @@ typedef struct kvq_attend_options {
      * then */
     float *bound;
     kvq_attend_counters *counters; /* added to; not by two calls at once. NULL: not wanted */
+    /* Sliding window in tokens, the query's own included: the query of token p sees tokens j with
+     * p - window < j <= p, as layers with sliding_window in Hugging Face's models. 0: all up to p */
+    size_t window;
 } kvq_attend_options;
 
 /** Call kvq_attend_options_init instead. */
@@ -457,7 +460,8 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
 
 /**
  * Causal attention of the newest n_q tokens of each sequence over its cache:
- * out = softmax(scale * q K^T) V, in which query i of n_q sees the first T - n_q + i + 1 tokens.
+ * out = softmax(scale * q K^T) V, in which query i of n_q sees the first T - n_q + i + 1 tokens, or of them
+ * the newest options->window.
  *
  * sequences [n_sequences] indices; NULL stands for 0, 1, ..., n_sequences - 1. None is a no-op, for
  *           q and out that are not NULL all the same.
@@ -482,6 +486,13 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           key's scale, a score, or a partial sum of one leaves the range of float gets NaN for its out and
  *           probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both
  *           cases.
+ * Window    pages (and sinks, and rows of the residual) that lie before what all queries in flight see are not
+ *           visited, so time goes with the window and not with T; what `probabilities` has of them is 0. What
+ *           lies before the page in which a query's window begins has no influence on any bit; what lies
+ *           before the window in that page has none on which numbers are added, but it shares scales with
+ *           them, and with KVQ_PRECISION_FAST their rounding. A window of T tokens or more gives the bits of
+ *           0. Sinks are a matter of storage: outside a window they are not seen. The cache keeps all
+ *           tokens, also those that no window will ever reach.
  * Prompts   queries see the cache as it stands after the append, that is, a long prompt sees its own older
  *           tokens packed. KIVI attends within the prompt with exact keys and values. To do the same, append
  *           the prompt to a second cache with one layer and the scheme fp32, attend there, and reset it after
@@ -515,7 +526,7 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
  * out       [N][H][D] float32; must not overlap the others.
  * scale, options as in kvq_cache_attend; probabilities are [N][H][T], where T is the number of tokens
  *           after the call, and need equal T and equal n_new; bound is [N][H], and takes the new tokens as
- *           exact.
+ *           exact. Tokens outside a query's window receive no attention from it, in evidence as elsewhere.
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, a sequence given twice, scale not finite, unequal
  * T or n_new with probabilities, options out of range); KVQ_ERR_NONFINITE (in q, k or v); KVQ_ERR_FULL;
  * KVQ_ERR_NOMEM. After an error no sequence has changed.
