@@ -145,7 +145,8 @@ static const report_context context = {.isa = "portable",
                                        .threads = 1,
                                        .model_name = "m",
                                        .model = &some_model,
-                                       .text_name = "t"};
+                                       .text_name = "t",
+                                       .bos_id = -1};
 
 /* What report_people prints. The caller frees it. */
 static char *people(const evaluation *ev, const report_style *style)

@@ -33,6 +33,7 @@ static bool forward(const decode_run *d, const decode_way *w, size_t at, size_t 
     double spent = 0.0;
     model_embed(m, d->ids + at, at, n, d->x);
     for (size_t layer = 0; layer < m->shape.n_layer; layer++) {
+        how.window = model_attn_window(m, layer);
         model_layer_qkv(m, layer, d->x, at, n, d->scratch, d->q, d->k, d->v);
         const double before = progress_now();
         kvq_status status = KVQ_OK;

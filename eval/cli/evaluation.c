@@ -169,7 +169,8 @@ static int run_evaluation(const inputs *in, const options *o, const char *isa, p
                               .seed = o->in.seed,
                               .model_name = in->model_name,
                               .model = in->model,
-                              .text_name = in->text_name};
+                              .text_name = in->text_name,
+                              .bos_id = in->bos_id};
     if (o->json)
         context.model_checksum = model_checksum(context.model);
     int status = write_reports(o, &context, &ev, &logits);

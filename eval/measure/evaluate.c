@@ -185,6 +185,7 @@ static bool step_tokens(work *w, kvq_cache *cache, const char *scheme, size_t ca
     options.n_threads = w->n_threads;
     options.probabilities = probabilities;
     options.bound = bound;
+    options.window = model_attn_window(w->config->model, layer);
     const float scale = model_attn_scale(w->config->model, layer);
     kvq_status status = KVQ_OK;
     if (w->config->append_only) {
@@ -665,6 +666,11 @@ bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
                          .n_prompt = config->n_prompt,
                          .bound_every = config->bound_every,
                          .has_quality = !config->model->random};
+    for (size_t layer = 0; layer < shape->n_layer; layer++) {
+        const size_t window = model_attn_window(config->model, layer);
+        result.n_layer_windowed += window > 0 ? 1 : 0;
+        result.attn_window = window > 0 ? window : result.attn_window;
+    }
     if (!make_runs(&result, config, e) || !weigh_runs(&result, config, e) ||
         !evaluate_runs(&result, config, e)) {
         evaluation_free(&result);

@@ -83,6 +83,8 @@ typedef struct evaluation {
     size_t n_layer, n_head, head_dim, n_windows, n_tokens, n_prompt;
     /* More than n_windows if the work was stopped: those are the first that were done. */
     size_t n_windows_asked;
+    /* Layers whose tokens attend to the newest attn_window alone (sliding-window attention); 0 if none. */
+    size_t n_layer_windowed, attn_window;
     size_t bound_every; /* as in the config */
     /* pays_from was looked for up to so many tokens: the model's context, if not too long. */
     size_t n_weighed;

@@ -62,6 +62,7 @@ static bool feed(generator *g, const int32_t *ids, size_t at, size_t n, int32_t 
     options.precision = g->precision;
     model_embed(m, ids, at, n, g->x);
     for (size_t layer = 0; layer < m->shape.n_layer; layer++) {
+        options.window = model_attn_window(m, layer);
         model_layer_qkv(m, layer, g->x, at, n, g->scratch, g->q, g->k, g->v);
         const kvq_status status = kvq_cache_step(g->cache, layer, NULL, 1, &n, g->q, g->k, g->v,
                                                  model_attn_scale(m, layer), &options, g->attn);

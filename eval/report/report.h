@@ -19,6 +19,7 @@ typedef struct report_context {
     const model *model;
     uint64_t model_checksum;
     const char *text_name;
+    int32_t bos_id; /* what each window begins with; -1: with the text */
 } report_context;
 
 typedef struct report_style {
