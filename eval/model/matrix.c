@@ -6,9 +6,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A panel is a rectangle of W that is multiplied at once, 512 KB as float32. With many tokens each panel makes
- * BLAS rearrange x once more, so it has many rows; with one token, rows are read once and a small panel stays
- * in the nearest cache. Columns are cut in steps that are whole blocks of every type. */
+/* A panel is a rectangle of W that is multiplied at once, 512 KB as float32. With many tokens each panel
+ * makes BLAS rearrange x once more, so it has many rows; with one token, rows are read once and a small
+ * panel stays in the nearest cache. Columns are cut in steps that are whole blocks of every type. */
 #define PANEL_FLOATS   ((size_t)128 << 10)
 #define PANEL_COLUMNS  1024
 #define VECTOR_FLOATS  ((size_t)16 << 10)
@@ -52,7 +52,8 @@ size_t matrix_scratch_floats(int n_threads)
     return (size_t)n_threads * PANEL_FLOATS;
 }
 
-/* y (+)= x[.., column..] of n_columns times the panel's rows; w is the panel's first element, ldw floats a row. */
+/* y (+)= x[.., column..] of n_columns times the panel's rows; w is the panel's first element, ldw floats a
+ * row. */
 static void multiply_panel(const float *panel, size_t ldw, size_t n_rows, size_t n_columns, const float *x,
                            size_t ldx, size_t n, bool add, float *y, size_t ldy)
 {
