@@ -92,6 +92,12 @@ static void multiply_rows(const matrix *w, panel_shape shape, size_t first, size
                 y[t * w->n_out + i] += w->bias[i];
 }
 
+static int team_size(int n_threads)
+{
+    const int most = omp_get_max_threads();
+    return n_threads < most ? n_threads : most;
+}
+
 static void multiply(const matrix *w, const float *x, size_t n, int n_threads, bool add, float *scratch,
                      float *y)
 {
@@ -99,11 +105,10 @@ static void multiply(const matrix *w, const float *x, size_t n, int n_threads, b
         return;
     const panel_shape shape = choose_panel(w, n);
     const size_t n_panels = (w->n_out + shape.rows - 1) / shape.rows;
-    const int most = omp_get_max_threads();
     const bool serial = n * w->n_in * w->n_out <= SERIAL_PRODUCTS || omp_in_parallel();
     /* A team even for a single panel: OpenBLAS must find itself inside a parallel region, or it would divide
      * the product among threads, and with it the sums. */
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads < most ? n_threads : most) if (!serial)
+#pragma omp parallel for schedule(dynamic) num_threads(team_size(n_threads)) if (!serial)
     for (size_t p = 0; p < n_panels; p++) {
         const size_t first = p * shape.rows, rest = w->n_out - first;
         float *buffer = scratch + (serial ? 0 : (size_t)omp_get_thread_num()) * PANEL_FLOATS;
