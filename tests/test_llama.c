@@ -1,5 +1,5 @@
-/* The Llama family against Hugging Face's implementation (vectors/llama): logits of every kind of model and RoPE
- * scaling, from directories and GGUF files; and random models. */
+/* The Llama family against Hugging Face's implementation (vectors/llama): logits of every kind of model and
+ * RoPE scaling, from directories and GGUF files; and random models. */
 #define _XOPEN_SOURCE 700
 
 #include "eval/common/input_file.h"
@@ -14,9 +14,8 @@
 
 #define VECTORS KVQ_SOURCE_DIR "/tests/vectors/llama/"
 
-/* Of the largest logit. Measured: up to 3.4e-6 (smollm3, by steps) with gcc on x86-64, which is the rounding of float32 sums of
- * these lengths twice over (theirs and ours); a rotation that is off by one position in 10,000 or a window off by
- * one token gives 1e-3 and more. */
+/* Of the largest logit. Measured: up to 3.4e-6 (smollm3, by steps) with gcc on x86-64, the rounding of
+ * float32 sums in both implementations; three times that, for other compilers and BLAS kernels. */
 #define TOLERANCE 1e-5
 
 static void *allocate(size_t n, size_t size)
@@ -97,7 +96,8 @@ static void attend_plainly(const float *q, const float *k, const float *v, size_
     free(p);
 }
 
-/* All n tokens, `at_once` in a pass, with a plain cache and an attention of the test's own: logits[n][vocab]. */
+/* All n tokens, `at_once` in a pass, with a plain cache and an attention of the test's own:
+ * logits[n][vocab]. */
 static void run(const model *m, const int32_t *ids, size_t n, size_t at_once, float *logits)
 {
     const model_shape *s = &m->shape;

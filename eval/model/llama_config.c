@@ -306,8 +306,8 @@ static bool parse_rotating_layers(llama_config *c, const char *file, const json_
     return true;
 }
 
-/* Which layers slide, by the rules of each class: llama's has no window; mistral's has one in all layers, 4,096
- * unless given or null; the others' is switched on by use_sliding_window. */
+/* Which layers slide, by the rules of each class: llama's has no window; mistral's has one in all layers,
+ * 4,096 unless given or null; the others' is switched on by use_sliding_window. */
 static bool parse_windows(llama_config *c, const char *file, const json_t *root, eval_error *e)
 {
     const bool mistral = is_a(c, "mistral"), smollm3 = is_a(c, "smollm3");

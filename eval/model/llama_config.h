@@ -53,13 +53,14 @@ EVAL_MUST_CHECK bool llama_config_gguf(llama_config *c, const gguf *g, eval_erro
 bool llama_gguf_interleaves(const char *architecture);
 
 /**
- * What follows `random:` in a name: a published shape, or L,H,Hkv,D,ctx,vocab, with hidden_size H * D and an MLP
- * of 8/3 of that, rounded up to a multiple of 32 (as Llama 2's, but for the multiple). *known is false, and *c
- * unspecified, if it is neither.
+ * What follows `random:` in a name: a published shape, or L,H,Hkv,D,ctx,vocab, with hidden_size H * D and an
+ * MLP of 8/3 of that, rounded up to a multiple of 32 (as Llama 2's, but for the multiple). *known is false,
+ * and *c unspecified, if it is neither.
  */
 EVAL_MUST_CHECK bool llama_config_random(llama_config *c, const char *shape, bool *known, eval_error *e);
 
-/** Checks that need all of *c, the same for every source; `file` and the names of the fields are for messages. */
+/** Checks that need all of *c, the same for every source; `file` and the names of the fields are for
+ * messages. */
 EVAL_MUST_CHECK bool llama_config_check(llama_config *c, const char *file, eval_error *e);
 
 #endif

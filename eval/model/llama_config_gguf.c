@@ -1,7 +1,7 @@
 /* Reads and checks the metadata of Llama-type models in GGUF files.
  *
- * Source: ggml, docs/gguf.md (the keys), and what llama.cpp makes of them where that says little: a factor without
- * a type of scaling is linear; YaRN's attention factors multiply.
+ * Source: ggml, docs/gguf.md (the keys), and what llama.cpp makes of them where that says little: a factor
+ * without a type of scaling is linear; YaRN's attention factors multiply.
  */
 #include "eval/model/llama_config.h"
 

@@ -1,8 +1,8 @@
 /* RMSNorm, projections, RoPE, SwiGLU and head of Llama-type models.
  *
- * Sources: Touvron et al., LLaMA, arXiv 2302.13971 (the layer); Zhang and Sennrich, RMSNorm, arXiv 1910.07467;
- * Shazeer, GLU variants, arXiv 2002.05202; Ainslie et al., grouped queries, arXiv 2305.13245. Qwen's biases and
- * norms: arXiv 2407.10671 and 2505.09388.
+ * Sources: Touvron et al., LLaMA, arXiv 2302.13971 (the layer); Zhang and Sennrich, RMSNorm, arXiv
+ * 1910.07467; Shazeer, GLU variants, arXiv 2002.05202; Ainslie et al., grouped queries, arXiv 2305.13245.
+ * Qwen's biases and norms: arXiv 2407.10671 and 2505.09388.
  */
 #include "eval/model/llama_forward.h"
 

@@ -160,8 +160,8 @@ static bool check_finite(const llama_weight *w, const tensor *t, eval_error *e)
                      t->name, i, t->file_offset + matrix_row_bytes(t->type, i));
 }
 
-/* GGUF files of some architectures keep the two halves of each rotated head interleaved: row 2i + s of a head is
- * channel s * D / 2 + i. Keys are wanted in the other order. */
+/* GGUF files of some architectures keep the two halves of each rotated head interleaved: row 2i + s of a
+ * head is channel s * D / 2 + i. Keys are wanted in the other order. */
 static bool undo_interleaving(llama_weight *w)
 {
     const size_t D = w->shape[0] / w->rotated_heads, row_bytes = w->n_bytes / w->shape[0];

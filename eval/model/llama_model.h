@@ -1,9 +1,9 @@
-/* The Llama family behind model.h: llama, mistral, qwen2, qwen3 and smollm3, from Hugging Face directories and GGUF
- * files, or random.
+/* The Llama family behind model.h: llama, mistral, qwen2, qwen3 and smollm3, from Hugging Face directories
+ * and GGUF files, or random.
  *
- * Each of the three entry points is given a zeroed model, which it fills completely (kind, shape, own, random,
- * n_params, weight_bytes, weights, note); on failure it leaves nothing behind in it. model_free frees it with
- * kind->free.
+ * Each of the three entry points is given a zeroed model, which it fills completely (kind, shape, own,
+ * random, n_params, weight_bytes, weights, note); on failure it leaves nothing behind in it. model_free
+ * frees it with kind->free.
  */
 #ifndef KVQ_EVAL_MODEL_LLAMA_MODEL_H
 #define KVQ_EVAL_MODEL_LLAMA_MODEL_H
@@ -26,8 +26,8 @@ const char *llama_handled(void);
 /**
  * Load from `dir`, whose config.json has been parsed to `config` and is called `config_path` in messages.
  *
- * Tensor names with or without `model.`; other tensors are ignored, but layers beyond the config's are an error.
- * Weights stay in their stored type, norms and biases become float32. The head is the embedding if
+ * Tensor names with or without `model.`; other tensors are ignored, but layers beyond the config's are an
+ * error. Weights stay in their stored type, norms and biases become float32. The head is the embedding if
  * tie_word_embeddings is true, unless the files have an lm_head.weight with other numbers, which `note` says.
  * Errors name the file, field or tensor and what was expected: a setting or tensor that would be computed
  * differently, a missing tensor, shape against config, NaN or infinite element.
@@ -35,7 +35,8 @@ const char *llama_handled(void);
 EVAL_MUST_CHECK bool llama_load_directory(model *m, const char *dir, const json_t *config,
                                           const char *config_path, eval_error *e);
 
-/** The same from an open GGUF file, which may be closed afterwards. Keys come out in Hugging Face's channel order. */
+/** The same from an open GGUF file, which may be closed afterwards. Keys come out in Hugging Face's channel
+ * order. */
 EVAL_MUST_CHECK bool llama_load_gguf(model *m, const gguf *g, eval_error *e);
 
 /**

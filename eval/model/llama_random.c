@@ -10,8 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* From the config.json that each was published with. mistral-7b is v0.3, which has no sliding window; llama-3.x
- * have their context by "llama3" scaling, of these factors. */
+/* From the config.json that each was published with. mistral-7b is v0.3, which has no sliding window;
+ * llama-3.x have their context by "llama3" scaling, of these factors. */
 static const struct published {
     const char *name, *architecture;
     size_t n_layer, n_head, n_kv_head, head_dim, n_embd, n_inner, n_ctx, vocab_size;
@@ -72,8 +72,8 @@ static void set_published(llama_config *c, const struct published *p)
         c->rotates[l] = strcmp(p->architecture, "smollm3") != 0 || (l + 1) % 4 != 0;
 }
 
-/* Reads decimal numbers with commas between, up to `most` of them; how many there are, or 0 if it is something
- * else. Numbers beyond `limit` become limit + 1. */
+/* Reads decimal numbers with commas between, up to `most` of them; how many there are, or 0 if it is
+ * something else. Numbers beyond `limit` become limit + 1. */
 static size_t parse_numbers(const char *text, size_t limit, size_t *numbers, size_t most)
 {
     for (size_t n = 0; n < most; text++) {
@@ -147,8 +147,8 @@ static uint16_t to_bf16(float x)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to nearest, ties to even */
 }
 
-/* Norms are 1, biases 0; matrices normal with standard deviation 0.02, those that write into the residual stream
- * less by sqrt(2 L), as GPT-2 was initialized. */
+/* Norms are 1, biases 0; matrices normal with standard deviation 0.02, those that write into the residual
+ * stream less by sqrt(2 L), as GPT-2 was initialized. */
 static void fill_weight(const llama_model *l, const llama_weight *w, uint64_t stream)
 {
     const bool into_residual = strstr(w->name, "o_proj") || strstr(w->name, "down_proj");

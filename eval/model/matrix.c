@@ -6,9 +6,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A panel is a rectangle of W that is multiplied at once, 512 KB as float32. With many tokens each panel makes
- * BLAS rearrange x once more, so it has many rows; with one token, rows are read once and a small panel stays
- * in the nearest cache. Columns are cut in steps that are whole blocks of every type. */
+/* A panel is a rectangle of W that is multiplied at once, 512 KB as float32. With many tokens each panel
+ * makes BLAS rearrange x once more, so it has many rows; with one token, rows are read once and a small
+ * panel stays in the nearest cache. Columns are cut in steps that are whole blocks of every type. */
 #define PANEL_FLOATS   ((size_t)128 << 10)
 #define PANEL_COLUMNS  1024
 #define VECTOR_FLOATS  ((size_t)16 << 10)
@@ -52,7 +52,8 @@ size_t matrix_scratch_floats(int n_threads)
     return (size_t)n_threads * PANEL_FLOATS;
 }
 
-/* y (+)= x[.., column..] of n_columns times the panel's rows; w is the panel's first element, ldw floats a row. */
+/* y (+)= x[.., column..] of n_columns times the panel's rows; w is the panel's first element, ldw floats a
+ * row. */
 static void multiply_panel(const float *panel, size_t ldw, size_t n_rows, size_t n_columns, const float *x,
                            size_t ldx, size_t n, bool add, float *y, size_t ldy)
 {
@@ -91,6 +92,12 @@ static void multiply_rows(const matrix *w, panel_shape shape, size_t first, size
                 y[t * w->n_out + i] += w->bias[i];
 }
 
+static int team_size(int n_threads)
+{
+    const int most = omp_get_max_threads();
+    return n_threads < most ? n_threads : most;
+}
+
 static void multiply(const matrix *w, const float *x, size_t n, int n_threads, bool add, float *scratch,
                      float *y)
 {
@@ -98,11 +105,10 @@ static void multiply(const matrix *w, const float *x, size_t n, int n_threads, b
         return;
     const panel_shape shape = choose_panel(w, n);
     const size_t n_panels = (w->n_out + shape.rows - 1) / shape.rows;
-    const int most = omp_get_max_threads();
     const bool serial = n * w->n_in * w->n_out <= SERIAL_PRODUCTS || omp_in_parallel();
     /* A team even for a single panel: OpenBLAS must find itself inside a parallel region, or it would divide
      * the product among threads, and with it the sums. */
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads < most ? n_threads : most) if (!serial)
+#pragma omp parallel for schedule(dynamic) num_threads(team_size(n_threads)) if (!serial)
     for (size_t p = 0; p < n_panels; p++) {
         const size_t first = p * shape.rows, rest = w->n_out - first;
         float *buffer = scratch + (serial ? 0 : (size_t)omp_get_thread_num()) * PANEL_FLOATS;

@@ -25,8 +25,8 @@ size_t matrix_row_bytes(tensor_type type, size_t n_in);
 size_t matrix_scratch_floats(int n_threads);
 
 /**
- * y[n][n_out] = x[n][n_in] Wᵀ + bias. Inside a parallel region the calling thread works alone, outside at most
- * n_threads do.
+ * y[n][n_out] = x[n][n_in] Wᵀ + bias. Inside a parallel region the calling thread works alone, outside at
+ * most n_threads do.
  */
 void matrix_multiply(const matrix *w, const float *x, size_t n, int n_threads, float *scratch, float *y);
 

@@ -5,7 +5,8 @@
 
 static const double two_pi = 6.283185307179586;
 
-/* theta^(-2i/D), rounded to float32 where the common implementation is: the exponent, the power, its inverse. */
+/* theta^(-2i/D), rounded to float32 where the common implementation is: the exponent, the power, its
+ * inverse. */
 static void default_frequencies(double theta, size_t D, float *inverse)
 {
     for (size_t i = 0; i < D / 2; i++) {

@@ -1,14 +1,14 @@
 /* Rotary position embedding: the frequencies a configuration asks for, and the rotation.
  *
  * Sources: Su et al., RoFormer, arXiv 2104.09864 (the rotation); Chen et al., position interpolation, arXiv
- * 2306.15595 ("linear"); Peng et al., YaRN, arXiv 2309.00071 ("yarn"); Grattafiori et al., The Llama 3 herd of
- * models, arXiv 2407.21783, as its reference code scales ("llama3").
+ * 2306.15595 ("linear"); Peng et al., YaRN, arXiv 2309.00071 ("yarn"); Grattafiori et al., The Llama 3 herd
+ * of models, arXiv 2407.21783, as its reference code scales ("llama3").
  *
  * Precision: a model is its weights together with the arithmetic that it is served with, and that rounds the
- * inverse frequencies to float32, and their product with the position as well. At position 131,071 this product
- * is up to 0.004 rad from the exact angle. So angles here are those float32 angles, to the bit where the power
- * function of the other implementation rounds correctly (ours does: it is computed in double); sine and cosine of
- * them are float32 functions, right to about one unit in the last place at any angle.
+ * inverse frequencies to float32, and their product with the position as well. At position 131,071 this
+ * product is up to 0.004 rad from the exact angle. So angles here are those float32 angles, to the bit where
+ * the power function of the other implementation rounds correctly (ours does: it is computed in double);
+ * sine and cosine of them are float32 functions, right to about one unit in the last place at any angle.
  */
 #ifndef KVQ_EVAL_MODEL_ROPE_H
 #define KVQ_EVAL_MODEL_ROPE_H

@@ -40,7 +40,7 @@ MODELS = {
                                                  "original_max_position_embeddings": 16})),
     "qwen2-yarn": ("bf16", dict(model_type="qwen2", hidden_size=36, head_dim=None, num_attention_heads=3,
                                 num_key_value_heads=1, intermediate_size=40, use_sliding_window=False,
-                                sliding_window=8, tie_word_embeddings=True, rope_theta=10000.0,
+                                sliding_window=8, tie_word_embeddings=True, rope_theta=30.0,
                                 rope_scaling={"type": "yarn", "factor": 4.0, "mscale": 1.3, "mscale_all_dim": 0.7,
                                               "truncate": False, "original_max_position_embeddings": 16})),
     "mistral": ("f16", dict(model_type="mistral", rope_theta=1000000.0, sliding_window=9, num_key_value_heads=2)),
