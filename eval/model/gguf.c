@@ -10,6 +10,7 @@
 #include "eval/common/input_file.h"
 #include "eval/model/gguf_internal.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -243,6 +244,7 @@ static bool place_tensors(gguf *g, const tensor_info *infos, size_t alignment, e
 {
     const size_t padding = (alignment - g->header.at % alignment) % alignment;
     const size_t data_start = g->header.at + padding;
+    assert(g->header.bytes && (infos || g->list.n == 0));
     /* Where there are no tensors, there may be no padding either. */
     if (g->list.n > 0 && data_start > g->source.size)
         return eval_fail(e, "%s: data would begin at byte %zu, but the file has %zu bytes; is it cut short?",
