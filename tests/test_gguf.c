@@ -375,7 +375,7 @@ Test(gguf, every_truncation_is_an_error)
         for (size_t n = 0; n < f.size - files[i].padding; n++) {
             cr_assert_not(gguf_open_copy(f.data, n, &e), "the first %zu bytes of %s were accepted", n,
                           files[i].name);
-            cr_assert_eq(strncmp(e.text, "test: byte ", 11), 0, "%s", e.text);
+            cr_assert_eq(strncmp(e.text, "test: ", 6), 0, "%s", e.text);
             cr_assert_not_null(strstr(e.text, "cut short?"));
         }
         cr_assert(gguf_open_copy(f.data, f.size - files[i].padding, &e), "%s", e.text);
