@@ -186,13 +186,27 @@ uint64_t kvq_page_hash(const kvq_layer_plan *plan, const kvq_page *page);
 
 /** Tokens that a call brings, of a layer that may already hold some of them as sinks. */
 typedef struct kvq_arrivals {
-    const float *x[KVQ_N_ROLES]; /* [n_tokens][Hkv][D] */
+    const float
+        *x[KVQ_N_ROLES]; /* rows of D, of token t and head h at t * strides.token + h * strides.head */
+    kvq_strides strides;
     size_t n_tokens;
     /* [Hkv], received_stride apart: attention that each past the sinks has received; NULL: none. */
     const float *received;
     size_t received_stride;
     int n_threads; /* for packing; 0: as many as OpenMP gives */
 } kvq_arrivals;
+
+/** The strides of [n_tokens][Hkv][D]. */
+static inline kvq_strides kvq_strides_dense(const kvq_cache *cache)
+{
+    size_t dim = cache->config.head_dim;
+    return (kvq_strides){.token = cache->config.n_kv_heads * dim, .head = dim};
+}
+
+/** Take a caller's strides, or those of [n_tokens][Hkv][D] for NULL. False if rows overlap, or if they lie
+ * further apart than memory reaches; one that is never taken may be anything. */
+bool kvq_strides_read(const kvq_cache *cache, const kvq_strides *given, size_t n_tokens,
+                      kvq_strides *strides);
 
 /** Take all the memory that n_tokens more tokens need. On KVQ_ERR_NOMEM nothing has changed. */
 kvq_status kvq_append_reserve(kvq_cache *cache, size_t layer, size_t sequence, size_t n_tokens);

@@ -338,6 +338,28 @@ KVQ_API const char *kvq_cache_isa(const kvq_cache *cache);
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_append(kvq_cache *cache, size_t layer, size_t sequence,
                                                    const float *k, const float *v, size_t n_tokens);
 
+/** Where rows of D values lie: that of token t and KV head h at t * token + h * head. In elements, not bytes;
+ * the D values of a row lie side by side. */
+typedef struct kvq_strides {
+    size_t token, head;
+} kvq_strides;
+
+/**
+ * Append tokens that do not lie as [n_tokens][Hkv][D]: the same as kvq_cache_append in everything else.
+ *
+ * k, v      rows of D float32 where strides says, the same for both; nothing between them is read.
+ * strides   NULL stands for {.token = Hkv * D, .head = D}. Hugging Face's past_key_values as one array p,
+ *           [L][2][B][Hkv][T][D], are appended from
+ *               base(s) = p + ((l * 2 + s) * B + b) * Hkv * T * D     s = 0 for keys, 1 for values
+ *           with {.token = D, .head = T * D}; as tensors of their own, [B][Hkv][T][D], from b * Hkv * T * D
+ *           of each. Tokens from t0 on begin t0 * D further.
+ * Returns   as kvq_cache_append; KVQ_ERR_ARG also for strides with which rows overlap (one is below D, or
+ *           neither leaves room for all rows along the other) or leave the address space.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_append_strided(kvq_cache *cache, size_t layer, size_t sequence,
+                                                           const float *k, const float *v, size_t n_tokens,
+                                                           const kvq_strides *strides);
+
 /** Tokens held by one layer of one sequence; 0 for an index out of range. */
 KVQ_API size_t kvq_cache_n_tokens(const kvq_cache *cache, size_t layer, size_t sequence);
 
@@ -360,6 +382,16 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_n_packed(const kvq_cache *cache, siz
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read(const kvq_cache *cache, size_t layer, size_t sequence,
                                                  size_t begin, size_t n_tokens, float *k, float *v);
+
+/**
+ * The same into rows of D values where strides says (kvq_cache_append_strided, NULL included); what lies
+ * between them stays as it is. So past_key_values are filled with the arrays and strides that they are
+ * appended with.
+ * Returns KVQ_OK; KVQ_ERR_ARG (also for a range past the end, and for strides as there).
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read_strided(const kvq_cache *cache, size_t layer,
+                                                         size_t sequence, size_t begin, size_t n_tokens,
+                                                         float *k, float *v, const kvq_strides *strides);
 
 /**
  * The promised error of the same tokens: |x - xhat| <= bound for each element, from the stored scales.
@@ -486,7 +518,7 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           key's scale, a score, or a partial sum of one leaves the range of float gets NaN for its out and
  *           probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both
  *           cases.
- * Window    pages (and sinks, and rows of the residual) that lie before what all queries in flight see are not
+ * Window    pages (and sinks, and rows of the residual) before what all queries in flight see are not
  *           visited, so time goes with the window and not with T; what `probabilities` has of them is 0. What
  *           lies before the page in which a query's window begins has no influence on any bit; what lies
  *           before the window in that page has none on which numbers are added, but it shares scales with

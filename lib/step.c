@@ -292,8 +292,10 @@ static void finish(const step *s)
         size_t n = kvq_past_sinks(s->plan, layer->n_tokens);
         exchange_received(s, p, true);
         kvq_evidence_add_queries(s->cache, s->plan, layer, s->q + p->first_query * q_elements, p->n_new);
-        kvq_arrivals arrivals = {
-            .n_tokens = p->n_new, .received_stride = p->watched, .n_threads = s->attention.n_threads};
+        kvq_arrivals arrivals = {.strides = kvq_strides_dense(s->cache),
+                                 .n_tokens = p->n_new,
+                                 .received_stride = p->watched,
+                                 .n_threads = s->attention.n_threads};
         size_t fresh = p->first_query * s->cache->config.n_kv_heads * s->cache->config.head_dim;
         arrivals.x[KVQ_KEYS] = s->k + fresh;
         arrivals.x[KVQ_VALUES] = s->v + fresh;
