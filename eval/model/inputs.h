@@ -5,6 +5,7 @@
 #include "eval/common/error.h"
 #include "eval/common/progress.h"
 #include "eval/model/model.h"
+#include "eval/model/recording.h"
 #include "eval/model/tokenizer.h"
 
 #include <stddef.h>
@@ -13,6 +14,7 @@
 /* What is asked for; the messages about it name the options of the command line. */
 typedef struct inputs_request {
     const char *model; /* directory or random:...; NULL for the default */
+    const char *kv;    /* a recording (recording.h) instead of model and text; NULL: none */
     const char *text;  /* file, - for standard input; NULL for the default */
     size_t context;    /* 0: the model's */
     size_t tokens;     /* per window; 0: the context, but at most 1,024 */
@@ -24,13 +26,14 @@ typedef struct inputs_request {
 } inputs_request;
 
 typedef struct inputs {
-    model *model;
+    model *model;         /* NULL for a recording */
+    recording *recording; /* NULL for a model */
     tokenizer *tokenizer; /* NULL for random weights on random tokens */
     int32_t *ids;         /* [n_ids] */
     size_t n_ids;
     size_t n_windows, n_tokens, n_prompt; /* as evaluate.h means them; n_prompt also to generate */
-    char model_name[256];                 /* last part of its path, or random:... */
-    char text_name[256];
+    char model_name[256];                 /* last part of its or the recording's path, or random:... */
+    char text_name[256];                  /* "" if a recording does not say */
 } inputs;
 
 /**
@@ -40,6 +43,8 @@ typedef struct inputs {
  * Random weights: without a text the tokens are drawn from the seed; with one, the default model's
  * tokenizer cuts it and ids are taken modulo the vocabulary. Errors name the file or option and what was
  * expected. On failure inputs_free still may be called.
+ *
+ * A recording has no tokens, and its windows are its sequences; tokens and windows take the first of them.
  */
 EVAL_MUST_CHECK bool inputs_load(inputs *in, const inputs_request *r, progress *line, eval_error *e);
 

@@ -11,23 +11,50 @@ static json_t *whole(uint64_t x)
     return json_integer((json_int_t)x);
 }
 
-static json_t *model_json(const report_context *c)
+static json_t *shape_json(const char *name, const model_shape *shape, const char *weights)
 {
-    const model_shape *shape = &c->model->shape;
-    char checksum[17];
-    snprintf(checksum, sizeof checksum, "%016" PRIx64, c->model_checksum);
     json_t *o = json_object();
-    json_object_set_new(o, "name", json_string(c->model_name));
+    json_object_set_new(o, "name", json_string(name));
     json_object_set_new(o, "architecture", json_string(shape->architecture));
-    json_object_set_new(o, "weights", json_string(c->model->weights));
+    json_object_set_new(o, "weights", json_string(weights));
     json_object_set_new(o, "n_layer", whole(shape->n_layer));
     json_object_set_new(o, "n_head", whole(shape->n_head));
     json_object_set_new(o, "n_kv_head", whole(shape->n_kv_head));
     json_object_set_new(o, "head_dim", whole(shape->head_dim));
     json_object_set_new(o, "n_ctx", whole(shape->n_ctx));
+    return o;
+}
+
+static json_t *model_json(const report_context *c)
+{
+    char checksum[17];
+    snprintf(checksum, sizeof checksum, "%016" PRIx64, c->model_checksum);
+    json_t *o = shape_json(c->model_name, &c->model->shape, c->model->weights);
     json_object_set_new(o, "n_params", whole(c->model->n_params));
     json_object_set_new(o, "checksum", json_string(checksum));
     json_object_set_new(o, "head", json_string(c->model->head));
+    return o;
+}
+
+/* A model of which only this is known: the shape; what has no meaning is null, weights are the type of the
+ * recorded numbers. */
+static json_t *recorded_model_json(const report_context *c)
+{
+    json_t *o = shape_json(c->model_name, recording_shape(c->recording), recording_type(c->recording));
+    json_object_set_new(o, "n_params", json_null());
+    json_object_set_new(o, "checksum", json_null());
+    json_object_set_new(o, "head", json_null());
+    return o;
+}
+
+static json_t *recording_json(const recording *r)
+{
+    const char *from = recording_model(r);
+    json_t *o = json_object();
+    json_object_set_new(o, "model", from[0] != '\0' ? json_string(from) : json_null());
+    json_object_set_new(o, "n_sequences", whole(recording_n_sequences(r)));
+    json_object_set_new(o, "queries", json_boolean(recording_has_queries(r)));
+    json_object_set_new(o, "scale", json_real((double)recording_scale(r)));
     return o;
 }
 
@@ -88,7 +115,7 @@ static json_t *run_json(const evaluation *ev, const evaluate_run *run)
 bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_error *e)
 {
     json_t *text = json_object();
-    json_object_set_new(text, "name", json_string(c->text_name));
+    json_object_set_new(text, "name", c->text_name[0] != '\0' ? json_string(c->text_name) : json_null());
     json_object_set_new(text, "n_tokens", whole(ev->n_windows * ev->n_tokens));
     json_object_set_new(text, "n_windows", whole(ev->n_windows));
     json_object_set_new(text, "n_windows_asked", whole(ev->n_windows_asked));
@@ -105,7 +132,9 @@ bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_er
     json_object_set_new(root, "threads", json_integer(c->threads));
     json_object_set_new(root, "seed", whole(c->seed));
     json_object_set_new(root, "partial", json_boolean(evaluation_is_partial(ev)));
-    json_object_set_new(root, "model", model_json(c));
+    json_object_set_new(root, "model", c->recording ? recorded_model_json(c) : model_json(c));
+    if (c->recording)
+        json_object_set_new(root, "recording", recording_json(c->recording));
     json_object_set_new(root, "text", text);
     json_object_set_new(root, "runs", runs);
     char *dump = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9));

@@ -15,10 +15,11 @@ typedef struct report_context {
     bool append_only;      /* as evaluate_config has it */
     int threads;
     uint64_t seed;
-    const char *model_name;
-    const model *model;
+    const char *model_name; /* or the recording's */
+    const model *model;     /* NULL for a recording */
+    const recording *recording;
     uint64_t model_checksum;
-    const char *text_name;
+    const char *text_name; /* "" if a recording does not say */
 } report_context;
 
 typedef struct report_style {
