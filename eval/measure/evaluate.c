@@ -220,7 +220,7 @@ static bool make_runs(evaluation *result, const evaluate_config *c, eval_error *
 static size_t weighed_tokens(const evaluate_config *c)
 {
     enum { ENOUGH = 4096 };
-    const size_t n_ctx = c->model->shape.n_ctx;
+    const size_t n_ctx = evaluate_shape(c)->n_ctx;
     return n_ctx <= ENOUGH ? n_ctx : c->n_tokens > ENOUGH ? c->n_tokens : ENOUGH;
 }
 
