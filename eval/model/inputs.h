@@ -14,7 +14,6 @@
 /* What is asked for; the messages about it name the options of the command line. */
 typedef struct inputs_request {
     const char *model; /* directory or random:...; NULL for the default */
-    const char *kv;    /* a recording (recording.h) instead of model and text; NULL: none */
     const char *text;  /* file, - for standard input; NULL for the default */
     size_t context;    /* 0: the model's */
     size_t tokens;     /* per window; 0: the context, but at most 1,024 */
@@ -23,6 +22,7 @@ typedef struct inputs_request {
     bool prompt_set; /* only for generate, which has a default of its own */
     size_t generate; /* tokens to generate instead of windows; 0: none */
     uint64_t seed;
+    const char *kv; /* a recording (recording.h) instead of model and text; NULL: none */
 } inputs_request;
 
 typedef struct inputs {
