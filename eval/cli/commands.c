@@ -6,6 +6,7 @@
 #include "eval/bench/bench.h"
 #include "eval/bench/options.h"
 #include "eval/cli/completion.h"
+#include "eval/cli/dump.h"
 #include "eval/cli/evaluation.h"
 #include "eval/cli/info.h"
 #include "eval/cli/options.h"
@@ -28,6 +29,8 @@ static const command table[] = {
      bench_options_list, NULL, NULL},
     {"tokenize", "Print a text's token ids as a model sees it", tokenize_main, tokenize_options_list, NULL,
      NULL},
+    {"dump", "Record a model's queries, keys and values into a file for --kv", dump_main, dump_options_list,
+     dump_words, NULL},
     {"info", "Print version, instruction set, threads and data directory", info_main, info_options_list, NULL,
      NULL},
     {"completion", "Print completion for a shell: source <(kvq-eval completion bash)", completion_main,

@@ -60,6 +60,7 @@ static bool measure(evaluation *ev, const inputs *in, const options *o, FILE *lo
         report_npy_header(logits, in->n_tokens, in->model->shape.vocab_size);
     progress_count(line, (double)in->n_windows * (double)(in->n_tokens - in->n_prompt), "steps");
     const evaluate_config config = {.model = in->model,
+                                    .recording = in->recording,
                                     .ids = in->ids,
                                     .n_windows = in->n_windows,
                                     .n_tokens = in->n_tokens,
@@ -150,6 +151,11 @@ static int run_evaluation(const inputs *in, const options *o, const char *isa, p
     evaluation ev = {0};
     eval_error e = {""};
     output_file logits = {0};
+    if (o->max_attn_error.set && in->recording && !recording_has_queries(in->recording)) {
+        (void)eval_fail(&e, "--max-attn-error: %s has no queries, so attention cannot be measured",
+                        in->model_name);
+        return complain(&e);
+    }
     if ((o->json && !output_file_check(o->json, &e)) || (o->csv && !output_file_check(o->csv, &e)) ||
         (o->logits && !output_file_open(&logits, o->logits, &e)))
         return complain(&e); /* better now than after the work */
@@ -169,9 +175,10 @@ static int run_evaluation(const inputs *in, const options *o, const char *isa, p
                               .seed = o->in.seed,
                               .model_name = in->model_name,
                               .model = in->model,
+                              .recording = in->recording,
                               .text_name = in->text_name,
                               .bos_id = in->bos_id};
-    if (o->json)
+    if (o->json && context.model)
         context.model_checksum = model_checksum(context.model);
     int status = write_reports(o, &context, &ev, &logits);
     if (evaluation_is_partial(&ev)) /* limits are about all windows */

@@ -27,6 +27,7 @@ enum {
     KEY_COMPARE,
     KEY_PLUGIN,
     KEY_MODEL,
+    KEY_KV,
     KEY_TEXT,
     KEY_NO_BOS,
     KEY_CONTEXT,
@@ -84,6 +85,10 @@ const struct argp_option options_list[] = {
      "published "
      "shape such as gpt2 or llama-3.2-1b, or numbers (L,H,D,CTX,VOCAB for a GPT-2, L,H,HKV,D,CTX,VOCAB for a "
      "Llama), for seeded random weights (default: the model that comes with kvq-eval)",
+     2},
+    {"kv", KEY_KV, "FILE", 0,
+     "Instead of a model: queries, keys and values recorded from any model, as .safetensors or .npy, or a "
+     "directory of .npy; kvq-eval dump writes such files",
      2},
     {"text", KEY_TEXT, "FILE", 0,
      "UTF-8 text; - is standard input (default: the sample that comes with kvq-eval)", 2},
@@ -291,6 +296,9 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
     case KEY_NO_BOS:
         o->in.no_bos = true;
         return 0;
+    case KEY_KV:
+        o->in.kv = argument_file(state, "kv", arg);
+        return 0;
     case KEY_TEXT:
         o->in.text = argument_file(state, "text", arg);
         return 0;
@@ -355,6 +363,25 @@ static void check_scheme_flags(const struct argp_state *state, const scheme_flag
     }
 }
 
+/* A recording is instead of a model and its text, and knows of no logits. */
+static void check_recording(const struct argp_state *state, const options *o)
+{
+    const struct {
+        bool given;
+        const char *name;
+    } others[] = {{o->in.model, "model"},
+                  {o->in.text, "text"},
+                  {o->in.context > 0, "context"},
+                  {o->in.generate > 0, "generate"},
+                  {o->logits, "logits"},
+                  {o->max_kld.set, "max-kld"},
+                  {o->max_ppl_increase.set, "max-ppl-increase"}};
+    for (size_t i = 0; o->in.kv && i < sizeof others / sizeof others[0]; i++)
+        if (others[i].given)
+            argp_error(state, "--kv and --%s: a recording has no model to run and no text; take one of them",
+                       others[i].name);
+}
+
 static void check_combinations(const struct argp_state *state, const options *o)
 {
     const int n_stdout = (o->json && strcmp(o->json, "-") == 0) + (o->csv && strcmp(o->csv, "-") == 0) +
@@ -397,6 +424,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     }
     if (key == ARGP_KEY_END) {
         check_scheme_flags(state, &p->flags);
+        check_recording(state, p->o);
         check_combinations(state, p->o);
         return 0;
     }

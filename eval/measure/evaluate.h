@@ -5,6 +5,7 @@
 #include "eval/common/error.h"
 #include "eval/measure/metrics.h"
 #include "eval/model/model.h"
+#include "eval/model/recording.h"
 #include "lib/kvq.h"
 
 #include <stdbool.h>
@@ -13,10 +14,13 @@
 #include <stdio.h>
 
 typedef struct evaluate_config {
+    /* One of them; the other is NULL. Windows are texts that the model runs over, or the recording's first
+     * sequences, each from its first token on. */
     const model *model;
-    const int32_t *ids; /* [n_windows][n_tokens] */
+    const recording *recording;
+    const int32_t *ids; /* [n_windows][n_tokens]; NULL for a recording */
     size_t n_windows;
-    size_t n_tokens;  /* per window, 2 to the model's n_ctx */
+    size_t n_tokens;  /* per window, 2 to the model's n_ctx or the recording's T */
     bool append_only; /* queries teach the caches nothing: append and attend apart, instead of a step */
     /* Of each window: prefilled with full-precision attention and not counted; at most n_tokens - 2. */
     size_t n_prompt;
@@ -54,6 +58,7 @@ typedef struct evaluate_run {
     /* True for the fp32 row that stands for the reference itself: its errors are 0 by definition, its bytes
      * and its perplexity are measured. False for every scheme that was asked for, fp32 included. */
     bool is_reference;
+    bool kv_only; /* as the evaluation: figures of attention are NaN, and the counts among them 0 */
 
     kvq_usage usage;                 /* of a cache of all layers at the end of a window */
     double bits_packed;              /* payload and metadata per packed element; NaN if nothing is packed */
@@ -89,7 +94,9 @@ typedef struct evaluation {
     /* pays_from was looked for up to so many tokens: the model's context, if not too long. */
     size_t n_weighed;
     eval_error logits_failed; /* "" unless logits_stream could not be written, which ends nothing */
-    bool has_quality;         /* false for random weights */
+    bool has_quality;         /* false for random weights and for recordings */
+    bool recorded;            /* measured on a recording */
+    bool kv_only;             /* one without queries: there are no figures of attention */
     evaluate_run *runs;
     size_t n_runs;
 } evaluation;
@@ -114,6 +121,15 @@ size_t evaluate_default_bound_every(size_t n_tokens);
 EVAL_MUST_CHECK bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e);
 
 void evaluation_free(evaluation *ev); /* an all-zero one is fine */
+
+/** The shape of the configuration's model or recording. */
+const model_shape *evaluate_shape(const evaluate_config *config);
+
+/** How many tokens a token of this layer attends to, itself the last of them; 0: all. */
+size_t evaluate_attn_window(const evaluate_config *config, size_t layer);
+
+/** kvq_scheme_create with a message. */
+EVAL_MUST_CHECK bool evaluate_make_scheme(kvq_scheme **out, const char *text, eval_error *e);
 
 /** Mean over a head's steps of the KL divergence of its attention probabilities. */
 double evaluate_head_prob_kl(const evaluate_head *head);

@@ -106,7 +106,7 @@ bool inputs_load_model(inputs *in, const char *name, uint64_t seed, progress *li
 
 const char *inputs_note(const inputs *in)
 {
-    return in->model->note[0] != '\0' ? in->model->note : NULL;
+    return in->model && in->model->note[0] != '\0' ? in->model->note : NULL;
 }
 
 bool inputs_load_tokenizer(tokenizer **out, const char *model_path, eval_error *e)
@@ -168,6 +168,13 @@ bool inputs_tokenize(const tokenizer *t, const char *path, int32_t **ids, size_t
     return good;
 }
 
+static bool check_prompt(const inputs *in, eval_error *e)
+{
+    return (in->n_tokens >= MIN_COUNTED && in->n_prompt <= in->n_tokens - MIN_COUNTED) ||
+           eval_fail(e, "--prompt %zu: must leave at least %d of a window's %zu tokens to decode",
+                     in->n_prompt, MIN_COUNTED, in->n_tokens);
+}
+
 /* The length of a window from --context, --tokens and --prompt. */
 static bool plan_window(inputs *in, const inputs_request *r, eval_error *e)
 {
@@ -191,9 +198,7 @@ static bool plan_window(inputs *in, const inputs_request *r, eval_error *e)
                eval_fail(e, "--generate %zu: with a prompt of %zu over the context of %zu tokens",
                          r->generate, in->n_prompt, context);
     }
-    return (in->n_tokens >= MIN_COUNTED && in->n_prompt <= in->n_tokens - MIN_COUNTED) ||
-           eval_fail(e, "--prompt %zu: must leave at least %d of a window's %zu tokens to decode",
-                     in->n_prompt, MIN_COUNTED, in->n_tokens);
+    return check_prompt(in, e);
 }
 
 /* The number of windows, once the text's tokens are known, of which each window takes `own`. */
@@ -251,8 +256,34 @@ static bool load_windows(inputs *in, const inputs_request *r, progress *line, ev
     return good;
 }
 
+/* The recording's sequences as windows. */
+static bool load_recording(inputs *in, const inputs_request *r, progress *line, eval_error *e)
+{
+    memset(in, 0, sizeof *in);
+    in->bos_id = -1;
+    last_part(in->model_name, sizeof in->model_name, r->kv);
+    progress_say(line, "opening %s", in->model_name);
+    if (!recording_open(&in->recording, r->kv, e))
+        return false;
+    const size_t n_tokens = recording_shape(in->recording)->n_ctx;
+    const size_t n_sequences = recording_n_sequences(in->recording);
+    snprintf(in->text_name, sizeof in->text_name, "%s", recording_text(in->recording));
+    if (r->tokens > n_tokens)
+        return eval_fail(e, "--tokens %zu: over the %zu tokens of a sequence of %s", r->tokens, n_tokens,
+                         r->kv);
+    if (r->windows > n_sequences)
+        return eval_fail(e, "--windows %zu: over the %zu sequence%s of %s", r->windows, n_sequences,
+                         n_sequences == 1 ? "" : "s", r->kv);
+    in->n_tokens = r->tokens ? r->tokens : n_tokens;
+    in->n_windows = r->windows ? r->windows : n_sequences;
+    in->n_prompt = r->prompt;
+    return check_prompt(in, e);
+}
+
 bool inputs_load(inputs *in, const inputs_request *r, progress *line, eval_error *e)
 {
+    if (r->kv)
+        return load_recording(in, r, line, e);
     if (!inputs_load_model(in, r->model, r->seed, line, e))
         return false;
     const bool random = in->model->random;
@@ -277,6 +308,7 @@ bool inputs_load(inputs *in, const inputs_request *r, progress *line, eval_error
 void inputs_free(inputs *in)
 {
     model_free(in->model);
+    recording_close(in->recording);
     tokenizer_free(in->tokenizer);
     free(in->ids);
     memset(in, 0, sizeof *in);

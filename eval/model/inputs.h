@@ -5,6 +5,7 @@
 #include "eval/common/error.h"
 #include "eval/common/progress.h"
 #include "eval/model/model.h"
+#include "eval/model/recording.h"
 #include "eval/model/tokenizer.h"
 
 #include <stddef.h>
@@ -21,18 +22,20 @@ typedef struct inputs_request {
     bool prompt_set; /* only for generate, which has a default of its own */
     size_t generate; /* tokens to generate instead of windows; 0: none */
     uint64_t seed;
-    bool no_bos; /* windows do not begin with the token that the tokenizer's configuration puts first */
+    bool no_bos;    /* windows do not begin with the token that the tokenizer's configuration puts first */
+    const char *kv; /* a recording (recording.h) instead of model and text; NULL: none */
 } inputs_request;
 
 typedef struct inputs {
-    model *model;
+    model *model;         /* NULL for a recording */
+    recording *recording; /* NULL for a model */
     tokenizer *tokenizer; /* NULL for random weights on random tokens */
     int32_t *ids;         /* [n_ids]: windows one after the other, or the prompt to generate after */
     size_t n_ids;
     int32_t bos_id;                       /* what each window begins with; -1: with the text */
     size_t n_windows, n_tokens, n_prompt; /* as evaluate.h means them; n_prompt also to generate */
-    char model_name[256];                 /* last part of its path, or random:... */
-    char text_name[256];
+    char model_name[256];                 /* last part of its or the recording's path, or random:... */
+    char text_name[256];                  /* "" if a recording does not say */
 } inputs;
 
 /**
@@ -42,6 +45,8 @@ typedef struct inputs {
  * Random weights: without a text the tokens are drawn from the seed; with one, the default model's
  * tokenizer cuts it and ids are taken modulo the vocabulary. Errors name the file or option and what was
  * expected. On failure inputs_free still may be called.
+ *
+ * A recording has no tokens, and its windows are its sequences; tokens and windows take the first of them.
  */
 EVAL_MUST_CHECK bool inputs_load(inputs *in, const inputs_request *r, progress *line, eval_error *e);
 

@@ -264,7 +264,7 @@ static bool add_shard_file(safetensors *st, const char *dir, const char *name, e
 {
     shard *s = new_shard(st, name);
     if (!s)
-        return eval_fail(e, "%s/%s: out of memory", dir, name);
+        return eval_fail(e, "%s: out of memory", name);
     return input_file_open(&s->source.fd, &s->source.size, s->source.path, dir, name, e) &&
            add_shard_tensors(st, s, e);
 }
@@ -290,6 +290,12 @@ static bool sort_by_name(safetensors *st, eval_error *e)
 const tensor_list *safetensors_tensors(const safetensors *st)
 {
     return &st->list;
+}
+
+const char *safetensors_metadata(const safetensors *st, const char *key)
+{
+    const json_t *metadata = st->shards ? json_object_get(st->shards->header, "__metadata__") : NULL;
+    return json_string_value(json_object_get(metadata, key));
 }
 
 void safetensors_close(safetensors *st)
@@ -381,6 +387,19 @@ bool safetensors_open_dir(safetensors **out, const char *dir, eval_error *e)
     bool ok =
         single ? add_shard_file(st, dir, SINGLE_NAME, e) && sort_by_name(st, e) : open_index(st, dir, e);
     if (!ok) {
+        safetensors_close(st);
+        return false;
+    }
+    *out = st;
+    return true;
+}
+
+bool safetensors_open_file(safetensors **out, const char *path, eval_error *e)
+{
+    safetensors *st = calloc(1, sizeof *st);
+    if (!st)
+        return eval_fail(e, "%s: out of memory", path);
+    if (!add_shard_file(st, NULL, path, e) || !sort_by_name(st, e)) {
         safetensors_close(st);
         return false;
     }

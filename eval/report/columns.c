@@ -36,6 +36,14 @@ static column_value real(double x)
     return isfinite(x) ? (column_value){.real = x} : (column_value){.missing = true, .real = (double)NAN};
 }
 
+/* There is none where attention was not run. */
+static column_value of_attention(const evaluate_run *run, column_value value)
+{
+    value.missing = value.missing || run->kv_only;
+    value.real = value.missing ? (double)NAN : value.real;
+    return value;
+}
+
 /* ---- what a scheme says of itself ---- */
 
 static kvq_side_info keys(const evaluate_run *run)
@@ -120,14 +128,14 @@ HEAD(k_rel_l2_packed, real(evaluate_packed_error(run, &head->k_packed)))
 RUN(v_rel_l2_packed, real(run->v_rel_l2_packed))
 HEAD(v_rel_l2_packed, real(evaluate_packed_error(run, &head->v_packed)))
 RUN(attn_rel_l2, real(run->attn_rel_l2))
-HEAD(attn_rel_l2, real(metric_l2_value(&head->attn)))
+HEAD(attn_rel_l2, of_attention(run, real(metric_l2_value(&head->attn))))
 RUN(attn_max_abs, real(run->attn_max_abs))
-HEAD(attn_max_abs, real((double)head->attn_max_abs))
+HEAD(attn_max_abs, of_attention(run, real((double)head->attn_max_abs)))
 RUN(attn_worst_rel_l2, real(run->attn_worst_rel_l2))
-RUN(attn_worst_layer, whole(run->attn_worst_layer))
-RUN(attn_worst_head, whole(run->attn_worst_head))
+RUN(attn_worst_layer, of_attention(run, whole(run->attn_worst_layer)))
+RUN(attn_worst_head, of_attention(run, whole(run->attn_worst_head)))
 RUN(attn_prob_kl, real(run->attn_prob_kl))
-HEAD(attn_prob_kl, real(evaluate_head_prob_kl(head)))
+HEAD(attn_prob_kl, of_attention(run, real(evaluate_head_prob_kl(head))))
 RUN(bound_max, real(run->bound_max))
 RUN(bound_looseness, real(run->bound_looseness))
 RUN(kld_mean, real(run->kld_mean))

@@ -16,15 +16,13 @@ static json_t *shape_window(const evaluation *ev)
     return ev->attn_window > 0 ? whole(ev->attn_window) : json_null();
 }
 
-static json_t *model_json(const report_context *c, const evaluation *ev)
+static json_t *shape_json(const char *name, const model_shape *shape, const char *weights,
+                          const evaluation *ev)
 {
-    const model_shape *shape = &c->model->shape;
-    char checksum[17];
-    snprintf(checksum, sizeof checksum, "%016" PRIx64, c->model_checksum);
     json_t *o = json_object();
-    json_object_set_new(o, "name", json_string(c->model_name));
+    json_object_set_new(o, "name", json_string(name));
     json_object_set_new(o, "architecture", json_string(shape->architecture));
-    json_object_set_new(o, "weights", json_string(c->model->weights));
+    json_object_set_new(o, "weights", json_string(weights));
     json_object_set_new(o, "n_layer", whole(shape->n_layer));
     json_object_set_new(o, "n_head", whole(shape->n_head));
     json_object_set_new(o, "n_kv_head", whole(shape->n_kv_head));
@@ -32,9 +30,39 @@ static json_t *model_json(const report_context *c, const evaluation *ev)
     json_object_set_new(o, "n_layer_windowed", whole(ev->n_layer_windowed));
     json_object_set_new(o, "head_dim", whole(shape->head_dim));
     json_object_set_new(o, "n_ctx", whole(shape->n_ctx));
+    return o;
+}
+
+static json_t *model_json(const report_context *c, const evaluation *ev)
+{
+    char checksum[17];
+    snprintf(checksum, sizeof checksum, "%016" PRIx64, c->model_checksum);
+    json_t *o = shape_json(c->model_name, &c->model->shape, c->model->weights, ev);
     json_object_set_new(o, "n_params", whole(c->model->n_params));
     json_object_set_new(o, "checksum", json_string(checksum));
     json_object_set_new(o, "head", json_string(c->model->head));
+    return o;
+}
+
+/* A model of which only this is known: the shape; what has no meaning is null, weights are the type of the
+ * recorded numbers. */
+static json_t *recorded_model_json(const report_context *c, const evaluation *ev)
+{
+    json_t *o = shape_json(c->model_name, recording_shape(c->recording), recording_type(c->recording), ev);
+    json_object_set_new(o, "n_params", json_null());
+    json_object_set_new(o, "checksum", json_null());
+    json_object_set_new(o, "head", json_null());
+    return o;
+}
+
+static json_t *recording_json(const recording *r)
+{
+    const char *from = recording_model(r);
+    json_t *o = json_object();
+    json_object_set_new(o, "model", from[0] != '\0' ? json_string(from) : json_null());
+    json_object_set_new(o, "n_sequences", whole(recording_n_sequences(r)));
+    json_object_set_new(o, "queries", json_boolean(recording_has_queries(r)));
+    json_object_set_new(o, "scale", json_real((double)recording_scale(r)));
     return o;
 }
 
@@ -95,7 +123,7 @@ static json_t *run_json(const evaluation *ev, const evaluate_run *run)
 bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_error *e)
 {
     json_t *text = json_object();
-    json_object_set_new(text, "name", json_string(c->text_name));
+    json_object_set_new(text, "name", c->text_name[0] != '\0' ? json_string(c->text_name) : json_null());
     json_object_set_new(text, "n_tokens", whole(ev->n_windows * ev->n_tokens));
     json_object_set_new(text, "n_windows", whole(ev->n_windows));
     json_object_set_new(text, "n_windows_asked", whole(ev->n_windows_asked));
@@ -113,7 +141,9 @@ bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_er
     json_object_set_new(root, "threads", json_integer(c->threads));
     json_object_set_new(root, "seed", whole(c->seed));
     json_object_set_new(root, "partial", json_boolean(evaluation_is_partial(ev)));
-    json_object_set_new(root, "model", model_json(c, ev));
+    json_object_set_new(root, "model", c->recording ? recorded_model_json(c, ev) : model_json(c, ev));
+    if (c->recording)
+        json_object_set_new(root, "recording", recording_json(c->recording));
     json_object_set_new(root, "text", text);
     json_object_set_new(root, "runs", runs);
     char *dump = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9));

@@ -12,10 +12,28 @@ bool report_is_fp32(const evaluate_run *run)
     return strcmp(run->text, "fp32") == 0;
 }
 
+/* What stands in brackets behind the name. */
+static void origin_text(char *text, size_t size, const report_context *c)
+{
+    if (c->model) {
+        snprintf(text, size, "%.1f M parameters%s", (double)c->model->n_params / 1e6,
+                 c->model->random ? ", random" : "");
+        return;
+    }
+    const model_shape *shape = recording_shape(c->recording);
+    const char *from = recording_model(c->recording);
+    char heads[64] = "";
+    if (recording_has_queries(c->recording))
+        snprintf(heads, sizeof heads, ", %zu query heads", shape->n_head);
+    snprintf(text, size, "recorded%s%s: %zu layers%s, %zu KV heads of %zu%s", from[0] != '\0' ? " from " : "",
+             from, shape->n_layer, heads, shape->n_kv_head, shape->head_dim,
+             heads[0] != '\0' ? "" : ", no queries");
+}
+
 void report_header(FILE *f, const report_context *c, size_t n_windows, size_t n_tokens, size_t n_prompt,
                    const report_style *style)
 {
-    char tokens[FORMAT_SIZE], prompt[FORMAT_SIZE + 12] = "", bos[40] = "", text[1024];
+    char tokens[FORMAT_SIZE], prompt[FORMAT_SIZE + 12] = "", bos[40] = "", origin[512], text[1280];
     format_count(tokens, n_tokens);
     if (n_prompt > 0) {
         char count[FORMAT_SIZE];
@@ -25,11 +43,11 @@ void report_header(FILE *f, const report_context *c, size_t n_windows, size_t n_
     if (c->bos_id >= 0)
         snprintf(bos, sizeof bos, ", each after BOS (%d)", (int)c->bos_id);
     const char *mark = style->markdown ? "**" : "";
-    snprintf(text, sizeof text,
-             "%s%s (%.1f M parameters%s), %s: %zu window%s of %s tokens%s%s, %s kernels, %d thread%s%s%s",
-             mark, c->model_name, (double)c->model->n_params / 1e6, c->model->random ? ", random" : "",
-             c->text_name, n_windows, n_windows == 1 ? "" : "s", tokens, prompt, bos, c->isa, c->threads,
-             c->threads == 1 ? "" : "s", c->append_only ? ", without evidence (append only)" : "", mark);
+    origin_text(origin, sizeof origin, c);
+    snprintf(text, sizeof text, "%s%s (%s)%s%s: %zu window%s of %s tokens%s%s, %s kernels, %d thread%s%s%s",
+             mark, c->model_name, origin, c->text_name[0] != '\0' ? ", " : "", c->text_name, n_windows,
+             n_windows == 1 ? "" : "s", tokens, prompt, bos, c->isa, c->threads, c->threads == 1 ? "" : "s",
+             c->append_only ? ", without evidence (append only)" : "", mark);
     format_paragraph(f, text, style->width);
     fputc('\n', f);
 }

@@ -15,11 +15,12 @@ typedef struct report_context {
     bool append_only;      /* as evaluate_config has it */
     int threads;
     uint64_t seed;
-    const char *model_name;
-    const model *model;
+    const char *model_name; /* or the recording's */
+    const model *model;     /* NULL for a recording */
+    const recording *recording;
     uint64_t model_checksum;
-    const char *text_name;
-    int32_t bos_id; /* what each window begins with; -1: with the text */
+    const char *text_name; /* "" if a recording does not say */
+    int32_t bos_id;        /* what each window begins with; -1: with the text */
 } report_context;
 
 typedef struct report_style {

@@ -96,6 +96,34 @@ static void two_digits(char *text, double x)
     snprintf(text, FORMAT_SIZE, x < 99.5 ? "%.2g" : "%.0f", x);
 }
 
+static void say_attention(paragraph *p, const evaluate_run *run)
+{
+    char pooled[FORMAT_SIZE], worst[FORMAT_SIZE];
+    two_digits(pooled, 100.0 * run->attn_rel_l2);
+    two_digits(worst, 100.0 * run->attn_worst_rel_l2);
+    say(p, "attention is off by %s %%, layers and heads pooled; the worst, head %d of layer %d, by %s %%. ",
+        pooled, (int)run->attn_worst_head, (int)run->attn_worst_layer, worst);
+}
+
+/* What a recorded cache can tell and what not. */
+static void say_recorded(paragraph *p, const evaluate_run *run)
+{
+    if (run->kv_only) {
+        char k[FORMAT_SIZE], v[FORMAT_SIZE];
+        two_digits(k, 100.0 * run->k_rel_l2);
+        two_digits(v, 100.0 * run->v_rel_l2);
+        say(p,
+            "For that, keys read back are off by %s %% and values by %s %%. The recording has no queries: "
+            "attention could not be measured, and schemes that learn from queries have learned nothing.",
+            k, v);
+        return;
+    }
+    say(p, "For that, ");
+    say_attention(p, run);
+    say(p, "These are local errors, on what was recorded: what they do to the next token, only a run of the "
+           "model can tell.");
+}
+
 static void say_quality(paragraph *p, const evaluate_run *run)
 {
     if (run->kld_mean == 0.0) {
@@ -103,14 +131,10 @@ static void say_quality(paragraph *p, const evaluate_run *run)
         return;
     }
     const column_value change = {.real = evaluate_ppl_increase(run)};
-    char percent[FORMAT_SIZE], pooled[FORMAT_SIZE], worst[FORMAT_SIZE];
+    char percent[FORMAT_SIZE];
     format_value(percent, UNIT_CHANGE, &change);
-    two_digits(pooled, 100.0 * run->attn_rel_l2);
-    two_digits(worst, 100.0 * run->attn_worst_rel_l2);
-    say(p,
-        "For that, attention is off by %s %%, layers and heads pooled; the worst, head %d of layer %d, by "
-        "%s %%. ",
-        pooled, (int)run->attn_worst_head, (int)run->attn_worst_layer, worst);
+    say(p, "For that, ");
+    say_attention(p, run);
     say(p, "The most likely next token stays the same in %.1f %% of the steps, and perplexity ",
         100.0 * run->top1);
     if (isfinite(run->ppl_fp32) && isfinite(run->ppl))
@@ -237,6 +261,8 @@ void sentences(FILE *f, const evaluation *ev, size_t width)
     format_paragraph(f, memory.text, width);
     if (ev->has_quality)
         say_quality(&quality, run);
+    else if (ev->recorded)
+        say_recorded(&quality, run);
     else
         say(&quality,
             "The weights are random: bytes and times are real, but next-token divergence, agreement and "
