@@ -519,12 +519,12 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both
  *           cases.
  * Window    pages (and sinks, and rows of the residual) before what all queries in flight see are not
- *           visited, so time goes with the window and not with T; what `probabilities` has of them is 0. What
- *           lies before the page in which a query's window begins has no influence on any bit; what lies
- *           before the window in that page has none on which numbers are added, but it shares scales with
- *           them, and with KVQ_PRECISION_FAST their rounding. A window of T tokens or more gives the bits of
- *           0. Sinks are a matter of storage: outside a window they are not seen. The cache keeps all
- *           tokens, also those that no window will ever reach.
+ *           visited, so time goes with the window and not with T; their probabilities are 0. Pages before
+ *           the one in which a query's window begins have no influence on any bit of its answer. Older
+ *           tokens in that page are in no sum, but may share scales with those in the window and, with
+ *           KVQ_PRECISION_FAST, the rounding of the query. A window of T tokens or more gives the bits of 0.
+ *           Sinks are a matter of storage: outside a window they are not seen. The cache keeps all tokens,
+ *           also those that no window will reach any more.
  * Prompts   queries see the cache as it stands after the append, that is, a long prompt sees its own older
  *           tokens packed. KIVI attends within the prompt with exact keys and values. To do the same, append
  *           the prompt to a second cache with one layer and the scheme fp32, attend there, and reset it after

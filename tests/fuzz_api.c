@@ -262,18 +262,21 @@ static void attend_plainly(const float *k, const float *v, size_t n, const float
     *slack = 2 * largest_v * (expm1(2 * off) + (double)(n + 64) * 0x1p-23);
 }
 
-/* An output against attention over what the cache reads back, and over what was appended. */
-static void check_output(const subject *s, const state *m, const float *k, const float *v, size_t visible,
-                         size_t kv_head, const float *q, float scale, const float *out, float bound)
+/* An output against attention over tokens [first, end) as the cache reads them back, and as they were
+ * appended. */
+static void check_output(const subject *s, const state *m, const float *k, const float *v, size_t first,
+                         size_t end, size_t kv_head, const float *q, float scale, const float *out,
+                         float bound)
 {
     double wanted[DIM], slack;
-    attend_plainly(k + kv_head * DIM, v + kv_head * DIM, visible, q, scale, wanted, &slack);
+    size_t at = first * ROW + kv_head * DIM;
+    attend_plainly(k + at, v + at, end - first, q, scale, wanted, &slack);
     for (size_t c = 0; c < DIM; c++)
         must(fabs((double)out[c] - wanted[c]) <= slack);
     must(bound >= 0);
     if (s == &quantized && !m->known)
         return;
-    attend_plainly(m->k + kv_head * DIM, m->v + kv_head * DIM, visible, q, scale, wanted, &slack);
+    attend_plainly(m->k + at, m->v + at, end - first, q, scale, wanted, &slack);
     for (size_t c = 0; c < DIM; c++) /* our own double arithmetic is off by 2^-29 of float's, at most */
         must(fabs((double)out[c] - wanted[c]) <= (double)bound + slack * 0x1p-24);
 }
@@ -283,6 +286,18 @@ static uint32_t bits_of(float x)
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
+}
+
+/* A window or, as often, none; by chance. */
+static size_t window_of(float x)
+{
+    uint32_t bits = bits_of(x) >> 2;
+    return bits & 1 ? (size_t)(1 + (bits >> 1) % (MAX_TOKENS / 2)) : 0;
+}
+
+static size_t first_visible(size_t window, size_t visible)
+{
+    return window > 0 && visible > window ? visible - window : 0;
 }
 
 static void attend(subject *s, size_t layer, size_t sequence, size_t n_q, float scale, const float *q)
@@ -296,6 +311,7 @@ static void attend(subject *s, size_t layer, size_t sequence, size_t n_q, float 
     options.bound = fast ? NULL : bound;
     options.probabilities = probabilities;
     options.n_threads = 1 + (int)(bits_of(q[0]) >> 1 & 1);
+    options.window = window_of(q[0]);
     kvq_status status = kvq_cache_attend(s->cache, layer, &sequence, 1, q, n_q, scale, &options, out);
     if (n_q == 0 || n_q > m->n) {
         must(status == KVQ_ERR_ARG);
@@ -305,15 +321,16 @@ static void attend(subject *s, size_t layer, size_t sequence, size_t n_q, float 
     for (size_t i = 0; i < n_q; i++)
         for (size_t head = 0; head < N_HEADS; head++) {
             size_t row = i * N_HEADS + head, visible = m->n - n_q + i + 1;
+            size_t first = first_visible(options.window, visible);
             double sum = 0;
             for (size_t t = 0; t < m->n; t++) {
                 float p = probabilities[row * m->n + t];
-                must(p >= 0 && p <= 1.0001f && (t < visible || p == 0));
+                must(p >= 0 && p <= 1.0001f && ((t >= first && t < visible) || p == 0));
                 sum += (double)p;
             }
             must(fabs(sum - 1) < 1e-4);
             if (!fast)
-                check_output(s, m, k, v, visible, head / (N_HEADS / N_KV_HEADS), q + row * DIM, scale,
+                check_output(s, m, k, v, first, visible, head / (N_HEADS / N_KV_HEADS), q + row * DIM, scale,
                              out + row * DIM, bound[row]);
         }
 }
@@ -330,12 +347,13 @@ static void call_attend(size_t layer, size_t sequence)
 
 /* Outputs of a step: numbers, and of the exact subject the right ones. */
 static void check_step_output(subject *s, const state *m, size_t n_new, const float *q, float scale,
-                              const float *out)
+                              size_t window, const float *out)
 {
     for (size_t row = 0; row < n_new * N_HEADS; row++) {
-        size_t visible = m->n - n_new + row / N_HEADS + 1, kv = row % N_HEADS / (N_HEADS / N_KV_HEADS) * DIM;
+        size_t visible = m->n - n_new + row / N_HEADS + 1, first = first_visible(window, visible);
+        size_t at = first * ROW + row % N_HEADS / (N_HEADS / N_KV_HEADS) * DIM;
         double wanted[DIM], slack;
-        attend_plainly(m->k + kv, m->v + kv, visible, q + row * DIM, scale, wanted, &slack);
+        attend_plainly(m->k + at, m->v + at, visible - first, q + row * DIM, scale, wanted, &slack);
         for (size_t c = 0; c < DIM; c++) {
             float got = out[row * DIM + c];
             must(isfinite(got) && (s != &exact || fabs((double)got - wanted[c]) <= slack));
@@ -364,6 +382,7 @@ static void step(subject *s, size_t layer, const step_call *c, size_t fail_at)
     kvq_attend_options options;
     kvq_attend_options_init(&options);
     options.n_threads = 1 + (int)(bits_of(c->q[0]) & 1);
+    options.window = window_of(c->q[0]);
     options.precision = bits_of(c->q[0]) & 2 ? KVQ_PRECISION_FAST : KVQ_PRECISION_EXACT;
     buffer before = saved(s->cache);
     s->memory.fail_at = fail_at > 0 ? s->memory.n_calls + fail_at : 0;
@@ -386,7 +405,7 @@ static void step(subject *s, size_t layer, const step_call *c, size_t fail_at)
             memcpy(m->v + m->n * ROW, v, n * ROW * sizeof *v);
             m->known = m->known || m->n == 0;
             m->n += n;
-            check_step_output(s, m, n, q, c->scale, o);
+            check_step_output(s, m, n, q, c->scale, options.window, o);
             q += n * N_HEADS * DIM, o += n * N_HEADS * DIM, k += n * ROW, v += n * ROW;
         }
     }
