@@ -3,7 +3,7 @@
 #   ./run.sh --scheme kivi4 --scheme kivi2,r=32
 set -eu
 cd "$(dirname "$0")"
-.ci/need gcc libc6-dev make cmake pkg-config libopenblas-openmp-dev libjansson-dev libpcre2-dev libxxhash-dev
+.ci/need gcc libc6-dev make cmake pkg-config libopenblas-openmp-dev libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev
 log=build/build.log
 mkdir -p build
 {

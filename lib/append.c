@@ -13,8 +13,10 @@
 
 /* One call's tokens past the sinks, seen as indices [first, first + n) of a layer. */
 typedef struct append_input {
-    const float *x[KVQ_N_ROLES]; /* [n][Hkv][D] */
-    const float *received;       /* [Hkv], received_stride apart; of the same tokens; NULL: none */
+    const float *x[KVQ_N_ROLES]; /* of all the call's tokens */
+    kvq_strides strides;
+    size_t n_sinks;        /* of them before those past the sinks */
+    const float *received; /* [Hkv], received_stride apart; of the same tokens; NULL: none */
     size_t received_stride;
     size_t first, n;
     int n_threads;
@@ -23,10 +25,9 @@ typedef struct append_input {
 /* Below this many values, threads cost more than they save. */
 enum { MIN_PARALLEL_ELEMENTS = 1 << 16 };
 
-static const float *input_row(const kvq_cache *cache, const append_input *in, kvq_role role, size_t head,
-                              size_t index)
+static const float *input_row(const append_input *in, kvq_role role, size_t head, size_t index)
 {
-    return in->x[role] + ((index - in->first) * cache->config.n_kv_heads + head) * cache->config.head_dim;
+    return in->x[role] + (in->n_sinks + index - in->first) * in->strides.token + head * in->strides.head;
 }
 
 static float input_received(const append_input *in, size_t head, size_t index)
@@ -47,7 +48,7 @@ static void gather(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq
             kvq_row_load(cache, plan->scheme.residual_dtype[role],
                          kvq_residual_row(cache, plan, layer, role, head, i), out);
         } else {
-            kvq_row_store(cache, plan->scheme.residual_dtype[role], row, input_row(cache, in, role, head, i));
+            kvq_row_store(cache, plan->scheme.residual_dtype[role], row, input_row(in, role, head, i));
             kvq_row_load(cache, plan->scheme.residual_dtype[role], row, out);
         }
     }
@@ -83,12 +84,12 @@ static void encode_head(const kvq_cache *cache, const kvq_layer_plan *plan, cons
         if (scratch != NULL)
             gather(cache, plan, layer, role, head, in, i, n, scratch);
         else
-            x = input_row(cache, in, role, head, i);
+            x = input_row(in, role, head, i);
         kvq_evidence evidence = kvq_evidence_of(
             cache, plan, layer, head, gather_received(cache, plan, layer, role, head, in, i, n, received), n);
         side->codec->encode(cache->kernels, side,
                             kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head),
-                            i % KVQ_SUPERBLOCK, n, x, scratch != NULL ? dim : cache->config.n_kv_heads * dim,
+                            i % KVQ_SUPERBLOCK, n, x, scratch != NULL ? dim : in->strides.token,
                             side->evidence != 0 ? &evidence : NULL);
     }
 }
@@ -138,8 +139,7 @@ static void fill_residual(const kvq_cache *cache, const kvq_layer_plan *plan, co
     for (size_t i = begin; i < in->first + in->n; i++)
         for (size_t head = 0; head < cache->config.n_kv_heads; head++) {
             kvq_row_store(cache, plan->scheme.residual_dtype[role],
-                          kvq_residual_row(cache, plan, layer, role, head, i),
-                          input_row(cache, in, role, head, i));
+                          kvq_residual_row(cache, plan, layer, role, head, i), input_row(in, role, head, i));
             float *received = kvq_residual_received(cache, plan, layer, role, head, i);
             if (received != NULL)
                 *received = input_received(in, head, i);
@@ -147,12 +147,14 @@ static void fill_residual(const kvq_cache *cache, const kvq_layer_plan *plan, co
 }
 
 static void fill_sinks(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                       kvq_role role, const float *x, size_t n)
+                       kvq_role role, const kvq_arrivals *arrivals, size_t n)
 {
+    const kvq_strides *strides = &arrivals->strides;
     for (size_t i = 0; i < n; i++)
-        for (size_t head = 0; head < cache->config.n_kv_heads; head++, x += cache->config.head_dim)
+        for (size_t head = 0; head < cache->config.n_kv_heads; head++)
             kvq_row_store(cache, plan->scheme.residual_dtype[role],
-                          kvq_sinks_row(cache, plan, layer, role, head, layer->n_tokens + i), x);
+                          kvq_sinks_row(cache, plan, layer, role, head, layer->n_tokens + i),
+                          arrivals->x[role] + i * strides->token + head * strides->head);
 }
 
 /* ---- Reserve, pack, take ---- */
@@ -222,9 +224,10 @@ void kvq_append_take(kvq_cache *cache, size_t layer_index, size_t sequence, cons
     size_t n_tokens = layer->n_tokens + arrivals->n_tokens, target[KVQ_N_ROLES];
     size_t n_before = kvq_past_sinks(plan, layer->n_tokens), n = kvq_past_sinks(plan, n_tokens);
     size_t n_to_sinks = arrivals->n_tokens - (n - n_before);
-    size_t sinks_elements = n_to_sinks * cache->config.n_kv_heads * cache->config.head_dim;
     append_input in = {
-        .x = {arrivals->x[KVQ_KEYS] + sinks_elements, arrivals->x[KVQ_VALUES] + sinks_elements},
+        .strides = arrivals->strides,
+        .n_sinks = n_to_sinks,
+        .x = {arrivals->x[KVQ_KEYS], arrivals->x[KVQ_VALUES]},
         .received = arrivals->received,
         .received_stride = arrivals->received_stride,
         .first = n_before,
@@ -234,29 +237,74 @@ void kvq_append_take(kvq_cache *cache, size_t layer_index, size_t sequence, cons
     find_target(plan, layer, n_tokens, target);
     pack(cache, plan, layer, target, &in);
     for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++) {
-        fill_sinks(cache, plan, layer, role, arrivals->x[role], n_to_sinks);
+        fill_sinks(cache, plan, layer, role, arrivals, n_to_sinks);
         kvq_residual_advance(cache, plan, layer, role, target[role], n);
         fill_residual(cache, plan, layer, role, &in);
     }
     layer->n_tokens = n_tokens;
 }
 
-kvq_status kvq_cache_append(kvq_cache *cache, size_t layer, size_t sequence, const float *k, const float *v,
-                            size_t n_tokens)
+/* ---- The public calls ---- */
+
+bool kvq_strides_read(const kvq_cache *cache, const kvq_strides *given, size_t n_tokens, kvq_strides *strides)
 {
+    size_t dim = cache->config.head_dim, most = PTRDIFF_MAX / sizeof(float);
+    *strides = given != NULL ? *given : kvq_strides_dense(cache);
+    if (n_tokens == 0)
+        return true;
+    size_t heads = cache->config.n_kv_heads - 1, tokens = n_tokens - 1; /* how often each stride is taken */
+    if (heads == 0)
+        strides->head = dim;
+    if (tokens == 0)
+        strides->token = kvq_strides_dense(cache).token;
+    if ((heads > 0 && strides->head > most / heads) || (tokens > 0 && strides->token > most / tokens) ||
+        heads * strides->head > most - dim || tokens * strides->token > most - dim - heads * strides->head)
+        return false;
+    if (strides->head < dim || strides->token < dim)
+        return false;
+    return heads == 0 || tokens == 0 || strides->token >= dim + heads * strides->head ||
+           strides->head >= dim + tokens * strides->token;
+}
+
+/* Rows that lie side by side are looked at together. */
+static bool all_finite(const kvq_cache *cache, const float *x, size_t n_tokens, const kvq_strides *strides)
+{
+    size_t dim = cache->config.head_dim, n_heads = cache->config.n_kv_heads;
+    bool heads_touch = n_heads == 1 || strides->head == dim;
+    size_t row = heads_touch ? n_heads * dim : dim;
+    bool tokens_touch = n_tokens == 1 || strides->token == row;
+    for (size_t head = 0; head < (heads_touch ? 1 : n_heads); head++)
+        for (size_t t = 0; t < (tokens_touch ? 1 : n_tokens); t++)
+            if (!cache->kernels->all_finite_f32(x + t * strides->token + head * strides->head,
+                                                tokens_touch ? n_tokens * row : row))
+                return false;
+    return true;
+}
+
+kvq_status kvq_cache_append_strided(kvq_cache *cache, size_t layer, size_t sequence, const float *k,
+                                    const float *v, size_t n_tokens, const kvq_strides *given)
+{
+    kvq_strides strides;
     if (cache == NULL || layer >= cache->config.n_layers || sequence >= cache->config.n_sequences)
         return KVQ_ERR_ARG;
     if (n_tokens == 0)
         return KVQ_OK;
-    size_t token_elements = cache->config.n_kv_heads * cache->config.head_dim;
     if (k == NULL || v == NULL)
         return KVQ_ERR_ARG;
     if (n_tokens > cache->config.max_tokens - kvq_cache_n_tokens(cache, layer, sequence))
         return KVQ_ERR_FULL;
-    if (!cache->kernels->all_finite_f32(k, n_tokens * token_elements) ||
-        !cache->kernels->all_finite_f32(v, n_tokens * token_elements))
+    if (!kvq_strides_read(cache, given, n_tokens, &strides))
+        return KVQ_ERR_ARG;
+    if (!all_finite(cache, k, n_tokens, &strides) || !all_finite(cache, v, n_tokens, &strides))
         return KVQ_ERR_NONFINITE;
     KVQ_TRY(kvq_append_reserve(cache, layer, sequence, n_tokens));
-    kvq_append_take(cache, layer, sequence, &(kvq_arrivals){.x = {k, v}, .n_tokens = n_tokens});
+    kvq_append_take(cache, layer, sequence,
+                    &(kvq_arrivals){.x = {k, v}, .strides = strides, .n_tokens = n_tokens});
     return KVQ_OK;
+}
+
+kvq_status kvq_cache_append(kvq_cache *cache, size_t layer, size_t sequence, const float *k, const float *v,
+                            size_t n_tokens)
+{
+    return kvq_cache_append_strided(cache, layer, sequence, k, v, n_tokens, NULL);
 }

@@ -76,8 +76,8 @@ static kvq_span make_span(const kvq_cache *cache, size_t layer, const size_t *se
         .first_query = s * n_q,
     };
     if (probabilities != NULL)
-        span.window =
-            (kvq_window){.p = probabilities + s * n_q * cache->config.n_heads * n_tokens, .stride = n_tokens};
+        span.probabilities = (kvq_probabilities){
+            .p = probabilities + s * n_q * cache->config.n_heads * n_tokens, .stride = n_tokens};
     return span;
 }
 
@@ -101,6 +101,7 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
         .plan = &cache->plan[layer],
         .q = q,
         .scale = scale,
+        .window = options.window,
         .fast = options.precision == KVQ_PRECISION_FAST && options.bound == NULL,
         .n_threads = options.n_threads,
         .out = out,

@@ -16,6 +16,10 @@
  * to segment and adds as it goes; where there are fewer tiles than threads to feed, segments are dealt out
  * and their sums kept until all are there.
  *
+ * Of a sliding window every row has a lower limit next to its upper one. Chunks, and so segments, that lie
+ * before what any row of a tile may see are left out; in the chunk in which a window begins, older tokens
+ * have weights of 0, as those that come after the query have in the last one.
+ *
  * Where the values' codec has a packed domain of its own, packed values are added up apart from the others
  * and brought back once, at the end.
  *
@@ -67,12 +71,13 @@ enum { SUMS_MAX = QUERY_TILE * (4 + 2 * KVQ_DIM_MAX) }; /* floats that hold any 
 typedef struct query_tile {
     const attention *a;
     const kvq_view *view;
-    kvq_window window;
+    kvq_probabilities probabilities;
     size_t kv_head, n_rows, dim;
     size_t row_index[QUERY_TILE];      /* (query * H + head) in the call: where its q, out, bound are */
-    size_t window_index[QUERY_TILE];   /* the same in the span: where its window's row is */
-    size_t n_visible[QUERY_TILE];      /* tokens it may see */
-    size_t n_tokens;                   /* the most that any row may see */
+    size_t span_index[QUERY_TILE];     /* the same in the span: where its row of probabilities is */
+    size_t first_visible[QUERY_TILE];  /* tokens that it may see: from this one */
+    size_t n_visible[QUERY_TILE];      /* up to this number, excluded */
+    size_t first_token, n_tokens;      /* the same of all rows together */
     float q[QUERY_TILE * KVQ_DIM_MAX]; /* scaled; [n_rows][D] */
     float q_packed[QUERY_TILE * KVQ_DIM_MAX]; /* prepared, if the keys' codec does so */
     sums now;                                 /* of the segment in flight */
@@ -205,10 +210,26 @@ typedef struct chunk {
     size_t begin, n;
 } chunk;
 
+/* How many tokens at a chunk's beginning are packed; 0 also if no row may see any of them. */
 static size_t n_packed_in(const query_tile *t, const chunk *c, kvq_role role)
 {
     size_t end = t->view->plan->scheme.sinks + t->view->layer->packed[role];
-    return c->sinks || end <= c->begin ? 0 : kvq_min_size(c->n, end - c->begin);
+    return c->sinks || end <= kvq_max_size(c->begin, t->first_token) ? 0 : kvq_min_size(c->n, end - c->begin);
+}
+
+/* The first of the others that a row may see. */
+static size_t first_plain_in(const query_tile *t, const chunk *c, size_t n_packed)
+{
+    return kvq_max_size(c->begin + n_packed, t->first_token) - c->begin;
+}
+
+/* Do packed values tell what errors of a chunk's scores amount to? They must be there, and a window that
+ * begins here must not leave keys without them. That is asked of the newest window, so that the answer does
+ * not depend on the queries that share a tile. */
+static bool can_estimate(const query_tile *t, const chunk *c, size_t packed_keys, size_t packed_values)
+{
+    size_t newest = kvq_first_visible(t->a->call->window, kvq_view_n_tokens(t->view));
+    return packed_values > 0 && (packed_values >= packed_keys || newest <= c->begin);
 }
 
 static kvq_tokens packed_tokens(const query_tile *t, const chunk *c, kvq_role role, size_t n)
@@ -233,8 +254,8 @@ static void score_chunk(query_tile *t, const chunk *c)
     if (packed > 0) {
         kvq_tokens tokens = packed_tokens(t, c, KVQ_KEYS, packed);
         size_t packed_values = n_packed_in(t, c, KVQ_VALUES);
-        if (tokens.sums == KVQ_SUMS_FAST && packed_values == 0)
-            tokens.sums = KVQ_SUMS_WIDE; /* nothing packed tells what errors of scores amount to */
+        if (tokens.sums == KVQ_SUMS_FAST && !can_estimate(t, c, packed, packed_values))
+            tokens.sums = KVQ_SUMS_WIDE;
         kvq_score_counts counts = {0};
         kvq_side_score(t->a->call->cache->kernels, side, &tokens,
                        side->codec->prepare != NULL ? t->q_packed : t->q, t->n_rows, t->scores,
@@ -245,7 +266,7 @@ static void score_chunk(query_tile *t, const chunk *c)
             t->score_rms_error[row] *=
                 sqrtf((float)packed / (float)packed_values); /* taken for as large as the others */
     }
-    for (size_t i = packed; i < c->n;) {
+    for (size_t i = first_plain_in(t, c, packed); i < c->n;) {
         kvq_stretch s = kvq_find_stretch(t->view, KVQ_KEYS, t->kv_head, c->begin + i, c->n - i);
         score_rows(t, &s, t->scores + i);
         i += s.n;
@@ -262,11 +283,28 @@ static void accumulate_chunk(query_tile *t, const chunk *c)
         kvq_side_accumulate(t->a->call->cache->kernels, side, &tokens, t->scores, t->n_rows,
                             t->score_rms_error, &rows);
     }
-    for (size_t i = packed; i < c->n;) {
+    for (size_t i = first_plain_in(t, c, packed); i < c->n;) {
         kvq_stretch s = kvq_find_stretch(t->view, KVQ_VALUES, t->kv_head, c->begin + i, c->n - i);
         accumulate_rows(t, &s, t->scores + i);
         i += s.n;
     }
+}
+
+/* How many of n tokens from `first` on are below a limit. */
+static size_t n_below(size_t limit, size_t first, size_t n)
+{
+    return limit > first ? kvq_min_size(n, limit - first) : 0;
+}
+
+/* Scores of tokens [token, token + n) go where the row's probabilities will lie: finish_row has the final
+ * ref. */
+static void keep_scores(const query_tile *t, size_t row, size_t token, size_t n, const float *scores)
+{
+    const kvq_probabilities *to = &t->probabilities;
+    size_t from = kvq_max_size(token, to->first);
+    if (from < token + n)
+        memcpy(to->p + t->span_index[row] * to->stride + from - to->first, scores + from - token,
+               (token + n - from) * sizeof *scores);
 }
 
 /* Turn a row's scores into weights relative to its ref. That follows the maximum only in leaps, because what
@@ -275,25 +313,26 @@ static void weigh_row(query_tile *t, size_t row, size_t token, size_t n)
 {
     const kvq_kernels *kernels = t->a->call->cache->kernels;
     float *scores = t->scores + row * KVQ_SUPERBLOCK;
-    size_t visible = t->n_visible[row] > token ? kvq_min_size(n, t->n_visible[row] - token) : 0;
-    for (size_t i = visible; i < n; i++)
+    size_t begin = n_below(t->first_visible[row], token, n), end = n_below(t->n_visible[row], token, n);
+    for (size_t i = 0; i < begin; i++)
         scores[i] = 0.0f; /* as weights: what the row may not see */
-    if (visible == 0)
+    for (size_t i = end; i < n; i++)
+        scores[i] = 0.0f;
+    if (begin == end)
         return;
-    if (!kernels->all_finite_f32(scores, visible)) { /* kernels differ in what they make of Inf and NaN */
+    scores += begin;
+    token += begin;
+    n = end - begin;
+    if (!kernels->all_finite_f32(scores, n)) { /* kernels differ in what they make of Inf and NaN */
         t->now.overflowed[row] = 1.0f;
-        memset(scores, 0, visible * sizeof *scores);
+        memset(scores, 0, n * sizeof *scores);
     }
-    if (t->window.p != NULL &&
-        token + visible > t->window.first) { /* for now: finish_row has the final ref */
-        size_t from = kvq_max_size(token, t->window.first);
-        memcpy(t->window.p + t->window_index[row] * t->window.stride + from - t->window.first,
-               scores + from - token, (token + visible - from) * sizeof *scores);
-    }
-    float max = kernels->max_f32(scores, visible);
+    if (t->probabilities.p != NULL)
+        keep_scores(t, row, token, n, scores);
+    float max = kernels->max_f32(scores, n);
     if (max > t->now.ref[row] + SLACK)
         sums_raise(t->a, &t->now, row, max);
-    t->now.sum[row] += kernels->exp2_sum_f32(scores, visible, t->now.ref[row]);
+    t->now.sum[row] += kernels->exp2_sum_f32(scores, n, t->now.ref[row]);
 }
 
 static void process_chunk(query_tile *t, const chunk *c)
@@ -323,20 +362,23 @@ static void start_query_tile(query_tile *t, const attention *a, size_t i)
     size_t first = (i - span->first_tile) % tiles_per_head * QUERY_TILE;
     t->a = a;
     t->view = &span->view;
-    t->window = span->window;
+    t->probabilities = span->probabilities;
     t->dim = config->head_dim;
     t->kv_head = (i - span->first_tile) / tiles_per_head;
     t->sums = a->sums;
     t->counters = (kvq_attend_counters){0};
     t->n_rows = kvq_min_size(QUERY_TILE, n_rows - first);
+    t->first_token = SIZE_MAX;
     t->n_tokens = 0;
     for (size_t row = 0; row < t->n_rows; row++) {
         size_t query = (first + row) / a->heads_per_kv;
         size_t head = t->kv_head * a->heads_per_kv + (first + row) % a->heads_per_kv;
         float *q = t->q + row * t->dim;
-        t->window_index[row] = query * n_heads + head;
-        t->row_index[row] = span->first_query * n_heads + t->window_index[row];
+        t->span_index[row] = query * n_heads + head;
+        t->row_index[row] = span->first_query * n_heads + t->span_index[row];
         t->n_visible[row] = span->n_before + query + 1;
+        t->first_visible[row] = kvq_first_visible(a->call->window, t->n_visible[row]);
+        t->first_token = kvq_min_size(t->first_token, t->first_visible[row]);
         t->n_tokens = kvq_max_size(t->n_tokens, t->n_visible[row]);
         for (size_t c = 0; c < t->dim; c++)
             q[c] = a->call->q[t->row_index[row] * t->dim + c] * a->log2_scale;
@@ -348,30 +390,41 @@ static void start_query_tile(query_tile *t, const attention *a, size_t i)
     }
 }
 
-/* Tokens past the sinks [segment * SEGMENT, (segment + 1) * SEGMENT), and the sinks with segment 0; its sums
- * go to memory. */
+/* The first segment of which a tile may see anything. */
+static size_t first_segment(const query_tile *t)
+{
+    return kvq_past_sinks(t->view->plan, t->first_token) / SEGMENT;
+}
+
+/* Tokens past the sinks [segment * SEGMENT, (segment + 1) * SEGMENT), and the sinks with segment 0, from the
+ * first chunk on of which the tile may see anything; the sums go to memory. */
 static void run_segment(query_tile *t, size_t segment, float *memory)
 {
     size_t sinks = kvq_min_size(t->view->plan->scheme.sinks, t->n_tokens), n = t->n_tokens - sinks;
+    size_t first = kvq_past_sinks(t->view->plan, t->first_token) / KVQ_SUPERBLOCK * KVQ_SUPERBLOCK;
+    size_t first_sink = t->first_token < sinks ? t->first_token / KVQ_SUPERBLOCK * KVQ_SUPERBLOCK : sinks;
     t->now = sums_start(t->a, memory, t->n_rows);
     for (size_t row = 0; row < t->n_rows; row++)
         t->now.overflowed[row] = t->finite[row] ? 0.0f : 1.0f;
-    for (size_t i = 0; segment == 0 && i < sinks; i += KVQ_SUPERBLOCK)
+    for (size_t i = first_sink; segment == 0 && i < sinks; i += KVQ_SUPERBLOCK)
         process_chunk(t, &(chunk){.sinks = true, .begin = i, .n = kvq_min_size(sinks - i, KVQ_SUPERBLOCK)});
-    for (size_t i = segment * SEGMENT; i < kvq_min_size(n, (segment + 1) * SEGMENT); i += KVQ_SUPERBLOCK)
+    size_t end = kvq_min_size(n, (segment + 1) * SEGMENT);
+    for (size_t i = kvq_max_size(segment * SEGMENT, first); i < end; i += KVQ_SUPERBLOCK)
         process_chunk(t, &(chunk){.begin = sinks + i, .n = kvq_min_size(n - i, KVQ_SUPERBLOCK)});
 }
 
-/* The scores of a row, in its place of the window, become probabilities. */
-static void finish_window(const query_tile *t, size_t row, const sums *total)
+/* The scores of a row, where its probabilities will lie, become those. */
+static void finish_probabilities(const query_tile *t, size_t row, const sums *total)
 {
-    const kvq_window *w = &t->window;
-    size_t visible = t->n_visible[row] > w->first ? kvq_min_size(t->n_visible[row] - w->first, w->stride) : 0;
-    float *p = w->p + t->window_index[row] * w->stride;
-    (void)t->a->call->cache->kernels->exp2_sum_f32(p, visible, total->ref[row]);
-    for (size_t i = 0; i < visible; i++)
+    const kvq_probabilities *of = &t->probabilities;
+    size_t begin = n_below(t->first_visible[row], of->first, of->stride);
+    size_t end = n_below(t->n_visible[row], of->first, of->stride);
+    float *p = of->p + t->span_index[row] * of->stride;
+    (void)t->a->call->cache->kernels->exp2_sum_f32(p + begin, end - begin, total->ref[row]);
+    for (size_t i = begin; i < end; i++)
         p[i] = total->overflowed[row] > 0 ? NAN : p[i] / total->sum[row];
-    memset(p + visible, 0, (w->stride - visible) * sizeof *p);
+    memset(p, 0, begin * sizeof *p);
+    memset(p + end, 0, (of->stride - end) * sizeof *p);
 }
 
 static void finish_row(const query_tile *t, size_t row, const sums *total)
@@ -381,11 +434,11 @@ static void finish_row(const query_tile *t, size_t row, const sums *total)
     float *out = call->out + index * t->dim;
     for (size_t c = 0; c < t->dim; c++)
         out[c] = total->overflowed[row] > 0 ? NAN : total->acc[row * t->dim + c] / total->sum[row];
-    if (t->window.p != NULL)
-        finish_window(t, row, total);
+    if (t->probabilities.p != NULL)
+        finish_probabilities(t, row, total);
     if (call->bound != NULL)
         call->bound[index] = kvq_attend_bound(t->view, t->kv_head, call->q + index * t->dim, call->scale,
-                                              t->n_visible[row], out);
+                                              t->first_visible[row], t->n_visible[row], out);
 }
 
 /* Could a row's sums be off by more than MAX_ERROR? Not if they overflowed: then exact ones may do so,
@@ -402,10 +455,11 @@ static bool is_too_far_off(const sums *total, size_t row, size_t dim)
 static sums run_segments(query_tile *t, float *now, float *all)
 {
     sums total = sums_start(t->a, all, t->n_rows);
-    for (size_t segment = 0; segment == 0 || segment * SEGMENT < t->n_tokens; segment++) {
+    size_t segment = first_segment(t);
+    do {
         run_segment(t, segment, now);
         sums_add(t->a, &total, &t->now, t->n_rows);
-    }
+    } while (++segment * SEGMENT < t->n_tokens);
     sums_finish(t->a, &total, t->n_rows);
     return total;
 }
@@ -420,7 +474,8 @@ static void finish_query_tile(query_tile *t, const sums *total, float *now, floa
             continue;
         }
         t->row_index[n_again] = t->row_index[row];
-        t->window_index[n_again] = t->window_index[row];
+        t->span_index[n_again] = t->span_index[row];
+        t->first_visible[n_again] = t->first_visible[row];
         t->n_visible[n_again] = t->n_visible[row];
         t->finite[n_again] = t->finite[row];
         memmove(t->q + n_again * dim, t->q + row * dim, dim * sizeof *t->q);
@@ -465,12 +520,12 @@ static void run_query_tile(const attention *a, size_t number)
     count(&t);
 }
 
-/* Segment job % n_segments of tile number job / n_segments, into its own place. */
+/* Segment job % n_segments, from its first one on, of tile number job / n_segments, into its own place. */
 static void run_job(const attention *a, size_t job, size_t n_segments, float *memory, size_t stride)
 {
     query_tile t;
     start_query_tile(&t, a, job / n_segments);
-    run_segment(&t, job % n_segments, memory + job * stride);
+    run_segment(&t, first_segment(&t) + job % n_segments, memory + job * stride);
     count(&t);
 }
 
@@ -516,6 +571,16 @@ static void run_parallel(const attention *a, size_t n_segments, int n_threads)
 
 /* ---- The call ---- */
 
+/* Of how many segments a tile may see anything, at most. */
+static size_t most_segments(size_t window, size_t n_tokens)
+{
+    size_t all = (n_tokens + SEGMENT - 1) / SEGMENT;
+    if (window == 0 || window >= n_tokens)
+        return all;
+    size_t n = window + QUERY_TILE - 1; /* of a tile whose rows are all of different queries */
+    return kvq_min_size(all, (n + SEGMENT - 2) / SEGMENT + 1);
+}
+
 void kvq_attention(const kvq_attention_call *call, kvq_span *spans, size_t n_spans)
 {
     const kvq_config *config = &call->cache->config;
@@ -530,17 +595,16 @@ void kvq_attention(const kvq_attention_call *call, kvq_span *spans, size_t n_spa
         .apart = plan->side[KVQ_VALUES].codec->finish != NULL,
         .sums = call->fast && kvq_plan_folds(plan) ? KVQ_SUMS_FAST : KVQ_SUMS_EXACT,
     };
-    size_t longest = 0, n_keys = 0;
+    size_t n_segments = 0, n_keys = 0;
     for (size_t s = 0; s < n_spans; s++) {
         size_t n_rows = spans[s].n_q * a.heads_per_kv, n_tokens = spans[s].n_before + spans[s].n_q;
         spans[s].first_tile = a.n_tiles;
         a.n_tiles += (n_rows + QUERY_TILE - 1) / QUERY_TILE * config->n_kv_heads;
         a.most_rows = kvq_max_size(a.most_rows, kvq_min_size(n_rows, QUERY_TILE));
-        longest = kvq_max_size(longest, n_tokens);
-        n_keys += n_tokens * spans[s].n_q;
+        n_segments = kvq_max_size(n_segments, most_segments(call->window, n_tokens));
+        n_keys += (n_tokens - kvq_first_visible(call->window, n_tokens)) * spans[s].n_q;
         call->counters->heads += spans[s].n_q * config->n_heads;
     }
-    size_t n_segments = (longest + SEGMENT - 1) / SEGMENT;
     int n_threads = kvq_n_threads(call->n_threads, a.n_tiles * n_segments);
     if (n_threads > 1 && n_keys * config->n_heads * config->head_dim >= MIN_PARALLEL_ELEMENTS) {
         run_parallel(&a, n_segments, n_threads);

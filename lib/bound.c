@@ -3,7 +3,8 @@
  *
  * Let k, v be the keys and values as appended, s_t = scale q.k_t, p = softmax(s), o* = sum_t p_t v_t in real
  * arithmetic, and o the output that was returned. We look for B with max_c |o*_c - o_c| <= B, knowing only
- * what is stored: khat, vhat, and bounds |k - khat| <= e (likewise f for v) per element.
+ * what is stored: khat, vhat, and bounds |k - khat| <= e (likewise f for v) per element. t runs over the
+ * tokens that the query sees.
  *
  * 1. Scores. a_t = scale q.khat_t differs from s_t by at most d_t = |scale| sum_c |q_c| e_tc.
  * 2. Fix a channel. o*_c - o_c = sum_t p_t (v_tc - o_c) is a weighted mean of numbers of at most
@@ -97,8 +98,8 @@ static void add_token(direction *r, const float *v, const float *f, const float 
     }
 }
 
-/* Evaluate F and G at the present lambdas over the first n tokens. */
-static void pass_over(bound_state *b, size_t n_tokens)
+/* Evaluate F and G at the present lambdas over tokens [first, end). */
+static void pass_over(bound_state *b, size_t first, size_t end)
 {
     float v[ROWS * KVQ_DIM_MAX], f[ROWS * KVQ_DIM_MAX];
     double a[ROWS], d[ROWS];
@@ -107,8 +108,8 @@ static void pass_over(bound_state *b, size_t n_tokens)
     memset(b->up.g, 0, sizeof b->up.g);
     memset(b->down.f, 0, sizeof b->down.f);
     memset(b->down.g, 0, sizeof b->down.g);
-    for (size_t begin = 0; begin < n_tokens; begin += ROWS) {
-        size_t n = kvq_min_size(ROWS, n_tokens - begin);
+    for (size_t begin = first; begin < end; begin += ROWS) {
+        size_t n = kvq_min_size(ROWS, end - begin);
         score_interval(b, begin, n, a, d);
         kvq_read_head(b->view, KVQ_VALUES, b->kv_head, begin, n, v, b->dim);
         kvq_read_head_bound(b->view, KVQ_VALUES, b->kv_head, begin, n, f, b->dim);
@@ -148,8 +149,8 @@ static double direction_bound(const bound_state *b, const direction *r, size_t n
     return worst;
 }
 
-float kvq_attend_bound(const kvq_view *view, size_t kv_head, const float *q, float scale, size_t n_visible,
-                       const float *out)
+float kvq_attend_bound(const kvq_view *view, size_t kv_head, const float *q, float scale, size_t begin,
+                       size_t end, const float *out)
 {
     bound_state b = {
         .view = view,
@@ -166,11 +167,11 @@ float kvq_attend_bound(const kvq_view *view, size_t kv_head, const float *q, flo
     b.down.sign = -1;
     for (size_t c = 0; c < b.dim; c++)
         b.up.max_x[c] = b.down.max_x[c] = -INFINITY;
-    pass_over(&b, n_visible);
+    pass_over(&b, begin, end);
     newton_step(&b.up, b.dim);
     newton_step(&b.down, b.dim);
-    pass_over(&b, n_visible);
-    double bound = fmax(direction_bound(&b, &b.up, n_visible), direction_bound(&b, &b.down, n_visible));
+    pass_over(&b, begin, end);
+    double bound = fmax(direction_bound(&b, &b.up, end - begin), direction_bound(&b, &b.down, end - begin));
     if (isnan(bound))
         return INFINITY;
     return nextafterf((float)bound, INFINITY); /* rounding to float may have gone down */

@@ -186,13 +186,27 @@ uint64_t kvq_page_hash(const kvq_layer_plan *plan, const kvq_page *page);
 
 /** Tokens that a call brings, of a layer that may already hold some of them as sinks. */
 typedef struct kvq_arrivals {
-    const float *x[KVQ_N_ROLES]; /* [n_tokens][Hkv][D] */
+    const float
+        *x[KVQ_N_ROLES]; /* rows of D, of token t and head h at t * strides.token + h * strides.head */
+    kvq_strides strides;
     size_t n_tokens;
     /* [Hkv], received_stride apart: attention that each past the sinks has received; NULL: none. */
     const float *received;
     size_t received_stride;
     int n_threads; /* for packing; 0: as many as OpenMP gives */
 } kvq_arrivals;
+
+/** The strides of [n_tokens][Hkv][D]. */
+static inline kvq_strides kvq_strides_dense(const kvq_cache *cache)
+{
+    size_t dim = cache->config.head_dim;
+    return (kvq_strides){.token = cache->config.n_kv_heads * dim, .head = dim};
+}
+
+/** Take a caller's strides, or those of [n_tokens][Hkv][D] for NULL. False if rows overlap, or if they lie
+ * further apart than memory reaches; one that is never taken may be anything. */
+bool kvq_strides_read(const kvq_cache *cache, const kvq_strides *given, size_t n_tokens,
+                      kvq_strides *strides);
 
 /** Take all the memory that n_tokens more tokens need. On KVQ_ERR_NOMEM nothing has changed. */
 kvq_status kvq_append_reserve(kvq_cache *cache, size_t layer, size_t sequence, size_t n_tokens);
@@ -267,17 +281,17 @@ void kvq_read_head_bound(const kvq_view *view, kvq_role role, size_t head, size_
 
 /** Scores or probabilities that a call hands out: of tokens [first, first + stride), a row per query and
  * head; p is NULL if nobody asks. */
-typedef struct kvq_window {
+typedef struct kvq_probabilities {
     float *p;
     size_t first, stride;
-} kvq_window;
+} kvq_probabilities;
 
-/** Queries of one sequence. Query i sees the first n_before + i + 1 tokens of the view. */
+/** Queries of one sequence. Query i sees no more than the first n_before + i + 1 tokens of the view. */
 typedef struct kvq_span {
     kvq_view view;
     size_t n_q, n_before;
     size_t first_query; /* in q, out and bound */
-    kvq_window window;
+    kvq_probabilities probabilities;
     size_t first_tile; /* filled by kvq_attention */
 } kvq_span;
 
@@ -287,11 +301,18 @@ typedef struct kvq_attention_call {
     const kvq_layer_plan *plan;
     const float *q;
     float scale;
+    size_t window; /* as in kvq_attend_options */
     bool fast;
     int n_threads;
     float *out, *bound;            /* bound may be NULL */
     kvq_attend_counters *counters; /* of this call; added to */
 } kvq_attention_call;
+
+/** The first token that a query sees of n_visible tokens, itself the last of them. */
+static inline size_t kvq_first_visible(size_t window, size_t n_visible)
+{
+    return window > 0 && n_visible > window ? n_visible - window : 0;
+}
 
 /** softmax(scale q K^T) V for every query of the spans. Cannot fail. */
 void kvq_attention(const kvq_attention_call *call, kvq_span *spans, size_t n_spans);
@@ -315,9 +336,8 @@ int kvq_n_threads(int wanted, size_t n_tasks);
 
 /* ---- bound.c ---- */
 
-/** The certified bound of one query's output: kvq_cache_attend's `bound`. It sees the first n_visible tokens.
- */
-float kvq_attend_bound(const kvq_view *view, size_t kv_head, const float *q, float scale, size_t n_visible,
-                       const float *out);
+/** The certified bound of one query's output: kvq_cache_attend's `bound`. It sees tokens [begin, end). */
+float kvq_attend_bound(const kvq_view *view, size_t kv_head, const float *q, float scale, size_t begin,
+                       size_t end, const float *out);
 
 #endif /* KVQ_LIB_INTERNAL_H */

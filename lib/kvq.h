@@ -338,6 +338,28 @@ KVQ_API const char *kvq_cache_isa(const kvq_cache *cache);
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_append(kvq_cache *cache, size_t layer, size_t sequence,
                                                    const float *k, const float *v, size_t n_tokens);
 
+/** Where rows of D values lie: that of token t and KV head h at t * token + h * head. In elements, not bytes;
+ * the D values of a row lie side by side. */
+typedef struct kvq_strides {
+    size_t token, head;
+} kvq_strides;
+
+/**
+ * Append tokens that do not lie as [n_tokens][Hkv][D]: the same as kvq_cache_append in everything else.
+ *
+ * k, v      rows of D float32 where strides says, the same for both; nothing between them is read.
+ * strides   NULL stands for {.token = Hkv * D, .head = D}. Hugging Face's past_key_values as one array p,
+ *           [L][2][B][Hkv][T][D], are appended from
+ *               base(s) = p + ((l * 2 + s) * B + b) * Hkv * T * D     s = 0 for keys, 1 for values
+ *           with {.token = D, .head = T * D}; as tensors of their own, [B][Hkv][T][D], from b * Hkv * T * D
+ *           of each. Tokens from t0 on begin t0 * D further.
+ * Returns   as kvq_cache_append; KVQ_ERR_ARG also for strides with which rows overlap (one is below D, or
+ *           neither leaves room for all rows along the other) or leave the address space.
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_append_strided(kvq_cache *cache, size_t layer, size_t sequence,
+                                                           const float *k, const float *v, size_t n_tokens,
+                                                           const kvq_strides *strides);
+
 /** Tokens held by one layer of one sequence; 0 for an index out of range. */
 KVQ_API size_t kvq_cache_n_tokens(const kvq_cache *cache, size_t layer, size_t sequence);
 
@@ -360,6 +382,16 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_n_packed(const kvq_cache *cache, siz
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read(const kvq_cache *cache, size_t layer, size_t sequence,
                                                  size_t begin, size_t n_tokens, float *k, float *v);
+
+/**
+ * The same into rows of D values where strides says (kvq_cache_append_strided, NULL included); what lies
+ * between them stays as it is. So past_key_values are filled with the arrays and strides that they are
+ * appended with.
+ * Returns KVQ_OK; KVQ_ERR_ARG (also for a range past the end, and for strides as there).
+ */
+KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_read_strided(const kvq_cache *cache, size_t layer,
+                                                         size_t sequence, size_t begin, size_t n_tokens,
+                                                         float *k, float *v, const kvq_strides *strides);
 
 /**
  * The promised error of the same tokens: |x - xhat| <= bound for each element, from the stored scales.
@@ -415,7 +447,7 @@ typedef struct kvq_attend_counters {
     uint64_t heads;       /* query heads, of all queries and sequences */
     uint64_t superblocks; /* superblocks with packed tokens that a query head went through */
     /* Of them scored with 31 bits instead of 16: the query's range was too wide, or the page has no packed
-     * value yet to tell what 16 bits amount to, or the head was computed again. */
+     * value yet (in the window) to tell what 16 bits amount to, or the head was computed again. */
     uint64_t superblocks_wide;
     /* Of them in float32: exact precision, a scheme or call that fast precision does not serve, or numbers
      * out of its range (see Numerics). */
@@ -444,6 +476,9 @@ typedef struct kvq_attend_options {
      * then */
     float *bound;
     kvq_attend_counters *counters; /* added to; not by two calls at once. NULL: not wanted */
+    /* Sliding window in tokens, the query's own included: the query of token p sees tokens j with
+     * p - window < j <= p, as layers with sliding_window in Hugging Face's models. 0: all up to p */
+    size_t window;
 } kvq_attend_options;
 
 /** Call kvq_attend_options_init instead. */
@@ -457,7 +492,8 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
 
 /**
  * Causal attention of the newest n_q tokens of each sequence over its cache:
- * out = softmax(scale * q K^T) V, in which query i of n_q sees the first T - n_q + i + 1 tokens.
+ * out = softmax(scale * q K^T) V, in which query i of n_q sees the first T - n_q + i + 1 tokens, or of them
+ * the newest options->window.
  *
  * sequences [n_sequences] indices; NULL stands for 0, 1, ..., n_sequences - 1. None is a no-op, for
  *           q and out that are not NULL all the same.
@@ -482,6 +518,13 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           key's scale, a score, or a partial sum of one leaves the range of float gets NaN for its out and
  *           probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both
  *           cases.
+ * Window    pages (and sinks, and rows of the residual) before what all queries in flight see are not
+ *           visited, so time goes with the window and not with T; what `probabilities` has of them is 0. What
+ *           lies before the page in which a query's window begins has no influence on any bit; what lies
+ *           before the window in that page has none on which numbers are added, but it shares scales with
+ *           them, and with KVQ_PRECISION_FAST their rounding. A window of T tokens or more gives the bits of
+ *           0. Sinks are a matter of storage: outside a window they are not seen. The cache keeps all
+ *           tokens, also those that no window will ever reach.
  * Prompts   queries see the cache as it stands after the append, that is, a long prompt sees its own older
  *           tokens packed. KIVI attends within the prompt with exact keys and values. To do the same, append
  *           the prompt to a second cache with one layer and the scheme fp32, attend there, and reset it after
@@ -515,7 +558,7 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
  * out       [N][H][D] float32; must not overlap the others.
  * scale, options as in kvq_cache_attend; probabilities are [N][H][T], where T is the number of tokens
  *           after the call, and need equal T and equal n_new; bound is [N][H], and takes the new tokens as
- *           exact.
+ *           exact. Tokens outside a query's window receive no attention from it, in evidence as elsewhere.
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, a sequence given twice, scale not finite, unequal
  * T or n_new with probabilities, options out of range); KVQ_ERR_NONFINITE (in q, k or v); KVQ_ERR_FULL;
  * KVQ_ERR_NOMEM. After an error no sequence has changed.

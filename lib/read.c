@@ -115,31 +115,38 @@ typedef void read_head_fn(const kvq_view *view, kvq_role role, size_t head, size
                           float *out, size_t stride);
 
 static kvq_status read_sides(const kvq_cache *cache, size_t layer_index, size_t sequence, size_t begin,
-                             size_t n_tokens, float *k, float *v, read_head_fn *read_head)
+                             size_t n_tokens, float *k, float *v, const kvq_strides *given,
+                             read_head_fn *read_head)
 {
+    kvq_strides strides;
     if (cache == NULL || layer_index >= cache->config.n_layers || sequence >= cache->config.n_sequences)
         return KVQ_ERR_ARG;
     const kvq_layer *layer = kvq_layer_of(cache, layer_index, sequence);
     size_t held = layer == NULL ? 0 : layer->n_tokens;
-    if (begin > held || n_tokens > held - begin)
+    if (begin > held || n_tokens > held - begin || !kvq_strides_read(cache, given, n_tokens, &strides))
         return KVQ_ERR_ARG;
     kvq_view view = {.cache = cache, .plan = &cache->plan[layer_index], .layer = layer};
     float *out[KVQ_N_ROLES] = {k, v};
-    size_t dim = cache->config.head_dim, n_kv_heads = cache->config.n_kv_heads;
     for (kvq_role role = KVQ_KEYS; role <= KVQ_VALUES; role++)
-        for (size_t head = 0; out[role] != NULL && n_tokens > 0 && head < n_kv_heads; head++)
-            read_head(&view, role, head, begin, n_tokens, out[role] + head * dim, n_kv_heads * dim);
+        for (size_t head = 0; out[role] != NULL && n_tokens > 0 && head < cache->config.n_kv_heads; head++)
+            read_head(&view, role, head, begin, n_tokens, out[role] + head * strides.head, strides.token);
     return KVQ_OK;
 }
 
 kvq_status kvq_cache_read(const kvq_cache *cache, size_t layer, size_t sequence, size_t begin,
                           size_t n_tokens, float *k, float *v)
 {
-    return read_sides(cache, layer, sequence, begin, n_tokens, k, v, kvq_read_head);
+    return read_sides(cache, layer, sequence, begin, n_tokens, k, v, NULL, kvq_read_head);
+}
+
+kvq_status kvq_cache_read_strided(const kvq_cache *cache, size_t layer, size_t sequence, size_t begin,
+                                  size_t n_tokens, float *k, float *v, const kvq_strides *strides)
+{
+    return read_sides(cache, layer, sequence, begin, n_tokens, k, v, strides, kvq_read_head);
 }
 
 kvq_status kvq_cache_read_bound(const kvq_cache *cache, size_t layer, size_t sequence, size_t begin,
                                 size_t n_tokens, float *k, float *v)
 {
-    return read_sides(cache, layer, sequence, begin, n_tokens, k, v, kvq_read_head_bound);
+    return read_sides(cache, layer, sequence, begin, n_tokens, k, v, NULL, kvq_read_head_bound);
 }

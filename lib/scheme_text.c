@@ -158,15 +158,15 @@ static const kvq_scheme no_preset = {.residual = DEFAULT_RESIDUAL};
 
 /* ---- Presets: names for texts ---- */
 
-#define WINDOW                     ",s=4,mode=sliding,rtype=f16/i8"
-#define KVQ(keys, values, hitters) "k=tier:" keys ",v=rot:" values ",hh=" hitters WINDOW
+#define RESIDUAL                   ",s=4,mode=sliding,rtype=f16/i8"
+#define KVQ(keys, values, hitters) "k=tier:" keys ",v=rot:" values ",hh=" hitters RESIDUAL
 #define RIVAL(name, codec)                                                                                   \
     {                                                                                                        \
-        name, "k=" codec ",v=" codec WINDOW                                                                  \
+        name, "k=" codec ",v=" codec RESIDUAL                                                                \
     }
 
-/* A name that begins another comes after it. Rivals have the window and the sinks of the kvq schemes, so that
- * codecs are compared and nothing else. */
+/* A name that begins another comes after it. Rivals have the residual and the sinks of the kvq schemes, so
+ * that codecs are compared and nothing else. */
 static const struct {
     const char *name, *text;
 } named_presets[] = {

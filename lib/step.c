@@ -204,7 +204,7 @@ static void add_received(const step *s, const part *of, const float *p, size_t s
 
 /* ---- Attention ---- */
 
-/* Queries [from, from + n) of a part; its window is the caller's probabilities or lies in `batch`. */
+/* Queries [from, from + n) of a part; their probabilities are the caller's or lie in `batch`. */
 static kvq_span make_span(const step *s, const part *p, size_t from, size_t n, float *batch)
 {
     const kvq_config *config = &s->cache->config;
@@ -222,10 +222,11 @@ static kvq_span make_span(const step *s, const part *p, size_t from, size_t n, f
         .first_query = p->first_query + from,
     };
     if (s->probabilities != NULL)
-        span.window = (kvq_window){.p = s->probabilities + span.first_query * config->n_heads * n_tokens,
-                                   .stride = n_tokens};
+        span.probabilities = (kvq_probabilities){
+            .p = s->probabilities + span.first_query * config->n_heads * n_tokens, .stride = n_tokens};
     else if (p->watched > 0)
-        span.window = (kvq_window){.p = batch, .first = n_tokens - p->watched, .stride = p->watched};
+        span.probabilities =
+            (kvq_probabilities){.p = batch, .first = n_tokens - p->watched, .stride = p->watched};
     return span;
 }
 
@@ -242,7 +243,7 @@ static void attend_parts(const step *s, const part *parts, size_t n_parts, size_
     }
     kvq_attention(&s->attention, s->spans, n_parts);
     for (size_t i = 0; i < n_parts; i++) {
-        const kvq_window *w = &s->spans[i].window;
+        const kvq_probabilities *w = &s->spans[i].probabilities;
         if (w->p != NULL)
             add_received(s, &parts[i], w->p + w->stride - parts[i].watched, w->stride, s->spans[i].n_q);
     }
@@ -291,8 +292,10 @@ static void finish(const step *s)
         size_t n = kvq_past_sinks(s->plan, layer->n_tokens);
         exchange_received(s, p, true);
         kvq_evidence_add_queries(s->cache, s->plan, layer, s->q + p->first_query * q_elements, p->n_new);
-        kvq_arrivals arrivals = {
-            .n_tokens = p->n_new, .received_stride = p->watched, .n_threads = s->attention.n_threads};
+        kvq_arrivals arrivals = {.strides = kvq_strides_dense(s->cache),
+                                 .n_tokens = p->n_new,
+                                 .received_stride = p->watched,
+                                 .n_threads = s->attention.n_threads};
         size_t fresh = p->first_query * s->cache->config.n_kv_heads * s->cache->config.head_dim;
         arrivals.x[KVQ_KEYS] = s->k + fresh;
         arrivals.x[KVQ_VALUES] = s->v + fresh;
@@ -338,6 +341,7 @@ kvq_status kvq_cache_step(kvq_cache *cache, size_t layer, const size_t *sequence
                       .plan = &cache->plan[layer],
                       .q = q,
                       .scale = scale,
+                      .window = options.window,
                       .fast = options.precision == KVQ_PRECISION_FAST && options.bound == NULL,
                       .n_threads = options.n_threads,
                       .out = out,

@@ -124,7 +124,7 @@ static inline void kvq_rows_init(kvq_side *s, size_t payload, size_t metadata)
     s->payload_per_run = payload;
     s->metadata_per_run = metadata;
     s->tokens_per_run = 1;
-    s->sliding_step = KVQ_SUPERBLOCK; /* as codecs of whole pages have it, so that windows are the same */
+    s->sliding_step = KVQ_SUPERBLOCK; /* as codecs of whole pages have it, so that residuals are the same */
     s->bytes = KVQ_SUPERBLOCK * (payload + metadata); /* a multiple of KVQ_ALIGNMENT */
 }
 

@@ -143,7 +143,9 @@
     X(v_df, v_df_mul, (v_df x, v_df y))
 /* clang-format on */
 
+#ifndef V_INLINE
 #define V_INLINE static inline __attribute__((always_inline))
+#endif
 
 /* V_UNROLL(n): unroll the next loop. Arrays of registers only become registers in loops that vanish. Not with
  * sanitizers, whose checks in every copy would take minutes to compile. */

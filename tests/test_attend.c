@@ -1,6 +1,6 @@
 /*
  * Attention against a plain double-precision computation over what the cache reads back, and the identities
- * that hold to the bit: windows against pages, grouped heads, batches, threads.
+ * that hold to the bit: residual against pages, grouped heads, batches, threads.
  */
 #include <criterion/criterion.h>
 #include <math.h>
@@ -185,7 +185,7 @@ static float *attend(const kvq_cache *cache, const problem *p, const size_t *seq
     return out;
 }
 
-Test(attend, a_window_that_holds_everything_is_fp32)
+Test(attend, a_residual_that_holds_everything_is_fp32)
 {
     static const char *const pairs[][2] = {
         {"kivi2,r=4096", "fp32"},

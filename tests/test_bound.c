@@ -149,8 +149,8 @@ Test(bound, holds_and_is_tight_for_the_worst_keys)
     cr_assert_lt(tightest, 1.1); /* 1.067 measured; the README quotes it */
 }
 
-/* With fp16 and no window, the cache of a prefix is the start of the whole cache: each query of several must
- * get the bound it gets as the newest of its prefix. */
+/* With fp16 and no residual, the cache of a prefix is the start of the whole cache: each query of several
+ * must get the bound it gets as the newest of its prefix. */
 Test(bound, of_several_queries_is_that_of_each_prefix)
 {
     enum { DIM = 24, N = 150, NQ = 9 };

@@ -141,7 +141,7 @@ static void expect_exact_from(const char *scheme, size_t n_tokens, size_t k_from
     free_tokens(&t);
 }
 
-Test(cache, window_holds_what_the_scheme_says)
+Test(cache, residual_holds_what_the_scheme_says)
 {
     expect_exact_from("kivi2,r=64", 64, 0, 0);  /* the step that completes R keys still sees them exact */
     expect_exact_from("kivi2,r=64", 65, 64, 0); /* values: R + 1 */
@@ -205,8 +205,8 @@ Test(cache, reads_any_range)
 
 /* ---- Truncation ---- */
 
-/* First token of either side that is packed at n_tokens: a truncation to any length whose window starts there
- * or later leaves only tokens that were in the window all along. */
+/* First token of either side that is packed at n_tokens: a truncation to any length whose residual starts
+ * there or later leaves only tokens that were in the residual all along. */
 Test(cache, truncate_then_append_is_a_fresh_cache)
 {
     shape s = {1, 2, 2, 20, 1};
@@ -238,7 +238,7 @@ Test(cache, truncate_then_append_is_a_fresh_cache)
     free_tokens(&t);
 }
 
-Test(cache, truncation_within_the_window_is_exact)
+Test(cache, truncation_within_the_residual_is_exact)
 {
     shape s = {2, 2, 2, 20, 1};
     enum { N = 200 };
@@ -247,7 +247,7 @@ Test(cache, truncation_within_the_window_is_exact)
      * lost. */
     static const struct {
         const char *scheme;
-        size_t shortest; /* the smallest length whose window is still there */
+        size_t shortest; /* the smallest length whose residual is still there */
     } cases[] = {{"kivi2,mode=sliding", 192}, {"k=2,v=f32", 129}, {"kivi2,r=128", 200}, {"fp32", 0}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         for (size_t keep = cases[i].shortest; keep <= N; keep++) {
@@ -345,7 +345,7 @@ Test(cache, usage_of_kivi2_by_hand)
     free_tokens(&t);
 }
 
-Test(cache, usage_of_a_rounded_window_and_sinks_by_hand)
+Test(cache, usage_of_a_rounded_residual_and_sinks_by_hand)
 {
     /* T = 300, S = 40, so 260 indices; R = 32: keys pack floor(259/32) * 32 = 256, values 260 - 33 = 227. */
     shape s = {1, 2, 2, 16, 1};
@@ -457,7 +457,7 @@ Test(cache, slack_stays_small_and_memory_comes_back)
     for (size_t i = 0; i < N / 1000; i++)
         append(cache, 0, 0, &t, 0, 1000);
     cr_assert_eq(kvq_cache_usage(cache, &u), KVQ_OK);
-    /* Pools grow by an eighth; a window block and an open page come on top. */
+    /* Pools grow by an eighth; a residual block and an open page come on top. */
     cr_assert_lt(u.slack, (u.payload + u.metadata) / 7 + 128 * 1024, "slack %d of %d", (int)u.slack,
                  (int)u.total);
     uint64_t full = u.total;

@@ -169,10 +169,11 @@ Test(cli, json_has_every_key_and_fp32_is_exactly_zero)
                {"model", 'o'}, {"text", 'o'}, {"runs", 'a'});
     cr_assert_str_eq(json_string_value(json_object_get(root, "schema")), "kvq-eval/1");
     CHECK_KEYS(json_object_get(root, "model"), "model", {"name", 's'}, {"n_layer", 'i'}, {"n_head", 'i'},
-               {"n_kv_head", 'i'}, {"head_dim", 'i'}, {"n_ctx", 'i'}, {"n_params", 'i'}, {"checksum", 's'},
+               {"n_kv_head", 'i'}, {"architecture", 's'}, {"attn_window", 'n'}, {"n_layer_windowed", 'i'},
+               {"weights", 's'}, {"head_dim", 'i'}, {"n_ctx", 'i'}, {"n_params", 'i'}, {"checksum", 's'},
                {"head", 's'});
     CHECK_KEYS(json_object_get(root, "text"), "text", {"name", 's'}, {"n_tokens", 'i'}, {"n_windows", 'i'},
-               {"n_windows_asked", 'i'});
+               {"n_windows_asked", 'i'}, {"bos_id", 'n'});
     cr_assert(json_is_false(json_object_get(root, "partial")));
     const json_t *runs = json_object_get(root, "runs");
     cr_assert_eq(json_array_size(runs), 2);

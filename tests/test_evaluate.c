@@ -3,8 +3,9 @@
 #include "eval/measure/evaluate.h"
 #include "eval/measure/generate.h"
 #include "eval/measure/quality.h"
-#include "eval/model/gpt2_forward.h"
+#include "eval/model/gpt2_model.h"
 #include "eval/model/inputs.h"
+#include "eval/model/model.h"
 #include "quant/kernels.h"
 #include "tests/npy.h"
 #include "tests/support.h"
@@ -17,13 +18,13 @@
 #define MODEL KVQ_SOURCE_DIR "/data/gpt2-6m"
 #define TEXT  KVQ_SOURCE_DIR "/data/sample.txt"
 
-static inputs load(const char *model, size_t n_windows, size_t n_tokens, size_t n_prompt)
+static inputs load(const char *name, size_t n_windows, size_t n_tokens, size_t n_prompt)
 {
     inputs in;
     eval_error e;
     progress line = {.shown = false};
-    const inputs_request request = {.model = model,
-                                    .text = gpt2_config_is_random(model) ? NULL : TEXT,
+    const inputs_request request = {.model = name,
+                                    .text = model_is_random(name) ? NULL : TEXT,
                                     .windows = n_windows,
                                     .tokens = n_tokens,
                                     .prompt = n_prompt,
@@ -49,13 +50,14 @@ static evaluation run(const inputs *in, kvq_scheme *const *schemes, size_t n_sch
     return ev;
 }
 
-static kvq_cache *plain_cache(const gpt2_model *m, const kvq_scheme *scheme)
+static kvq_cache *plain_cache(const model *m, const kvq_scheme *scheme)
 {
     kvq_config config;
     kvq_config_init(&config);
-    config.n_layers = m->config.n_layer;
-    config.n_heads = config.n_kv_heads = m->config.n_head;
-    config.head_dim = m->config.head_dim;
+    config.n_layers = m->shape.n_layer;
+    config.n_heads = m->shape.n_head;
+    config.n_kv_heads = m->shape.n_kv_head;
+    config.head_dim = m->shape.head_dim;
     config.scheme = scheme;
     kvq_cache *cache;
     cr_assert_eq(kvq_cache_create(&cache, &config), KVQ_OK);
@@ -120,22 +122,25 @@ typedef struct plain {
 
 typedef struct plain_stream {
     kvq_cache *cache;
-    float *x, *q, *k, *v, *attn; /* [E] */
-    float *probabilities;        /* [H][T] */
-    float *logits;               /* [V] */
+    float *x;             /* [E] */
+    float *q, *attn;      /* [H][D] */
+    float *k, *v;         /* [Hkv][D] */
+    float *probabilities; /* [H][T] */
+    float *logits;        /* [V] */
 } plain_stream;
 
-static plain_stream plain_make(const gpt2_model *m, const kvq_scheme *scheme, size_t T)
+static plain_stream plain_make(const model *m, const kvq_scheme *scheme, size_t T)
 {
-    const size_t E = m->config.n_embd;
-    plain_stream s = {.cache = plain_cache(m, scheme), .x = calloc(5 * E, sizeof(float))};
-    s.probabilities = calloc(m->config.n_head * T, sizeof(float));
-    s.logits = calloc(m->config.vocab_size, sizeof(float));
+    const size_t E = m->shape.n_embd, Q = m->shape.n_head * m->shape.head_dim;
+    const size_t KV = m->shape.n_kv_head * m->shape.head_dim;
+    plain_stream s = {.cache = plain_cache(m, scheme), .x = calloc(E + 2 * Q + 2 * KV, sizeof(float))};
+    s.probabilities = calloc(m->shape.n_head * T, sizeof(float));
+    s.logits = calloc(m->shape.vocab_size, sizeof(float));
     cr_assert(s.x && s.probabilities && s.logits);
     s.q = s.x + E;
-    s.k = s.q + E;
-    s.v = s.k + E;
-    s.attn = s.v + E;
+    s.k = s.q + Q;
+    s.v = s.k + KV;
+    s.attn = s.v + KV;
     return s;
 }
 
@@ -147,15 +152,20 @@ static void plain_free(plain_stream *s)
     free(s->logits);
 }
 
-/* GPT-2's attention scale, spelt out. */
-static float plain_scale(const gpt2_model *m, size_t layer)
+static gpt2_config *gpt2_config_of(const model *m)
 {
-    const double scale = 1.0 / sqrt((double)m->config.head_dim);
-    return (float)(m->config.scale_attn_by_layer ? scale / (double)(layer + 1) : scale);
+    return &((gpt2_model *)m->own)->config;
+}
+
+/* GPT-2's attention scale, spelt out. */
+static float plain_scale(const model *m, size_t layer)
+{
+    const double scale = 1.0 / sqrt((double)m->shape.head_dim);
+    return (float)(gpt2_config_of(m)->scale_attn_by_layer ? scale / (double)(layer + 1) : scale);
 }
 
 /* Append k and v of `from`, and attend with its q, in the cache of s. */
-static void plain_attend(const gpt2_model *m, plain_stream *s, const plain_stream *from, size_t layer)
+static void plain_attend(const model *m, plain_stream *s, const plain_stream *from, size_t layer)
 {
     kvq_attend_options how;
     kvq_attend_options_init(&how);
@@ -200,24 +210,24 @@ static double p99_of(const double *x, size_t n)
 
 static plain token_by_token(const inputs *in, const kvq_scheme *scheme)
 {
-    const gpt2_model *m = in->model;
-    const size_t E = m->config.n_embd, T = in->n_tokens, H = m->config.n_head, D = m->config.head_dim;
-    const size_t L = m->config.n_layer, V = m->config.vocab_size;
+    const model *m = in->model;
+    const size_t E = m->shape.n_embd, T = in->n_tokens, H = m->shape.n_head, D = m->shape.head_dim;
+    const size_t L = m->shape.n_layer, V = m->shape.vocab_size;
     kvq_scheme *const fp32 = scheme_of("fp32");
     plain_stream ref = plain_make(m, fp32, T), local = plain_make(m, scheme, T),
                  own = plain_make(m, scheme, T);
-    float *scratch = calloc(gpt2_scratch_floats(&m->config, 1), sizeof *scratch);
+    float *scratch = calloc(model_scratch_floats(m, 1), sizeof *scratch);
     double *kl = calloc(T, sizeof *kl), error[64] = {0}, sum[64] = {0};
     plain result = {0};
     cr_assert(scratch && kl && L * H <= 64);
     for (size_t t = 0; t < T; t++) {
-        gpt2_embed(m, in->ids + t, t, 1, ref.x);
+        model_embed(m, in->ids + t, t, 1, ref.x);
         memcpy(own.x, ref.x, E * sizeof(float));
         for (size_t l = 0; l < L; l++) {
-            gpt2_layer_qkv(m, l, ref.x, 1, scratch, ref.q, ref.k, ref.v);
+            model_layer_qkv(m, l, ref.x, t, 1, scratch, ref.q, ref.k, ref.v);
             plain_attend(m, &ref, &ref, l);
             plain_attend(m, &local, &ref, l);
-            for (size_t i = 0; i < E; i++) {
+            for (size_t i = 0; i < H * D; i++) {
                 const double d = (double)ref.attn[i] - (double)local.attn[i];
                 error[l * H + i / D] += d * d;
                 sum[l * H + i / D] += (double)ref.attn[i] * (double)ref.attn[i];
@@ -226,13 +236,13 @@ static plain token_by_token(const inputs *in, const kvq_scheme *scheme)
                 const double p = (double)ref.probabilities[i], q = (double)local.probabilities[i];
                 result.attn_prob_kl += p > 0.0 && q > 0.0 ? p * log(p / q) : 0.0;
             }
-            gpt2_layer_finish(m, l, ref.x, ref.attn, 1, scratch);
-            gpt2_layer_qkv(m, l, own.x, 1, scratch, own.q, own.k, own.v);
+            model_layer_finish(m, l, ref.x, ref.attn, 1, scratch);
+            model_layer_qkv(m, l, own.x, t, 1, scratch, own.q, own.k, own.v);
             plain_attend(m, &own, &own, l);
-            gpt2_layer_finish(m, l, own.x, own.attn, 1, scratch);
+            model_layer_finish(m, l, own.x, own.attn, 1, scratch);
         }
-        gpt2_logits(m, ref.x, 1, scratch, ref.logits);
-        gpt2_logits(m, own.x, 1, scratch, own.logits);
+        model_logits(m, ref.x, 1, scratch, ref.logits);
+        model_logits(m, own.x, 1, scratch, own.logits);
         kl[t] = kl_of_logits(ref.logits, own.logits, V);
         result.kld_mean += kl[t] / (double)T;
         result.kld_max = fmax(result.kld_max, kl[t]);
@@ -270,7 +280,7 @@ static void check_token_by_token(bool scale_by_layer)
 {
     static const char *const texts[] = {"fp32", "kivi2,r=32", "k=4/64,v=2/32,r=64,mode=sliding,s=3"};
     inputs in = load(MODEL, 1, 200, 0);
-    in.model->config.scale_attn_by_layer = scale_by_layer;
+    gpt2_config_of(in.model)->scale_attn_by_layer = scale_by_layer;
     for (size_t i = 0; i < 3; i++) {
         kvq_scheme *const scheme = scheme_of(texts[i]);
         evaluation ev = run(&in, &scheme, 1, 0);
@@ -390,10 +400,10 @@ Test(evaluate, the_bound_is_asked_for_at_every_nth_step_and_the_last)
 Test(quality, logits_that_are_not_finite_name_window_token_and_scheme)
 {
     inputs in = load(MODEL, 1, 100, 4);
-    const size_t E = in.model->config.n_embd;
+    const size_t E = in.model->shape.n_embd;
     float *x = calloc(2 * 100 * E, sizeof *x), *other = x + 100 * E;
     cr_assert_not_null(x);
-    gpt2_embed(in.model, in.ids, 0, 100, x);
+    model_embed(in.model, in.ids, 0, 100, x);
     memcpy(other, x, 100 * E * sizeof *x);
     const evaluate_config config = {
         .model = in.model, .ids = in.ids, .n_windows = 3, .n_tokens = 100, .n_prompt = 4};
@@ -446,16 +456,16 @@ Test(evaluate, attention_that_is_not_finite_names_window_layer_and_token)
 Test(evaluate, local_errors_equal_plain_formulas)
 {
     inputs in = load("random:1,2,32,64,50", 1, 64, 0);
-    const gpt2_model *m = in.model;
+    const model *m = in.model;
     const size_t T = 64, H = 2, D = 32, E = 64;
     kvq_scheme *const scheme = scheme_of("kivi2,r=32");
     float *x = calloc(8 * T * E, sizeof *x), *q = x + T * E, *k = q + T * E, *v = k + T * E, *kk = v + T * E,
           *vv = kk + T * E, *exact = vv + T * E, *out = exact + T * E;
-    float *scratch = calloc(gpt2_scratch_floats(&m->config, T), sizeof *scratch);
+    float *scratch = calloc(model_scratch_floats(m, T), sizeof *scratch);
     cr_assert(x && scratch);
-    gpt2_embed(m, in.ids, 0, T, x);
-    gpt2_layer_qkv(m, 0, x, T, scratch, q, k, v);
-    gpt2_attention_causal(m, 0, q, k, v, T, exact);
+    model_embed(m, in.ids, 0, T, x);
+    model_layer_qkv(m, 0, x, 0, T, scratch, q, k, v);
+    model_attention_causal(m, 0, q, k, v, T, exact);
     kvq_config config;
     kvq_config_init(&config);
     config.n_layers = 1;
@@ -467,7 +477,7 @@ Test(evaluate, local_errors_equal_plain_formulas)
     for (size_t t = 0; t < T; t++) {
         cr_assert_eq(kvq_cache_append(cache, 0, 0, k + t * E, v + t * E, 1), KVQ_OK);
         cr_assert_eq(
-            kvq_cache_attend(cache, 0, NULL, 1, q + t * E, 1, gpt2_attn_scale(m, 0), NULL, out + t * E),
+            kvq_cache_attend(cache, 0, NULL, 1, q + t * E, 1, model_attn_scale(m, 0), NULL, out + t * E),
             KVQ_OK);
     }
     cr_assert_eq(kvq_cache_read(cache, 0, 0, 0, T, kk, vv), KVQ_OK);

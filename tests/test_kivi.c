@@ -30,7 +30,7 @@ static npy_array load(const vector_set *set, const char *part)
     return a;
 }
 
-/* A cache that packs every token at once: no window. */
+/* A cache that packs every token at once: no residual. */
 static kvq_cache *parity_cache(const vector_set *set)
 {
     char text[128];

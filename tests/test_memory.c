@@ -12,7 +12,8 @@
 Test(memory, pays_from_is_where_it_stays_below_fp16)
 {
     static const char *const texts[] = {"kivi2", "kivi2,r=96", "kivi8-g64,s=9", "fp16"};
-    const gpt2_config config = {.n_layer = 3, .n_head = 2, .head_dim = 32, .n_embd = 64, .n_ctx = 600};
+    const model_shape config = {
+        .n_layer = 3, .n_head = 2, .n_kv_head = 2, .head_dim = 32, .n_embd = 64, .n_ctx = 600};
     enum { N = 600 };
     size_t n_found = 0;
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {

@@ -139,13 +139,14 @@ static evaluation evaluation_of(evaluate_run *run)
                         .n_runs = 1};
 }
 
-static const gpt2_model model = {.n_params = 1};
+static const model some_model = {.n_params = 1};
 static const report_context context = {.isa = "portable",
                                        .precision = "fast",
                                        .threads = 1,
                                        .model_name = "m",
-                                       .model = &model,
-                                       .text_name = "t"};
+                                       .model = &some_model,
+                                       .text_name = "t",
+                                       .bos_id = -1};
 
 /* What report_people prints. The caller frees it. */
 static char *people(const evaluation *ev, const report_style *style)

@@ -129,6 +129,7 @@ static void check_decode(const char *scheme, kvq_cache *cache, const script *d, 
     memset(&got, 0, sizeof got), memset(&wanted, 0, sizeof wanted);
     kvq_attend_options options = options_for(&wanted, probabilities, bound);
     options.precision = t % 2 ? KVQ_PRECISION_FAST : KVQ_PRECISION_EXACT;
+    options.window = t % 7 < 3 ? 0 : t % 161 + 1;
     script_append(copy, d, 0, 1);
     cr_assert_eq(kvq_cache_attend(copy, 0, NULL, 1, d->q + t * d->q_row, 1, d->scale, &options, wanted.out),
                  KVQ_OK);
@@ -224,7 +225,7 @@ static bool new_token_completes_a_group(const kvq_cache *cache, const script *d)
     return packed[0] + sinks > n || packed[1] + sinks > n;
 }
 
-static void check_prompt(const char *scheme, kvq_cache *cache, const script *d, size_t n_new)
+static void check_prompt(const char *scheme, kvq_cache *cache, const script *d, size_t n_new, size_t window)
 {
     size_t n_before = kvq_cache_n_tokens(cache, 0, 0), n = n_before + n_new, n_heads = d->s.n_heads;
     const float *q = d->q + n_before * d->q_row;
@@ -235,6 +236,7 @@ static void check_prompt(const char *scheme, kvq_cache *cache, const script *d, 
     kvq_attend_options options;
     kvq_attend_options_init(&options);
     options.precision = KVQ_PRECISION_EXACT;
+    options.window = window;
     options.probabilities = p[0];
     cr_assert_eq(kvq_cache_attend(seen, 0, NULL, 1, q, n_new, d->scale, &options, wanted), KVQ_OK);
     options.probabilities = p[1];
@@ -245,6 +247,7 @@ static void check_prompt(const char *scheme, kvq_cache *cache, const script *d, 
     }
     for (size_t row = 0; row < n_new * n_heads; row++) {
         size_t visible = n_before + row / n_heads + 1;
+        size_t first = window > 0 && visible > window ? visible - window : 0;
         double bound = tolerance(d, q + row * d->s.head_dim, k_max, v_max, n), sum = 0;
         for (size_t c = 0; c < d->s.head_dim; c++) {
             size_t at = row * d->s.head_dim + c;
@@ -254,7 +257,7 @@ static void check_prompt(const char *scheme, kvq_cache *cache, const script *d, 
         for (size_t t = 0; t < n; t++) {
             float got = p[1][row * n + t];
             sum += (double)got;
-            if (t < visible ? !(got >= 0) : got != 0)
+            if (t >= first && t < visible ? !(got >= 0) : got != 0)
                 cr_assert_fail("%s: row %zu sees token %zu", scheme, row, t);
             cr_assert_leq(fabsf(got - p[0][row * n + t]), 1e-3f, "%s: %zu + %zu, row %zu, token %zu: %g, %g",
                           scheme, n_before, n_new, row, t, (double)got, (double)p[0][row * n + t]);
@@ -268,13 +271,14 @@ static void check_prompt(const char *scheme, kvq_cache *cache, const script *d, 
 Test(step, a_prompt_sees_itself_in_full_precision)
 {
     static const size_t prompts[][3] = {{1, 2, 300}, {150, 129, 90}, {33, 97, 128}};
+    static const size_t windows[] = {0, 20, 0, 133, 1};
     script d = make_script(6, (shape){1, 4, 2, 24, 1}, 420);
     for (size_t i = 0; i < N_FAMILIES; i++)
         for (size_t j = 0; j < 3; j++) {
             kvq_cache *cache = cache_of(families[i], d.s, NULL);
             for (size_t m = 0; m < 3; m++)
                 if (strncmp(families[i], "fp", 2) == 0 || !new_token_completes_a_group(cache, &d))
-                    check_prompt(families[i], cache, &d, prompts[j][m]);
+                    check_prompt(families[i], cache, &d, prompts[j][m], windows[(i + j + m) % 5]);
                 else
                     script_append(cache, &d, 0, prompts[j][m]);
             kvq_cache_free(cache);
@@ -283,11 +287,12 @@ Test(step, a_prompt_sees_itself_in_full_precision)
 }
 
 /* Attention in double over the keys and values as they were given. */
-static void exact_attention(const script *d, size_t visible, size_t kv_head, const float *q, double *out)
+static void exact_attention(const script *d, size_t first, size_t visible, size_t kv_head, const float *q,
+                            double *out)
 {
     static double w[700];
     double max = -INFINITY, sum = 0;
-    for (size_t t = 0; t < visible; t++) {
+    for (size_t t = first; t < visible; t++) {
         w[t] = 0;
         for (size_t c = 0; c < d->s.head_dim; c++)
             w[t] += (double)q[c] * (double)d->k[t * d->row + kv_head * d->s.head_dim + c];
@@ -295,7 +300,7 @@ static void exact_attention(const script *d, size_t visible, size_t kv_head, con
         max = fmax(max, w[t]);
     }
     memset(out, 0, d->s.head_dim * sizeof *out);
-    for (size_t t = 0; t < visible; t++) {
+    for (size_t t = first; t < visible; t++) {
         sum += w[t] = exp(w[t] - max);
         for (size_t c = 0; c < d->s.head_dim; c++)
             out[c] += w[t] * (double)d->v[t * d->row + kv_head * d->s.head_dim + c];
@@ -315,11 +320,13 @@ Test(step, bounds_hold_for_prompts)
         kvq_attend_options options;
         kvq_attend_options_init(&options);
         options.bound = bound;
+        options.window = i % 2 ? 0 : 75;
         for (size_t j = 0, begin = 0; j < 4; begin += prompts[j++]) {
             float *out = script_step(cache, &d, NULL, 1, &prompts[j], &options);
             for (size_t row = 0; row < prompts[j] * 4; row++) {
-                size_t visible = begin + row / 4 + 1;
-                exact_attention(&d, visible, row % 4 / 2, d.q + (begin * 4 + row) * 16, wanted);
+                size_t visible = begin + row / 4 + 1, window = options.window;
+                size_t first = window > 0 && visible > window ? visible - window : 0;
+                exact_attention(&d, first, visible, row % 4 / 2, d.q + (begin * 4 + row) * 16, wanted);
                 for (size_t c = 0; c < 16; c++) /* the reference itself: n sums in double of values of 100 */
                     cr_assert_leq(fabs((double)out[row * 16 + c] - wanted[c]), (double)bound[row] + 1e-11,
                                   "%s: %zu tokens before, row %zu", families[i], begin, row);

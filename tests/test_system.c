@@ -85,19 +85,20 @@ static size_t resident_beside(const kvq_cache *cache)
     return resident() - (size_t)usage.total;
 }
 
-/* 200,000 tokens are some 80 MB. Beside what usage counts, malloc may keep some small blocks, and half-used
- * pages of the system count whole: 3 MB, where a heap that is not given back keeps 34 to 44. */
+/* 200,000 tokens are some 80 MB. Beside what usage counts, malloc may keep some small blocks, half-used pages of
+ * the system count whole, and a second thread has its stack: up to 3.6 MB seen (clang's OpenMP), the same in every
+ * round, where a heap that is not given back keeps 34 to 44. */
 Test(system, memory_goes_back, .disabled = SANITIZED)
 {
     enum { N = 200000 / MANY * MANY };
-    const size_t slack = 3 << 20;
+    const size_t slack = 8 << 20;
     float *x = numbers(MANY * ROW);
     kvq_cache *cache = cache_of("kivi2", wide, NULL);
     append_tokens(cache, 1, x, MANY); /* a short sequence that stays */
     size_t before = resident_beside(cache), with_cache = resident();
     for (int round = 0; round < 3; round++) {
         append_tokens(cache, 0, x, N);
-        cr_assert_gt(resident(), with_cache + 20 * slack);
+        cr_assert_gt(resident(), with_cache + (60 << 20));
         cr_assert_eq(kvq_cache_truncate(cache, 0, 128), KVQ_OK);
         cr_assert_lt(resident_beside(cache), before + slack, "round %d, truncated", round);
         append_tokens(cache, 0, x, N);

@@ -196,7 +196,8 @@ static void packed_before(const kvq_cache *cache, const script *d, size_t packed
     kvq_cache_free(copy);
 }
 
-static void check_lesson(const char *scheme, const script *d, const size_t *n_new, size_t n_calls)
+static void check_lesson(const char *scheme, const script *d, const size_t *n_new, size_t n_calls,
+                         size_t window)
 {
     static lesson before, now;
     kvq_cache *cache = cache_of(scheme, small, NULL);
@@ -207,6 +208,7 @@ static void check_lesson(const char *scheme, const script *d, const size_t *n_ne
         kvq_attend_options options;
         kvq_attend_options_init(&options);
         options.probabilities = p;
+        options.window = window;
         before = now;
         cr_assert_eq(kvq_cache_n_packed(cache, 0, 0, &had[0], &had[1]), KVQ_OK);
         packed_before(cache, d, early);
@@ -240,9 +242,11 @@ Test(toy, evidence_is_what_queries_have_taught)
     for (size_t i = 0; i < sizeof ones / sizeof ones[0]; i++)
         ones[i] = 1;
     for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++) {
-        check_lesson(schemes[i], &d, prompts, 8);
-        check_lesson(schemes[i], &d, chunks, 8);
-        check_lesson(schemes[i], &d, ones, sizeof ones / sizeof ones[0]);
+        check_lesson(schemes[i], &d, prompts, 8, 0);
+        check_lesson(schemes[i], &d, prompts, 8, 90); /* older tokens receive 0, as p has it */
+        check_lesson(schemes[i], &d, chunks, 8, 0);
+        check_lesson(schemes[i], &d, ones, sizeof ones / sizeof ones[0], 0);
+        check_lesson(schemes[i], &d, ones, sizeof ones / sizeof ones[0], 140);
     }
     free_script(&d);
 }

@@ -1,11 +1,11 @@
-/* GPT-2 generation, step by step, without a cache and with each kind of one in turns (decode.h). */
+/* Generation, step by step, without a cache and with each kind of one in turns (decode.h). */
 #define _GNU_SOURCE
 
 #include "eval/bench/decode.h"
 
 #include "eval/common/splitmix.h"
-#include "eval/model/gpt2_forward.h"
 #include "eval/model/inputs.h"
+#include "eval/model/model.h"
 
 #include <cblas.h>
 #include <omp.h>
@@ -25,28 +25,29 @@ static bool library_failed(const decode_way *w, size_t at, kvq_status status, ev
 static bool forward(const decode_run *d, const decode_way *w, size_t at, size_t n, double *seconds,
                     double *attention, eval_error *e)
 {
-    const gpt2_model *m = d->model;
+    const model *m = d->model;
     kvq_attend_options how;
     kvq_attend_options_init(&how);
     how.n_threads = d->n_threads;
     const double start = progress_now();
     double spent = 0.0;
-    gpt2_embed(m, d->ids + at, at, n, d->x);
-    for (size_t layer = 0; layer < m->config.n_layer; layer++) {
-        gpt2_layer_qkv(m, layer, d->x, n, d->scratch, d->q, d->k, d->v);
+    model_embed(m, d->ids + at, at, n, d->x);
+    for (size_t layer = 0; layer < m->shape.n_layer; layer++) {
+        how.window = model_attn_window(m, layer);
+        model_layer_qkv(m, layer, d->x, at, n, d->scratch, d->q, d->k, d->v);
         const double before = progress_now();
         kvq_status status = KVQ_OK;
         if (w->has_cache)
-            status = kvq_cache_step(w->cache, layer, NULL, 1, &n, d->q, d->k, d->v, gpt2_attn_scale(m, layer),
-                                    &how, d->attn);
+            status = kvq_cache_step(w->cache, layer, NULL, 1, &n, d->q, d->k, d->v,
+                                    model_attn_scale(m, layer), &how, d->attn);
         else
-            gpt2_attention_causal(m, layer, d->q, d->k, d->v, n, d->attn);
+            model_attention_causal(m, layer, d->q, d->k, d->v, n, d->attn);
         if (status != KVQ_OK)
             return library_failed(w, at, status, e);
         spent += progress_now() - before;
-        gpt2_layer_finish(m, layer, d->x, d->attn, n, d->scratch);
+        model_layer_finish(m, layer, d->x, d->attn, n, d->scratch);
     }
-    gpt2_logits(m, d->x + (n - 1) * m->config.n_embd, 1, d->scratch, d->logits);
+    model_logits(m, d->x + (n - 1) * m->shape.n_embd, 1, d->scratch, d->logits);
     *seconds = progress_now() - start;
     *attention = spent;
     return true;
@@ -69,10 +70,10 @@ static bool add_way(decode_run *d, const char *scheme, eval_error *e)
     snprintf(w->name, sizeof w->name, "%s", scheme);
     kvq_config config;
     kvq_config_init(&config);
-    config.n_layers = d->model->config.n_layer;
-    config.n_heads = d->model->config.n_head;
-    config.n_kv_heads = d->model->config.n_head;
-    config.head_dim = d->model->config.head_dim;
+    config.n_layers = d->model->shape.n_layer;
+    config.n_heads = d->model->shape.n_head;
+    config.n_kv_heads = d->model->shape.n_kv_head;
+    config.head_dim = d->model->shape.head_dim;
     config.scheme_text = scheme;
     config.isa = d->isa;
     const kvq_status status = kvq_cache_create(&w->cache, &config);
@@ -81,7 +82,7 @@ static bool add_way(decode_run *d, const char *scheme, eval_error *e)
 
 static size_t wanted_output(const decode_run *d)
 {
-    const size_t room = d->model->config.n_ctx - DECODE_PROMPT;
+    const size_t room = d->model->shape.n_ctx - DECODE_PROMPT;
     return room < DECODE_MAX_OUTPUT ? room : DECODE_MAX_OUTPUT;
 }
 
@@ -95,7 +96,7 @@ static void choose_points(decode_run *d)
 
 static bool set_up(decode_run *d, const bench_options *o, eval_error *e)
 {
-    const gpt2_config *shape = &d->model->config;
+    const model_shape *shape = &d->model->shape;
     if (shape->n_ctx < DECODE_PROMPT + 2) {
         return eval_fail(e, "%s: a context of at least %d tokens is needed, not %zu", d->model_name,
                          DECODE_PROMPT + 2, shape->n_ctx);
@@ -103,20 +104,20 @@ static bool set_up(decode_run *d, const bench_options *o, eval_error *e)
     d->n_output = wanted_output(d);
     choose_points(d);
     const size_t n = DECODE_PROMPT + d->n_output;
-    float **const arrays[] = {&d->x, &d->q, &d->k, &d->v, &d->attn};
-    bool good = true;
-    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
-        *arrays[i] = calloc(n, shape->n_embd * sizeof(float));
-        good = good && *arrays[i];
-    }
-    d->scratch = calloc(gpt2_scratch_floats(shape, n), sizeof(float));
+    const size_t q_width = shape->n_head * shape->head_dim, kv_width = shape->n_kv_head * shape->head_dim;
+    d->x = calloc(n, shape->n_embd * sizeof(float));
+    d->q = calloc(n, q_width * sizeof(float));
+    d->attn = calloc(n, q_width * sizeof(float));
+    d->k = calloc(n, kv_width * sizeof(float));
+    d->v = calloc(n, kv_width * sizeof(float));
+    d->scratch = calloc(model_scratch_floats(d->model, n), sizeof(float));
     d->logits = calloc(shape->vocab_size, sizeof(float));
     d->ids = calloc(n, sizeof d->ids[0]);
-    if (!good || !d->scratch || !d->logits || !d->ids)
+    if (!d->x || !d->q || !d->attn || !d->k || !d->v || !d->scratch || !d->logits || !d->ids)
         return eval_fail(e, "out of memory for %zu tokens", n);
     for (size_t i = 0; i < n; i++)
         d->ids[i] = (int32_t)(splitmix64(o->seed, i + 1) % shape->vocab_size);
-    good = add_way(d, NULL, e) && add_way(d, "fp32", e) && add_way(d, "fp16", e);
+    bool good = add_way(d, NULL, e) && add_way(d, "fp32", e) && add_way(d, "fp16", e);
     for (size_t i = 0; good && i < o->n_schemes; i++)
         good = add_way(d, kvq_scheme_text(o->schemes[i]), e);
     return good;

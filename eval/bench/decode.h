@@ -6,7 +6,7 @@
 #include "eval/bench/options.h"
 #include "eval/bench/report.h"
 #include "eval/common/progress.h"
-#include "eval/model/gpt2_model.h"
+#include "eval/model/model.h"
 
 enum {
     DECODE_PROMPT = 16, /* tokens before the first one generated */
@@ -28,7 +28,7 @@ typedef struct decode_way {
 
 typedef struct decode_run {
     char model_name[256];
-    const gpt2_model *model;
+    const model *model;
     const char *isa;
     int n_threads;
     size_t n_output;

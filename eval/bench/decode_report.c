@@ -28,8 +28,7 @@ void bench_decode_table(bench_report *r)
         {"threads", NULL, 0},
         {"isa", NULL, BENCH_TEXT},
     };
-    (void)bench_add_table(r, "decode", "Generation with GPT-2", columns, sizeof columns / sizeof columns[0],
-                          3);
+    (void)bench_add_table(r, "decode", "Generation", columns, sizeof columns / sizeof columns[0], 3);
     r->main_table = 0;
 }
 

@@ -35,7 +35,8 @@ const struct argp_option bench_options_list[] = {
     {NULL, 0, NULL, 0,
      "What is measured (default: attention and encoding, against OpenBLAS, fp32, fp16):", 1},
     {"kernels", KEY_KERNELS, NULL, 0, "Instead, each kernel alone, against portable C", 1},
-    {"decode", KEY_DECODE, NULL, 0, "Instead, GPT-2 generation: no cache, fp32, fp16 and packed caches", 1},
+    {"decode", KEY_DECODE, NULL, 0, "Instead, whole generation steps: no cache, fp32, fp16 and packed caches",
+     1},
     {"quick", KEY_QUICK, NULL, 0, "A smaller grid: under 30 seconds instead of under 10 minutes", 1},
 
     {NULL, 0, NULL, 0, "The grid; each may be given many times:", 2},
@@ -45,7 +46,7 @@ const struct argp_option bench_options_list[] = {
      "A scheme, such as kivi4 or kivi2,mode=sliding,r=0, which has no residual", 2},
     {"isa", KEY_ISA, "NAME", 0, "Instruction set, as KVQ_ISA takes it", 2},
     {"threads", KEY_THREADS, "N", 0, "Threads (default: 1, and one per processor)", 2},
-    {"model", KEY_MODEL, "DIR", 0, "With --decode: a model, as kvq-eval takes it, or `default'", 2},
+    {"model", KEY_MODEL, "PATH", 0, "With --decode: a model, as kvq-eval takes it, or `default'", 2},
 
     {NULL, 0, NULL, 0, "How it is measured:", 3},
     {"seconds", KEY_SECONDS, "S", 0,

@@ -9,6 +9,7 @@
 #include "eval/cli/evaluation.h"
 #include "eval/cli/info.h"
 #include "eval/cli/options.h"
+#include "eval/cli/tokenize.h"
 #include "eval/common/exit_status.h"
 #include "lib/kvq.h"
 
@@ -21,10 +22,12 @@
 #define STRINGIFY(x)  STRINGIFY_(x)
 
 static const command table[] = {
-    {"", "Measure what quantizing the KV cache costs on a GPT-2 decode, and what it saves.", evaluation_main,
+    {"", "Measure what quantizing the KV cache costs on real decodes, and what it saves.", evaluation_main,
      options_list, options_words, NULL},
     {"bench", "Measure speed on this machine: attention, encoding, generation", bench_main,
      bench_options_list, NULL, NULL},
+    {"tokenize", "Print a text's token ids as a model sees it", tokenize_main, tokenize_options_list, NULL,
+     NULL},
     {"info", "Print version, instruction set, threads and data directory", info_main, info_options_list, NULL,
      NULL},
     {"completion", "Print completion for a shell: source <(kvq-eval completion bash)", completion_main,

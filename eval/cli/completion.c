@@ -47,9 +47,8 @@ static void print_values(const command *c, const struct argp_option *o)
             printf("%s%s", i > 0 ? " " : "", words[i]);
         fputs("' ;;\n", stdout);
     } else {
-        printf("kind=%s ;;\n", strcmp(o->arg, "FILE") == 0  ? "file"
-                               : strcmp(o->arg, "DIR") == 0 ? "directory"
-                                                            : "none");
+        const bool is_file = strcmp(o->arg, "FILE") == 0 || strcmp(o->arg, "PATH") == 0;
+        printf("kind=%s ;;\n", is_file ? "file" : "none");
     }
 }
 
@@ -97,8 +96,6 @@ static void print_bash(void)
           "    case $kind in\n"
           "        file) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- \"$cur\") "
           ";;\n"
-          "        directory) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -d -- "
-          "\"$cur\") ;;\n"
           "        *) mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\") ;;\n"
           "    esac\n"
           "}\n"

@@ -57,7 +57,7 @@ static bool measure(evaluation *ev, const inputs *in, const options *o, FILE *lo
                     eval_error *e)
 {
     if (logits)
-        report_npy_header(logits, in->n_tokens, in->model->config.vocab_size);
+        report_npy_header(logits, in->n_tokens, in->model->shape.vocab_size);
     progress_count(line, (double)in->n_windows * (double)(in->n_tokens - in->n_prompt), "steps");
     const evaluate_config config = {.model = in->model,
                                     .ids = in->ids,
@@ -169,9 +169,10 @@ static int run_evaluation(const inputs *in, const options *o, const char *isa, p
                               .seed = o->in.seed,
                               .model_name = in->model_name,
                               .model = in->model,
-                              .text_name = in->text_name};
+                              .text_name = in->text_name,
+                              .bos_id = in->bos_id};
     if (o->json)
-        context.model_checksum = gpt2_model_checksum(context.model);
+        context.model_checksum = model_checksum(context.model);
     int status = write_reports(o, &context, &ev, &logits);
     if (evaluation_is_partial(&ev)) /* limits are about all windows */
         status = say_stopped(&ev);

@@ -28,6 +28,7 @@ enum {
     KEY_PLUGIN,
     KEY_MODEL,
     KEY_TEXT,
+    KEY_NO_BOS,
     KEY_CONTEXT,
     KEY_TOKENS,
     KEY_WINDOWS,
@@ -78,12 +79,16 @@ const struct argp_option options_list[] = {
      "Load a codec from a shared object (kvq_experimental.h); its name then stands in --scheme", 1},
 
     {NULL, 0, NULL, 0, "What it is measured on:", 2},
-    {"model", KEY_MODEL, "DIR", 0,
-     "Hugging Face directory of a GPT-2, or random:gpt2[-medium|-large|-xl], or random:L,H,D,CTX,VOCAB for "
-     "seeded random weights (default: the model that comes with kvq-eval)",
+    {"model", KEY_MODEL, "PATH", 0,
+     "Hugging Face directory or GGUF file of a GPT-2, Llama, Mistral, Qwen 2 or 3; or random: and a "
+     "published "
+     "shape such as gpt2 or llama-3.2-1b, or numbers (L,H,D,CTX,VOCAB for a GPT-2, L,H,HKV,D,CTX,VOCAB for a "
+     "Llama), for seeded random weights (default: the model that comes with kvq-eval)",
      2},
     {"text", KEY_TEXT, "FILE", 0,
      "UTF-8 text; - is standard input (default: the sample that comes with kvq-eval)", 2},
+    {"no-bos", KEY_NO_BOS, NULL, 0,
+     "Windows begin with the text, not with the token that the model's tokenizer puts before it", 2},
     {"context", KEY_CONTEXT, "N", 0, "Context length, at most the model's, which is the default", 2},
     {"tokens", KEY_TOKENS, "N", 0, "Tokens of each window, at most the context (default: that, up to 1024)",
      2},
@@ -282,6 +287,9 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
     switch (key) {
     case KEY_MODEL:
         o->in.model = argument_file(state, "model", arg);
+        return 0;
+    case KEY_NO_BOS:
+        o->in.no_bos = true;
         return 0;
     case KEY_TEXT:
         o->in.text = argument_file(state, "text", arg);

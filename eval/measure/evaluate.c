@@ -20,7 +20,7 @@
 #include "eval/common/progress.h"
 #include "eval/measure/memory.h"
 #include "eval/measure/quality.h"
-#include "eval/model/gpt2_forward.h"
+#include "eval/model/model.h"
 
 #include <assert.h>
 #include <math.h>
@@ -50,14 +50,15 @@ typedef struct work {
     int n_threads;            /* within a step */
     evaluate_head *ref_heads; /* [L][H]: the bounds of the reference */
     double ref_seconds;
-    size_t L, H, D, E, T; /* layers, heads, head dimension, width, tokens per window */
-    size_t window;        /* its number, from 0 */
+    size_t L, H, Hkv, D, E, T; /* layers, heads, KV heads, head dimension, width, tokens per window */
+    size_t Q, KV;              /* H * D and Hkv * D */
+    size_t window;             /* its number, from 0 */
     kvq_cache *reference;
-    float *x;                     /* reference activations [T][E] */
-    float *ref_q, *ref_k, *ref_v; /* [T][E] */
-    float *ref_out;               /* [T][E] */
-    float *q, *k, *v, *out;       /* [T][E], of whichever stream runs; k and v also for reading back */
-    float *scratch;               /* for the forward pass over T tokens */
+    float *x;                                 /* reference activations [T][E] */
+    float *ref_q, *ref_out;                   /* [T][H][D] */
+    float *ref_k, *ref_v;                     /* [T][Hkv][D] */
+    float *q, *k, *v, *out;                   /* of whichever stream runs; k and v also for reading back */
+    float *scratch;                           /* for the forward pass over T tokens */
     float *ref_probabilities, *probabilities; /* [H][t + 1] of one step */
     float *ref_bound, *bound;                 /* [H] of one step */
     stream *streams;
@@ -78,14 +79,17 @@ static float *floats(size_t a, size_t b)
 static bool allocate(work *w, eval_error *e)
 {
     const size_t T = w->T, E = w->E;
-    float **const wide[] = {&w->x, &w->ref_q, &w->ref_k, &w->ref_v, &w->ref_out,
-                            &w->q, &w->k,     &w->v,     &w->out};
+    const struct {
+        float **array;
+        size_t width;
+    } wide[] = {{&w->x, E},    {&w->ref_q, w->Q}, {&w->ref_out, w->Q}, {&w->ref_k, w->KV}, {&w->ref_v, w->KV},
+                {&w->q, w->Q}, {&w->out, w->Q},   {&w->k, w->KV},      {&w->v, w->KV}};
     bool good = true;
     for (size_t i = 0; i < sizeof wide / sizeof wide[0]; i++) {
-        *wide[i] = floats(T, E);
-        good = good && *wide[i];
+        *wide[i].array = floats(T, wide[i].width);
+        good = good && *wide[i].array;
     }
-    w->scratch = floats(1, gpt2_scratch_floats(&w->config->model->config, T));
+    w->scratch = floats(1, model_scratch_floats(w->config->model, T));
     w->ref_probabilities = floats(w->H, T);
     w->probabilities = floats(w->H, T);
     w->ref_bound = floats(w->H, 1);
@@ -112,7 +116,7 @@ static bool copy_scheme(kvq_scheme **out, const char *text, eval_error *e)
 
 static bool make_caches(work *w, eval_error *e)
 {
-    const gpt2_config *shape = &w->config->model->config;
+    const model_shape *shape = &w->config->model->shape;
     kvq_scheme *fp32 = NULL;
     bool good = copy_scheme(&fp32, "fp32", e) && memory_make_cache(&w->reference, shape, w->L, fp32, e);
     kvq_scheme_free(fp32);
@@ -171,7 +175,7 @@ static bool step_tokens(work *w, kvq_cache *cache, const char *scheme, size_t ca
                         size_t t, size_t n, const float *q, const float *k, const float *v,
                         float *probabilities, float *bound, float *out, eval_error *e)
 {
-    const size_t at = t * w->E;
+    const size_t at = t * w->Q, at_kv = t * w->KV;
     w->interrupted = w->config->stop && w->config->stop(w->config->stop_ctx);
     if (w->interrupted)
         return eval_fail(e, "stopped before a window was done");
@@ -181,19 +185,20 @@ static bool step_tokens(work *w, kvq_cache *cache, const char *scheme, size_t ca
     options.n_threads = w->n_threads;
     options.probabilities = probabilities;
     options.bound = bound;
-    const float scale = gpt2_attn_scale(w->config->model, layer);
+    options.window = model_attn_window(w->config->model, layer);
+    const float scale = model_attn_scale(w->config->model, layer);
     kvq_status status = KVQ_OK;
     if (w->config->append_only) {
-        status = kvq_cache_append(cache, cache_layer, 0, k + at, v + at, n);
+        status = kvq_cache_append(cache, cache_layer, 0, k + at_kv, v + at_kv, n);
         if (status == KVQ_OK)
             status = kvq_cache_attend(cache, cache_layer, NULL, 1, q + at, n, scale, &options, out + at);
     } else {
-        status = kvq_cache_step(cache, cache_layer, NULL, 1, &n, q + at, k + at, v + at, scale, &options,
-                                out + at);
+        status = kvq_cache_step(cache, cache_layer, NULL, 1, &n, q + at, k + at_kv, v + at_kv, scale,
+                                &options, out + at);
     }
     if (status != KVQ_OK)
         return step_failed(w, scheme, layer, t, "attention", kvq_status_string(status), e);
-    return metric_all_finite(out + at, n * w->E) ||
+    return metric_all_finite(out + at, n * w->Q) ||
            step_failed(w, scheme, layer, t, "attention", "the output is not finite (NaN or Inf)", e);
 }
 
@@ -220,7 +225,7 @@ static void compare_step(const work *w, evaluate_head *heads, size_t t, bool wit
 #pragma omp parallel for schedule(static) if (w->n_threads != 1 && w->H * n > 4096)
     for (size_t h = 0; h < w->H; h++) {
         evaluate_head *head = &heads[h];
-        const size_t at = t * w->E + h * D;
+        const size_t at = t * w->Q + h * D;
         const float max_abs = metric_l2_add(&head->attn, w->ref_out + at, w->out + at, D);
         head->attn_max_abs = max_abs > head->attn_max_abs ? max_abs : head->attn_max_abs;
         head->prob_kl_sum +=
@@ -257,6 +262,17 @@ static bool local_step(work *w, stream *s, size_t layer, size_t t, bool with_bou
 
 /* ---- one layer ---- */
 
+static void add_token(evaluate_head *head, const metric_l2 *k, bool k_packed, const metric_l2 *v,
+                      bool v_packed)
+{
+    metric_l2_merge(&head->k, k);
+    metric_l2_merge(&head->v, v);
+    if (k_packed)
+        metric_l2_merge(&head->k_packed, k);
+    if (v_packed)
+        metric_l2_merge(&head->v_packed, v);
+}
+
 /* Read the layer's local cache back and compare it with what it was fed. */
 static bool compare_cache(const work *w, const stream *s, size_t layer, eval_error *e)
 {
@@ -269,18 +285,15 @@ static bool compare_cache(const work *w, const stream *s, size_t layer, eval_err
     const size_t first =
         kvq_scheme_sinks(s->run->scheme); /* packed tokens lie between the sinks and the residual */
     for (size_t t = 0; t < w->T; t++) {
-        for (size_t h = 0; h < w->H; h++) {
-            evaluate_head *head = &s->heads[layer * w->H + h];
-            const size_t at = t * w->E + h * w->D;
+        for (size_t h = 0; h < w->Hkv; h++) {
+            const size_t at = t * w->KV + h * w->D;
             metric_l2 k = {0}, v = {0};
             metric_l2_add(&k, w->ref_k + at, w->k + at, w->D);
             metric_l2_add(&v, w->ref_v + at, w->v + at, w->D);
-            metric_l2_merge(&head->k, &k);
-            metric_l2_merge(&head->v, &v);
-            if (t >= first && t - first < n_k)
-                metric_l2_merge(&head->k_packed, &k);
-            if (t >= first && t - first < n_v)
-                metric_l2_merge(&head->v_packed, &v);
+            const bool k_packed = t >= first && t - first < n_k, v_packed = t >= first && t - first < n_v;
+            for (size_t i = h * w->H / w->Hkv; i < (h + 1) * w->H / w->Hkv;
+                 i++) /* the query heads it serves */
+                add_token(&s->heads[layer * w->H + i], &k, k_packed, &v, v_packed);
         }
     }
     return true;
@@ -296,9 +309,9 @@ static bool asks_for_bound(const work *w, size_t t)
  */
 static bool reference_layer(work *w, size_t layer, eval_error *e)
 {
-    const gpt2_model *model = w->config->model;
+    const model *m = w->config->model;
     double start = progress_now();
-    gpt2_layer_qkv(model, layer, w->x, w->T, w->scratch, w->ref_q, w->ref_k, w->ref_v);
+    model_layer_qkv(m, layer, w->x, 0, w->T, w->scratch, w->ref_q, w->ref_k, w->ref_v);
     if (!prefill(w, w->reference, "fp32", layer, layer, w->ref_q, w->ref_k, w->ref_v, w->ref_out, e))
         return false;
     w->ref_seconds += progress_now() - start;
@@ -324,7 +337,7 @@ static bool reference_layer(work *w, size_t layer, eval_error *e)
         if (!compare_cache(w, &w->streams[i], layer, e))
             return false;
     start = progress_now();
-    gpt2_layer_finish(model, layer, w->x, w->ref_out, w->T, w->scratch);
+    model_layer_finish(m, layer, w->x, w->ref_out, w->T, w->scratch);
     w->ref_seconds += progress_now() - start;
     return true;
 }
@@ -332,9 +345,9 @@ static bool reference_layer(work *w, size_t layer, eval_error *e)
 /* A stream that feeds itself, through this layer. */
 static bool propagated_layer(work *w, stream *s, size_t layer, eval_error *e)
 {
-    const gpt2_model *model = w->config->model;
+    const model *m = w->config->model;
     const double start = progress_now();
-    gpt2_layer_qkv(model, layer, s->x, w->T, w->scratch, w->q, w->k, w->v);
+    model_layer_qkv(m, layer, s->x, 0, w->T, w->scratch, w->q, w->k, w->v);
     kvq_cache_reset(s->propagated);
     if (!prefill(w, s->propagated, s->run->text, 0, layer, w->q, w->k, w->v, w->out, e))
         return false;
@@ -344,7 +357,7 @@ static bool propagated_layer(work *w, stream *s, size_t layer, eval_error *e)
             return false;
         step_done(w, 1.0);
     }
-    gpt2_layer_finish(model, layer, s->x, w->out, w->T, w->scratch);
+    model_layer_finish(m, layer, s->x, w->out, w->T, w->scratch);
     s->seconds += progress_now() - start;
     return true;
 }
@@ -357,8 +370,8 @@ static bool measure_bytes(evaluate_run *run, const kvq_cache *cache, const work 
     if (status != KVQ_OK)
         return eval_fail(e, "scheme %s: memory usage: %s", run->text, kvq_status_string(status));
     const kvq_usage *u = &run->usage;
-    run->fp32_bytes = memory_plain_bytes(&w->config->model->config, w->T, 4);
-    run->fp16_bytes = memory_plain_bytes(&w->config->model->config, w->T, 2);
+    run->fp32_bytes = memory_plain_bytes(&w->config->model->shape, w->T, 4);
+    run->fp16_bytes = memory_plain_bytes(&w->config->model->shape, w->T, 2);
     run->ratio_vs_fp32 = (double)run->fp32_bytes / (double)run->usage.total;
     run->ratio_vs_fp16 = (double)run->fp16_bytes / (double)run->usage.total;
     run->bits_packed = u->n_packed_elements > 0
@@ -373,7 +386,7 @@ static bool run_window(work *w, size_t window, eval_error *e)
 {
     w->window = window;
     w->finished = w->interrupted = false;
-    gpt2_embed(w->config->model, w->config->ids + window * w->T, 0, w->T, w->x);
+    model_embed(w->config->model, w->config->ids + window * w->T, 0, w->T, w->x);
     kvq_cache_reset(w->reference);
     for (size_t i = 0; i < w->n_streams; i++) {
         kvq_cache_reset(w->streams[i].local);
@@ -553,12 +566,14 @@ static bool make_runs(evaluation *result, const evaluate_config *c, eval_error *
     return true;
 }
 
-/* Long contexts would take more memory to weigh than to measure. */
+/* Long contexts, and large models, would take more memory to weigh than to measure. */
 static size_t weighed_tokens(const evaluate_config *c)
 {
-    enum { ENOUGH = 4096 };
-    const size_t n_ctx = c->model->config.n_ctx;
-    return n_ctx <= ENOUGH ? n_ctx : c->n_tokens > ENOUGH ? c->n_tokens : ENOUGH;
+    const uint64_t most_bytes = (uint64_t)1 << 30, most_tokens = 4096;
+    const model_shape *shape = &c->model->shape;
+    const uint64_t affordable = most_bytes / memory_plain_bytes(shape, 1, sizeof(float));
+    const size_t enough = (size_t)(affordable < most_tokens ? affordable : most_tokens);
+    return shape->n_ctx <= enough ? shape->n_ctx : c->n_tokens > enough ? c->n_tokens : enough;
 }
 
 static bool weigh_runs(evaluation *result, const evaluate_config *c, eval_error *e)
@@ -566,7 +581,7 @@ static bool weigh_runs(evaluation *result, const evaluate_config *c, eval_error 
     result->n_weighed = weighed_tokens(c);
     for (size_t i = 0; i < result->n_runs; i++) {
         evaluate_run *run = &result->runs[i];
-        if (!memory_pays_from(&c->model->config, run->scheme, result->n_weighed, &run->pays_from, e))
+        if (!memory_pays_from(&c->model->shape, run->scheme, result->n_weighed, &run->pays_from, e))
             return false;
     }
     return true;
@@ -599,7 +614,7 @@ static void summarize(const work *w)
 /* The runs are made: set up the workers, run, sum up. */
 static bool evaluate_runs(evaluation *result, const evaluate_config *config, eval_error *e)
 {
-    const gpt2_config *shape = &config->model->config;
+    const model_shape *shape = &config->model->shape;
     const size_t n_streams = result->n_runs - (result->runs[0].is_reference ? 1 : 0);
     const size_t n_threads = (size_t)(config->n_threads > 0 ? config->n_threads : omp_get_max_threads());
     const size_t n_workers = n_threads < config->n_windows ? n_threads : config->n_windows;
@@ -615,8 +630,11 @@ static bool evaluate_runs(evaluation *result, const evaluate_config *config, eva
                             .n_threads = n_workers > 1 ? 1 : config->n_threads,
                             .L = shape->n_layer,
                             .H = shape->n_head,
+                            .Hkv = shape->n_kv_head,
                             .D = shape->head_dim,
                             .E = shape->n_embd,
+                            .Q = shape->n_head * shape->head_dim,
+                            .KV = shape->n_kv_head * shape->head_dim,
                             .T = config->n_tokens,
                             .quality = shared_quality,
                             .progress = &steps};
@@ -634,7 +652,7 @@ static bool evaluate_runs(evaluation *result, const evaluate_config *config, eva
 
 bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
 {
-    const gpt2_config *shape = &config->model->config;
+    const model_shape *shape = &config->model->shape;
     if (config->n_tokens < 2 || config->n_tokens > shape->n_ctx || config->n_prompt + 2 > config->n_tokens ||
         config->n_windows == 0) {
         return eval_fail(e, "windows of %zu tokens with a prompt of %zu do not fit a context of %zu",
@@ -648,6 +666,11 @@ bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
                          .n_prompt = config->n_prompt,
                          .bound_every = config->bound_every,
                          .has_quality = !config->model->random};
+    for (size_t layer = 0; layer < shape->n_layer; layer++) {
+        const size_t window = model_attn_window(config->model, layer);
+        result.n_layer_windowed += window > 0 ? 1 : 0;
+        result.attn_window = window > 0 ? window : result.attn_window;
+    }
     if (!make_runs(&result, config, e) || !weigh_runs(&result, config, e) ||
         !evaluate_runs(&result, config, e)) {
         evaluation_free(&result);

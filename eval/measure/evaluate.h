@@ -4,7 +4,7 @@
 
 #include "eval/common/error.h"
 #include "eval/measure/metrics.h"
-#include "eval/model/gpt2_model.h"
+#include "eval/model/model.h"
 #include "lib/kvq.h"
 
 #include <stdbool.h>
@@ -13,7 +13,7 @@
 #include <stdio.h>
 
 typedef struct evaluate_config {
-    const gpt2_model *model;
+    const model *model;
     const int32_t *ids; /* [n_windows][n_tokens] */
     size_t n_windows;
     size_t n_tokens;  /* per window, 2 to the model's n_ctx */
@@ -83,6 +83,8 @@ typedef struct evaluation {
     size_t n_layer, n_head, head_dim, n_windows, n_tokens, n_prompt;
     /* More than n_windows if the work was stopped: those are the first that were done. */
     size_t n_windows_asked;
+    /* Layers whose tokens attend to the newest attn_window alone (sliding-window attention); 0 if none. */
+    size_t n_layer_windowed, attn_window;
     size_t bound_every; /* as in the config */
     /* pays_from was looked for up to so many tokens: the model's context, if not too long. */
     size_t n_weighed;

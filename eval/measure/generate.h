@@ -3,14 +3,14 @@
 #define KVQ_EVAL_MEASURE_GENERATE_H
 
 #include "eval/common/error.h"
-#include "eval/model/gpt2_model.h"
+#include "eval/model/model.h"
 #include "lib/kvq.h"
 
 #include <stddef.h>
 #include <stdint.h>
 
 typedef struct generate_config {
-    const gpt2_model *model;
+    const model *model;
     const kvq_scheme *scheme;
     const int32_t *ids; /* [n_prompt] */
     size_t n_prompt, n_tokens;

@@ -3,23 +3,23 @@
 
 #include <stdlib.h>
 
-bool memory_make_cache(kvq_cache **out, const gpt2_config *shape, size_t n_layers, const kvq_scheme *scheme,
+bool memory_make_cache(kvq_cache **out, const model_shape *shape, size_t n_layers, const kvq_scheme *scheme,
                        eval_error *e)
 {
     kvq_config config;
     kvq_config_init(&config);
     config.n_layers = n_layers;
     config.n_heads = shape->n_head;
-    config.n_kv_heads = shape->n_head;
+    config.n_kv_heads = shape->n_kv_head;
     config.head_dim = shape->head_dim;
     config.scheme = scheme;
     const kvq_status status = kvq_cache_create(out, &config);
     return status == KVQ_OK || eval_fail(e, "cannot create a cache: %s", kvq_status_string(status));
 }
 
-uint64_t memory_plain_bytes(const gpt2_config *shape, size_t n_tokens, size_t bytes)
+uint64_t memory_plain_bytes(const model_shape *shape, size_t n_tokens, size_t bytes)
 {
-    return (uint64_t)n_tokens * shape->n_layer * 2 * shape->n_embd * bytes;
+    return (uint64_t)n_tokens * shape->n_layer * 2 * shape->n_kv_head * shape->head_dim * bytes;
 }
 
 /* Add one token of zeros to every layer and weigh the cache. The first comes with a query, so that a scheme
@@ -39,18 +39,19 @@ static kvq_status grow(kvq_cache *cache, size_t n_layers, const float *zeros, fl
     return status;
 }
 
-bool memory_pays_from(const gpt2_config *shape, const kvq_scheme *scheme, size_t n_max, uint64_t *n_tokens,
+bool memory_pays_from(const model_shape *shape, const kvq_scheme *scheme, size_t n_max, uint64_t *n_tokens,
                       eval_error *e)
 {
     kvq_cache *cache = NULL;
+    const size_t width = shape->n_head * shape->head_dim;
     if (!memory_make_cache(&cache, shape, shape->n_layer, scheme, e))
         return false;
-    float *zeros = calloc(2 * shape->n_embd, sizeof *zeros); /* and the output */
+    float *zeros = calloc(2 * width, sizeof *zeros); /* and the output */
     kvq_status status = zeros ? KVQ_OK : KVQ_ERR_NOMEM;
     size_t last_larger = 0;
     for (size_t n = 1; status == KVQ_OK && n <= n_max; n++) {
         uint64_t total = 0;
-        status = grow(cache, shape->n_layer, zeros, zeros + shape->n_embd, n == 1, &total);
+        status = grow(cache, shape->n_layer, zeros, zeros + width, n == 1, &total);
         last_larger = total >= memory_plain_bytes(shape, n, 2) ? n : last_larger;
     }
     free(zeros);

@@ -3,17 +3,17 @@
 #define KVQ_EVAL_MEASURE_MEMORY_H
 
 #include "eval/common/error.h"
-#include "eval/model/gpt2_config.h"
+#include "eval/model/model.h"
 #include "lib/kvq.h"
 
 #include <stddef.h>
 
 /** A cache for n_layers of a model of this shape; the caller gives it back with kvq_cache_free. */
-EVAL_MUST_CHECK bool memory_make_cache(kvq_cache **out, const gpt2_config *shape, size_t n_layers,
+EVAL_MUST_CHECK bool memory_make_cache(kvq_cache **out, const model_shape *shape, size_t n_layers,
                                        const kvq_scheme *scheme, eval_error *e);
 
 /** Bytes of the keys and values of n_tokens in all layers as plain arrays of `bytes` per number. */
-uint64_t memory_plain_bytes(const gpt2_config *shape, size_t n_tokens, size_t bytes);
+uint64_t memory_plain_bytes(const model_shape *shape, size_t n_tokens, size_t bytes);
 
 /**
  * The fewest tokens from which on, up to n_max, a decode's cache is smaller than plain fp16 arrays of the
@@ -23,7 +23,7 @@ uint64_t memory_plain_bytes(const gpt2_config *shape, size_t n_tokens, size_t by
  * token by token as a decode does, and asked for its bytes after each: a formula would have to know of pages,
  * half-filled blocks and tables, and would be wrong the day one of them changes.
  */
-EVAL_MUST_CHECK bool memory_pays_from(const gpt2_config *shape, const kvq_scheme *scheme, size_t n_max,
+EVAL_MUST_CHECK bool memory_pays_from(const model_shape *shape, const kvq_scheme *scheme, size_t n_max,
                                       uint64_t *n_tokens, eval_error *e);
 
 #endif

@@ -6,7 +6,7 @@
  */
 #include "eval/measure/quality.h"
 
-#include "eval/model/gpt2_forward.h"
+#include "eval/model/model.h"
 
 #include <errno.h>
 #include <math.h>
@@ -49,8 +49,8 @@ quality *quality_create(const evaluate_config *config, size_t n_streams)
         return NULL;
     const size_t n_kl = config->n_windows * (config->n_tokens - config->n_prompt);
     q->config = config;
-    q->vocab = config->model->config.vocab_size;
-    q->scratch = calloc(gpt2_scratch_floats(&config->model->config, CHUNK_TOKENS), sizeof(float));
+    q->vocab = config->model->shape.vocab_size;
+    q->scratch = calloc(model_scratch_floats(config->model, CHUNK_TOKENS), sizeof(float));
     q->reference_logits = calloc(q->vocab, CHUNK_TOKENS * sizeof(float));
     q->logits = calloc(q->vocab, CHUNK_TOKENS * sizeof(float));
     q->streams = calloc(n_streams ? n_streams : 1, sizeof q->streams[0]);
@@ -102,9 +102,9 @@ static bool write_floats(const float *x, size_t n, FILE *stream, eval_error *e)
 static bool finite_logits(const quality *q, const char *scheme, const float *x, size_t first, size_t n,
                           float *logits, eval_error *e)
 {
-    const gpt2_model *model = q->config->model;
+    const model *m = q->config->model;
     bool finite[CHUNK_TOKENS];
-    gpt2_logits(model, x + first * model->config.n_embd, n, q->scratch, logits);
+    model_logits(m, x + first * m->shape.n_embd, n, q->scratch, logits);
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i++)
         finite[i] = metric_all_finite(logits + i * q->vocab, q->vocab);
@@ -196,16 +196,15 @@ void quality_finish_reference(const quality *q, evaluate_run *run)
     run->ppl = run->ppl_fp32;
 }
 
-bool quality_write_logits(const gpt2_model *model, const float *x, size_t n_tokens, FILE *stream,
-                          eval_error *e)
+bool quality_write_logits(const model *m, const float *x, size_t n_tokens, FILE *stream, eval_error *e)
 {
-    const size_t vocab = model->config.vocab_size, E = model->config.n_embd;
-    float *scratch = calloc(gpt2_scratch_floats(&model->config, CHUNK_TOKENS), sizeof(float));
+    const size_t vocab = m->shape.vocab_size, E = m->shape.n_embd;
+    float *scratch = calloc(model_scratch_floats(m, CHUNK_TOKENS), sizeof(float));
     float *logits = calloc(vocab, CHUNK_TOKENS * sizeof(float));
     bool good = (scratch && logits) || eval_fail(e, "out of memory for logits");
     for (size_t first = 0; good && first < n_tokens; first += CHUNK_TOKENS) {
         const size_t n = n_tokens - first < CHUNK_TOKENS ? n_tokens - first : CHUNK_TOKENS;
-        gpt2_logits(model, x + first * E, n, scratch, logits);
+        model_logits(m, x + first * E, n, scratch, logits);
         good = write_floats(logits, n * vocab, stream, e);
     }
     free(scratch);

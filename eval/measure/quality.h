@@ -28,7 +28,7 @@ void quality_finish(quality *q, size_t stream, evaluate_run *run);
 void quality_finish_reference(const quality *q, evaluate_run *run);
 
 /** Write logits[n_tokens][vocab] of activations x, without metrics. */
-EVAL_MUST_CHECK bool quality_write_logits(const gpt2_model *model, const float *x, size_t n_tokens,
-                                          FILE *stream, eval_error *e);
+EVAL_MUST_CHECK bool quality_write_logits(const model *m, const float *x, size_t n_tokens, FILE *stream,
+                                          eval_error *e);
 
 #endif

@@ -10,6 +10,7 @@
 #include "eval/common/input_file.h"
 #include "eval/model/gguf_internal.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -151,8 +152,8 @@ static bool take_tensor(gguf_header *h, tensor *t, tensor_info *info, eval_error
 static bool take_tensors(gguf *g, tensor_info **infos, size_t n, eval_error *e)
 {
     tensor_list *list = &g->list;
-    for (size_t capacity = 0; list->n < n; list->n++) {
-        if (list->n == capacity) {
+    for (size_t i = 0, capacity = 0; i < n; i++) {
+        if (i == capacity) {
             capacity = capacity ? 2 * capacity : 64;
             tensor *tensors = realloc(list->tensors, capacity * sizeof *tensors);
             list->tensors = tensors ? tensors : list->tensors;
@@ -161,9 +162,10 @@ static bool take_tensors(gguf *g, tensor_info **infos, size_t n, eval_error *e)
             if (!tensors || !more)
                 return eval_fail(e, "%s: out of memory for %zu tensors", g->source.path, capacity);
         }
-        list->tensors[list->n] = (tensor){.source = &g->source};
-        if (!take_tensor(&g->header, &list->tensors[list->n], &(*infos)[list->n], e))
+        list->tensors[i] = (tensor){.source = &g->source};
+        if (!take_tensor(&g->header, &list->tensors[i], &(*infos)[i], e))
             return false;
+        list->n = i + 1;
     }
     g->header.where[0] = '\0';
     return true;
@@ -174,7 +176,7 @@ static bool take_tensors(gguf *g, tensor_info **infos, size_t n, eval_error *e)
 static bool place_tensor(const gguf *g, tensor *t, const tensor_info *info, size_t data_start,
                          size_t alignment, eval_error *e)
 {
-    const size_t data_bytes = g->source.size > data_start ? g->source.size - data_start : 0;
+    const size_t data_bytes = g->source.size - data_start;
     if (info->offset % alignment != 0)
         return eval_fail(e, "%s: byte %zu: tensor '%s': offset is %" PRIu64 ", expected a multiple of %zu",
                          g->source.path, info->offset_at, t->name, info->offset, alignment);
@@ -242,6 +244,11 @@ static bool place_tensors(gguf *g, const tensor_info *infos, size_t alignment, e
 {
     const size_t padding = (alignment - g->header.at % alignment) % alignment;
     const size_t data_start = g->header.at + padding;
+    assert(g->header.bytes && (infos || g->list.n == 0));
+    /* Where there are no tensors, there may be no padding either. */
+    if (g->list.n > 0 && data_start > g->source.size)
+        return eval_fail(e, "%s: data would begin at byte %zu, but the file has %zu bytes; is it cut short?",
+                         g->source.path, data_start, g->source.size);
     for (size_t i = 0; i < g->list.n; i++) {
         tensor *t = &g->list.tensors[i];
         t->name = (const char *)g->header.bytes + infos[i].name_at;

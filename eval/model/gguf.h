@@ -67,7 +67,8 @@ EVAL_MUST_CHECK bool gguf_optional_string(const gguf *g, const char *key, const 
 
 /**
  * The array of that key, all of whose elements are of `kind`: *n of them. Absent: *n is 0. Its elements, by
- * number below *n: a string with its length in bytes (which may hold any bytes), an integer, a float.
+ * number below *n: a string with its length in bytes (which may hold any bytes), an integer or bool (one
+ * beyond int64 is INT64_MAX), a float. Each takes the time of one look-up of the key.
  */
 EVAL_MUST_CHECK bool gguf_optional_array(const gguf *g, const char *key, gguf_kind kind, size_t *n,
                                          eval_error *e);

@@ -130,6 +130,7 @@ bool gguf_take_name(gguf_header *h, const char *noun, size_t max_bytes, size_t *
 void gguf_header_trim(gguf_header *h)
 {
     uint8_t *bytes = realloc(h->bytes, h->at + 1);
-    h->bytes = bytes ? bytes : h->bytes;
+    if (bytes)
+        h->bytes = bytes;
     h->n_bytes = h->at;
 }

@@ -11,8 +11,8 @@
 /* More than any tokenizer needs. A damaged length must not make us read a whole disk. */
 #define GGUF_MAX_HEADER_BYTES ((size_t)256 << 20)
 
-/* `bytes` is a copy of the file's first n_bytes and moves while it grows, so places in it are kept as numbers,
- * which are the file's own. One byte more than n_bytes is allocated. */
+/* `bytes` is a copy of the file's first n_bytes and moves while it grows, so places in it are kept as
+ * numbers, which are the file's own. One byte more than n_bytes is allocated. */
 typedef struct gguf_header {
     const tensor_source *source;
     uint8_t *bytes;
@@ -38,7 +38,7 @@ EVAL_MUST_CHECK bool gguf_take_count(gguf_header *h, const char *what, size_t mi
 EVAL_MUST_CHECK bool gguf_take_string(gguf_header *h, const char *what, size_t max_bytes, size_t *at,
                                       size_t *n_bytes, eval_error *e);
 
-/** A string that is a name: not empty, no NUL in it. From then on messages say that it is about this `noun`. */
+/** A string that is a name: not empty, no NUL in it. From then on messages say that they are about it. */
 EVAL_MUST_CHECK bool gguf_take_name(gguf_header *h, const char *noun, size_t max_bytes, size_t *at,
                                     size_t *n_bytes, eval_error *e);
 

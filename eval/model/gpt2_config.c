@@ -20,6 +20,18 @@
 
 static const char random_prefix[] = "random:";
 
+static bool derive_sizes(gpt2_config *c, const char *file, eval_error *e)
+{
+    if (c->n_embd % c->n_head != 0)
+        return eval_fail(e, "%s: n_embd %zu is not a multiple of n_head %zu", file, c->n_embd, c->n_head);
+    c->head_dim = c->n_embd / c->n_head;
+    if (c->head_dim > MAX_HEAD_DIM)
+        return eval_fail(e, "%s: n_embd / n_head is %zu, expected at most %d", file, c->head_dim,
+                         MAX_HEAD_DIM);
+    c->n_inner = 4 * c->n_embd;
+    return true;
+}
+
 static bool parse_sizes(gpt2_config *c, const char *file, const json_t *root, eval_error *e)
 {
     const char *positions = json_object_get(root, "n_positions") ? "n_positions" : "n_ctx";
@@ -29,14 +41,8 @@ static bool parse_sizes(gpt2_config *c, const char *file, const json_t *root, ev
         !json_required_size(root, file, positions, 1, MAX_CONTEXT, &c->n_ctx, e) ||
         !json_required_size(root, file, "vocab_size", 1, MAX_VOCAB, &c->vocab_size, e))
         return false;
-    if (c->n_embd % c->n_head != 0)
-        return eval_fail(e, "%s: n_embd %zu is not a multiple of n_head %zu", file, c->n_embd, c->n_head);
-    c->head_dim = c->n_embd / c->n_head;
-    if (c->head_dim > MAX_HEAD_DIM)
-        return eval_fail(e, "%s: n_embd / n_head is %zu, expected at most %d", file, c->head_dim,
-                         MAX_HEAD_DIM);
-    c->n_inner = 4 * c->n_embd;
-    return json_optional_size(root, file, "n_inner", 1, 4 * MAX_WIDTH, &c->n_inner, e);
+    return derive_sizes(c, file, e) &&
+           json_optional_size(root, file, "n_inner", 1, 4 * MAX_WIDTH, &c->n_inner, e);
 }
 
 /* Settings under which the computation would be another than ours. */
@@ -111,6 +117,26 @@ bool gpt2_config_load(gpt2_config *c, const char *dir, eval_error *e)
     bool ok = gpt2_config_parse(c, file.path, file.data, file.size, e);
     input_file_free(&file);
     return ok;
+}
+
+bool gpt2_config_gguf(gpt2_config *c, const gguf *g, eval_error *e)
+{
+    *c = (gpt2_config){.tied_head = true, .scale_attn = true, .bos_token_id = -1, .eos_token_id = -1};
+    double epsilon = 1e-5;
+    if (!gguf_required_size(g, "gpt2.block_count", 1, MAX_LAYERS, &c->n_layer, e) ||
+        !gguf_required_size(g, "gpt2.attention.head_count", 1, MAX_HEADS, &c->n_head, e) ||
+        !gguf_required_size(g, "gpt2.embedding_length", 1, MAX_WIDTH, &c->n_embd, e) ||
+        !gguf_required_size(g, "gpt2.context_length", 1, MAX_CONTEXT, &c->n_ctx, e) ||
+        !gguf_optional_float(g, "gpt2.attention.layer_norm_epsilon", 1e-30, 1.0, &epsilon, e))
+        return false;
+    c->layer_norm_epsilon = (float)epsilon;
+    const tensor *embedding = tensor_find(gguf_tensors(g), "token_embd.weight");
+    if (!embedding || embedding->n_dims != 2 || embedding->shape[0] > MAX_VOCAB)
+        return eval_fail(e, "%s: tensor 'token_embd.weight' is missing or no matrix of at most %u rows",
+                         gguf_path(g), MAX_VOCAB);
+    c->vocab_size = embedding->shape[0];
+    return derive_sizes(c, gguf_path(g), e) &&
+           gguf_optional_size(g, "gpt2.feed_forward_length", 1, 4 * MAX_WIDTH, &c->n_inner, e);
 }
 
 /* Reads a decimal number from 1 to max and the character after it, which must be `end`. */

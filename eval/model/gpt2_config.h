@@ -3,6 +3,7 @@
 #define KVQ_EVAL_MODEL_GPT2_CONFIG_H
 
 #include "eval/common/error.h"
+#include "eval/model/gguf.h"
 
 #include <stddef.h>
 
@@ -28,6 +29,9 @@ EVAL_MUST_CHECK bool gpt2_config_load(gpt2_config *c, const char *dir, eval_erro
 /** The same from memory; `file` is used in messages. */
 EVAL_MUST_CHECK bool gpt2_config_parse(gpt2_config *c, const char *file, const void *json, size_t size,
                                        eval_error *e);
+
+/** The same from a GGUF file's metadata; the vocabulary is its embedding's. */
+EVAL_MUST_CHECK bool gpt2_config_gguf(gpt2_config *c, const gguf *g, eval_error *e);
 
 /**
  * Read a description of a random model: `random:` and then gpt2, gpt2-medium, gpt2-large, gpt2-xl (the

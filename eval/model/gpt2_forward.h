@@ -3,7 +3,7 @@
  *     gpt2_embed(m, ids, pos0, n, x);
  *     for each layer l:
  *         gpt2_layer_qkv(m, l, x, n, scratch, q, k, v);
- *         attention of your own, or gpt2_attention_causal(m, l, q, k, v, n, attn);
+ *         attention
  *         gpt2_layer_finish(m, l, x, attn, n, scratch);
  *     gpt2_logits(m, x, n, scratch, logits);
  *
@@ -40,12 +40,5 @@ void gpt2_logits(const gpt2_model *m, const float *x, size_t n, float *scratch, 
 
 /** The factor on q.k before the softmax. */
 float gpt2_attn_scale(const gpt2_model *m, size_t layer);
-
-/**
- * Exact causal self-attention of n tokens that begin a sequence: out[n][H][D] from q, k, v [n][H][D].
- * Tiles of scores on the stack bound the memory. The result does not depend on the number of threads.
- */
-void gpt2_attention_causal(const gpt2_model *m, size_t layer, const float *q, const float *k, const float *v,
-                           size_t n, float *out);
 
 #endif

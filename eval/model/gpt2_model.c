@@ -4,6 +4,7 @@
 #include "eval/model/gpt2_model.h"
 
 #include "eval/common/splitmix.h"
+#include "eval/model/checkpoint.h"
 #include "eval/model/safetensors.h"
 
 #include <math.h>
@@ -147,123 +148,151 @@ uint64_t gpt2_model_checksum(const gpt2_model *m)
 
 /* ---- loading ---- */
 
-static const tensor *find_weight(const safetensors *st, const char *name)
-{
-    char prefixed[80];
-    snprintf(prefixed, sizeof prefixed, "transformer.%s", name);
-    const tensor *t = tensor_find(safetensors_tensors(st), prefixed);
-    return t ? t : tensor_find(safetensors_tensors(st), name);
-}
+/* Where weights come from: the tensors, and who says what they should be. */
+typedef struct origin {
+    const tensor_list *list;
+    const char *place;  /* directory or file, for messages */
+    const char *config; /* what tells the sizes, likewise */
+    bool gguf;          /* with GGUF's names, and matrices [outputs][inputs] */
+} origin;
 
-static void format_shape(char *text, size_t size, const size_t *shape, size_t n_dims)
-{
-    size_t used = (size_t)snprintf(text, size, "[");
-    for (size_t i = 0; i < n_dims && used < size; i++)
-        used += (size_t)snprintf(text + used, size - used, i ? ",%zu" : "%zu", shape[i]);
-    if (used < size)
-        snprintf(text + used, size - used, "]");
-}
+/* GGUF's names of what Hugging Face calls wte, ln_f and so on; %s is weight or bias. */
+static const struct {
+    const char *name, *gguf_name;
+} outer_names[] = {{"wte", "token_embd"},
+                   {"wpe", "position_embd"},
+                   {"ln_f", "output_norm"},
+                   {"lm_head", "output"}},
+  layer_names[] = {{"ln_1", "attn_norm"}, {"attn.c_attn", "attn_qkv"}, {"attn.c_proj", "attn_output"},
+                   {"ln_2", "ffn_norm"},  {"mlp.c_fc", "ffn_up"},      {"mlp.c_proj", "ffn_down"}};
 
-static bool check_weight(const gpt2_tensor *want, const safetensors *st, const char *dir, eval_error *e)
+/* Turns the name of a weight of ours into GGUF's. */
+static void gguf_name_of(const char *name, char *out, size_t size)
 {
-    const tensor *found = find_weight(st, want->name);
-    if (!found)
-        return eval_fail(e, "%s: tensor '%s' is missing, which config.json asks for", dir, want->name);
-    if (found->type == TENSOR_UNREADABLE)
-        return eval_fail(e, "%s: tensor '%s': dtype is %s, expected F32, F16 or BF16", found->source->path,
-                         found->name, found->type_name);
-    if (found->n_dims != want->n_dims ||
-        memcmp(found->shape, want->shape, want->n_dims * sizeof *want->shape) != 0) {
-        char found_shape[192], wanted_shape[64];
-        format_shape(found_shape, sizeof found_shape, found->shape, found->n_dims);
-        format_shape(wanted_shape, sizeof wanted_shape, want->shape, want->n_dims);
-        return eval_fail(e, "%s: tensor '%s': shape is %s, but config.json expects %s", found->source->path,
-                         found->name, found_shape, wanted_shape);
+    size_t layer = 0;
+    int n = 0;
+    const char *dot = strrchr(name, '.'); /* .weight or .bias */
+    out[0] = '\0';
+    if (sscanf(name, "h.%zu.%n", &layer, &n) == 1 && n > 0) {
+        for (size_t i = 0; i < sizeof layer_names / sizeof layer_names[0]; i++)
+            if (strncmp(name + n, layer_names[i].name, (size_t)(dot - name - n)) == 0 &&
+                layer_names[i].name[dot - name - n] == '\0')
+                snprintf(out, size, "blk.%zu.%s%s", layer, layer_names[i].gguf_name, dot);
+        return;
     }
-    return true;
+    for (size_t i = 0; i < sizeof outer_names / sizeof outer_names[0]; i++)
+        if (strncmp(name, outer_names[i].name, (size_t)(dot - name)) == 0 &&
+            outer_names[i].name[dot - name] == '\0')
+            snprintf(out, size, "%s%s", outer_names[i].gguf_name, dot);
 }
 
-/* Before anything is allocated by sizes that config.json claims, the file must bear them out. */
-static bool check_weights(const gpt2_model *m, const safetensors *st, const char *dir, eval_error *e)
+static const tensor *find_weight(const origin *from, const char *name)
+{
+    char other[80];
+    if (from->gguf) {
+        gguf_name_of(name, other, sizeof other);
+        return tensor_find(from->list, other);
+    }
+    snprintf(other, sizeof other, "transformer.%s", name);
+    const tensor *t = tensor_find(from->list, other);
+    return t ? t : tensor_find(from->list, name);
+}
+
+/* Is it one of the matrices that GGUF has the other way round? The embeddings and the head are the same. */
+static bool is_turned(const origin *from, const gpt2_tensor *t)
+{
+    return from->gguf && t->n_dims == 2 && strncmp(t->name, "h.", 2) == 0;
+}
+
+static bool check_weight(const gpt2_tensor *want, const origin *from, eval_error *e)
+{
+    const tensor *found = find_weight(from, want->name);
+    if (!found)
+        return eval_fail(e, "%s: tensor '%s' is missing, which %s asks for", from->place, want->name,
+                         from->config);
+    const size_t turned[2] = {want->shape[1], want->shape[0]};
+    return checkpoint_check_tensor(found, is_turned(from, want) ? turned : want->shape, want->n_dims,
+                                   from->config, e);
+}
+
+/* Before anything is allocated by sizes that the configuration claims, the file must bear them out. */
+static bool check_weights(const gpt2_model *m, const origin *from, eval_error *e)
 {
     char beyond[48];
     for (size_t i = 0; i < m->n_tensors; i++)
-        if (!check_weight(&m->tensors[i], st, dir, e))
+        if (!check_weight(&m->tensors[i], from, e))
             return false;
     snprintf(beyond, sizeof beyond, "h.%zu.ln_1.weight", m->config.n_layer);
-    const tensor *extra = find_weight(st, beyond);
+    const tensor *extra = find_weight(from, beyond);
     if (extra)
-        return eval_fail(e, "%s: tensor '%s' belongs to a layer beyond n_layer %zu of config.json",
-                         extra->source->path, extra->name, m->config.n_layer);
-    return true;
-}
-
-static bool check_finite(const gpt2_tensor *t, const tensor *source, eval_error *e)
-{
-    /* x - x is 0 for every finite x and NaN for the others: one vectorisable pass, then a search if it
-     * failed. */
-    int all_finite = 1;
-    for (size_t i = 0; i < t->n_elems; i++)
-        all_finite &= t->data[i] - t->data[i] == 0.0f;
-    if (all_finite)
-        return true;
-    size_t i = 0;
-    while (isfinite(t->data[i]))
-        i++;
-    size_t byte = source->file_offset + i * (source->n_bytes / source->n_elems);
-    return eval_fail(e, "%s: tensor '%s': element %zu (byte %zu) is %s, expected a finite number",
-                     source->source->path, source->name, i, byte, isnan(t->data[i]) ? "NaN" : "infinite");
-}
-
-/* Do both tensors, of n elements each, hold the same numbers? */
-static bool compare_weights(const tensor *a, const tensor *b, bool *same, eval_error *e)
-{
-    enum { CHUNK = 1 << 12 };
-    float of_a[CHUNK], of_b[CHUNK];
-    *same = true;
-    for (size_t done = 0; *same && done < a->n_elems; done += CHUNK) {
-        const size_t n = a->n_elems - done < CHUNK ? a->n_elems - done : CHUNK;
-        if (!tensor_read_f32(a, done, n, of_a, e) || !tensor_read_f32(b, done, n, of_b, e))
-            return false;
-        *same = memcmp(of_a, of_b, n * sizeof of_a[0]) == 0;
-    }
+        return eval_fail(e, "%s: tensor '%s' belongs to a layer beyond n_layer %zu of %s",
+                         extra->source->path, extra->name, m->config.n_layer, from->config);
     return true;
 }
 
 /* A head in the file that is another than wte is the model's, whatever the config says of ties: somebody
- * trained it. */
-static bool choose_head(gpt2_model *m, const safetensors *st, eval_error *e)
+ * trained it. GGUF does not speak of ties. */
+static bool choose_head(gpt2_model *m, const origin *from, eval_error *e)
 {
-    const tensor *wte = find_weight(st, "wte.weight"), *head = find_weight(st, "lm_head.weight");
+    const tensor *wte = find_weight(from, "wte.weight"), *head = find_weight(from, "lm_head.weight");
     bool same = true;
     if (!m->config.tied_head || !wte || !head)
         return true;
-    if (wte->type == TENSOR_UNREADABLE || head->type == TENSOR_UNREADABLE || wte->n_elems != head->n_elems)
-        same = false; /* check_weights says what is wrong */
-    else if (!compare_weights(wte, head, &same, e))
+    if (!checkpoint_compare(wte, head, &same, e)) /* check_weights says what else is wrong */
         return false;
     m->config.tied_head = same;
-    m->head_against_config = !same;
+    m->head_against_config = !same && !from->gguf;
     return true;
 }
 
-static bool load_weights(gpt2_model *m, const safetensors *st, const char *dir, eval_error *e)
+static void turn(const float *from, size_t rows, size_t columns, float *to)
 {
-    if (!choose_head(m, st, e))
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < columns; j++)
+            to[j * rows + i] = from[i * columns + j];
+}
+
+static bool load_weight(const gpt2_tensor *t, const origin *from, float *buffer, eval_error *e)
+{
+    const tensor *source = find_weight(from, t->name);
+    const bool turned = is_turned(from, t);
+    float *dst = turned ? buffer : t->data;
+    if (!tensor_read_f32(source, 0, source->n_elems, dst, e) ||
+        !checkpoint_check_finite(source, dst, 0, source->n_elems, e))
+        return false;
+    if (turned)
+        turn(buffer, t->shape[1], t->shape[0], t->data);
+    return true;
+}
+
+static bool load_weights(gpt2_model *m, const origin *from, eval_error *e)
+{
+    if (!choose_head(m, from, e))
         return false;
     if (!list_tensors(m))
-        return eval_fail(e, "%s: out of memory", dir);
-    if (!check_weights(m, st, dir, e))
+        return eval_fail(e, "%s: out of memory", from->place);
+    if (!check_weights(m, from, e))
         return false;
-    if (!allocate_weights(m))
-        return eval_fail(e, "%s: out of memory for %llu weights", dir, (unsigned long long)m->n_params);
-    for (size_t i = 0; i < m->n_tensors; i++) {
-        const tensor *source = find_weight(st, m->tensors[i].name);
-        if (!tensor_read_f32(source, 0, source->n_elems, m->tensors[i].data, e) ||
-            !check_finite(&m->tensors[i], source, e))
-            return false;
-    }
-    return true;
+    size_t largest = 1;
+    for (size_t i = 0; i < m->n_tensors; i++)
+        if (is_turned(from, &m->tensors[i]) && m->tensors[i].n_elems > largest)
+            largest = m->tensors[i].n_elems;
+    float *buffer = malloc(largest * sizeof *buffer);
+    bool ok = (buffer && allocate_weights(m)) || eval_fail(e, "%s: out of memory for %llu weights",
+                                                           from->place, (unsigned long long)m->n_params);
+    for (size_t i = 0; ok && i < m->n_tensors; i++)
+        ok = load_weight(&m->tensors[i], from, buffer, e);
+    free(buffer);
+    return ok;
+}
+
+static bool hand_over(gpt2_model **out, gpt2_model *m, bool ok)
+{
+    if (ok)
+        *out = m;
+    else
+        gpt2_model_free(m);
+    return ok;
 }
 
 bool gpt2_model_load(gpt2_model **out, const char *dir, eval_error *e)
@@ -272,15 +301,23 @@ bool gpt2_model_load(gpt2_model **out, const char *dir, eval_error *e)
     safetensors *st = NULL;
     if (!m)
         return eval_fail(e, "%s: out of memory", dir);
-    bool ok = gpt2_config_load(&m->config, dir, e) && safetensors_open_dir(&st, dir, e) &&
-              load_weights(m, st, dir, e);
-    safetensors_close(st);
-    if (!ok) {
-        gpt2_model_free(m);
-        return false;
+    bool ok = gpt2_config_load(&m->config, dir, e) && safetensors_open_dir(&st, dir, e);
+    if (ok) {
+        const origin from = {.list = safetensors_tensors(st), .place = dir, .config = "config.json"};
+        ok = load_weights(m, &from, e);
     }
-    *out = m;
-    return true;
+    safetensors_close(st);
+    return hand_over(out, m, ok);
+}
+
+bool gpt2_model_load_gguf(gpt2_model **out, const gguf *g, eval_error *e)
+{
+    gpt2_model *m = calloc(1, sizeof *m);
+    if (!m)
+        return eval_fail(e, "%s: out of memory", gguf_path(g));
+    const origin from = {
+        .list = gguf_tensors(g), .place = gguf_path(g), .config = "its metadata", .gguf = true};
+    return hand_over(out, m, gpt2_config_gguf(&m->config, g, e) && load_weights(m, &from, e));
 }
 
 /* ---- random weights ---- */

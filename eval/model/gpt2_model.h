@@ -3,6 +3,7 @@
 #define KVQ_EVAL_MODEL_GPT2_MODEL_H
 
 #include "eval/common/error.h"
+#include "eval/model/gguf.h"
 #include "eval/model/gpt2_config.h"
 
 #include <stddef.h>
@@ -57,6 +58,9 @@ typedef struct gpt2_model {
  * the config. On failure *out is untouched.
  */
 EVAL_MUST_CHECK bool gpt2_model_load(gpt2_model **out, const char *dir, eval_error *e);
+
+/** The same from an open GGUF file, which may be closed then: any type that tensor_type.h reads. */
+EVAL_MUST_CHECK bool gpt2_model_load_gguf(gpt2_model **out, const gguf *g, eval_error *e);
 
 /**
  * Make a model from a description (see gpt2_config_random) with GPT-2's initialization: matrices and

@@ -23,6 +23,8 @@ enum {
     MIN_COUNTED = 2, /* steps of a window after the prompt: perplexity needs one with a token after it */
 };
 
+enum { TEXT_NAME_SIZE = sizeof(((inputs *)0)->text_name) };
+
 #define DEFAULT_MODEL "gpt2-6m"
 #define DEFAULT_TEXT  "sample.txt"
 
@@ -85,37 +87,52 @@ static bool default_path(char *path, size_t size, const char *name, eval_error *
     return join(path, size, data, name, e);
 }
 
-bool inputs_load_model(inputs *in, const char *model, uint64_t seed, progress *line, eval_error *e)
+bool inputs_load_model(inputs *in, const char *name, uint64_t seed, progress *line, eval_error *e)
 {
     char path[4096];
     memset(in, 0, sizeof *in);
-    if (model && gpt2_config_is_random(model)) {
-        snprintf(in->model_name, sizeof in->model_name, "%s", model);
+    in->bos_id = -1;
+    if (name && model_is_random(name)) {
+        snprintf(in->model_name, sizeof in->model_name, "%s", name);
         progress_say(line, "making weights of %s", in->model_name);
-        return gpt2_model_random(&in->model, model, seed, e);
+        return model_random(&in->model, name, seed, e);
     }
-    if (!model && !default_path(path, sizeof path, DEFAULT_MODEL, e))
+    if (!name && !default_path(path, sizeof path, DEFAULT_MODEL, e))
         return false;
-    last_part(in->model_name, sizeof in->model_name, model ? model : path);
+    last_part(in->model_name, sizeof in->model_name, name ? name : path);
     progress_say(line, "loading %s", in->model_name);
-    return gpt2_model_load(&in->model, model ? model : path, e);
+    return model_load(&in->model, name ? name : path, e);
 }
 
 const char *inputs_note(const inputs *in)
 {
-    return in->model->head_against_config ? "config.json says tie_word_embeddings, but lm_head.weight is not "
-                                            "wte.weight: lm_head.weight is used"
-                                          : NULL;
+    return in->model->note[0] != '\0' ? in->model->note : NULL;
 }
 
-static bool load_tokenizer(inputs *in, const char *directory, eval_error *e)
+bool inputs_load_tokenizer(tokenizer **out, const char *model_path, eval_error *e)
 {
-    if (!tokenizer_load(&in->tokenizer, directory, e))
+    char path[4096];
+    if (!model_path && !default_path(path, sizeof path, DEFAULT_MODEL, e))
         return false;
-    const size_t n = tokenizer_vocab_size(in->tokenizer), vocab = in->model->config.vocab_size;
+    const char *from = model_path ? model_path : path;
+    if (!model_is_gguf(from))
+        return tokenizer_load(out, from, e);
+    gguf *g = NULL;
+    if (!gguf_open(&g, from, e))
+        return false;
+    const bool good = tokenizer_load_gguf(out, g, e);
+    gguf_close(g);
+    return good;
+}
+
+static bool load_tokenizer(inputs *in, const char *model_path, eval_error *e)
+{
+    if (!inputs_load_tokenizer(&in->tokenizer, model_path, e))
+        return false;
+    const size_t n = tokenizer_vocab_size(in->tokenizer), vocab = in->model->shape.vocab_size;
     return in->model->random || n <= vocab ||
-           eval_fail(e, "%s/vocab.json: %zu tokens, but vocab_size in config.json is %zu", directory, n,
-                     vocab);
+           eval_fail(e, "%s: the tokenizer has %zu tokens, but the model's vocabulary is %zu",
+                     model_path ? model_path : DEFAULT_MODEL, n, vocab);
 }
 
 /* Tokens drawn from the seed. */
@@ -126,22 +143,27 @@ static bool random_ids(inputs *in, uint64_t seed, size_t n, eval_error *e)
         return eval_fail(e, "out of memory for %zu tokens", n);
     in->n_ids = n;
     for (size_t i = 0; i < n; i++)
-        in->ids[i] = (int32_t)(splitmix64(seed, i + 1) % in->model->config.vocab_size);
+        in->ids[i] = (int32_t)(splitmix64(seed, i + 1) % in->model->shape.vocab_size);
     return true;
 }
 
-static bool load_text(inputs *in, const char *path, progress *line, eval_error *e)
+bool inputs_tokenize(const tokenizer *t, const char *path, int32_t **ids, size_t *n_ids, char *text_name,
+                     progress *line, eval_error *e)
 {
+    char default_text[4096];
+    if (!path && !default_path(default_text, sizeof default_text, DEFAULT_TEXT, e))
+        return false;
+    path = path ? path : default_text;
     const char *name = strcmp(path, "-") == 0 ? "standard input" : path;
     input_file file;
-    last_part(in->text_name, sizeof in->text_name, name);
-    progress_say(line, "reading %s", in->text_name);
+    last_part(text_name, TEXT_NAME_SIZE, name);
+    progress_say(line, "reading %s", text_name);
     if (!input_file_read_stream(&file, path, e))
         return false;
     const char *text = (const char *)file.data;
-    progress_say(line, "tokenizing %s", in->text_name);
-    const bool good = text_check_utf8(name, text, file.size, e) &&
-                      tokenizer_encode(in->tokenizer, text, file.size, &in->ids, &in->n_ids, e);
+    progress_say(line, "tokenizing %s", text_name);
+    const bool good =
+        text_check_utf8(name, text, file.size, e) && tokenizer_encode(t, text, file.size, ids, n_ids, e);
     input_file_free(&file);
     return good;
 }
@@ -149,12 +171,9 @@ static bool load_text(inputs *in, const char *path, progress *line, eval_error *
 /* The length of a window from --context, --tokens and --prompt. */
 static bool plan_window(inputs *in, const inputs_request *r, eval_error *e)
 {
-    const size_t n_ctx = in->model->config.n_ctx;
-    if (r->context > n_ctx) {
-        return eval_fail(e,
-                         "--context %zu: over the model's context of %zu tokens (n_positions in config.json)",
-                         r->context, n_ctx);
-    }
+    const size_t n_ctx = in->model->shape.n_ctx;
+    if (r->context > n_ctx)
+        return eval_fail(e, "--context %zu: over the model's context of %zu tokens", r->context, n_ctx);
     const size_t context = r->context ? r->context : n_ctx;
     if (r->tokens > context) {
         return eval_fail(e,
@@ -177,32 +196,67 @@ static bool plan_window(inputs *in, const inputs_request *r, eval_error *e)
                      in->n_prompt, MIN_COUNTED, in->n_tokens);
 }
 
-/* The number of windows, once the text's tokens are known. */
-static bool plan_windows(inputs *in, const inputs_request *r, const char *path, eval_error *e)
+/* The number of windows, once the text's tokens are known, of which each window takes `own`. */
+static bool plan_windows(inputs *in, const inputs_request *r, const char *text, size_t n_found, size_t own,
+                         eval_error *e)
 {
-    if (r->generate > 0) {
-        return in->n_ids >= in->n_prompt ||
-               eval_fail(e, "%s: %zu tokens found, --prompt needs %zu", path, in->n_ids, in->n_prompt);
-    }
-    const size_t available = in->n_ids / in->n_tokens;
+    const size_t available = n_found / own;
     in->n_windows = r->windows ? r->windows : available < DEFAULT_WINDOWS ? available : DEFAULT_WINDOWS;
     if (available > 0 && in->n_windows <= available)
         return true;
     const size_t needed = r->windows ? r->windows : 1;
     return eval_fail(e,
                      "%s: %zu tokens found, %zu needed for %zu window%s of %zu (--tokens makes them shorter)",
-                     path, in->n_ids, needed * in->n_tokens, needed, needed == 1 ? "" : "s", in->n_tokens);
+                     text, n_found, needed * own, needed, needed == 1 ? "" : "s", in->n_tokens);
+}
+
+/* Cut the text's tokens into windows, each a sequence of its own: with the BOS token first, if there is one. */
+static bool cut_windows(inputs *in, const inputs_request *r, const char *text, const int32_t *found,
+                        size_t n_found, eval_error *e)
+{
+    const size_t n_bos = in->bos_id >= 0 ? 1 : 0, length = r->generate > 0 ? in->n_prompt : in->n_tokens;
+    const size_t own = length - n_bos;
+    if (r->generate > 0) {
+        in->n_windows = 1;
+        if (n_found < own)
+            return eval_fail(e, "%s: %zu tokens found, --prompt needs %zu", text, n_found, own);
+    } else if (!plan_windows(in, r, text, n_found, own, e)) {
+        return false;
+    }
+    in->n_ids = in->n_windows * length;
+    in->ids = calloc(in->n_ids, sizeof in->ids[0]);
+    if (!in->ids)
+        return eval_fail(e, "out of memory for %zu tokens", in->n_ids);
+    for (size_t w = 0; w < in->n_windows; w++) {
+        in->ids[w * length] = in->bos_id; /* stays where there is one */
+        for (size_t i = 0; i < own; i++)
+            in->ids[w * length + n_bos + i] = found[w * own + i];
+    }
+    return true;
+}
+
+/* Tokens of a text, for a model of its own tokenizer or for random weights. */
+static bool load_windows(inputs *in, const inputs_request *r, progress *line, eval_error *e)
+{
+    int32_t *found = NULL;
+    size_t n_found = 0;
+    if (!inputs_tokenize(in->tokenizer, r->text, &found, &n_found, in->text_name, line, e))
+        return false;
+    const size_t vocab = in->model->shape.vocab_size;
+    for (size_t i = 0; in->model->random && i < n_found; i++)
+        found[i] = (int32_t)((size_t)found[i] % vocab);
+    const char *text = !r->text ? in->text_name : strcmp(r->text, "-") == 0 ? "standard input" : r->text;
+    const bool good = cut_windows(in, r, text, found, n_found, e);
+    free(found);
+    return good;
 }
 
 bool inputs_load(inputs *in, const inputs_request *r, progress *line, eval_error *e)
 {
-    char path[4096], directory[4096] = "";
     if (!inputs_load_model(in, r->model, r->seed, line, e))
         return false;
     const bool random = in->model->random;
-    if ((random || !r->model) && !default_path(directory, sizeof directory, DEFAULT_MODEL, e))
-        return false;
-    if (!random && !load_tokenizer(in, r->model ? r->model : directory, e))
+    if (!random && !load_tokenizer(in, r->model, e))
         return false;
     if (!plan_window(in, r, e))
         return false;
@@ -213,21 +267,16 @@ bool inputs_load(inputs *in, const inputs_request *r, progress *line, eval_error
             return eval_fail(e, "--windows %zu: too many", in->n_windows);
         return random_ids(in, r->seed, r->generate ? in->n_prompt : in->n_windows * in->n_tokens, e);
     }
-    if (random && !load_tokenizer(in, directory, e))
+    if (random && !load_tokenizer(in, NULL, e))
         return false;
-    if (!r->text && !default_path(path, sizeof path, DEFAULT_TEXT, e))
-        return false;
-    const char *text = r->text ? r->text : path;
-    if (!load_text(in, text, line, e))
-        return false;
-    for (size_t i = 0; random && i < in->n_ids; i++)
-        in->ids[i] = (int32_t)((size_t)in->ids[i] % in->model->config.vocab_size);
-    return plan_windows(in, r, strcmp(text, "-") == 0 ? "standard input" : text, e);
+    if (!random && !r->no_bos)
+        in->bos_id = tokenizer_bos_id(in->tokenizer);
+    return load_windows(in, r, line, e);
 }
 
 void inputs_free(inputs *in)
 {
-    gpt2_model_free(in->model);
+    model_free(in->model);
     tokenizer_free(in->tokenizer);
     free(in->ids);
     memset(in, 0, sizeof *in);

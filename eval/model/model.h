@@ -59,6 +59,7 @@ struct model {
     uint64_t n_params;   /* a tied head counts once */
     size_t weight_bytes; /* in memory */
     char weights[64];    /* the types they have there, e.g. "F32" or "Q4_1, Q8_0, F32" */
+    char head[32];       /* the tensor that turns activations into logits, as the file names it */
     char note[256];      /* what a user should know of how it was read; "" if nothing */
 };
 
@@ -79,7 +80,7 @@ EVAL_MUST_CHECK bool model_random(model **out, const char *spec, uint64_t seed, 
 /** True if the name of a model begins with `random:`. */
 bool model_is_random(const char *spec);
 
-/** True if the path names a GGUF file: one that is no directory. */
+/** True if the path names a GGUF file: one that is no directory, or if there is none, one called so. */
 bool model_is_gguf(const char *path);
 
 void model_free(model *m); /* NULL is fine */

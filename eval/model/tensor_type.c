@@ -25,10 +25,10 @@ static inline float float_from_bits(uint32_t bits)
     return x;
 }
 
-/* Moves exponent and mantissa to their float32 places, then adds to the exponent what the biases differ by, and
- * the same again for infinity and NaN, which takes 31 to 255. A subnormal half has no leading 1: given one, it
- * is 2^-14 too large, and the difference is exact. (One product with 2^112 would do for both, but processors
- * are slow with subnormal factors.) Masks, because compilers make jumps of conditions here. */
+/* Moves exponent and mantissa to their float32 places, then adds to the exponent what the biases differ by,
+ * and the same again for infinity and NaN, which takes 31 to 255. A subnormal half has no leading 1: given
+ * one, it is 2^-14 too large, and the difference is exact. (One product with 2^112 would do for both, but
+ * processors are slow with subnormal factors.) Masks, because compilers make jumps of conditions here. */
 static inline float float_from_half(uint16_t half)
 {
     const int32_t magnitude = (half & 0x7fff) << 13; /* signed: SSE2 compares nothing else */
@@ -249,8 +249,8 @@ static void q5_k_to_f32(const uint8_t *restrict src, size_t n, float *restrict d
     }
 }
 
-/* Q6_K: 128 bytes of low nibbles, 64 bytes of high bits, 16 signed bytes of scales (one for 16 elements), half
- * scale. Of each 128 elements, element i < 64 has its low nibble in the low half of byte i, and element
+/* Q6_K: 128 bytes of low nibbles, 64 bytes of high bits, 16 signed bytes of scales (one for 16 elements),
+ * half scale. Of each 128 elements, element i < 64 has its low nibble in the low half of byte i, and element
  * 64 + i in the high half; element 32j + i has its high bits at bit 2j of byte i. scale * (code - 32). */
 static void q6_k_to_f32(const uint8_t *restrict src, size_t n, float *restrict dst)
 {

@@ -11,21 +11,30 @@ static json_t *whole(uint64_t x)
     return json_integer((json_int_t)x);
 }
 
-static json_t *model_json(const report_context *c)
+static json_t *shape_window(const evaluation *ev)
 {
-    const gpt2_config *shape = &c->model->config;
+    return ev->attn_window > 0 ? whole(ev->attn_window) : json_null();
+}
+
+static json_t *model_json(const report_context *c, const evaluation *ev)
+{
+    const model_shape *shape = &c->model->shape;
     char checksum[17];
     snprintf(checksum, sizeof checksum, "%016" PRIx64, c->model_checksum);
     json_t *o = json_object();
     json_object_set_new(o, "name", json_string(c->model_name));
+    json_object_set_new(o, "architecture", json_string(shape->architecture));
+    json_object_set_new(o, "weights", json_string(c->model->weights));
     json_object_set_new(o, "n_layer", whole(shape->n_layer));
     json_object_set_new(o, "n_head", whole(shape->n_head));
-    json_object_set_new(o, "n_kv_head", whole(shape->n_head)); /* GPT-2 has no grouped queries */
+    json_object_set_new(o, "n_kv_head", whole(shape->n_kv_head));
+    json_object_set_new(o, "attn_window", shape_window(ev));
+    json_object_set_new(o, "n_layer_windowed", whole(ev->n_layer_windowed));
     json_object_set_new(o, "head_dim", whole(shape->head_dim));
     json_object_set_new(o, "n_ctx", whole(shape->n_ctx));
     json_object_set_new(o, "n_params", whole(c->model->n_params));
     json_object_set_new(o, "checksum", json_string(checksum));
-    json_object_set_new(o, "head", json_string(shape->tied_head ? "wte.weight" : "lm_head.weight"));
+    json_object_set_new(o, "head", json_string(c->model->head));
     return o;
 }
 
@@ -90,6 +99,7 @@ bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_er
     json_object_set_new(text, "n_tokens", whole(ev->n_windows * ev->n_tokens));
     json_object_set_new(text, "n_windows", whole(ev->n_windows));
     json_object_set_new(text, "n_windows_asked", whole(ev->n_windows_asked));
+    json_object_set_new(text, "bos_id", c->bos_id >= 0 ? json_integer(c->bos_id) : json_null());
     json_t *runs = json_array();
     for (size_t i = 0; i < ev->n_runs; i++)
         json_array_append_new(runs, run_json(ev, &ev->runs[i]));
@@ -103,7 +113,7 @@ bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_er
     json_object_set_new(root, "threads", json_integer(c->threads));
     json_object_set_new(root, "seed", whole(c->seed));
     json_object_set_new(root, "partial", json_boolean(evaluation_is_partial(ev)));
-    json_object_set_new(root, "model", model_json(c));
+    json_object_set_new(root, "model", model_json(c, ev));
     json_object_set_new(root, "text", text);
     json_object_set_new(root, "runs", runs);
     char *dump = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9));

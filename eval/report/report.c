@@ -15,18 +15,20 @@ bool report_is_fp32(const evaluate_run *run)
 void report_header(FILE *f, const report_context *c, size_t n_windows, size_t n_tokens, size_t n_prompt,
                    const report_style *style)
 {
-    char tokens[FORMAT_SIZE], prompt[FORMAT_SIZE + 12] = "", text[1024];
+    char tokens[FORMAT_SIZE], prompt[FORMAT_SIZE + 12] = "", bos[40] = "", text[1024];
     format_count(tokens, n_tokens);
     if (n_prompt > 0) {
         char count[FORMAT_SIZE];
         format_count(count, n_prompt);
         snprintf(prompt, sizeof prompt, " (prompt %s)", count);
     }
+    if (c->bos_id >= 0)
+        snprintf(bos, sizeof bos, ", each after BOS (%d)", (int)c->bos_id);
     const char *mark = style->markdown ? "**" : "";
     snprintf(text, sizeof text,
-             "%s%s (%.1f M parameters%s), %s: %zu window%s of %s tokens%s, %s kernels, %d thread%s%s%s", mark,
-             c->model_name, (double)c->model->n_params / 1e6, c->model->random ? ", random" : "",
-             c->text_name, n_windows, n_windows == 1 ? "" : "s", tokens, prompt, c->isa, c->threads,
+             "%s%s (%.1f M parameters%s), %s: %zu window%s of %s tokens%s%s, %s kernels, %d thread%s%s%s",
+             mark, c->model_name, (double)c->model->n_params / 1e6, c->model->random ? ", random" : "",
+             c->text_name, n_windows, n_windows == 1 ? "" : "s", tokens, prompt, bos, c->isa, c->threads,
              c->threads == 1 ? "" : "s", c->append_only ? ", without evidence (append only)" : "", mark);
     format_paragraph(f, text, style->width);
     fputc('\n', f);

@@ -16,9 +16,10 @@ typedef struct report_context {
     int threads;
     uint64_t seed;
     const char *model_name;
-    const gpt2_model *model;
+    const model *model;
     uint64_t model_checksum;
     const char *text_name;
+    int32_t bos_id; /* what each window begins with; -1: with the text */
 } report_context;
 
 typedef struct report_style {

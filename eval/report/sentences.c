@@ -204,6 +204,20 @@ static void say_comparison(paragraph *p, const evaluation *ev, const evaluate_ru
         say_front(p, ev);
 }
 
+/* Only where it makes a difference. */
+static void say_window(paragraph *p, const evaluation *ev)
+{
+    if (ev->n_layer_windowed == 0 || ev->n_tokens <= ev->attn_window)
+        return;
+    char window[FORMAT_SIZE];
+    format_count(window, ev->attn_window);
+    say(p,
+        " In %zu of %zu layers a token attends to the newest %s alone, in every scheme; the caches here keep "
+        "the "
+        "others all the same.",
+        ev->n_layer_windowed, ev->n_layer, window);
+}
+
 void sentences(FILE *f, const evaluation *ev, size_t width)
 {
     enum { READABLE = 110 };
@@ -219,6 +233,7 @@ void sentences(FILE *f, const evaluation *ev, size_t width)
     }
     say_size(&memory, ev, run);
     say_bits(&memory, run);
+    say_window(&memory, ev);
     format_paragraph(f, memory.text, width);
     if (ev->has_quality)
         say_quality(&quality, run);

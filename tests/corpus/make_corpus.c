@@ -4,6 +4,7 @@
  */
 #define _DEFAULT_SOURCE /* mkdir */
 
+#include "tests/gguf_image.h"
 #include "tests/support.h"
 
 #include <stdio.h>
@@ -218,6 +219,41 @@ static void make_all_safetensors(void)
     write_seed("safetensors", "short", "\x10\0\0\0\0\0\0\0{}", 10);
 }
 
+static void write_gguf(const char *name, gguf_image *image)
+{
+    write_seed("gguf", name, image->bytes, image->n);
+    gguf_image_free(image);
+}
+
+/* Kinds and types by the file's numbers: 4 is U32, 5 I32, 6 F32, 7 BOOL, 8 STRING, 9 ARRAY; 0 is F32, 8 Q8_0,
+ * 12 Q4_K, 24 I8. */
+static void make_ggufs(void)
+{
+    gguf_image g = {.n = 0};
+    gguf_put(&g, "Gqq", 0, 0);
+    write_gguf("empty", &g);
+    gguf_put(&g, "Gqqsdd", 0, 5, "general.alignment", 4, 8);
+    gguf_put(&g, "sdssdd", "s", 8, "text", "f", 6, 0x3f000000);
+    gguf_put(&g, "sdbsdq", "b", 7, 1, "big", 11, -1);
+    write_gguf("values", &g);
+    gguf_put(&g, "Gqq", 0, 3);
+    gguf_put(&g, "sddqsss", "tokens", 9, 8, 3, "a", "", "bc");
+    gguf_put(&g, "sddqdd", "types", 9, 5, 2, 1, -1);
+    gguf_put(&g, "sddqbb", "flags", 9, 7, 2, 0, 1);
+    write_gguf("arrays", &g);
+    gguf_put(&g, "Gqq", 3, 0);
+    gguf_put(&g, "sdqqdq", "w", 2, 2, 3, 0, 64);
+    gguf_put(&g, "sdqdq", "q", 1, 32, 8, 0);
+    gguf_put(&g, "sdqdqpz", "i", 1, 5, 24, 96, 32, 101);
+    write_gguf("tensors", &g);
+    gguf_put(&g, "Gqqsdqdqpz", 1, 0, "k", 1, 256, 12, 0, 32, 144);
+    write_gguf("superblock", &g);
+    gguf_put(&g, "Gqqsddqz", 0, 1, "k", 9, 9, 1, 40);
+    write_gguf("nested", &g);
+    gguf_put(&g, "GQQz", UINT64_MAX, UINT64_MAX, 30);
+    write_gguf("counts", &g);
+}
+
 static void make_tokenizers(void)
 {
     static const char *const texts[] = {"abcabcabc aaaa", "It's 12 o'clock,  isn't it?\n\n",
@@ -247,6 +283,7 @@ int main(int argc, char **argv)
     make_schemes();
     make_calls();
     make_all_safetensors();
+    make_ggufs();
     make_tokenizers();
     return 0;
 }
