@@ -77,11 +77,10 @@ Test(commands, the_manual_has_every_command_and_option_and_no_others)
     manual[fread(manual, 1, sizeof manual - 1, f)] = '\0';
     fclose(f);
     /* Each command's options stand in a section of its own; those without a command in DESCRIPTION. */
-    static const char *const sections[][2] = {{"\n.Sh DESCRIPTION", "\n.Sh BENCH"},
-                                              {"\n.Sh BENCH", "\n.Sh TOKENIZE"},
-                                              {"\n.Sh TOKENIZE", "\n.Sh INFO"},
-                                              {"\n.Sh INFO", "\n.Sh COMPLETION"},
-                                              {"\n.Sh COMPLETION", "\n.Sh METRICS"}};
+    static const char *const sections[][2] = {
+        {"\n.Sh DESCRIPTION", "\n.Sh BENCH"}, {"\n.Sh BENCH", "\n.Sh DUMP"},
+        {"\n.Sh DUMP", "\n.Sh TOKENIZE"},     {"\n.Sh TOKENIZE", "\n.Sh INFO"},
+        {"\n.Sh INFO", "\n.Sh COMPLETION"},   {"\n.Sh COMPLETION", "\n.Sh METRICS"}};
     size_t i = 0;
     for (; commands_at(i); i++) {
         const command *c = commands_at(i);

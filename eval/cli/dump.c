@@ -32,7 +32,7 @@ enum {
 
 const struct argp_option dump_options_list[] = {
     {NULL, 0, NULL, 0, "What is recorded; all as without a command:", 1},
-    {"model", KEY_MODEL, "DIR", 0, "The model", 1},
+    {"model", KEY_MODEL, "PATH", 0, "The model", 1},
     {"text", KEY_TEXT, "FILE", 0, "The text; - is standard input", 1},
     {"context", KEY_CONTEXT, "N", 0, "Context length", 1},
     {"tokens", KEY_TOKENS, "N", 0, "Tokens of each window", 1},
