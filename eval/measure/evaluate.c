@@ -71,6 +71,16 @@ static void merge_heads(evaluate_head *into, evaluate_head *from, size_t n)
     memset(from, 0, n * sizeof from[0]);
 }
 
+/* The logits of a window in steps of a layer: by weights, of which the head has so many and a layer the rest's
+ * share. Only the time left depends on it. */
+static double logits_steps(const evaluate_config *c, size_t n_streams)
+{
+    const model *m = c->model;
+    const double head = (double)m->shape.vocab_size * (double)m->shape.n_embd;
+    const double layer = (double)m->n_params / (double)m->shape.n_layer;
+    return head / layer * (double)(c->n_tokens - c->n_prompt) * (double)(1 + n_streams);
+}
+
 /* What a finished window gives to the result. Called for one window after the other. */
 static bool finish_window(work *w, size_t window, eval_error *e)
 {
@@ -101,7 +111,9 @@ static bool finish_window(work *w, size_t window, eval_error *e)
     quality_begin_window(w->quality, window, c->ids + window * w->T, w->x);
     for (size_t i = 0; i < w->n_streams; i++)
         quality_set_stream(w->quality, i, w->streams[i].run->text, w->streams[i].x);
-    return quality_end_window(w->quality, e);
+    const bool good = quality_end_window(w->quality, e);
+    work_steps_done(w, logits_steps(c, w->n_streams));
+    return good;
 }
 
 /* Run windows [first, first + n) side by side; on failure *e is the first one's. */
@@ -264,6 +276,8 @@ static bool evaluate_runs(evaluation *result, const evaluate_config *config, eva
     const double passes = 1.0 + (result->has_quality ? 2.0 : 1.0) * (double)n_streams;
     shared_progress steps = {.total = (double)config->n_windows * (double)shape->n_layer *
                                       (double)(config->n_tokens - config->n_prompt) * passes};
+    if (result->has_quality)
+        steps.total += (double)config->n_windows * logits_steps(config, n_streams);
     work *workers = calloc(n_workers, sizeof workers[0]);
     quality *shared_quality = result->has_quality ? quality_create(config, n_streams) : NULL;
     bool good = (workers && (shared_quality || !result->has_quality)) || eval_fail(e, "out of memory");

@@ -139,7 +139,7 @@ void work_free(work *w)
         free(arrays[i]);
 }
 
-static void step_done(work *w, double n)
+void work_steps_done(work *w, double n)
 {
     double done;
 #pragma omp atomic capture
@@ -325,7 +325,7 @@ static bool reference_step(work *w, size_t layer, size_t t, eval_error *e)
     for (size_t i = 0; i < w->n_streams; i++)
         if (!local_step(w, &w->streams[i], layer, t, with_bound, e))
             return false;
-    step_done(w, 1.0 + (double)w->n_streams);
+    work_steps_done(w, 1.0 + (double)w->n_streams);
     return true;
 }
 
@@ -361,7 +361,7 @@ static bool append_layer(work *w, size_t layer, eval_error *e)
             return step_failed(w, s ? s->run->text : "fp32", layer, 0, "append", kvq_status_string(status),
                                e);
         *(s ? &s->seconds : &w->ref_seconds) += progress_now() - start;
-        step_done(w, (double)(w->T - w->config->n_prompt));
+        work_steps_done(w, (double)(w->T - w->config->n_prompt));
     }
     return true;
 }
@@ -398,7 +398,7 @@ static bool propagated_layer(work *w, stream *s, size_t layer, eval_error *e)
         if (!decode_step(w, s->propagated, s->run->text, 0, layer, t, w->q, w->k, w->v, NULL, NULL, w->out,
                          e))
             return false;
-        step_done(w, 1.0);
+        work_steps_done(w, 1.0);
     }
     model_layer_finish(m, layer, s->x, w->out, w->T, w->scratch);
     s->seconds += progress_now() - start;

@@ -17,7 +17,7 @@ typedef struct stream {
 
 /* What the windows that run side by side share. */
 typedef struct shared_progress {
-    double done, total; /* attention steps */
+    double done, total; /* steps of a layer, or work that takes as long */
 } shared_progress;
 
 /* One window at work. */
@@ -56,5 +56,8 @@ void work_free(work *w); /* an all-zero one is fine */
 
 /** All layers of one window. Touches nothing that another worker touches, but the progress. */
 EVAL_MUST_CHECK bool work_run(work *w, size_t window, eval_error *e);
+
+/** Tell the progress of n more steps. */
+void work_steps_done(work *w, double n);
 
 #endif
