@@ -162,3 +162,145 @@ Test(llama_refused, types_in_blocks_multiply_as_their_numbers)
     }
     free(scratch);
 }
+
+/* ---- directories ---- */
+
+static const char tied_config[] =
+    "{\"model_type\":\"llama\",\"hidden_size\":8,\"intermediate_size\":8,\"num_hidden_layers\":1,"
+    "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"max_position_embeddings\":16,\"vocab_size\":4,"
+    "\"tie_word_embeddings\":true}";
+
+/* What one directory differs in from a good one. */
+typedef struct directory {
+    const char *prefix;  /* of the names, instead of `model.` */
+    const char *without; /* a tensor */
+    const char *wrong;   /* a tensor with a column too many */
+    const char *nan;     /* a tensor whose element 5 is NaN */
+    const char *extra;   /* one more tensor, of 4 rows of 8 */
+    const char *changed; /* a tensor whose element 5 is 1 */
+} directory;
+
+static void add(st_writer *w, const directory *d, const char *name, size_t rows, size_t columns)
+{
+    char whole[96];
+    float x[128];
+    if (d->without && strcmp(d->without, name) == 0)
+        return;
+    if (d->wrong && strcmp(d->wrong, name) == 0)
+        columns++;
+    const size_t shape[2] = {rows ? rows : columns, columns}, n = (rows ? rows : 1) * columns;
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)(i % 7) / 8.0f - 0.375f;
+    if (d->nan && strcmp(d->nan, name) == 0)
+        x[5] = NAN;
+    if (d->changed && strcmp(d->changed, name) == 0)
+        x[5] = 1.0f;
+    snprintf(whole, sizeof whole, "%s%s", strcmp(name, "lm_head.weight") == 0 ? "" : d->prefix, name);
+    st_writer_add(w, whole, "F32", rows ? 2 : 1, shape, x, n * sizeof x[0]);
+}
+
+static bool load_directory(const directory *d, model *m, eval_error *e)
+{
+    char dir[64];
+    st_writer w = {.n_header = 0};
+    add(&w, d, "embed_tokens.weight", 4, 8);
+    add(&w, d, "norm.weight", 0, 8);
+    add(&w, d, "layers.0.input_layernorm.weight", 0, 8);
+    add(&w, d, "layers.0.post_attention_layernorm.weight", 0, 8);
+    add(&w, d, "layers.0.self_attn.q_proj.weight", 8, 8);
+    add(&w, d, "layers.0.self_attn.k_proj.weight", 4, 8);
+    add(&w, d, "layers.0.self_attn.v_proj.weight", 4, 8);
+    add(&w, d, "layers.0.self_attn.o_proj.weight", 8, 8);
+    add(&w, d, "layers.0.mlp.gate_proj.weight", 8, 8);
+    add(&w, d, "layers.0.mlp.up_proj.weight", 8, 8);
+    add(&w, d, "layers.0.mlp.down_proj.weight", 8, 8);
+    if (d->extra)
+        add(&w, d, d->extra, 4, 8);
+    make_dir(dir);
+    st_writer_save(&w, dir, "model.safetensors");
+    json_t *config = json_loads(tied_config, 0, NULL);
+    *m = (model){.kind = NULL};
+    const bool ok = llama_load_directory(m, dir, config, "config.json", e);
+    json_decref(config);
+    remove_dir(dir);
+    return ok;
+}
+
+Test(llama_refused, tensors_of_a_directory)
+{
+    static const struct {
+        directory d;
+        const char *message;
+    } cases[] = {
+        {{.without = "layers.0.mlp.up_proj.weight"},
+         "tensor 'model.layers.0.mlp.up_proj.weight' is missing, which config.json asks for"},
+        {{.wrong = "layers.0.self_attn.k_proj.weight"},
+         "tensor 'model.layers.0.self_attn.k_proj.weight': shape is [4,9], but config.json expects [4,8]"},
+        {{.nan = "norm.weight"}, "tensor 'model.norm.weight': element 5 (byte "},
+        {{.nan = "norm.weight"}, "is NaN, expected a finite number"},
+        {{.extra = "layers.1.mlp.up_proj.weight"},
+         "tensor 'model.layers.1.mlp.up_proj.weight' belongs to a layer beyond the 1 of config.json"},
+        {{.extra = "layers.0.mlp.experts.0.weight"},
+         "tensor 'model.layers.0.mlp.experts.0.weight' is none that a llama model of this configuration has"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        directory d = cases[i].d;
+        eval_error e = {""};
+        model m;
+        d.prefix = "model.";
+        cr_assert_not(load_directory(&d, &m, &e), "accepted, expected: %s", cases[i].message);
+        assert_mentions(e, cases[i].message);
+    }
+}
+
+Test(llama_refused, names_without_model_and_heads_of_their_own)
+{
+    const directory good = {.prefix = "model."}, bare = {.prefix = ""},
+                    same = {.prefix = "model.", .extra = "lm_head.weight"},
+                    other = {.prefix = "model.", .extra = "lm_head.weight", .changed = "lm_head.weight"};
+    model m, n;
+    eval_error e = {""};
+    cr_assert(load_directory(&good, &m, &e), "%s", e.text);
+    cr_assert(load_directory(&bare, &n, &e), "%s", e.text);
+    cr_expect_eq(m.kind->checksum(&m), n.kind->checksum(&n));
+    n.kind->free(&n);
+    cr_assert(load_directory(&same, &n, &e), "%s", e.text);
+    cr_expect_str_eq(n.note, "");
+    cr_expect_eq(n.n_params, m.n_params);
+    n.kind->free(&n);
+    cr_assert(load_directory(&other, &n, &e), "%s", e.text);
+    cr_expect_str_eq(n.note, "config.json says tie_word_embeddings, but lm_head.weight is not "
+                             "embed_tokens.weight: lm_head.weight is used");
+    cr_expect_eq(n.n_params, m.n_params + 32);
+    n.kind->free(&n);
+    m.kind->free(&m);
+}
+
+Test(llama_refused, hostile_values_of_config)
+{
+    static const char *const cases[][2] = {
+        {"{\"hidden_size\":0}", "hidden_size is 0, expected an integer from 1 to 262144"},
+        {"{\"hidden_size\":8.5}", "hidden_size is 8.5, expected an integer from 1 to 262144"},
+        {"{\"num_attention_heads\":\"2\"}",
+         "num_attention_heads is \"2\", expected an integer from 1 to 1024"},
+        {"{\"num_attention_heads\":3,\"head_dim\":4,\"num_key_value_heads\":2}",
+         "3 attention heads are not a multiple of 2 key-value heads"},
+        {"{\"num_key_value_heads\":-1}", "num_key_value_heads is -1, expected an integer from 1 to 1024"},
+        {"{\"head_dim\":5}", "the head dimension is 5, expected an even number from 2 to 1024"},
+        {"{\"vocab_size\":4294967297}", "vocab_size is 4294967297, expected an integer from 1 to 4194304"},
+        {"{\"rope_theta\":\"NaN\"}", "rope_theta is \"NaN\", expected a number from 1 to 1e+15"},
+        {"{\"rope_scaling\":{\"type\":\"linear\",\"factor\":0}}",
+         "factor is 0, expected a number from 0.001 to 1e+06"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        model m = {.kind = NULL};
+        eval_error e = {""};
+        json_t *config = json_loads(tied_config, 0, NULL), *more = json_loads(cases[i][0], 0, NULL);
+        cr_assert(config && more);
+        json_object_update(config, more);
+        cr_expect_not(llama_load_directory(&m, "nowhere", config, "config.json", &e), "%s", cases[i][0]);
+        cr_expect(strstr(e.text, cases[i][1]) != NULL, "%s gave '%s'", cases[i][0], e.text);
+        json_decref(config);
+        json_decref(more);
+    }
+}

@@ -57,8 +57,9 @@ static bool parse_layer(const char *name, size_t *layer, const char **rest)
 }
 
 /* A tensor of a layer that this model does not have would go unused, and another model be computed. */
-static bool check_expected(const llama_config *c, const tensor *t, bool in_gguf, eval_error *e)
+static bool check_expected(const llama_config *c, const tensor *t, const origin *from, eval_error *e)
 {
+    const bool in_gguf = from->gguf;
     static const char *const harmless[] = {"self_attn.rotary_emb.inv_freq", "self_attn.masked_bias",
                                            "self_attn.bias"};
     static const char *const gguf_names[] = {"token_embd.weight", "output_norm.weight", "output.weight",
@@ -70,9 +71,8 @@ static bool check_expected(const llama_config *c, const tensor *t, bool in_gguf,
     bool expected = !in_gguf;
     if (strncmp(name, prefix, strlen(prefix)) == 0 && parse_layer(name + strlen(prefix), &layer, &part)) {
         if (layer >= c->n_layer)
-            return eval_fail(e,
-                             "%s: tensor '%s' belongs to a layer beyond the %zu of the model's configuration",
-                             t->source->path, t->name, c->n_layer);
+            return eval_fail(e, "%s: tensor '%s' belongs to a layer beyond the %zu of %s", t->source->path,
+                             t->name, c->n_layer, from->config);
         expected = llama_weights_has_part(c, part, in_gguf);
         for (size_t i = 0; !in_gguf && i < sizeof harmless / sizeof harmless[0]; i++)
             expected = expected || strcmp(part, harmless[i]) == 0;
@@ -90,7 +90,7 @@ static bool check_expected(const llama_config *c, const tensor *t, bool in_gguf,
 static bool check_tensors(const llama_model *l, const origin *from, eval_error *e)
 {
     for (size_t i = 0; i < from->tensors->n; i++)
-        if (!check_expected(&l->config, &from->tensors->tensors[i], from->gguf, e))
+        if (!check_expected(&l->config, &from->tensors->tensors[i], from, e))
             return false;
     for (size_t i = 0; i < l->n_weights; i++)
         if (!check_tensor(&l->weights[i], from, e))
