@@ -2,8 +2,12 @@
 #include "eval/model/checkpoint.h"
 
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+
+/* Elements that are converted at a time: a multiple of every type's block. */
+enum { CHUNK = 1 << 12 };
 
 static void format_shape(char *text, size_t size, const size_t *shape, size_t n_dims)
 {
@@ -33,27 +37,43 @@ bool checkpoint_check_tensor(const tensor *t, const size_t *shape, size_t n_dims
     return true;
 }
 
-bool checkpoint_check_finite(const tensor *t, const float *x, size_t first, size_t n, eval_error *e)
+/* x - x is 0 for every finite x and NaN for the others: one vectorisable pass. */
+static bool all_finite(const float *x, size_t n)
 {
-    /* x - x is 0 for every finite x and NaN for the others: one vectorisable pass, then a search if it
-     * failed. */
-    int all_finite = 1;
+    int all = 1;
     for (size_t i = 0; i < n; i++)
-        all_finite &= x[i] - x[i] == 0.0f;
-    if (all_finite)
+        all &= x[i] - x[i] == 0.0f;
+    return all;
+}
+
+bool checkpoint_check_finite(const tensor *t, tensor_type type, const void *data, size_t n, eval_error *e)
+{
+    const tensor_type_info *memory = tensor_type_of(type), *file = tensor_type_of(t->type);
+    const uint8_t *bytes = data;
+    size_t bad = n; /* where the first chunk begins that is not all finite */
+#pragma omp parallel for schedule(static) reduction(min : bad) if (n > 65536)
+    for (size_t done = 0; done < n; done += CHUNK) {
+        float x[CHUNK];
+        const size_t part = n - done < CHUNK ? n - done : CHUNK;
+        tensor_to_f32(type, bytes + done / memory->block_elems * memory->block_bytes, part, x);
+        if (!all_finite(x, part) && done < bad)
+            bad = done;
+    }
+    if (bad == n)
         return true;
+    float x[CHUNK];
     size_t i = 0;
+    tensor_to_f32(type, bytes + bad / memory->block_elems * memory->block_bytes,
+                  n - bad < CHUNK ? n - bad : CHUNK, x);
     while (isfinite(x[i]))
         i++;
-    const tensor_type_info *type = tensor_type_of(t->type);
-    const size_t byte = t->file_offset + (first + i) / type->block_elems * type->block_bytes;
+    const size_t byte = t->file_offset + (bad + i) / file->block_elems * file->block_bytes;
     return eval_fail(e, "%s: tensor '%s': element %zu (byte %zu) is %s, expected a finite number",
-                     t->source->path, t->name, first + i, byte, isnan(x[i]) ? "NaN" : "infinite");
+                     t->source->path, t->name, bad + i, byte, isnan(x[i]) ? "NaN" : "infinite");
 }
 
 bool checkpoint_compare(const tensor *a, const tensor *b, bool *same, eval_error *e)
 {
-    enum { CHUNK = 1 << 12 }; /* a multiple of every type's block */
     float of_a[CHUNK], of_b[CHUNK];
     *same = a->type != TENSOR_UNREADABLE && b->type != TENSOR_UNREADABLE && a->n_elems == b->n_elems;
     for (size_t done = 0; *same && done < a->n_elems; done += CHUNK) {

@@ -12,9 +12,12 @@
 EVAL_MUST_CHECK bool checkpoint_check_tensor(const tensor *t, const size_t *shape, size_t n_dims,
                                              const char *config, eval_error *e);
 
-/** Are x[n], elements [first, first + n) of t, all finite? The error names the first that is not, and its
- * byte. */
-EVAL_MUST_CHECK bool checkpoint_check_finite(const tensor *t, const float *x, size_t first, size_t n,
+/**
+ * Are the first n elements of t, which are in memory as `type` (t's own, or F32), all finite? n is a multiple of
+ * the type's block. The error names the first that is not, and its byte in the file (its block's, where there
+ * are blocks). Uses threads.
+ */
+EVAL_MUST_CHECK bool checkpoint_check_finite(const tensor *t, tensor_type type, const void *data, size_t n,
                                              eval_error *e);
 
 /** Do both tensors hold the same numbers? Not if one cannot be read or their sizes differ. Errors: reading. */

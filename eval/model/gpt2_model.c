@@ -5,6 +5,7 @@
 
 #include "eval/common/splitmix.h"
 #include "eval/model/checkpoint.h"
+#include "eval/model/random_normal.h"
 #include "eval/model/safetensors.h"
 
 #include <math.h>
@@ -258,7 +259,7 @@ static bool load_weight(const gpt2_tensor *t, const origin *from, float *buffer,
     const bool turned = is_turned(from, t);
     float *dst = turned ? buffer : t->data;
     if (!tensor_read_f32(source, 0, source->n_elems, dst, e) ||
-        !checkpoint_check_finite(source, dst, 0, source->n_elems, e))
+        !checkpoint_check_finite(source, TENSOR_F32, dst, source->n_elems, e))
         return false;
     if (turned)
         turn(buffer, t->shape[1], t->shape[0], t->data);
@@ -322,17 +323,12 @@ bool gpt2_model_load_gguf(gpt2_model **out, const gguf *g, eval_error *e)
 
 /* ---- random weights ---- */
 
-/* Element i depends on (stream, i) only, so threads may divide the array as they like. The sum of four
- * uniform 16-bit numbers is close enough to normal (variance 1/3, range +-3.46 standard deviations). */
 static void fill_normal(float *x, size_t n, uint64_t stream, float mean, float std)
 {
     const float scale = std * sqrtf(3.0f) / 65536.0f;
 #pragma omp parallel for schedule(static) if (n > 65536)
-    for (size_t i = 0; i < n; i++) {
-        uint64_t r = splitmix64(stream, i);
-        int sum = (int)((r & 0xffff) + (r >> 16 & 0xffff) + (r >> 32 & 0xffff) + (r >> 48));
-        x[i] = mean + scale * ((float)(sum - 131070));
-    }
+    for (size_t i = 0; i < n; i++)
+        x[i] = mean + scale * random_normal(stream, i);
 }
 
 bool gpt2_model_random(gpt2_model **out, const char *spec, uint64_t seed, eval_error *e)

@@ -3,29 +3,30 @@
 
 #include "eval/model/llama_model.h"
 
+#include "eval/model/checkpoint.h"
 #include "eval/model/llama_forward.h"
 #include "eval/model/llama_weights.h"
 #include "eval/model/safetensors.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Where weights come from. */
-typedef struct checkpoint {
+typedef struct origin {
     const tensor_list *tensors;
-    const char *path; /* for messages */
+    const char *path;   /* directory or file, for messages */
+    const char *config; /* what tells the sizes, likewise */
     bool gguf;
     bool interleaved; /* channels that RoPE rotates together, i and i + D / 2, are stored side by side */
-} checkpoint;
+} origin;
 
 static const char model_prefix[] = "model.";
 
 /* ---- tensors of the files ---- */
 
 /* Hugging Face's names come with `model.` or, from a model without its head, without. */
-static const tensor *find_tensor(const checkpoint *from, const llama_weight *w)
+static const tensor *find_tensor(const origin *from, const llama_weight *w)
 {
     if (from->gguf)
         return tensor_find(from->tensors, w->gguf_name);
@@ -34,43 +35,13 @@ static const tensor *find_tensor(const checkpoint *from, const llama_weight *w)
     return !t && strncmp(w->name, model_prefix, n) == 0 ? tensor_find(from->tensors, w->name + n) : t;
 }
 
-static void format_shape(char *text, size_t size, const size_t *shape, size_t n_dims)
-{
-    size_t used = (size_t)snprintf(text, size, "[");
-    for (size_t i = 0; i < n_dims && used < size; i++)
-        used += (size_t)snprintf(text + used, size - used, i ? ",%zu" : "%zu", shape[i]);
-    if (used < size)
-        snprintf(text + used, size - used, "]");
-}
-
-static bool check_readable(const tensor *t, eval_error *e)
-{
-    if (t->type == TENSOR_UNREADABLE)
-        return eval_fail(e, "%s: tensor '%s': type is %s, which cannot be read as a weight", t->source->path,
-                         t->name, t->type_name);
-    return true;
-}
-
-static bool check_tensor(const llama_weight *want, const checkpoint *from, eval_error *e)
+static bool check_tensor(const llama_weight *want, const origin *from, eval_error *e)
 {
     const tensor *found = find_tensor(from, want);
     if (!found)
-        return eval_fail(e, "%s: tensor '%s' is missing, which the model's configuration asks for",
-                         from->path, from->gguf ? want->gguf_name : want->name);
-    if (!check_readable(found, e))
-        return false;
-    if (found->n_dims != want->n_dims ||
-        memcmp(found->shape, want->shape, want->n_dims * sizeof *want->shape) != 0) {
-        char found_shape[192], wanted_shape[64];
-        format_shape(found_shape, sizeof found_shape, found->shape, found->n_dims);
-        format_shape(wanted_shape, sizeof wanted_shape, want->shape, want->n_dims);
-        return eval_fail(e, "%s: tensor '%s': shape is %s, but the model's configuration expects %s",
-                         found->source->path, found->name, found_shape, wanted_shape);
-    }
-    if (want->n_dims == 2 && want->shape[1] % tensor_type_of(found->type)->block_elems != 0)
-        return eval_fail(e, "%s: tensor '%s': rows of %zu elements are not whole blocks of %s",
-                         found->source->path, found->name, want->shape[1], found->type_name);
-    return true;
+        return eval_fail(e, "%s: tensor '%s' is missing, which %s asks for", from->path,
+                         from->gguf ? want->gguf_name : want->name, from->config);
+    return checkpoint_check_tensor(found, want->shape, want->n_dims, from->config, e);
 }
 
 /* The number between two points, `12` of `12.rest`, and where the rest begins; false if there is none. */
@@ -86,8 +57,9 @@ static bool parse_layer(const char *name, size_t *layer, const char **rest)
 }
 
 /* A tensor of a layer that this model does not have would go unused, and another model be computed. */
-static bool check_expected(const llama_config *c, const tensor *t, bool in_gguf, eval_error *e)
+static bool check_expected(const llama_config *c, const tensor *t, const origin *from, eval_error *e)
 {
+    const bool in_gguf = from->gguf;
     static const char *const harmless[] = {"self_attn.rotary_emb.inv_freq", "self_attn.masked_bias",
                                            "self_attn.bias"};
     static const char *const gguf_names[] = {"token_embd.weight", "output_norm.weight", "output.weight",
@@ -99,9 +71,8 @@ static bool check_expected(const llama_config *c, const tensor *t, bool in_gguf,
     bool expected = !in_gguf;
     if (strncmp(name, prefix, strlen(prefix)) == 0 && parse_layer(name + strlen(prefix), &layer, &part)) {
         if (layer >= c->n_layer)
-            return eval_fail(e,
-                             "%s: tensor '%s' belongs to a layer beyond the %zu of the model's configuration",
-                             t->source->path, t->name, c->n_layer);
+            return eval_fail(e, "%s: tensor '%s' belongs to a layer beyond the %zu of %s", t->source->path,
+                             t->name, c->n_layer, from->config);
         expected = llama_weights_has_part(c, part, in_gguf);
         for (size_t i = 0; !in_gguf && i < sizeof harmless / sizeof harmless[0]; i++)
             expected = expected || strcmp(part, harmless[i]) == 0;
@@ -116,10 +87,10 @@ static bool check_expected(const llama_config *c, const tensor *t, bool in_gguf,
 }
 
 /* Before anything is allocated by sizes that a configuration claims, the files must bear them out. */
-static bool check_tensors(const llama_model *l, const checkpoint *from, eval_error *e)
+static bool check_tensors(const llama_model *l, const origin *from, eval_error *e)
 {
     for (size_t i = 0; i < from->tensors->n; i++)
-        if (!check_expected(&l->config, &from->tensors->tensors[i], from->gguf, e))
+        if (!check_expected(&l->config, &from->tensors->tensors[i], from, e))
             return false;
     for (size_t i = 0; i < l->n_weights; i++)
         if (!check_tensor(&l->weights[i], from, e))
@@ -128,37 +99,6 @@ static bool check_tensors(const llama_model *l, const checkpoint *from, eval_err
 }
 
 /* ---- numbers ---- */
-
-/* Index of the first of n elements that is not finite, or n. `bytes` holds whole blocks. */
-static size_t first_not_finite(tensor_type type, const uint8_t *bytes, size_t n)
-{
-    enum { CHUNK = 1 << 12 }; /* a multiple of every type's block */
-    size_t first = n;
-#pragma omp parallel for schedule(static) reduction(min : first) if (n > 65536)
-    for (size_t done = 0; done < n; done += CHUNK) {
-        float chunk[CHUNK];
-        const size_t part = n - done < CHUNK ? n - done : CHUNK;
-        int all_finite = 1;
-        tensor_to_f32(type, bytes + matrix_row_bytes(type, done), part, chunk);
-        /* x - x is 0 for every finite x and NaN for the others: one vectorisable pass, then a search if it
-         * failed. */
-        for (size_t i = 0; i < part; i++)
-            all_finite &= chunk[i] - chunk[i] == 0.0f;
-        for (size_t i = 0; !all_finite && i < part; i++)
-            if (!isfinite(chunk[i]) && done + i < first)
-                first = done + i;
-    }
-    return first;
-}
-
-static bool check_finite(const llama_weight *w, const tensor *t, eval_error *e)
-{
-    const size_t i = first_not_finite(w->type, w->data, w->n_elems);
-    if (i == w->n_elems)
-        return true;
-    return eval_fail(e, "%s: tensor '%s': element %zu (byte %zu) is not a finite number", t->source->path,
-                     t->name, i, t->file_offset + matrix_row_bytes(t->type, i));
-}
 
 /* GGUF files of some architectures keep the two halves of each rotated head interleaved: row 2i + s of a
  * head is channel s * D / 2 + i. Keys are wanted in the other order. */
@@ -178,36 +118,21 @@ static bool undo_interleaving(llama_weight *w)
     return true;
 }
 
-static bool read_weight(llama_weight *w, const checkpoint *from, eval_error *e)
+static bool read_weight(llama_weight *w, const origin *from, eval_error *e)
 {
     const tensor *t = find_tensor(from, w);
     const bool ok = w->type == t->type ? tensor_read_bytes(t, 0, t->n_bytes, w->data, e)
                                        : tensor_read_f32(t, 0, t->n_elems, (float *)(void *)w->data, e);
-    if (!ok || !check_finite(w, t, e))
+    if (!ok || !checkpoint_check_finite(t, w->type, w->data, t->n_elems, e))
         return false;
     if (from->interleaved && w->rotated_heads > 0 && !undo_interleaving(w))
         return eval_fail(e, "%s: out of memory", from->path);
     return true;
 }
 
-/* Do both tensors, of n elements each, hold the same numbers? */
-static bool compare_tensors(const tensor *a, const tensor *b, bool *same, eval_error *e)
-{
-    enum { CHUNK = 1 << 12 };
-    float of_a[CHUNK], of_b[CHUNK];
-    *same = true;
-    for (size_t done = 0; *same && done < a->n_elems; done += CHUNK) {
-        const size_t n = a->n_elems - done < CHUNK ? a->n_elems - done : CHUNK;
-        if (!tensor_read_f32(a, done, n, of_a, e) || !tensor_read_f32(b, done, n, of_b, e))
-            return false;
-        *same = memcmp(of_a, of_b, n * sizeof of_a[0]) == 0;
-    }
-    return true;
-}
-
 /* A head in the files that is another than the embedding is the model's, whatever the configuration says of
  * ties: somebody trained it. */
-static bool choose_head(llama_config *c, const checkpoint *from, bool *against_config, eval_error *e)
+static bool choose_head(llama_config *c, const origin *from, bool *against_config, eval_error *e)
 {
     const llama_weight embedding = {.name = "model.embed_tokens.weight", .gguf_name = "token_embd.weight"},
                        head = {.name = "lm_head.weight", .gguf_name = "output.weight"};
@@ -216,9 +141,7 @@ static bool choose_head(llama_config *c, const checkpoint *from, bool *against_c
     *against_config = false;
     if (!c->tied_head || !a || !b)
         return true;
-    if (a->type == TENSOR_UNREADABLE || b->type == TENSOR_UNREADABLE || a->n_elems != b->n_elems)
-        same = false; /* check_tensors says what is wrong */
-    else if (!compare_tensors(a, b, &same, e))
+    if (!checkpoint_compare(a, b, &same, e)) /* check_tensors says what else is wrong */
         return false;
     c->tied_head = same;
     *against_config = !same;
@@ -226,31 +149,27 @@ static bool choose_head(llama_config *c, const checkpoint *from, bool *against_c
 }
 
 /* GGUF's form of llama3 scaling: one divisor for each frequency. */
-static bool apply_frequency_factors(llama_model *l, const checkpoint *from, eval_error *e)
+static bool apply_frequency_factors(llama_model *l, const origin *from, eval_error *e)
 {
     const tensor *t = from->gguf ? tensor_find(from->tensors, "rope_freqs.weight") : NULL;
     const size_t n = l->config.head_dim / 2;
     float factors[ROPE_MAX_DIM / 2];
     if (!t)
         return true;
-    if (!check_readable(t, e))
+    if (!checkpoint_check_tensor(t, &n, 1, from->config, e))
         return false;
-    if (t->n_elems != n || t->type != TENSOR_F32)
-        return eval_fail(e, "%s: tensor '%s': %zu elements of %s, expected %zu of F32, half a head",
-                         t->source->path, t->name, t->n_elems, t->type_name, n);
     if (!tensor_read_f32(t, 0, n, factors, e))
         return false;
     for (size_t i = 0; i < n; i++) {
         if (!(factors[i] >= 1e-6f && factors[i] <= 1e6f))
-            return eval_fail(
-                e, "%s: tensor '%s': element %zu (byte %zu) is %g, expected a number from 1e-06 to 1e+06",
-                t->source->path, t->name, i, t->file_offset + i * sizeof factors[0], (double)factors[i]);
+            return eval_fail(e, "%s: tensor '%s': element %zu is %g, expected a number from 1e-06 to 1e+06",
+                             t->source->path, t->name, i, (double)factors[i]);
         l->frequencies[i] /= factors[i];
     }
     return true;
 }
 
-static bool load_weights(llama_model *l, const checkpoint *from, eval_error *e)
+static bool load_weights(llama_model *l, const origin *from, eval_error *e)
 {
     if (!check_tensors(l, from, e) || !apply_frequency_factors(l, from, e))
         return false;
@@ -266,7 +185,7 @@ static bool load_weights(llama_model *l, const checkpoint *from, eval_error *e)
     return true;
 }
 
-static bool load(model *m, llama_config *c, const checkpoint *from, eval_error *e)
+static bool load(model *m, llama_config *c, const origin *from, eval_error *e)
 {
     bool against_config;
     if (!choose_head(c, from, &against_config, e))
@@ -293,7 +212,7 @@ bool llama_load_directory(model *m, const char *dir, const json_t *config, const
     safetensors *st = NULL;
     if (!llama_config_parse(&c, config_path, config, e) || !safetensors_open_dir(&st, dir, e))
         return false;
-    const checkpoint from = {.tensors = safetensors_tensors(st), .path = dir};
+    const origin from = {.tensors = safetensors_tensors(st), .path = dir, .config = "config.json"};
     const bool ok = load(m, &c, &from, e);
     safetensors_close(st);
     return ok;
@@ -304,9 +223,10 @@ bool llama_load_gguf(model *m, const gguf *g, eval_error *e)
     llama_config c;
     if (!llama_config_gguf(&c, g, e))
         return false;
-    const checkpoint from = {.tensors = gguf_tensors(g),
-                             .path = gguf_path(g),
-                             .gguf = true,
-                             .interleaved = llama_gguf_interleaves(c.architecture)};
+    const origin from = {.tensors = gguf_tensors(g),
+                         .path = gguf_path(g),
+                         .config = "its metadata",
+                         .gguf = true,
+                         .interleaved = llama_gguf_interleaves(c.architecture)};
     return load(m, &c, &from, e);
 }

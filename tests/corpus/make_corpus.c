@@ -6,6 +6,7 @@
 
 #include "tests/gguf_image.h"
 #include "tests/support.h"
+#include "tests/tiny_llama.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -272,6 +273,44 @@ static void make_tokenizers(void)
     write_seed("tokenizer", "files-no-merges", no_merges, sizeof no_merges - 1);
 }
 
+/* A llama with a tokenizer of four pieces, one of other RoPE with biases, and two config.json. */
+static void make_models(void)
+{
+    tiny_gguf t = {.n_keys = 0};
+    gguf_image image = {.n = 0};
+    tiny_llama(&t);
+    tiny_string(&t, "tokenizer.ggml.model", "llama");
+    gguf_put(&t.keys, "sddqssss", "tokenizer.ggml.tokens", 9, 8, 4, "<unk>", "a", "\xe2\x96\x81", "b");
+    gguf_put(&t.keys, "sddqdddd", "tokenizer.ggml.scores", 9, 6, 4, 0, 0, 0, 0);
+    gguf_put(&t.keys, "sddqdddd", "tokenizer.ggml.token_type", 9, 5, 4, 2, 1, 1, 1);
+    t.n_keys += 3;
+    tiny_finish(&t, &image);
+    write_seed("model", "llama", image.bytes, image.n);
+    gguf_image_free(&image);
+    tiny_llama(&t);
+    tiny_string(&t, "llama.rope.scaling.type", "yarn");
+    tiny_f32(&t, "llama.rope.scaling.factor", 4.0f);
+    tiny_u32(&t, "llama.attention.sliding_window", 4);
+    tiny_tensor(&t, "blk.0.attn_q.bias", 0, 8);
+    tiny_tensor(&t, "blk.0.attn_k.bias", 0, 4);
+    tiny_tensor(&t, "blk.0.attn_v.bias", 0, 4);
+    tiny_tensor(&t, "output.weight", 4, 8);
+    tiny_finish(&t, &image);
+    write_seed("model", "yarn", image.bytes, image.n);
+    gguf_image_free(&image);
+    write_text(
+        "model", "config-llama",
+        "{\"model_type\":\"llama\",\"hidden_size\":48,\"intermediate_size\":64,\"num_hidden_layers\":2,"
+        "\"num_attention_heads\":6,\"num_key_value_heads\":3,\"max_position_embeddings\":64,"
+        "\"vocab_size\":64,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"
+        "\"high_freq_factor\":4,\"original_max_position_embeddings\":16}}");
+    write_text("model", "config-qwen2",
+               "{\"model_type\":\"qwen2\",\"hidden_size\":8,\"intermediate_size\":8,\"num_hidden_layers\":2,"
+               "\"num_attention_heads\":2,\"max_position_embeddings\":64,\"vocab_size\":9,\"rope_scaling\":"
+               "{\"type\":\"yarn\",\"factor\":4.0,\"beta_fast\":32},\"use_sliding_window\":true,"
+               "\"sliding_window\":8,\"layer_types\":[\"full_attention\",\"sliding_attention\"]}");
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -285,5 +324,6 @@ int main(int argc, char **argv)
     make_all_safetensors();
     make_ggufs();
     make_tokenizers();
+    make_models();
     return 0;
 }

@@ -1,0 +1,107 @@
+/* Makes the smallest Llama-type GGUF files, correct or deliberately wrong: keys and tensors are put in one by one. */
+#ifndef KVQ_TESTS_TINY_LLAMA_H
+#define KVQ_TESTS_TINY_LLAMA_H
+
+#include "tests/gguf_image.h"
+
+#include <string.h>
+
+/* A file in the making; all zero is an empty one. */
+typedef struct tiny_gguf {
+    gguf_image keys, infos, data;
+    int n_keys, n_tensors;
+    const char *without; /* a key or tensor that is left out, or NULL */
+} tiny_gguf;
+
+/* The value's letters are gguf_put's; `kind` is the file's number: 4 is U32, 6 F32, 7 BOOL, 8 STRING. */
+static inline void tiny_u32(tiny_gguf *t, const char *key, int value)
+{
+    if (t->without && strcmp(t->without, key) == 0)
+        return;
+    gguf_put(&t->keys, "sdd", key, 4, value);
+    t->n_keys++;
+}
+
+static inline void tiny_f32(tiny_gguf *t, const char *key, float value)
+{
+    gguf_put(&t->keys, "sd", key, 6);
+    gguf_put_bytes(&t->keys, &value, sizeof value);
+    t->n_keys++;
+}
+
+static inline void tiny_bool(tiny_gguf *t, const char *key, int value)
+{
+    gguf_put(&t->keys, "sdb", key, 7, value);
+    t->n_keys++;
+}
+
+static inline void tiny_string(tiny_gguf *t, const char *key, const char *value)
+{
+    if (t->without && strcmp(t->without, key) == 0)
+        return;
+    gguf_put(&t->keys, "sds", key, 8, value);
+    t->n_keys++;
+}
+
+/* A tensor in float32 of rows of `columns` elements, or one row if `rows` is 0; element i is
+ * (i % 7 - 3) / 8, but element `odd_at` is `odd`. */
+static inline void tiny_tensor_with(tiny_gguf *t, const char *name, int rows, int columns, int odd_at,
+                                    float odd)
+{
+    if (t->without && strcmp(t->without, name) == 0)
+        return;
+    if (rows > 0)
+        gguf_put(&t->infos, "sdqqdq", name, 2, columns, rows, 0, (int)t->data.n);
+    else
+        gguf_put(&t->infos, "sdqdq", name, 1, columns, 0, (int)t->data.n);
+    for (int i = 0; i < (rows > 0 ? rows : 1) * columns; i++) {
+        const float x = i == odd_at ? odd : (float)(i % 7 - 3) / 8.0f;
+        gguf_put_bytes(&t->data, &x, sizeof x);
+    }
+    gguf_put(&t->data, "p", 32);
+    t->n_tensors++;
+}
+
+static inline void tiny_tensor(tiny_gguf *t, const char *name, int rows, int columns)
+{
+    tiny_tensor_with(t, name, rows, columns, -1, 0.0f);
+}
+
+/* Writes the file and empties t. */
+static inline void tiny_finish(tiny_gguf *t, gguf_image *image)
+{
+    gguf_put(image, "Gqq", t->n_tensors, t->n_keys);
+    gguf_put_bytes(image, t->keys.bytes, t->keys.n);
+    gguf_put_bytes(image, t->infos.bytes, t->infos.n);
+    gguf_put(image, "p", 32);
+    gguf_put_bytes(image, t->data.bytes, t->data.n);
+    gguf_image_free(&t->keys);
+    gguf_image_free(&t->infos);
+    gguf_image_free(&t->data);
+    *t = (tiny_gguf){.n_keys = 0};
+}
+
+/* A llama of one layer, two heads of dimension 4 that share one key-value head, and four tokens. */
+static inline void tiny_llama(tiny_gguf *t)
+{
+    tiny_string(t, "general.architecture", "llama");
+    tiny_u32(t, "llama.block_count", 1);
+    tiny_u32(t, "llama.context_length", 16);
+    tiny_u32(t, "llama.embedding_length", 8);
+    tiny_u32(t, "llama.feed_forward_length", 8);
+    tiny_u32(t, "llama.attention.head_count", 2);
+    tiny_u32(t, "llama.attention.head_count_kv", 1);
+    tiny_tensor(t, "token_embd.weight", 4, 8);
+    tiny_tensor(t, "blk.0.attn_norm.weight", 0, 8);
+    tiny_tensor(t, "blk.0.attn_q.weight", 8, 8);
+    tiny_tensor(t, "blk.0.attn_k.weight", 4, 8);
+    tiny_tensor(t, "blk.0.attn_v.weight", 4, 8);
+    tiny_tensor(t, "blk.0.attn_output.weight", 8, 8);
+    tiny_tensor(t, "blk.0.ffn_norm.weight", 0, 8);
+    tiny_tensor(t, "blk.0.ffn_gate.weight", 8, 8);
+    tiny_tensor(t, "blk.0.ffn_up.weight", 8, 8);
+    tiny_tensor(t, "blk.0.ffn_down.weight", 8, 8);
+    tiny_tensor(t, "output_norm.weight", 0, 8);
+}
+
+#endif
