@@ -1,4 +1,4 @@
-/* Finding added tokens (added_tokens.h): the leftmost, of those the longest, as Hugging Face's tokenizers does. */
+/* Finding added tokens (added_tokens.h): the leftmost, of those the longest, as `tokenizers` does. */
 #include "eval/model/added_tokens.h"
 
 #include "eval/model/utf8.h"
@@ -57,8 +57,8 @@ bool added_tokens_build(added_tokens *a, const char *file, const added_token *to
         return eval_fail(e, "%s: out of memory for %zu added tokens", file, n);
     const bool ok = copy_tokens(a, file, tokens, n, normalized, z, &bytes, e);
     a->bytes = bytes.data;
-    if (!ok)
-        return false;
+    if (!ok || !a->bytes) /* failed, or none */
+        return ok;
     const char *content = a->bytes;
     for (size_t i = 0; i < a->n; i++) {
         a->tokens[i].content = content;

@@ -1,4 +1,4 @@
-/* Tokens that are found in a text before anything else is done with it: special ones and those added later. */
+/* Tokens that are found in a text before anything else is done with it: special ones, those added later. */
 #ifndef KVQ_EVAL_MODEL_ADDED_TOKENS_H
 #define KVQ_EVAL_MODEL_ADDED_TOKENS_H
 

@@ -23,7 +23,8 @@ typedef struct merge_table {
 
 /**
  * Sorts the n merges, which the table then owns (and frees in every case). False if memory ran out. If two
- * are of the same pair, *twice is the one of higher rank and *before the other's rank; else twice->left is -1.
+ * are of the same pair, *twice is the one of higher rank and *before the other's rank; else twice->left is
+ * -1.
  */
 EVAL_MUST_CHECK bool merge_table_build(merge_table *table, merge *merges, size_t n, size_t n_tokens,
                                        merge *twice, uint32_t *before);

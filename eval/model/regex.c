@@ -31,8 +31,8 @@ struct regex_match {
     "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{" \
     "3000}"
 
-/* Letters and what else is alphabetic, marks, decimal digits, connecting punctuation: PCRE2's \w has all numbers
- * and no marks. */
+/* Letters and what else is alphabetic, marks, decimal digits, connecting punctuation: PCRE2's \w has all
+ * numbers and no marks. */
 #define WORD                                                                                                 \
     "\\p{L}\\p{Nl}\\p{M}\\p{Nd}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}"         \
     "\\x{1f170}-\\x{1f189}"

@@ -1,8 +1,8 @@
 /* Encoding and decoding (tokenizer.h).
  *
- * A text is cut at its added tokens; what is between them is normalized, cut at the added tokens that are looked
- * for in normalized text, split into words, and each word merged (bpe.h). Bytes that are not valid UTF-8 go
- * through none of this but are words of their own.
+ * A text is cut at its added tokens; what is between them is normalized, cut at the added tokens that are
+ * looked for in normalized text, split into words, and each word merged (bpe.h). Bytes that are not valid
+ * UTF-8 go through none of this but are words of their own.
  */
 #include "eval/model/tokenizer.h"
 
@@ -165,7 +165,7 @@ static bool encode_valid(encoder *enc, const char *text, size_t n, bool first, b
            encode_words(enc, text + taken, n - taken, first && taken == 0, prepend || taken > 0, e);
 }
 
-/* Any bytes between two added tokens. Only what stands at their very beginning gets something put before it. */
+/* Any bytes between two added tokens. Something is put before them only if they begin with valid UTF-8. */
 static bool encode_segment(encoder *enc, const char *text, size_t n, bool first, eval_error *e)
 {
     size_t at = 0;

@@ -16,8 +16,8 @@ typedef struct tokenizer tokenizer;
  * directory with nothing but tokenizer.model is refused. On failure *out is untouched.
  *
  * tokenizer.json: Hugging Face's `tokenizers` format, of BPE models, byte-level or of characters with byte
- * fallback (as SentencePiece makes them). Normalizers: NFC, Prepend, Replace. Pre-tokenizers: ByteLevel, Split,
- * Digits, Punctuation, Metaspace. Whatever else there is (other models, normalizers, ...) is refused by name.
+ * fallback (as SentencePiece makes them). Normalizers: NFC, Prepend, Replace. Pre-tokenizers: ByteLevel,
+ * Split, Digits, Punctuation, Metaspace. Whatever else there is (other models, normalizers, ...) is refused by name.
  * Errors name the file and the field, token, merge or pattern. "truncation" and "padding" are left out.
  *
  * vocab.json, merges.txt: GPT-2's. Errors name the file and the token or line: ids not exactly 0..n-1, a byte
@@ -57,21 +57,22 @@ size_t tokenizer_vocab_size(const tokenizer *t);
 int32_t tokenizer_bos_id(const tokenizer *t);
 
 /**
- * The token that ends a text, or -1: eos_token of tokenizer_config.json, tokenizer.ggml.eos_token_id; where
- * neither is, `<|endoftext|>`.
+ * The token that ends a text, or -1: tokenizer.ggml.eos_token_id; or eos_token of tokenizer_config.json, or
+ * else `<|endoftext|>`.
  */
 int32_t tokenizer_eos_id(const tokenizer *t);
 
 /**
  * Encode n bytes to *n_ids token ids; the caller frees *ids (NULL for an empty text).
  *
- * Any bytes are accepted. A maximal run of bytes that are not valid UTF-8 is one word of its own, and the text
- * before and after it is split as if it were two texts. Added tokens (special ones too) in a text become their
- * ids, but for vocab.json, where `<|endoftext|>` in a text is ordinary text.
+ * Any bytes are accepted. A maximal run of bytes that are not valid UTF-8 is one word of its own, and the
+ * text before and after it is split as if it were two texts. Added tokens (special ones too) in a text become
+ * their ids, but for vocab.json, where `<|endoftext|>` in a text is ordinary text. What is a letter or a
+ * number is as in PCRE2's version of Unicode, which need not be that of other implementations.
  *
  * Decoding gives the same bytes back, but where the tokenizer by its design says less: NFC changes the text;
- * Metaspace takes a space at its beginning for the one it puts there; U+2581 decodes to the space that it
- * stands for; lstrip and rstrip of added tokens and removing pre-tokenizers drop text; characters that a
+ * Metaspace takes a space at its beginning for the one it puts there, and the one that ByteLevel's
+ * add_prefix_space puts there stays; U+2581 decodes to the space that it stands for; lstrip and rstrip of added tokens and removing pre-tokenizers drop text; characters that a
  * vocabulary has neither tokens nor bytes for become its unknown token, or nothing if it has none.
  *
  * Time is linear in the text and n log n in the length of one word. Errors: out of memory, a pattern of the
@@ -85,7 +86,8 @@ const char *tokenizer_token(const tokenizer *t, int32_t id, size_t *n_bytes);
 
 /**
  * Decode to *n_bytes bytes, which may be cut inside a UTF-8 character; one NUL follows them. The caller frees
- * *text. A space that encoding puts before a text, and by some tokenizers after each added token, is left out.
+ * *text. A space that encoding puts before a text, and by some tokenizers after each added token, is left
+ * out, but for ByteLevel's add_prefix_space.
  * Errors: id out of range, out of memory.
  */
 EVAL_MUST_CHECK bool tokenizer_decode(const tokenizer *t, const int32_t *ids, size_t n_ids, char **text,

@@ -143,7 +143,7 @@ static bool add_merge(const loader *l, merge_list *list, uint32_t number, const 
     size_t n_left = left ? strlen(left) : 0;
     if (json_is_array(m) && json_array_size(m) == 2) {
         right = json_string_value(json_array_get(m, 1));
-    } else if (json_is_string(m)) {
+    } else if (left && !json_is_array(m)) {
         const char *space = strchr(left, ' ');
         if (space && !strchr(space + 1, ' ')) {
             right = space + 1;

@@ -1,4 +1,4 @@
-/* The tokens of a vocabulary: what the encoder matches, what each decodes to, and finding one by its bytes. */
+/* The tokens of a vocabulary: what the encoder matches, what they decode to, and finding one by its bytes. */
 #ifndef KVQ_EVAL_MODEL_VOCABULARY_H
 #define KVQ_EVAL_MODEL_VOCABULARY_H
 
