@@ -266,7 +266,7 @@ static json_t *parse_config(const char *file, const void *data, size_t size, eva
 {
     json_error_t where;
     json_t *root = json_loadb(data, size, JSON_DECODE_INT_AS_REAL, &where);
-    if (root && json_is_object(root))
+    if (json_is_object(root))
         return root;
     (void)eval_fail(e, "%s: line %d: bad JSON: %s", file, root ? 1 : where.line,
                     root ? "expected an object" : where.text);

@@ -74,13 +74,21 @@ static int compare_bytes(const char *a, size_t n_a, const char *b, size_t n_b)
     return order != 0 ? order : (n_a > n_b) - (n_a < n_b);
 }
 
+static const char *text_of(const vocabulary *v, int32_t id, size_t *n)
+{
+    const size_t begin = v->text.start[id];
+    *n = v->text.start[(size_t)id + 1] - begin;
+    return v->text.bytes + begin;
+}
+
 static int compare_with(const vocabulary *v, const vocabulary_entry *entry, uint64_t prefix, const char *text,
                         size_t n)
 {
     if (entry->prefix != prefix)
         return entry->prefix < prefix ? -1 : 1;
-    const size_t *start = &v->text.start[entry->id];
-    return compare_bytes(v->text.bytes + start[0], start[1] - start[0], text, n);
+    size_t n_own;
+    const char *own = text_of(v, entry->id, &n_own);
+    return compare_bytes(own, n_own, text, n);
 }
 
 int32_t vocabulary_find(const vocabulary *v, const char *text, size_t n)
@@ -109,9 +117,9 @@ static void sort_index(const vocabulary *v, vocabulary_entry *entries, vocabular
     for (size_t i = 0, a = 0, b = half; i < n; i++) {
         bool take_b = a == half;
         if (!take_b && b < n) {
-            const size_t *start = &v->text.start[other[b].id];
-            take_b = compare_with(v, &other[a], other[b].prefix, v->text.bytes + start[0],
-                                  start[1] - start[0]) > 0;
+            size_t n_text;
+            const char *text = text_of(v, other[b].id, &n_text);
+            take_b = compare_with(v, &other[a], other[b].prefix, text, n_text) > 0;
         }
         entries[i] = take_b ? other[b++] : other[a++];
     }
