@@ -267,7 +267,8 @@ bool record_write(FILE *f, const char *name, const record_config *c, eval_error 
 {
     writer w = make_writer(f, name, c);
     if (w.D > CHUNK)
-        return eval_fail(e, "%s: head_dim is %zu, expected at most %d to record it", c->model_name, w.D, CHUNK);
+        return eval_fail(e, "%s: head_dim is %zu, expected at most %d to record it", c->model_name, w.D,
+                         CHUNK);
     bool good = (c->npy || check_scales(&w, e)) && allocate(&w, e) && write_header(&w, e);
     for (size_t window = 0; good && window < w.B; window++) {
         model_embed(c->model, c->ids + window * w.T, 0, w.T, w.x);
