@@ -1,5 +1,5 @@
-/* Recorded caches: every form reads back as what was written, and files that are wrong are refused with what is
- * wrong in them. */
+/* Recorded caches: every form reads back as what was written, and files that are wrong are refused with what
+ * is wrong in them. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "eval/model/record.h"
@@ -10,8 +10,8 @@
 
 enum { L = 2, B = 3, H = 4, HKV = 2, T = 5, D = 8, MOST = 4096 };
 
-/* The number of a place; halves and bfloat16 hold it exactly, and no two of one tensor's places that are mixed
- * up (a layer, sequence, head, token or dimension taken for another) agree: eight bits, mixed from all. */
+/* The number of a place; halves and bfloat16 hold it exactly. Eight bits mixed from all of the place, so that
+ * a layer, sequence, head, token or dimension taken for another shows. */
 static float number(int part, size_t l, size_t b, size_t h, size_t t, size_t d)
 {
     size_t x = (size_t)part + 3 * (l + L * (b + B * (h + H * (t + T * d))));
@@ -202,7 +202,8 @@ Test(recording, npy_refused)
     } cases[] = {
         {"{'descr': '<f4', 'fortran_order': True, 'shape': (1, 2, 1, 2, 4), }", "fortran_order is True"},
         {"{'descr': '>f4', 'fortran_order': False, 'shape': (1, 2, 1, 2, 4), }", "descr is '>f4'"},
-        {"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3, 1, 2, 4), }", "64 bytes of data, expected 96"},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3, 1, 2, 4), }",
+         "64 bytes of data, expected 96"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2, 1, 2, 3), }",
          "64 bytes of data, expected 48"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296, 2), }", "overflows"},
