@@ -178,7 +178,7 @@ static bool write_header(writer *w, eval_error *e)
 static bool write_part(const writer *w, part p, size_t layer, size_t window, eval_error *e)
 {
     const float *x = w->parts[p];
-    const size_t row = w->heads[p] * w->D, per_chunk = w->D < CHUNK ? CHUNK / w->D : 1;
+    const size_t row = w->heads[p] * w->D, per_chunk = CHUNK / w->D;
     float chunk[CHUNK];
     if (fseeko(w->f, w->data_start + (off_t)(place(w, p, layer, window) * element_bytes(w->c)), SEEK_SET) !=
         0)
@@ -266,6 +266,9 @@ static writer make_writer(FILE *f, const char *name, const record_config *c)
 bool record_write(FILE *f, const char *name, const record_config *c, eval_error *e)
 {
     writer w = make_writer(f, name, c);
+    if (w.D > CHUNK)
+        return eval_fail(e, "%s: head_dim is %zu, expected at most %d to record it", c->model_name, w.D,
+                         CHUNK);
     bool good = (c->npy || check_scales(&w, e)) && allocate(&w, e) && write_header(&w, e);
     for (size_t window = 0; good && window < w.B; window++) {
         model_embed(c->model, c->ids + window * w.T, 0, w.T, w.x);
