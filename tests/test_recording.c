@@ -261,5 +261,5 @@ Test(recording, heads_too_wide_to_write_are_refused)
     const record_config c = {.model = &m, .n_windows = 1, .n_tokens = 2, .model_name = "wide", .npy = true};
     eval_error e = {""};
     cr_assert_not(record_write(NULL, "out", &c, &e));
-    cr_assert_str_eq(e.text, "wide: head_dim is 4097, expected at most 4096 to record it");
+    cr_assert_str_eq(e.text, "wide: head_dim is 4097, expected 1 to 4096 to record it");
 }

@@ -77,9 +77,9 @@ static bool ends_with(const char *text, const char *end)
 
 static tensor_type dtype_of(const struct argp_state *state, const char *text)
 {
-    (void)argument_word(state, "dtype", text, dtype_words);
+    (void)argument_word(state, "dtype", text, dtype_words); /* ends the program if it is none */
     size_t i = 0;
-    while (strcmp(dtype_words[i], text) != 0)
+    while (dtype_words[i + 1] && strcmp(dtype_words[i], text) != 0)
         i++;
     return dtypes[i];
 }

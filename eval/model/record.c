@@ -137,12 +137,13 @@ static json_t *safetensors_header(const writer *w)
         for (size_t i = 0; i < 5; i++)
             json_array_append_new(dimensions, json_integer((json_int_t)shape[i]));
         json_array_append_new(offsets, json_integer((json_int_t)at));
-        json_array_append_new(offsets, json_integer((json_int_t)(at + n_bytes)));
+        const size_t end = at + n_bytes;
+        json_array_append_new(offsets, json_integer((json_int_t)end));
         json_object_set_new(entry, "dtype", json_string(tensor_type_of(c->type)->name));
         json_object_set_new(entry, "shape", dimensions);
         json_object_set_new(entry, "data_offsets", offsets);
         json_object_set_new(root, part_names[p], entry);
-        at += n_bytes;
+        at = end;
     }
     return root;
 }
@@ -178,7 +179,7 @@ static bool write_header(writer *w, eval_error *e)
 static bool write_part(const writer *w, part p, size_t layer, size_t window, eval_error *e)
 {
     const float *x = w->parts[p];
-    const size_t row = w->heads[p] * w->D, per_chunk = CHUNK / w->D;
+    const size_t row = w->heads[p] * w->D, per_chunk = w->D > 0 ? CHUNK / w->D : 1;
     float chunk[CHUNK];
     if (fseeko(w->f, w->data_start + (off_t)(place(w, p, layer, window) * element_bytes(w->c)), SEEK_SET) !=
         0)
@@ -266,9 +267,8 @@ static writer make_writer(FILE *f, const char *name, const record_config *c)
 bool record_write(FILE *f, const char *name, const record_config *c, eval_error *e)
 {
     writer w = make_writer(f, name, c);
-    if (w.D > CHUNK)
-        return eval_fail(e, "%s: head_dim is %zu, expected at most %d to record it", c->model_name, w.D,
-                         CHUNK);
+    if (w.D == 0 || w.D > CHUNK)
+        return eval_fail(e, "%s: head_dim is %zu, expected 1 to %d to record it", c->model_name, w.D, CHUNK);
     bool good = (c->npy || check_scales(&w, e)) && allocate(&w, e) && write_header(&w, e);
     for (size_t window = 0; good && window < w.B; window++) {
         model_embed(c->model, c->ids + window * w.T, 0, w.T, w.x);

@@ -141,7 +141,7 @@ static bool finish_shape(recording *r, eval_error *e)
                          r->v.n_heads, r->k.n_heads);
     s->n_kv_head = r->k.n_heads;
     s->n_head = r->q.t ? r->q.n_heads : s->n_kv_head;
-    if (s->n_head % s->n_kv_head != 0)
+    if (r->q.t && s->n_head % s->n_kv_head != 0)
         return eval_fail(e, "%s: tensor '%.200s': %zu heads, expected a multiple of the keys' %zu", r->path,
                          r->q.t->name, s->n_head, s->n_kv_head);
     if (s->n_ctx < 2)
