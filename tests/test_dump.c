@@ -18,7 +18,7 @@ static json_t *local_of(json_t *root)
 /* The dump's forward pass sums attention in tiles, the direct run over an fp32 cache: the queries, keys and
  * values of later layers differ in their last bits, and a few numbers are packed into the code next to
  * theirs. Measured here: the figures differ by up to 5e-6 of themselves; over other windows by a few 1e-5.
- * What is asserted is 2e-4, and 1e-3 of the Kullback-Leibler divergence, a small difference of large numbers. */
+ * Asserted are 2e-4, and 1e-3 of the Kullback-Leibler divergence, a small difference of large numbers. */
 static void same_figures(const json_t *a, const json_t *b, bool attention)
 {
     static const char *const keys[] = {"k_rel_l2",    "v_rel_l2",     "k_rel_l2_packed",  "v_rel_l2_packed",

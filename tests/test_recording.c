@@ -149,6 +149,54 @@ Test(recording, npy_with_and_without_sequences)
     }
 }
 
+Test(recording, a_directory_of_npy)
+{
+    char dir[64];
+    static const char *const names[] = {"q.npy", "k.npy", "v.npy"};
+    make_dir(dir);
+    for (int part = 2; part >= 0; part--) {
+        char dictionary[200];
+        snprintf(dictionary, sizeof dictionary,
+                 "{'descr': '<f2', 'fortran_order': False, 'shape': (2, 3, %d, 5, 8)}", part == 0 ? H : HKV);
+        const size_t n = array_of(data, TENSOR_F16, part, part, B, part == 0 ? H : HKV);
+        write_file(dir, names[part], image, npy_image(image, dictionary, data, n));
+        recording *r = NULL;
+        eval_error e = {""};
+        const bool good = recording_open(&r, dir, &e);
+        cr_assert_eq(good, part < 2, "%s", e.text);
+        if (good)
+            check_all(names[part], r, part == 0, B);
+        else
+            assert_mentions(e, "k.npy");
+        recording_close(r);
+    }
+    for (size_t i = 0; i < 3; i++)
+        remove_file(dir, names[i]);
+    remove_dir(dir);
+}
+
+Test(recording, metadata_is_taken)
+{
+    const char *header =
+        "{\"__metadata__\":{\"scale\":\"0.75\",\"windows\":\"3,0,99\",\"model\":\"a\\u0007b\",\"text\":\"t\"}"
+        ","
+        "\"past_key_values\":{\"dtype\":\"F16\",\"shape\":[3,2,1,4,2],\"data_offsets\":[0,96]}}";
+    size_t size;
+    memset(data, 0, sizeof data);
+    uint8_t *file = st_image(header, data, 96, &size);
+    recording *r = NULL;
+    eval_error e = {""};
+    cr_assert(recording_open_memory(&r, "f", file, size, &e), "%s", e.text);
+    cr_expect_eq(recording_scale(r), 0.75f);
+    cr_expect_eq(recording_window(r, 0), 3);
+    cr_expect_eq(recording_window(r, 1), 0);
+    cr_expect_eq(recording_window(r, 2), 0, "longer than the sequence is all");
+    cr_expect_str_eq(recording_model(r), "a?b");
+    cr_expect_str_eq(recording_text(r), "t");
+    recording_close(r);
+    free(file);
+}
+
 /* ---- what is refused ---- */
 
 static void refused(const char *header, size_t n_data, const char *wanted)
