@@ -31,11 +31,11 @@ static void check_text(const tokenizer *t, const char *text, size_t n)
     free(ids);
 }
 
-static void check_loaded(bool loaded, tokenizer *t, const eval_error *e, const char *text, size_t n)
+static void check_loaded(bool loaded, tokenizer *const *t, const eval_error *e, const char *text, size_t n)
 {
     if (loaded) {
-        check_text(t, text, n);
-        tokenizer_free(t);
+        check_text(*t, text, n);
+        tokenizer_free(*t);
     } else if (e->text[0] == '\0') {
         abort();
     }
@@ -62,7 +62,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (data[0] % 3 == 2) {
         gguf *g;
         if (gguf_open_memory(&g, "gguf", rest, n_rest, &e)) {
-            check_loaded(tokenizer_load_gguf(&t, g, &e), t, &e, rest, n_rest);
+            check_loaded(tokenizer_load_gguf(&t, g, &e), &t, &e, rest, n_rest);
             gguf_close(g);
         }
         return 0;
@@ -70,7 +70,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (data[0] % 3 == 1)
         config = part(&rest, &n_rest, &n_config);
     const char *file = part(&rest, &n_rest, &n);
-    check_loaded(tokenizer_load_json(&t, "json", file, n, "config", config, n_config, &e), t, &e, rest,
+    check_loaded(tokenizer_load_json(&t, "json", file, n, "config", config, n_config, &e), &t, &e, rest,
                  n_rest);
     return 0;
 }

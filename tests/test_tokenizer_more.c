@@ -34,6 +34,28 @@ static void encode(const tokenizer *t, const char *text, char *out, size_t size)
     free(ids);
 }
 
+static tokenizer *load_vector(const char *name)
+{
+    char path[512];
+    tokenizer *t;
+    eval_error e = {""};
+    snprintf(path, sizeof path, VECTORS "%s", name);
+    if (strstr(name, ".gguf")) {
+        gguf *g;
+        cr_assert(gguf_open(&g, path, &e), "%s", e.text);
+        cr_assert(tokenizer_load_gguf(&t, g, &e), "%s", e.text);
+        gguf_close(g);
+        return t;
+    }
+    static char json[1 << 20];
+    FILE *f = fopen(path, "rb");
+    cr_assert_not_null(f);
+    const size_t size = fread(json, 1, sizeof json, f);
+    fclose(f);
+    cr_assert(tokenizer_load_json(&t, path, json, size, NULL, NULL, 0, &e), "%s", e.text);
+    return t;
+}
+
 /* ---- BOS and EOS ---- */
 
 #define ADDED                                                                                                \
@@ -136,7 +158,8 @@ Test(tokenizer_more, patterns_as_oniguruma_has_them)
 {
     static const char *const cases[][3] = {
         {"\\\\s", "a\xe1\xa0\x8e\xe2\x80\x83x", "0,6"}, /* U+180E is no space, but no token either */
-        {"\\\\w", "a\xcc\x81 c\xc2\xbd", "3"},          /* a mark is of a word; one half is not */
+        {"\\\\w", "a\xcc\x81 c\xc2\xbd", "3"},          /* a mark is of a word */
+        {"\\\\p{Han}", "a\xe3\x80\x81\xe4\xb8\xad\xc3\xa9", "0,7"}, /* the script, not its extensions */
         {"[^\\\\s]", "a x\\u00a0", "3"},
         {"[\\\\S]", "a x", "3"},
         {"^a", "a\\na\\n ab", "3,2"}, /* `^` is the beginning of any line */
@@ -145,7 +168,7 @@ Test(tokenizer_more, patterns_as_oniguruma_has_them)
         {"\\\\u0061", "ab", "1"},
         {"\\\\bx", "ax x c", "0,6,3,3,4"},
         {"\\\\p{N}++|\\\\p{^L}", "a1 1", "0"},
-        {"[[:alpha:]]", "a 1", "3,5"},
+        {"[[:digit:]]", "a 1", "0,3"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         tokenizer *t;
@@ -166,15 +189,42 @@ Test(tokenizer_more, patterns_as_oniguruma_has_them)
 
 Test(tokenizer_more, patterns_that_differ_are_refused)
 {
-    static const char *const cases[] = {"\\\\h", "[a[b]]", "[a&&b]",    "a{2}+",   "(?m:a)",  "(?x)a",
-                                        "\\\\R", "a{,3}",  "(*FAIL)",   "[\\\\W]", "(",       "\\\\p{Nope}",
-                                        "[a",    "(?~a)",  "\\\\p{InX", "[]a]",    "\\\\u12", "\\\\k<a>"};
+    static const char *const cases[] = {"\\\\h", "[a[b]]",      "[a&&b]",      "a{2}+",   "(?m:a)",
+                                        "(?x)a", "\\\\R",       "a{,3}",       "(*FAIL)", "[\\\\W]",
+                                        "(",     "\\\\p{Nope}", "[a",          "(?~a)",   "\\\\p{InX",
+                                        "[]a]",  "\\\\u12",     "[[:alpha:]]", "\\\\k<a>"};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         tokenizer *t;
         eval_error e = {""};
         cr_expect_not(load_pattern(&t, cases[i], &e), "%s", cases[i]);
         cr_expect(strstr(e.text, "file.json: pattern '"), "%s: %s", cases[i], e.text);
     }
+}
+
+/* Marks are sorted, letters composed; U+11A7 is no trailing consonant, whatever utf8proc thinks. */
+Test(tokenizer_more, nfc)
+{
+    static const char *const cases[][2] = {
+        {"a\xcc\x87\xcc\xa3", "\xe1\xba\xa1\xcc\x87"},
+        {"\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", "\xea\xb0\x81"},
+        {"\xea\xb0\x80\xe1\x86\xa7", "\xea\xb0\x80\xe1\x86\xa7"},
+        {"\xe2\x84\xab\xff"
+         "e\xcc\x81",
+         "\xc3\x85\xff\xc3\xa9"},
+    };
+    tokenizer *t = load_vector("qwen2.json");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char *text;
+        int32_t *ids;
+        size_t n_ids, n;
+        eval_error e = {""};
+        cr_assert(tokenizer_encode(t, cases[i][0], strlen(cases[i][0]), &ids, &n_ids, &e), "%s", e.text);
+        cr_assert(tokenizer_decode(t, ids, n_ids, &text, &n, &e), "%s", e.text);
+        cr_expect(n == strlen(cases[i][1]) && memcmp(text, cases[i][1], n) == 0, "case %zu: '%s'", i, text);
+        free(text);
+        free(ids);
+    }
+    tokenizer_free(t);
 }
 
 /* Time that doubles with each letter ends early, with an error. */
@@ -317,28 +367,6 @@ Test(tokenizer_more, gguf_types_of_tokens)
 }
 
 /* ---- time ---- */
-
-static tokenizer *load_vector(const char *name)
-{
-    char path[512];
-    tokenizer *t;
-    eval_error e = {""};
-    snprintf(path, sizeof path, VECTORS "%s", name);
-    if (strstr(name, ".gguf")) {
-        gguf *g;
-        cr_assert(gguf_open(&g, path, &e), "%s", e.text);
-        cr_assert(tokenizer_load_gguf(&t, g, &e), "%s", e.text);
-        gguf_close(g);
-        return t;
-    }
-    static char json[1 << 20];
-    FILE *f = fopen(path, "rb");
-    cr_assert_not_null(f);
-    const size_t size = fread(json, 1, sizeof json, f);
-    fclose(f);
-    cr_assert(tokenizer_load_json(&t, path, json, size, NULL, NULL, 0, &e), "%s", e.text);
-    return t;
-}
 
 /* A million bytes of the same few, for each kind of tokenizer: quadratic time would be minutes or more. */
 Test(tokenizer_more, long_texts, .timeout = 600)

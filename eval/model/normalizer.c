@@ -98,6 +98,24 @@ static size_t decompose(const char *text, size_t n, utf8proc_int32_t *c)
     return n_c;
 }
 
+static bool append_composed(utf8proc_int32_t *c, size_t n, text_buffer *out, eval_error *e)
+{
+    const utf8proc_ssize_t composed =
+        utf8proc_normalize_utf32(c, (utf8proc_ssize_t)n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+    if (composed < 0)
+        return eval_fail(e, "tokenizer: utf8proc error %ld", (long)composed);
+    for (utf8proc_ssize_t i = 0; i < composed; i++) {
+        char bytes[4];
+        if (!text_append(out, bytes, utf8_encode((uint32_t)c[i], bytes), e))
+            return false;
+    }
+    return true;
+}
+
+/* It composes with nothing; utf8proc (2.8) takes it for a trailing consonant, so none is shown to it but as the
+ * first. */
+#define NO_TRAILING_CONSONANT 0x11a7
+
 static bool append_nfc(const char *text, size_t n, text_buffer *out, eval_error *e)
 {
     size_t n_characters = 0;
@@ -107,16 +125,13 @@ static bool append_nfc(const char *text, size_t n, text_buffer *out, eval_error 
     utf8proc_int32_t *c = calloc(2 * room + 1, sizeof *c);
     if (!c)
         return eval_fail(e, "tokenizer: out of memory for a text of %zu characters", n_characters);
-    size_t n_c = decompose(text, n, c);
+    const size_t n_c = decompose(text, n, c);
     sort_all_marks(c, n_c, c + room);
-    const utf8proc_ssize_t composed =
-        utf8proc_normalize_utf32(c, (utf8proc_ssize_t)n_c, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
-    if (composed >= 0)
-        n_c = (size_t)composed;
-    bool ok = composed >= 0 || eval_fail(e, "tokenizer: utf8proc error %ld", (long)composed);
-    for (size_t i = 0; ok && i < n_c; i++) {
-        char bytes[4];
-        ok = text_append(out, bytes, utf8_encode((uint32_t)c[i], bytes), e);
+    bool ok = true;
+    for (size_t begin = 0, end; ok && begin < n_c; begin = end) {
+        for (end = begin + 1; end < n_c && c[end] != NO_TRAILING_CONSONANT;)
+            end++;
+        ok = append_composed(c + begin, end - begin, out, e);
     }
     free(c);
     return ok;

@@ -159,9 +159,19 @@ static bool load_digits(steps *s, const json_t *object, eval_error *e)
                                individual ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS, false, e);
 }
 
+/* ASCII's and Unicode's punctuation, of the version of Unicode that `tokenizers` has for it: without what came
+ * later, and with two that were punctuation then. */
+#define LATER_PUNCTUATION                                                                                    \
+    "\\x{61d}\\x{9fd}\\x{a76}\\x{c77}\\x{c84}\\x{1b7d}\\x{1b7e}\\x{2e43}-\\x{2e4f}\\x{2e52}-\\x{2e5d}"       \
+    "\\x{10ead}\\x{10f55}-\\x{10f59}\\x{10f86}-\\x{10f89}\\x{1144b}-\\x{1144f}\\x{1145a}\\x{1145b}\\x{"      \
+    "1145d}"                                                                                                 \
+    "\\x{11660}-\\x{1166c}\\x{116b9}\\x{1183b}\\x{11944}-\\x{11946}\\x{119e2}\\x{11a3f}-\\x{11a46}"          \
+    "\\x{11a9a}-\\x{11a9c}\\x{11a9e}-\\x{11aa2}\\x{11c41}-\\x{11c45}\\x{11c70}\\x{11c71}"                    \
+    "\\x{11ef7}\\x{11ef8}\\x{11fff}\\x{12ff1}\\x{12ff2}\\x{16e97}-\\x{16e9a}\\x{16fe2}\\x{1e95e}\\x{1e95f}"
+
 static bool load_punctuation(steps *s, const json_t *object, eval_error *e)
 {
-    static const char pattern[] = "[!-/:-@\\[-`{-~\\p{P}]";
+    static const char pattern[] = "(?![" LATER_PUNCTUATION "])[!-/:-@\\[-`{-~\\p{P}\\x{166d}\\x{111c9}]";
     split_behavior behavior = SPLIT_ISOLATED;
     return split_behavior_of(s, object, &behavior, e) &&
            tokenizer_add_split(s->t, s->file, pattern, sizeof pattern - 1, false, behavior, false, e);
