@@ -50,6 +50,8 @@ enum {
     KEY_MAX_ATTN_ERROR,
     KEY_MAX_PPL_INCREASE,
     KEY_MIN_RATIO,
+    KEY_CONFIDENT,
+    KEY_PER_TOKEN,
 };
 
 const struct argp_option options_list[] = {
@@ -119,6 +121,8 @@ const struct argp_option options_list[] = {
     {"markdown", KEY_MARKDOWN, NULL, 0, "Print the tables as Markdown", 3},
     {"logits", KEY_LOGITS, "FILE", 0,
      "Write the first window's fp32 logits, float32 [tokens][vocab], as .npy", 3},
+    {"per-token", KEY_PER_TOKEN, "FILE", 0,
+     "Write a JSON line for each scheme and counted step: divergence, likelihoods, most likely tokens", 3},
     {"quiet", KEY_QUIET, NULL, 0, "No progress on standard error", 3},
 
     {NULL, 0, NULL, 0, "Limits, for tests: the exit status is 3 if any scheme breaks one:", 4},
@@ -126,6 +130,8 @@ const struct argp_option options_list[] = {
     {"max-attn-error", KEY_MAX_ATTN_ERROR, "X", 0, "Largest relative L2 error of attention, such as 0.1", 4},
     {"max-ppl-increase", KEY_MAX_PPL_INCREASE, "X", 0, "Largest increase of perplexity, in percent", 4},
     {"min-ratio", KEY_MIN_RATIO, "X", 0, "Smallest fp32 bytes / cache bytes", 4},
+    {"confident", KEY_CONFIDENT, NULL, 0,
+     "The first three hold against the upper end of the figure's 95 % interval, not the figure itself", 4},
 
     {NULL, 0, NULL, 0, "Other:", -1},
     {0},
@@ -266,6 +272,12 @@ static error_t parse_output_option(int key, char *arg, const struct argp_state *
     case KEY_LOGITS:
         o->logits = argument_file(state, "logits", arg);
         return 0;
+    case KEY_PER_TOKEN:
+        o->per_token = argument_file(state, "per-token", arg);
+        return 0;
+    case KEY_CONFIDENT:
+        o->confident = true;
+        return 0;
     case KEY_QUIET:
         o->quiet = true;
         return 0;
@@ -369,13 +381,10 @@ static void check_recording(const struct argp_state *state, const options *o)
     const struct {
         bool given;
         const char *name;
-    } others[] = {{o->in.model, "model"},
-                  {o->in.text, "text"},
-                  {o->in.context > 0, "context"},
-                  {o->in.generate > 0, "generate"},
-                  {o->logits, "logits"},
-                  {o->max_kld.set, "max-kld"},
-                  {o->max_ppl_increase.set, "max-ppl-increase"}};
+    } others[] = {{o->in.model, "model"},         {o->in.text, "text"},
+                  {o->in.context > 0, "context"}, {o->in.generate > 0, "generate"},
+                  {o->logits, "logits"},          {o->per_token, "per-token"},
+                  {o->max_kld.set, "max-kld"},    {o->max_ppl_increase.set, "max-ppl-increase"}};
     for (size_t i = 0; o->in.kv && i < sizeof others / sizeof others[0]; i++)
         if (others[i].given)
             argp_error(state, "--kv and --%s: a recording has no model to run and no text; take one of them",
@@ -384,20 +393,33 @@ static void check_recording(const struct argp_state *state, const options *o)
 
 static void check_combinations(const struct argp_state *state, const options *o)
 {
-    const int n_stdout = (o->json && strcmp(o->json, "-") == 0) + (o->csv && strcmp(o->csv, "-") == 0) +
-                         (o->logits && strcmp(o->logits, "-") == 0);
+    const struct {
+        const char *name, *path;
+    } files[] = {{"json", o->json}, {"csv", o->csv}, {"logits", o->logits}, {"per-token", o->per_token}};
+    const size_t n_files = sizeof files / sizeof files[0];
+    int n_stdout = 0;
+    for (size_t i = 0; i < n_files; i++) {
+        n_stdout += files[i].path && strcmp(files[i].path, "-") == 0 ? 1 : 0;
+        for (size_t k = i + 1; k < n_files; k++)
+            argument_different_files(state, files[i].name, files[i].path, files[k].name, files[k].path);
+    }
     if (n_stdout > 1)
-        argp_error(state, "only one of --json, --csv and --logits can go to standard output");
-    argument_different_files(state, "json", o->json, "csv", o->csv);
-    argument_different_files(state, "json", o->json, "logits", o->logits);
-    argument_different_files(state, "csv", o->csv, "logits", o->logits);
+        argp_error(state, "only one of --json, --csv, --logits and --per-token can go to standard output");
     const bool limits =
         o->max_kld.set || o->max_attn_error.set || o->max_ppl_increase.set || o->min_ratio.set;
-    if (o->in.generate > 0 && (o->csv || o->logits || o->per_layer || o->markdown || limits)) {
-        argp_error(state, "--generate measures nothing: it goes with none of --csv, --logits, --per-layer, "
+    if (o->in.generate > 0 &&
+        (o->csv || o->logits || o->per_token || o->per_layer || o->markdown || limits)) {
+        argp_error(state, "--generate measures nothing: it goes with none of --csv, --logits, --per-token, "
+                          "--per-layer, "
                           "--markdown and the limits");
     }
     const bool random = o->in.model && strncmp(o->in.model, "random:", 7) == 0;
+    if (o->confident && !o->max_kld.set && !o->max_attn_error.set && !o->max_ppl_increase.set)
+        argp_error(
+            state,
+            "--confident is about --max-kld, --max-attn-error and --max-ppl-increase, and none is given");
+    if (random && o->per_token)
+        argp_error(state, "--per-token means nothing for random weights");
     if (random && (o->max_kld.set || o->max_ppl_increase.set))
         argp_error(state, "--max-kld and --max-ppl-increase mean nothing for random weights");
 }

@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdarg.h>
+#include <stdlib.h>
 
 typedef struct paragraph {
     char text[2048];
@@ -137,8 +138,13 @@ static void say_quality(paragraph *p, const evaluate_run *run)
     say_attention(p, run);
     say(p, "The most likely next token stays the same in %.1f %% of the steps, and perplexity ",
         100.0 * run->top1);
+    const estimate *e = &run->estimates[FIGURE_PPL_CHANGE];
+    char uncertain[FORMAT_SIZE] = "";
+    if (isfinite(e->se))
+        snprintf(uncertain, sizeof uncertain, " ± %.2f", e->se);
     if (isfinite(run->ppl_fp32) && isfinite(run->ppl))
-        say(p, "goes from %.2f to %.2f (%s), %s.", run->ppl_fp32, run->ppl, percent, verdict(change.real));
+        say(p, "goes from %.2f to %.2f (%s%s), %s.", run->ppl_fp32, run->ppl, percent, uncertain,
+            isfinite(e->se) && e->low < 0.0 && e->high > 0.0 ? "which may be chance" : verdict(change.real));
     else
         say(p, "passes what a number can hold: with fp32 it is %.3g, here %.3g.", run->ppl_fp32, run->ppl);
 }
@@ -188,7 +194,25 @@ static bool keep_alike(const kvq_scheme *a, const kvq_scheme *b)
            kvq_scheme_residual_mode(a) == kvq_scheme_residual_mode(b);
 }
 
-static void say_against(paragraph *p, const evaluate_run *run, const evaluate_run *other)
+/* The range that the ratio of two divergences lies in, at 95 %, larger over smaller. */
+static void say_range(paragraph *p, const evaluation *ev, const evaluate_run *large,
+                      const evaluate_run *small)
+{
+    char low[FORMAT_SIZE], high[FORMAT_SIZE];
+    const cell **a = evaluate_cells(ev, large), **b = evaluate_cells(ev, small);
+    if (a && b) {
+        const difference d = statistics_compare(FIGURE_KL, a, b, ev->n_windows, STATISTICS_SEED);
+        two_digits(low, exp(d.log_ratio.low));
+        two_digits(high, exp(d.log_ratio.high));
+        if (isfinite(d.log_ratio.low) && isfinite(d.log_ratio.high))
+            say(p, " (95 %% interval %s to %s)", low, high);
+    }
+    free(a);
+    free(b);
+}
+
+static void say_against(paragraph *p, const evaluation *ev, const evaluate_run *run,
+                        const evaluate_run *other)
 {
     char here[FORMAT_SIZE], there[FORMAT_SIZE], factor[FORMAT_SIZE];
     format_bytes(here, run->usage.total);
@@ -197,8 +221,9 @@ static void say_against(paragraph *p, const evaluate_run *run, const evaluate_ru
     const double small = less ? run->kld_mean : other->kld_mean;
     if (small > 0.0) {
         two_digits(factor, (less ? other->kld_mean : run->kld_mean) / small);
-        say(p, "Next to %s, %s has %s times %s next-token divergence, in %s instead of %s", other->text,
-            run->text, factor, less ? "less" : "more", here, there);
+        say(p, "Next to %s, %s has %s times", other->text, run->text, factor);
+        say_range(p, ev, less ? other : run, less ? run : other);
+        say(p, " %s next-token divergence, in %s instead of %s", less ? "less" : "more", here, there);
         if (isfinite(run->bits_packed) && isfinite(other->bits_packed))
             say(p, " and %.2f instead of %.2f bits for a packed number", run->bits_packed,
                 other->bits_packed);
@@ -223,7 +248,7 @@ static void say_comparison(paragraph *p, const evaluation *ev, const evaluate_ru
     for (size_t i = ev->n_runs; i > 0; i--)
         first = is_compared(&ev->runs[i - 1]) ? &ev->runs[i - 1] : first;
     if (first != NULL && first != run && n_compared(ev) <= MANY)
-        say_against(p, run, first);
+        say_against(p, ev, run, first);
     if (n_compared(ev) > 2)
         say_front(p, ev);
 }
