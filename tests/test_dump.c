@@ -60,6 +60,7 @@ Test(dump, refusals)
     } cases[] = {
         {"$E --kv d.npy --model x", 2, "--kv and --model"},
         {"$E --kv d.npy --text x", 2, "--kv and --text"},
+        {"$E --kv d.npy --no-bos", 2, "--kv and --no-bos"},
         {"$E --kv d.npy --generate 4", 2, "--kv and --generate"},
         {"$E --kv d.npy --logits x", 2, "--kv and --logits"},
         {"$E --kv d.npy --max-kld 1", 2, "--kv and --max-kld"},
