@@ -121,4 +121,35 @@ static inline void tiny_llama(tiny_gguf *t)
     tiny_model(t, "llama");
 }
 
+/* SentencePiece's kind, with BOS; "ba" and "ab" have equal scores. */
+static inline void tiny_tokenizer(tiny_gguf *t)
+{
+    static const char *const tokens[] = {"<unk>", "<s>", "a", "b", "ba", "ab"};
+    const float scores[] = {0, 0, -1, -1, -2, -2};
+    static const int types[] = {2, 3, 1, 1, 1, 1};
+    tiny_string(t, "tokenizer.ggml.model", "llama");
+    tiny_bool(t, "tokenizer.ggml.add_space_prefix", 0);
+    tiny_u32(t, "tokenizer.ggml.bos_token_id", 1);
+    gguf_put(&t->keys, "sddq", "tokenizer.ggml.tokens", 9, 8, 6);
+    for (int i = 0; i < 6; i++)
+        gguf_put(&t->keys, "s", tokens[i]);
+    gguf_put(&t->keys, "sddq", "tokenizer.ggml.scores", 9, 6, 6);
+    gguf_put_bytes(&t->keys, scores, sizeof scores);
+    gguf_put(&t->keys, "sddq", "tokenizer.ggml.token_type", 9, 5, 6);
+    for (int i = 0; i < 6; i++)
+        gguf_put(&t->keys, "d", types[i]);
+    t->n_keys += 3;
+}
+
+/* A whole file of a llama with that tokenizer's six tokens. */
+static inline void tiny_llama_with_tokenizer(gguf_image *image)
+{
+    tiny_gguf t = {.without = "token_embd.weight"};
+    tiny_llama(&t);
+    t.without = NULL;
+    tiny_tensor(&t, "token_embd.weight", 6, 8);
+    tiny_tokenizer(&t);
+    tiny_finish(&t, image);
+}
+
 #endif
