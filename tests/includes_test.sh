@@ -12,10 +12,14 @@ may() {
         lib) echo '(lib|quant)/.*|kvq\.h' ;; # kvq_experimental.h finds its neighbour wherever it is installed
         eval/common) echo 'eval/common/.*' ;;
         eval/model) echo 'eval/(common|model)/.*' ;;
-        eval/measure) echo 'eval/(common|model|measure)/.*|lib/kvq(_experimental)?\.h' ;;
-        eval/report) echo 'eval/(common|model|measure|report)/.*|lib/kvq(_experimental)?\.h' ;;
+        eval/results) echo 'eval/(common|results)/.*|lib/kvq\.h' ;;
+        eval/measure) echo 'eval/(common|model|results|measure)/.*|lib/kvq(_experimental)?\.h' ;;
+        eval/sweep | eval/tune) echo 'eval/(common|model|results|measure|sweep|tune)/.*|lib/kvq(_experimental)?\.h' ;;
+        eval/plan) echo 'eval/(common|model|measure|plan)/.*|lib/kvq(_experimental)?\.h' ;;
+        eval/page) echo 'eval/(common|model|results|measure|page)/.*|lib/kvq(_experimental)?\.h' ;;
+        eval/report) echo 'eval/(common|model|results|measure|report)/.*|lib/kvq(_experimental)?\.h' ;;
         eval/bench) echo 'eval/(common|model|bench)/.*|lib/kvq(_experimental)?\.h' ;;
-        eval/cli) echo 'eval/(common|model|measure|report|bench|cli)/.*|lib/kvq(_experimental)?\.h' ;;
+        eval/cli) echo 'eval/(common|model|results|measure|report|sweep|tune|plan|page|bench|cli)/.*|lib/kvq(_experimental)?\.h' ;;
         *) echo 'nothing: this folder is not in includes_test.sh' ;;
     esac
 }

@@ -1,0 +1,55 @@
+/* Results files: JSON Lines, one cell a line, that processes append to and later runs read.
+ *
+ * A line is one JSON object: "schema": "kvq-eval-cell/1", "key": 16 hexadecimal digits, "experiment": {...},
+ * "cell": {...}. The key is XXH3-64 over all that could change what is measured (the experiment, the scheme, the
+ * window and its token ids), so a run that is repeated finds what is there. A line is written by one write()
+ * to a file opened for appending: several processes may share a file, and one that is killed leaves at most its
+ * last line cut short, which is recognised (no newline at its end, or no JSON object), skipped and counted.
+ */
+#ifndef KVQ_EVAL_RESULTS_RESULTS_H
+#define KVQ_EVAL_RESULTS_RESULTS_H
+
+#include "eval/common/error.h"
+#include "eval/results/cell.h"
+
+typedef struct results_entry {
+    uint64_t key;
+    size_t experiment; /* index */
+    cell cell;
+} results_entry;
+
+typedef struct results {
+    experiment *experiments; /* distinct ones, in the order of their first line */
+    size_t n_experiments;
+    results_entry *entries; /* one for each key, the first that was read */
+    size_t n_entries;
+    size_t n_cut;      /* lines cut short */
+    size_t n_repeated; /* lines whose key was there before */
+} results;
+
+/** The key of a cell that is or would be measured. */
+uint64_t results_key(const experiment *x, const char *scheme, size_t window, uint64_t ids_checksum);
+
+/** One line with its newline, as a string of the caller's; NULL without memory. */
+char *results_line(const experiment *x, const cell *c);
+
+/**
+ * Read files that were appended to; "-" is standard input. Errors name file, line and field: a line that is JSON
+ * but not a cell, one of another schema, a key that does not fit its content. On failure *out is untouched.
+ */
+EVAL_MUST_CHECK bool results_load(results *out, const char *const *paths, size_t n_paths, eval_error *e);
+
+void results_free(results *r); /* an all-zero one is fine */
+
+/** The entry with this key; NULL if there is none. */
+const cell *results_find(const results *r, uint64_t key);
+
+/** The cells of one scheme (canonical text) in one experiment, by window: writes at most n_max pointers, returns how
+ * many there are. */
+size_t results_of_scheme(const results *r, size_t experiment, const char *scheme, const cell **out,
+                         size_t n_max);
+
+/** The i-th distinct scheme of an experiment in the order of first appearance; NULL past the last. */
+const char *results_scheme(const results *r, size_t experiment, size_t i);
+
+#endif
