@@ -23,6 +23,20 @@ static void say(paragraph *p, const char *format, ...)
     p->used += n < 0 ? 0 : (size_t)n < left ? (size_t)n : left - 1;
 }
 
+/* What a scheme is called in a sentence: its text, cut if it is one of many layers. */
+typedef struct scheme_name {
+    char text[120];
+} scheme_name;
+
+static scheme_name name_of(const evaluate_run *run)
+{
+    scheme_name name;
+    const int n = snprintf(name.text, sizeof name.text, "%s", run->text);
+    if (n >= (int)sizeof name.text)
+        snprintf(name.text + sizeof name.text - 4, 4, "...");
+    return name;
+}
+
 /* People run fp16, so that is what a cache is compared with first. */
 static void say_size(paragraph *p, const evaluation *ev, const evaluate_run *run)
 {
@@ -31,8 +45,8 @@ static void say_size(paragraph *p, const evaluation *ev, const evaluate_run *run
     format_bytes(fp16, run->fp16_bytes);
     format_bytes(fp32, run->fp32_bytes);
     format_count(tokens, ev->n_tokens);
-    say(p, "%s keeps the cache of %s tokens in %s, where plain fp16 takes %s and fp32 %s", run->text, tokens,
-        total, fp16, fp32);
+    say(p, "%s keeps the cache of %s tokens in %s, where plain fp16 takes %s and fp32 %s", name_of(run).text,
+        tokens, total, fp16, fp32);
     if (run->ratio_vs_fp16 >= 1.0)
         say(p, ": %.2f times smaller than fp16. ", run->ratio_vs_fp16);
     else
@@ -48,6 +62,10 @@ static void say_dtypes(paragraph *p, const kvq_scheme *scheme)
 {
     static const char *const names[] = {[KVQ_F32] = "float32", [KVQ_F16] = "float16", [KVQ_I8] = "int8"};
     kvq_side_info k, v;
+    if (kvq_scheme_min_layers(scheme) > 0) {
+        say(p, "their layer's scheme says");
+        return;
+    }
     if (kvq_scheme_keys(scheme, &k) != KVQ_OK || kvq_scheme_values(scheme, &v) != KVQ_OK)
         return;
     say(p, "%s", names[k.residual_dtype]);
@@ -171,14 +189,14 @@ static void say_front(paragraph *p, const evaluation *ev)
     say(p, "On the front, where no other scheme here is both smaller and closer to fp32: ");
     for (size_t i = 0; i < ev->n_runs; i++)
         if (is_compared(&ev->runs[i]) && is_on_front(ev, &ev->runs[i])) {
-            say(p, "%s%s", separator, ev->runs[i].text);
+            say(p, "%s%s", separator, name_of(&ev->runs[i]).text);
             separator = "; ";
         }
     say(p, ".");
 }
 
-/* Do two schemes keep the same tokens unpacked, in the same types? */
-static bool keep_alike(const kvq_scheme *a, const kvq_scheme *b)
+/* Do two schemes of one layer keep the same tokens unpacked, in the same types? */
+static bool layers_keep_alike(const kvq_scheme *a, const kvq_scheme *b)
 {
     kvq_side_info ak, av, bk, bv;
     return kvq_scheme_keys(a, &ak) == KVQ_OK && kvq_scheme_values(a, &av) == KVQ_OK &&
@@ -188,7 +206,16 @@ static bool keep_alike(const kvq_scheme *a, const kvq_scheme *b)
            kvq_scheme_residual_mode(a) == kvq_scheme_residual_mode(b);
 }
 
-static void say_against(paragraph *p, const evaluate_run *run, const evaluate_run *other)
+static bool keep_alike(const evaluation *ev, const kvq_scheme *a, const kvq_scheme *b)
+{
+    for (size_t layer = 0; layer < ev->n_layer; layer++)
+        if (!layers_keep_alike(kvq_scheme_of_layer(a, layer), kvq_scheme_of_layer(b, layer)))
+            return false;
+    return true;
+}
+
+static void say_against(paragraph *p, const evaluation *ev, const evaluate_run *run,
+                        const evaluate_run *other)
 {
     char here[FORMAT_SIZE], there[FORMAT_SIZE], factor[FORMAT_SIZE];
     format_bytes(here, run->usage.total);
@@ -197,13 +224,13 @@ static void say_against(paragraph *p, const evaluate_run *run, const evaluate_ru
     const double small = less ? run->kld_mean : other->kld_mean;
     if (small > 0.0) {
         two_digits(factor, (less ? other->kld_mean : run->kld_mean) / small);
-        say(p, "Next to %s, %s has %s times %s next-token divergence, in %s instead of %s", other->text,
-            run->text, factor, less ? "less" : "more", here, there);
+        say(p, "Next to %s, %s has %s times %s next-token divergence, in %s instead of %s",
+            name_of(other).text, name_of(run).text, factor, less ? "less" : "more", here, there);
         if (isfinite(run->bits_packed) && isfinite(other->bits_packed))
             say(p, " and %.2f instead of %.2f bits for a packed number", run->bits_packed,
                 other->bits_packed);
         say(p, ". ");
-        if (!keep_alike(run->scheme, other->scheme))
+        if (!keep_alike(ev, run->scheme, other->scheme))
             say(p,
                 "The two differ in what they keep beside packed numbers as well; --compare has them alike. ");
     }
@@ -223,7 +250,7 @@ static void say_comparison(paragraph *p, const evaluation *ev, const evaluate_ru
     for (size_t i = ev->n_runs; i > 0; i--)
         first = is_compared(&ev->runs[i - 1]) ? &ev->runs[i - 1] : first;
     if (first != NULL && first != run && n_compared(ev) <= MANY)
-        say_against(p, run, first);
+        say_against(p, ev, run, first);
     if (n_compared(ev) > 2)
         say_front(p, ev);
 }
