@@ -445,6 +445,18 @@ Test(report, sentences_say_where_a_cache_is_larger_than_fp16)
     expect_sentence(&run, "A packed number", false);
 }
 
+Test(report, sentences_cut_a_scheme_of_many_layers)
+{
+    static const char text[] = "kivi2+0=kivi4+2=kivi4+4=kivi4+6=kivi4+8=kivi4+10=kivi4+12=kivi4+14=kivi4+16="
+                               "kivi4+18=kivi4+20=kivi4+22=kivi4+24=kivi4+26=kivi4";
+    evaluate_run run = made_up_run();
+    run.scheme = scheme_of(text);
+    run.text = kvq_scheme_text(run.scheme);
+    cr_assert_str_eq(run.text, text);
+    expect_sentence(&run, "+20=kivi4+22=kiv... keeps the cache of 400 tokens in 7.1 kB", true);
+    expect_sentence(&run, "2.0 kB of the cache are tokens kept as their layer's scheme says, a share", true);
+}
+
 Test(report, sentences_call_the_attention_error_pooled_and_name_the_worst_head)
 {
     const evaluate_run run = made_up_run();
@@ -527,6 +539,30 @@ Test(report, sentences_compare_the_last_scheme_with_the_first)
                       "On the front, where no other scheme here is both smaller and closer to fp32: first; "
                       "third.",
                       true);
+}
+
+/* What is beside packed numbers is compared layer by layer, of the layers that there are. */
+Test(report, sentences_say_where_layers_keep_other_tokens)
+{
+    static const struct {
+        const char *scheme;
+        bool alike;
+    } cases[] = {
+        {"kivi4", true}, {"kivi4+0=kivi8", true}, {"kivi4+1=kivi8,s=4", false}, {"kivi4,s=4", false}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        evaluate_run runs[2] = {made_up_run(), made_up_run()};
+        for (size_t j = 0; j < 2; j++) {
+            runs[j].scheme = scheme_of(j == 0 ? "kivi2" : cases[i].scheme);
+            runs[j].text = kvq_scheme_text(runs[j].scheme);
+        }
+        evaluation ev = evaluation_of(runs);
+        ev.n_runs = 2;
+        char *text = people(&ev, &(report_style){.width = 90});
+        undo_line_breaks(text);
+        cr_expect_eq(strstr(text, "differ in what they keep") == NULL, cases[i].alike, "%s: %s",
+                     cases[i].scheme, text);
+        free(text);
+    }
 }
 
 /* ---- the manual ---- */
