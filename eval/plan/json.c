@@ -58,14 +58,14 @@ bool plan_json(FILE *f, const plan_request *r, const plan_result *p, eval_error 
     json_t *schemes = json_array();
     for (size_t i = 0; i < r->n_schemes; i++)
         (void)json_array_append_new(schemes, of_scheme(&p->schemes[i])); /* a NULL is seen below */
-    json_t *root =
-        json_pack("{s:s, s:o, s:s, s:o, s:o, s:o, s:{s:s, s:f, s:f, s:f, s:f}, s:o, s:o, s:o, s:o}", "schema",
-                  "kvq-eval-plan/1", "model", of_model(r, p), "weights", tensor_type_of(r->weights)->name,
-                  "weight_bytes", number(p->weight_bytes), "context", number(r->context), "batch",
-                  number(r->batch), "machine", "name", r->machine.name, "memory_bytes", r->machine.memory,
-                  "bandwidth_bytes_per_s", r->machine.bandwidth, "flops_per_s", r->machine.flops,
-                  "flops_per_byte", p->balance, "state_bytes", limit(r->state_bytes), "prefill",
-                  of_work(&p->prefill), "weighed_tokens", number(p->n_pays), "schemes", schemes);
+    json_t *root = json_pack(
+        "{s:s, s:o, s:s, s:o, s:o, s:o, s:{s:s, s:f, s:f, s:f, s:f}, s:o, s:o, s:o, s:o}", "schema",
+        "kvq-eval-plan/1", "model", of_model(r, p), "weights", tensor_type_of(r->weights)->name,
+        "weight_bytes", number(p->weight_bytes), "context", number(r->context), "batch", number(r->batch),
+        "machine", "name", r->machine.name, "memory_bytes", r->machine.memory, "bandwidth_bytes_per_s",
+        r->machine.bandwidth, "flops_per_s", r->machine.flops, "flops_per_byte", p->balance, "state_bytes",
+        limit(r->state_bytes), "prefill", of_work(&p->prefill), "weighed_tokens",
+        number((uint64_t)PLAN_PAYS_TOKENS), "schemes", schemes);
     const bool good = root && json_array_size(schemes) == r->n_schemes &&
                       json_dumpf(root, f, JSON_INDENT(2)) == 0 && fputc('\n', f) != EOF;
     json_decref(root);

@@ -235,23 +235,37 @@ static void time_step(const plan_request *r, const plan_scheme *fp16, plan_schem
     s->compute_from_batch = f > c ? (uint64_t)(w / (f - c)) + 1 : 0;
 }
 
-static bool pays(const plan_request *r, const kvq_scheme *scheme, plan_result *p, uint64_t *from,
-                 eval_error *e)
+/* Where a short sequence's cache crosses others: token by token, where pages and residuals are no straight line.
+ * Where the state holds less only beyond that, the line of fit() stands. */
+static bool cross(const plan_request *r, const plan_result *p, const kvq_scheme *scheme, plan_scheme *s,
+                  eval_error *e)
 {
     const model_dims *d = &r->dims;
-    model_shape shape = {.n_layer = p->n_pays_layers,
-                         .n_head = d->n_kv_head,
-                         .n_kv_head = d->n_kv_head,
-                         .head_dim = d->head_dim};
-    return memory_pays_from(&shape, scheme, p->n_pays, from, e);
+    const model_shape shape = {.n_layer = p->n_pays_layers,
+                               .n_head = d->n_kv_head,
+                               .n_kv_head = d->n_kv_head,
+                               .head_dim = d->head_dim};
+    const double factor = (double)d->n_layer / (double)shape.n_layer;
+    static uint64_t total[PLAN_PAYS_TOKENS];
+    size_t larger = 0, state_holds = 0;
+    if (!memory_growth(&shape, scheme, PLAN_PAYS_TOKENS, total, e))
+        return false;
+    const size_t seen = d->n_windowed > 0 && d->window < PLAN_PAYS_TOKENS ? d->window : PLAN_PAYS_TOKENS;
+    for (size_t n = 1; n <= PLAN_PAYS_TOKENS; n++) {
+        larger = total[n - 1] >= memory_plain_bytes(&shape, n, 2) ? n : larger;
+        state_holds = n <= seen && factor * (double)total[n - 1] <= (double)r->state_bytes ? n : state_holds;
+    }
+    s->pays_from = larger < PLAN_PAYS_TOKENS ? larger + 1 : 0;
+    if (r->state_bytes > 0 && state_holds < seen)
+        s->state_from = state_holds + 1;
+    return true;
 }
 
 /* As many layers as are weighed token by token in about a second. */
 static void choose_pays(const plan_request *r, plan_result *p)
 {
     const model_dims *d = &r->dims;
-    p->n_pays = PLAN_PAYS_TOKENS;
-    const uint64_t one = (uint64_t)p->n_pays * 2 * d->n_kv_head * d->head_dim,
+    const uint64_t one = (uint64_t)PLAN_PAYS_TOKENS * 2 * d->n_kv_head * d->head_dim,
                    layers = USAGE_BUDGET / (one > 0 ? one : 1);
     p->n_pays_layers = layers < 1 ? 1 : layers < d->n_layer ? (size_t)layers : d->n_layer;
 }
@@ -274,8 +288,10 @@ bool plan_compute(const plan_request *r, plan_result *out, progress *line, eval_
             return false;
         time_step(r, &out->schemes[0], s);
         fit(r, out, &g, s);
-        if (i > 0 && !pays(r, r->schemes[i], out, &s->pays_from, e))
+        if (!cross(r, out, r->schemes[i], s, e))
             return false;
+        if (i == 0)
+            s->pays_from = 0; /* it does not pay against itself */
     }
     return true;
 }

@@ -43,10 +43,11 @@ typedef struct plan_scheme {
     uint64_t max_context;     /* at this batch; 0: not one token */
     uint64_t outweighs_at;    /* context from which the cache of the batch outweighs the weights; 0: none */
     uint64_t outweighs_batch; /* sequences of this context from which it does */
-    uint64_t pays_from;       /* tokens from which it stays smaller than fp16 arrays; 0: not up to n_pays */
-    plan_work step;           /* one decode step of the batch */
-    double tokens_per_s;      /* of the batch */
-    double time_vs_fp16;      /* of a step, of the first scheme's */
+    uint64_t
+        pays_from;  /* tokens from which it stays smaller than fp16 arrays; 0: not up to PLAN_PAYS_TOKENS */
+    plan_work step; /* one decode step of the batch */
+    double tokens_per_s;         /* of the batch */
+    double time_vs_fp16;         /* of a step, of the first scheme's */
     uint64_t compute_from_batch; /* sequences from which a step is bound by FLOPs; 0: never at this context */
     uint64_t state_from; /* context from which the constant state holds less; 0: none up to a large one */
 } plan_scheme;
@@ -56,8 +57,7 @@ typedef struct plan_result {
     uint64_t weight_bytes;
     double balance; /* FLOPs per byte at which the machine's memory and arithmetic take as long */
     plan_work prefill;
-    size_t n_pays;        /* tokens up to which pays_from was looked for */
-    size_t n_pays_layers; /* in a cache of that many layers */
+    size_t n_pays_layers; /* layers of the cache that pays_from was asked of */
     plan_scheme schemes[PLAN_MAX_SCHEMES];
 } plan_result;
 

@@ -110,7 +110,7 @@ static void print_answers(const plan_request *r, const plan_result *p)
 
 static void print_fit(const plan_request *r, const plan_result *p)
 {
-    printf("\nDoes it fit?\n%-*s%12s%12s%6s%12s%14s\n", NAME_WIDTH, "scheme", "cache", "with weights", "fits",
+    printf("\nDoes it fit?\n%-*s%12s%14s%6s%12s%15s\n", NAME_WIDTH, "scheme", "cache", "with weights", "fits",
            "most seqs", "most context");
     for (size_t i = 0; i < r->n_schemes; i++) {
         const plan_scheme *s = &p->schemes[i];
@@ -120,7 +120,7 @@ static void print_fit(const plan_request *r, const plan_result *p)
         format_limit(batch, s->max_batch, "none");
         format_limit(context, s->max_context, "none");
         print_name(s->text);
-        printf("%12s%12s%6s%12s%14s\n", cache, all, s->fits ? "yes" : "no", batch, context);
+        printf("%12s%14s%6s%12s%15s\n", cache, all, s->fits ? "yes" : "no", batch, context);
     }
 }
 
@@ -160,7 +160,7 @@ static void print_bytes(const plan_request *r, const plan_result *p)
     }
     printf(computed
                ? "Computed from caches that were filled with fewer layers, sequences or heads: exact but for "
-                 "slack and\ntables, which grow in steps of an eighth.\n"
+                 "slack and\ntables, which are close.\n"
                : "Asked of caches of this size, filled with zeros.\n");
 }
 
@@ -186,7 +186,7 @@ static void print_crossings(const plan_request *r, const plan_result *p)
         printf("%14s%14s%13s%14s", at, batch, pays, compute);
         printf(r->state_bytes > 0 ? "%14s\n" : "\n", state);
     }
-    format_count(context, p->n_pays);
+    format_count(context, (uint64_t)PLAN_PAYS_TOKENS);
     printf("Tokens of each sequence at this batch, sequences at this context. Cache < fp16: against plain "
            "arrays, "
            "up to\n%s tokens, weighed with %zu layers.\n",

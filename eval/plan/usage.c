@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+enum { PAGE = 128 }; /* tokens */
+
 /* Layers of a cache, in two groups that hold different numbers of tokens. */
 typedef struct filling {
     size_t n_layers[2], n_tokens[2];
@@ -44,9 +46,9 @@ static kvq_status fill(kvq_cache *cache, const filling *f, const float *zeros, f
     return status;
 }
 
-/* Make, fill, ask, free. */
+/* Make, fill, ask, free. *n_pages: of all layers and sequences of the first group. */
 static bool run(const model_dims *d, const kvq_scheme *scheme, const filling *f, kvq_usage *usage,
-                eval_error *e)
+                size_t *n_pages, eval_error *e)
 {
     kvq_config config;
     kvq_config_init(&config);
@@ -65,6 +67,10 @@ static bool run(const model_dims *d, const kvq_scheme *scheme, const filling *f,
     float *zeros = calloc((USAGE_CHUNK + 1) * width, sizeof *zeros); /* and the output of one step */
     if (status == KVQ_OK)
         status = zeros ? fill(cache, f, zeros, zeros + USAGE_CHUNK * width) : KVQ_ERR_NOMEM;
+    size_t k = 0, v = 0;
+    if (status == KVQ_OK)
+        status = kvq_cache_n_packed(cache, 0, 0, &k, &v);
+    *n_pages = ((k > v ? k : v) + PAGE - 1) / PAGE * f->n_layers[0] * f->n_sequences;
     if (status == KVQ_OK)
         status = kvq_cache_usage(cache, usage);
     free(zeros);
@@ -92,6 +98,28 @@ static uint64_t n_elements(const model_dims *d, const filling *f)
     return 2 * tokens * f->n_kv_heads * d->head_dim * f->n_sequences;
 }
 
+/* Bytes of n_pages pages of n_kv_heads heads: they come from chunks of one more than an eighth of the pages there
+ * are, in whole huge pages if they are that large (kvq.h tells a page's bytes, lib/memory.h how chunks grow). */
+static double pages_bytes(const model_dims *d, const kvq_scheme *scheme, size_t n_kv_heads, size_t n_pages)
+{
+    const uint64_t huge = 2 << 20;
+    const double bits = kvq_scheme_bits_per_element(scheme, d->head_dim);
+    const uint64_t slot = (uint64_t)(bits / 8 * 2 * PAGE * (double)(n_kv_heads * d->head_dim) + 0.5);
+    double bytes = 0.0;
+    for (uint64_t n = 0; n < n_pages && slot > 0;) {
+        uint64_t chunk = (n / 8 + 1) * slot;
+        chunk = chunk >= huge ? (chunk + huge - 1) / huge * huge : chunk;
+        bytes += (double)chunk;
+        n += chunk / slot;
+    }
+    return bytes;
+}
+
+static double packed(const cache_bytes *b)
+{
+    return (double)(b->payload + b->metadata);
+}
+
 /* A part of the cache that fits the budget, times what it is a part of. */
 static bool scale(const model_dims *d, const kvq_scheme *scheme, size_t n_layers, size_t n_tokens,
                   size_t n_sequences, uint64_t budget, cache_bytes *out, eval_error *e)
@@ -106,8 +134,9 @@ static bool scale(const model_dims *d, const kvq_scheme *scheme, size_t n_layers
     const filling part_empty = {{f.n_layers[0], 0}, {0, 0}, f.n_kv_heads, 1},
                   all_empty = {{n_layers, 0}, {0, 0}, d->n_kv_head, n_sequences};
     kvq_usage u, part_base, all_base;
-    if (!run(d, scheme, &f, &u, e) || !run(d, scheme, &part_empty, &part_base, e) ||
-        !run(d, scheme, &all_empty, &all_base, e))
+    size_t n_pages = 0, none = 0;
+    if (!run(d, scheme, &f, &u, &n_pages, e) || !run(d, scheme, &part_empty, &part_base, &none, e) ||
+        !run(d, scheme, &all_empty, &all_base, &none, e))
         return false;
     const double tables = (double)(u.bookkeeping - part_base.bookkeeping) / (double)f.n_layers[0];
     /* Exact: the part's layers, sequences and heads divide the parts. */
@@ -119,11 +148,16 @@ static bool scale(const model_dims *d, const kvq_scheme *scheme, size_t n_layers
                          .residual = u.residual / terms * all,
                          .sinks = u.sinks / terms * all,
                          .evidence = u.evidence / terms * all,
-                         .slack = (uint64_t)((double)u.slack * factor),
                          /* tables are per layer and sequence, whatever the number of heads */
                          .bookkeeping = all_base.bookkeeping +
                                         (uint64_t)(tables * (double)n_layers * (double)n_sequences),
                          .computed = true};
+    const cache_bytes part = of_usage(&u);
+    const size_t all_pages = n_pages / f.n_layers[0] * n_layers * n_sequences;
+    const double page_slack = pages_bytes(d, scheme, f.n_kv_heads, n_pages) - packed(&part),
+                 rest = (double)u.slack - page_slack,
+                 slack = pages_bytes(d, scheme, d->n_kv_head, all_pages) - packed(out) + rest * factor;
+    out->slack = slack > 0.0 ? (uint64_t)slack : 0;
     out->total = out->payload + out->metadata + out->residual + out->sinks + out->evidence + out->slack +
                  out->bookkeeping;
     return true;
@@ -146,8 +180,9 @@ static bool run_or_scale(const model_dims *d, const kvq_scheme *scheme, const fi
                          cache_bytes *out, eval_error *e)
 {
     kvq_usage u;
+    size_t n_pages = 0;
     if (n_elements(d, f) <= budget) {
-        if (!run(d, scheme, f, &u, e))
+        if (!run(d, scheme, f, &u, &n_pages, e))
             return false;
         *out = of_usage(&u);
         return true;
