@@ -55,7 +55,7 @@ static void print_head(const plan_request *r, const plan_result *p)
            (double)p->params.total / 1e9, d->n_layer, d->n_head, d->n_kv_head, d->head_dim, d->source);
     printf("%s sequence%s of %s tokens, %s weights: %s\n", batch, r->batch == 1 ? "" : "s", context,
            tensor_type_of(r->weights)->name, weights);
-    printf("%s: %s of memory, %.0f GB/s, %.3g TFLOP/s\n\n", r->machine.name, memory,
+    printf("%s: %s of memory, %.4g GB/s, %.3g TFLOP/s\n\n", r->machine.name, memory,
            r->machine.bandwidth / 1e9, r->machine.flops / 1e12);
     if (r->context > d->n_ctx) {
         format_count(context, d->n_ctx);
@@ -160,7 +160,7 @@ static void print_bytes(const plan_request *r, const plan_result *p)
     }
     printf(computed
                ? "Computed from caches that were filled with fewer layers, sequences or heads: exact but for "
-                 "slack and\ntables, which are close.\n"
+                 "slack and\ntables, which are estimates.\n"
                : "Asked of caches of this size, filled with zeros.\n");
 }
 
