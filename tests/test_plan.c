@@ -240,7 +240,6 @@ Test(plan, bytes_are_those_of_a_cache)
             cr_expect(!b.computed);
             ask_a_cache(&d, texts[j], sizes[i].n_tokens, sizes[i].batch, &u);
             expect_bytes(&b, &u, what);
-            kvq_scheme_free(scheme);
         }
     }
 }
@@ -267,7 +266,6 @@ Test(plan, what_is_computed_is_what_a_cache_would_hold)
                 cr_expect_eq(b.total, b.payload + b.metadata + b.residual + b.sinks + b.evidence + b.slack +
                                           b.bookkeeping);
             }
-            kvq_scheme_free(scheme);
         }
     }
 }
@@ -291,7 +289,6 @@ Test(plan, room_of_pages_is_exact)
         cr_expect(!run.computed && computed.computed);
         cr_expect_eq(computed.slack, run.slack, "case %zu: %llu, %llu", i, (unsigned long long)computed.slack,
                      (unsigned long long)run.slack);
-        kvq_scheme_free(scheme);
     }
 }
 
@@ -310,7 +307,7 @@ Test(plan, limits_are_limits)
     r.dims.head_dim = 32;
     progress_start(&none, true);
     r.machine = slow;
-    r.state_bytes = 300000;
+    r.state_bytes = 100000;
     cr_assert(plan_compute(&r, &p, &none, &e), "%s", e.text);
     for (size_t i = 0; i < 2; i++) {
         const plan_scheme *s = &p.schemes[i];
@@ -322,10 +319,10 @@ Test(plan, limits_are_limits)
         cr_expect((double)less.total < room && (double)more.total > room, "%s: context %llu", s->text,
                   (unsigned long long)s->max_context);
         cr_assert(usage_of(&r.dims, r.schemes[i], s->state_from, 1, USAGE_BUDGET, &more, &e));
-        cr_expect(more.total > 300000, "%s: state from %llu: %llu", s->text,
+        cr_expect(more.total > 100000, "%s: state from %llu: %llu", s->text,
                   (unsigned long long)s->state_from, (unsigned long long)more.total);
         cr_assert(usage_of(&r.dims, r.schemes[i], s->state_from - 1, 1, USAGE_BUDGET, &less, &e));
-        cr_expect(less.total <= 300000, "%s: state from %llu: %llu", s->text,
+        cr_expect(less.total <= 100000, "%s: state from %llu: %llu", s->text,
                   (unsigned long long)s->state_from, (unsigned long long)less.total);
         cr_expect_float_eq(s->tokens_per_s, 2.0 / s->step.seconds, 1e-9);
     }
@@ -335,8 +332,6 @@ Test(plan, limits_are_limits)
     r.machine.memory = (double)p.weight_bytes - 1.0;
     cr_assert(plan_compute(&r, &p, &none, &e));
     cr_expect(!p.schemes[0].fits && p.schemes[0].max_batch == 0 && p.schemes[0].max_context == 0);
-    kvq_scheme_free((kvq_scheme *)r.schemes[0]);
-    kvq_scheme_free((kvq_scheme *)r.schemes[1]);
 }
 
 /* ---- the command ---- */

@@ -224,19 +224,15 @@ static bool run(plan_options *o, progress *line, eval_error *e)
 {
     static plan_result result; /* large */
     this_machine here;
-    measured_steps steps;
     if (!model_dims_find(&o->request.dims, o->model, e) || !make_schemes(o, e) ||
         (o->json && !output_file_check(o->json, e)) || !find_machine(o, &here, line, e) ||
         !plan_compute(&o->request, &result, line, e))
         return false;
-    if (o->measure && !plan_measure_steps(&o->request, &here, &steps, line, e))
+    if (o->measure && !plan_measure_steps(&o->request, &here, &result.measured, line, e))
         return false;
     progress_end(line);
-    if (!o->json || strcmp(o->json, "-") != 0) {
+    if (!o->json || strcmp(o->json, "-") != 0)
         plan_print(&o->request, &result);
-        if (o->measure)
-            plan_print_steps(&steps);
-    }
     return !o->json || write_json(o, &result, e);
 }
 

@@ -3,7 +3,6 @@
 
 #include "eval/bench/decode.h"
 #include "eval/bench/machine.h"
-#include "eval/report/format.h"
 
 #include <math.h>
 #include <omp.h>
@@ -66,21 +65,22 @@ static double measured_seconds(const bench_table *t, const char *scheme, double 
     return NAN;
 }
 
-static bool predict(const plan_request *r, const this_machine *m, measured_steps *out, const bench_table *t,
+static bool predict(const plan_request *r, const this_machine *m, plan_measured *out, const bench_table *t,
                     tensor_type weights, double n_output, eval_error *e)
 {
     bench_machine machine;
     bench_machine_read(&machine);
     for (size_t i = 0; i < r->n_schemes; i++) {
         cache_bytes cache;
-        measured_step *s = &out->steps[out->n++];
+        plan_measured_step *s = &out->steps[out->n++];
         if (!usage_of(&r->dims, r->schemes[i], out->n_tokens, 1, USAGE_BUDGET, &cache, e))
             return false;
         const double read = (double)usage_read(&cache);
         const double bytes = (double)plan_step_weight_bytes(&r->dims, weights) + read;
         plan_machine here = m->machine;
-        out->level = bench_level_of(&machine, bytes, omp_get_max_threads());
-        here.bandwidth = 1e9 * m->level_gb_s[out->level];
+        const int level = bench_level_of(&machine, bytes, omp_get_max_threads());
+        out->read_from = bench_level_names[level];
+        here.bandwidth = 1e9 * m->level_gb_s[level];
         s->scheme = kvq_scheme_text(r->schemes[i]);
         s->predicted = plan_decode_step(&r->dims, weights, &here, out->n_tokens, 1, read).seconds;
         s->measured = measured_seconds(t, s->scheme, n_output);
@@ -89,7 +89,7 @@ static bool predict(const plan_request *r, const this_machine *m, measured_steps
     return true;
 }
 
-bool plan_measure_steps(const plan_request *r, const this_machine *m, measured_steps *out, progress *line,
+bool plan_measure_steps(const plan_request *r, const this_machine *m, plan_measured *out, progress *line,
                         eval_error *e)
 {
     static bench_options o; /* large */
@@ -116,24 +116,12 @@ bool plan_measure_steps(const plan_request *r, const this_machine *m, measured_s
     bool good = bench_decode(&o, &report, line, e) && bench_report_check(&report, e);
     if (good) {
         last_lengths(&report.tables[0], &last, &before);
-        *out = (measured_steps){.n_tokens = DECODE_PROMPT + (size_t)((last + before) / 2.0),
-                                .weights = tensor_type_of(weights)->name};
+        *out = (plan_measured){.n_tokens = DECODE_PROMPT + (size_t)((last + before) / 2.0),
+                               .weights = tensor_type_of(weights)->name};
         good = predict(r, m, out, &report.tables[0], weights, last, e);
     }
     for (size_t i = 0; i < o.n_schemes; i++)
         kvq_scheme_free(o.schemes[i]);
     bench_report_free(&report);
     return good;
-}
-
-void plan_print_steps(const measured_steps *s)
-{
-    char tokens[FORMAT_SIZE];
-    format_count(tokens, s->n_tokens);
-    printf(
-        "\nMeasured here: a step of one sequence of %s tokens, %s weights, read from %s\n%-22s%14s%14s%12s\n",
-        tokens, s->weights, bench_level_names[s->level], "scheme", "predicted", "measured", "error");
-    for (size_t i = 0; i < s->n; i++)
-        printf("%-22s%11.3f ms%11.3f ms%+10.0f %%\n", s->steps[i].scheme, 1e3 * s->steps[i].predicted,
-               1e3 * s->steps[i].measured, s->steps[i].error_percent);
 }

@@ -6,8 +6,6 @@
 #include "eval/common/progress.h"
 #include "eval/plan/plan.h"
 
-#include <stdio.h>
-
 /* This machine as bench measures it. */
 typedef struct this_machine {
     plan_machine machine; /* with the bandwidth of its memory */
@@ -17,28 +15,12 @@ typedef struct this_machine {
 /** Memory, bandwidth of all threads, and OpenBLAS's float32 products: two seconds. */
 EVAL_MUST_CHECK bool plan_measure_machine(this_machine *m, progress *line, eval_error *e);
 
-typedef struct measured_step {
-    const char *scheme;
-    double predicted, measured; /* seconds */
-    double error_percent;       /* of the prediction, of what was measured */
-} measured_step;
-
-typedef struct measured_steps {
-    size_t n_tokens; /* in the cache, in the middle of the steps that were measured */
-    int level;       /* of the memory from which a step reads: index into level_gb_s */
-    const char *weights;
-    measured_step steps[PLAN_MAX_SCHEMES];
-    size_t n;
-} measured_steps;
-
 /**
  * Run decode steps of one sequence with random weights of the request's shape (up to 20 seconds, `bench --decode
  * --quick`), and predict them with the bandwidth of the level from which they read. Errors: a shape that random:
  * does not know, too little memory.
  */
-EVAL_MUST_CHECK bool plan_measure_steps(const plan_request *r, const this_machine *m, measured_steps *out,
+EVAL_MUST_CHECK bool plan_measure_steps(const plan_request *r, const this_machine *m, plan_measured *out,
                                         progress *line, eval_error *e);
-
-void plan_print_steps(const measured_steps *s);
 
 #endif

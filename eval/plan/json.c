@@ -53,19 +53,33 @@ static json_t *of_model(const plan_request *r, const plan_result *p)
                      "attn_window", number(d->window), "n_layer_windowed", number(d->n_windowed));
 }
 
+static json_t *of_measured(const plan_measured *m)
+{
+    if (m->n == 0)
+        return json_null();
+    json_t *rows = json_array();
+    for (size_t i = 0; i < m->n; i++)
+        (void)json_array_append_new(rows, json_pack("{s:s, s:f, s:f, s:f}", "scheme", m->steps[i].scheme,
+                                                    "predicted_s", m->steps[i].predicted, "measured_s",
+                                                    m->steps[i].measured, "error_percent",
+                                                    m->steps[i].error_percent));
+    return json_pack("{s:o, s:s, s:s, s:o}", "n_tokens", number(m->n_tokens), "read_from", m->read_from,
+                     "weights", m->weights, "steps", rows);
+}
+
 bool plan_json(FILE *f, const plan_request *r, const plan_result *p, eval_error *e)
 {
     json_t *schemes = json_array();
     for (size_t i = 0; i < r->n_schemes; i++)
         (void)json_array_append_new(schemes, of_scheme(&p->schemes[i])); /* a NULL is seen below */
     json_t *root = json_pack(
-        "{s:s, s:o, s:s, s:o, s:o, s:o, s:{s:s, s:f, s:f, s:f, s:f}, s:o, s:o, s:o, s:o}", "schema",
+        "{s:s, s:o, s:s, s:o, s:o, s:o, s:{s:s, s:f, s:f, s:f, s:f}, s:o, s:o, s:o, s:o, s:o}", "schema",
         "kvq-eval-plan/1", "model", of_model(r, p), "weights", tensor_type_of(r->weights)->name,
         "weight_bytes", number(p->weight_bytes), "context", number(r->context), "batch", number(r->batch),
         "machine", "name", r->machine.name, "memory_bytes", r->machine.memory, "bandwidth_bytes_per_s",
         r->machine.bandwidth, "flops_per_s", r->machine.flops, "flops_per_byte", p->balance, "state_bytes",
-        limit(r->state_bytes), "prefill", of_work(&p->prefill), "weighed_tokens",
-        number((uint64_t)PLAN_PAYS_TOKENS), "schemes", schemes);
+        limit(r->state_bytes), "prefill", of_work(&p->prefill), "weighed_tokens", number(PLAN_PAYS_TOKENS),
+        "measured", of_measured(&p->measured), "schemes", schemes);
     const bool good = root && json_array_size(schemes) == r->n_schemes &&
                       json_dumpf(root, f, JSON_INDENT(2)) == 0 && fputc('\n', f) != EOF;
     json_decref(root);

@@ -52,6 +52,21 @@ typedef struct plan_scheme {
     uint64_t state_from; /* context from which the constant state holds less; 0: none up to a large one */
 } plan_scheme;
 
+typedef struct plan_measured_step {
+    const char *scheme;
+    double predicted, measured; /* seconds */
+    double error_percent;       /* of the prediction, of what was measured */
+} plan_measured_step;
+
+/* Predictions beside measurements of one sequence; filled by who can measure. */
+typedef struct plan_measured {
+    size_t n_tokens;       /* in the cache, in the middle of the steps that were measured */
+    const char *read_from; /* the level of memory in which a step's bytes lie */
+    const char *weights;
+    plan_measured_step steps[PLAN_MAX_SCHEMES];
+    size_t n; /* 0: nothing was measured */
+} plan_measured;
+
 typedef struct plan_result {
     model_params params;
     uint64_t weight_bytes;
@@ -59,6 +74,7 @@ typedef struct plan_result {
     plan_work prefill;
     size_t n_pays_layers; /* layers of the cache that pays_from was asked of */
     plan_scheme schemes[PLAN_MAX_SCHEMES];
+    plan_measured measured;
 } plan_result;
 
 /** Everything. `line` tells which scheme's cache is being weighed. */

@@ -197,6 +197,20 @@ static void print_crossings(const plan_request *r, const plan_result *p)
     }
 }
 
+static void print_measured(const plan_measured *m)
+{
+    char tokens[FORMAT_SIZE];
+    format_count(tokens, m->n_tokens);
+    printf(
+        "\nMeasured here: a step of one sequence of %s tokens, %s weights, read from %s\n%-*s%14s%14s%12s\n",
+        tokens, m->weights, m->read_from, NAME_WIDTH, "scheme", "predicted", "measured", "error");
+    for (size_t i = 0; i < m->n; i++) {
+        print_name(m->steps[i].scheme);
+        printf("%11.3f ms%11.3f ms%+10.0f %%\n", 1e3 * m->steps[i].predicted, 1e3 * m->steps[i].measured,
+               m->steps[i].error_percent);
+    }
+}
+
 void plan_print(const plan_request *r, const plan_result *p)
 {
     print_head(r, p);
@@ -208,4 +222,6 @@ void plan_print(const plan_request *r, const plan_result *p)
     printf("\nTimes are what memory and arithmetic allow at their full rates, with nothing in between: real "
            "ones are "
            "longer.\nAttention over packed keys and values is taken to keep up with the memory.\n");
+    if (p->measured.n > 0)
+        print_measured(&p->measured);
 }
