@@ -94,7 +94,7 @@ bool plan_measure_steps(const plan_request *r, const this_machine *m, plan_measu
 {
     static bench_options o; /* large */
     static bench_report report;
-    char name[300];
+    static char name[300]; /* as long as o */
     const bool named = !model_is_random(r->dims.name), gpt2 = strcmp(r->dims.architecture, "gpt2") == 0;
     snprintf(name, sizeof name, "%s%s", named ? "random:" : "", r->dims.name);
     o = (bench_options){
@@ -102,18 +102,19 @@ bool plan_measure_steps(const plan_request *r, const this_machine *m, plan_measu
     o.models[0] = name;
     o.isas[0] = kvq_isa();
     o.threads[0] = omp_get_max_threads();
-    for (size_t i = 0; i < r->n_schemes; i++) { /* fp32 and fp16 run anyway */
+    bool good = true;
+    for (size_t i = 0; good && i < r->n_schemes; i++) { /* fp32 and fp16 run anyway */
         const char *text = kvq_scheme_text(r->schemes[i]);
         if (strcmp(text, "fp16") == 0 || strcmp(text, "fp32") == 0)
             continue;
         kvq_scheme *copy = NULL;
-        if (kvq_scheme_create(&copy, text, NULL) != KVQ_OK)
-            return eval_fail(e, "out of memory");
-        o.schemes[o.n_schemes++] = copy;
+        good = kvq_scheme_create(&copy, text, NULL) == KVQ_OK || eval_fail(e, "out of memory");
+        if (good)
+            o.schemes[o.n_schemes++] = copy;
     }
     double last = 0.0, before = 0.0;
     const tensor_type weights = gpt2 ? TENSOR_F32 : TENSOR_BF16; /* as random: makes them */
-    bool good = bench_decode(&o, &report, line, e) && bench_report_check(&report, e);
+    good = good && bench_decode(&o, &report, line, e) && bench_report_check(&report, e);
     if (good) {
         last_lengths(&report.tables[0], &last, &before);
         *out = (plan_measured){.n_tokens = DECODE_PROMPT + (size_t)((last + before) / 2.0),
