@@ -100,11 +100,14 @@ typedef struct grid {
     char text[MAX_GRID]; /* cut into the pieces that the factors point to */
     factor factors[MAX_FACTORS];
     size_t n_factors;
+    char otherwise[sizeof "base=kvq2"]; /* the factor of a grid that makes no whole schemes, cut likewise */
 } grid;
 
+/* Digits, or digits and a colon with more: "2", "1.5", "2:fb". */
 static bool is_number(const char *text)
 {
-    return text[0] != '\0' && text[strspn(text, "0123456789.")] == '\0';
+    const size_t n = strspn(text, "0123456789.");
+    return n > 0 && (text[n] == '\0' || text[n] == ':');
 }
 
 /* Cut "value,value" into values. */
@@ -134,6 +137,14 @@ static bool parse_values(factor *f, char *text, eval_error *e)
     return true;
 }
 
+static bool has_factor(const grid *g, const char *key)
+{
+    for (size_t i = 0; i < g->n_factors; i++)
+        if (strcmp(g->factors[i].key, key) == 0)
+            return true;
+    return false;
+}
+
 static bool parse_factor(grid *g, char *word, eval_error *e)
 {
     static const char *const keys[] = {"base", "k", "v", "r", "mode", "rtype", "s", "hh", "arith"};
@@ -148,9 +159,8 @@ static bool parse_factor(grid *g, char *word, eval_error *e)
         return eval_fail(
             e, "--grid: there is no factor '%.100s'; there are base, k, v, r, mode, rtype, s, hh and arith",
             word);
-    for (size_t j = 0; j < g->n_factors; j++)
-        if (strcmp(g->factors[j].key, word) == 0)
-            return eval_fail(e, "--grid: %s= is given twice", word);
+    if (has_factor(g, word))
+        return eval_fail(e, "--grid: %s= is given twice", word);
     factor *f = &g->factors[g->n_factors++];
     f->key = word;
     return parse_values(f, equals + 1, e);
@@ -165,8 +175,11 @@ static bool parse_grid(grid *g, const char *text, eval_error *e)
     for (char *word = strtok_r(g->text, " ", &rest); word; word = strtok_r(NULL, " ", &rest))
         if (!parse_factor(g, word, e))
             return false;
-    return g->n_factors > 0 ||
-           eval_fail(e, "--grid: expected families or KEY=VALUE,VALUE,..., found nothing");
+    if (g->n_factors == 0)
+        return eval_fail(e, "--grid: expected families or KEY=VALUE,VALUE,..., found nothing");
+    const bool whole = has_factor(g, "base") || (has_factor(g, "k") && has_factor(g, "v"));
+    snprintf(g->otherwise, sizeof g->otherwise, "base=kvq2");
+    return whole || parse_factor(g, g->otherwise, e);
 }
 
 /* base stands first, wherever it was given. */
