@@ -198,27 +198,15 @@ static void fail(sweep *s, const eval_error *e)
     }
 }
 
-/* A cell as it is in the file: in its place among all windows, with the text of its worst tokens. */
-static bool finish_cell(const sweep *s, cell *c, const task *t, eval_error *e)
-{
-    const inputs *in = s->config->in;
-    c->window = t->window;
-    if (t->window > 0) { /* a picture of one window is enough */
-        free(c->portrait.k);
-        free(c->portrait.v);
-        memset(&c->portrait, 0, sizeof c->portrait);
-    }
-    return !in->ids || cells_add_text(c, in->tokenizer, in->ids + t->window * in->n_tokens, e);
-}
-
 static bool write_cells(sweep *s, const task *t, const evaluation *ev, eval_error *e)
 {
+    const inputs *in = s->config->in;
     size_t n_lines = 0;
     char **lines = calloc(ev->n_runs, sizeof lines[0]);
     bool good = lines || eval_fail(e, "out of memory");
     for (size_t i = t->fp32 ? 0 : 1; good && i < ev->n_runs; i++) {
         cell *c = &ev->runs[i].cells[0];
-        good = finish_cell(s, c, t, e);
+        good = !in->ids || cells_add_text(c, in->tokenizer, in->ids + t->window * in->n_tokens, e);
         if (good) {
             lines[n_lines] = results_line(&s->plan->experiment, c);
             good = lines[n_lines++] != NULL || eval_fail(e, "out of memory");
@@ -234,7 +222,7 @@ static bool write_cells(sweep *s, const task *t, const evaluation *ev, eval_erro
 }
 
 /* False if it could not be measured; what could not be written ends all work instead. */
-static bool run_group(sweep *s, const task *t, teller *progress, eval_error *e)
+static bool run_group(sweep *s, const task *t, teller *told, eval_error *e)
 {
     const sweep_config *c = s->config;
     evaluate_config config = base_config(c);
@@ -242,13 +230,13 @@ static bool run_group(sweep *s, const task *t, teller *progress, eval_error *e)
     eval_error why = {""};
     if (config.ids)
         config.ids += t->window * config.n_tokens;
-    config.first_sequence = t->window;
+    config.first_window = t->window;
     config.n_windows = 1;
     config.schemes = s->order + t->first;
     config.n_schemes = t->n;
     config.n_threads = s->n_tasks > 1 ? 1 : c->n_threads;
     config.progress = tell;
-    config.progress_ctx = progress;
+    config.progress_ctx = told;
     config.stop = should_stop;
     config.stop_ctx = s;
     if (!evaluate(&ev, &config, e))
@@ -273,8 +261,8 @@ static void say_failed(sweep *s, const task *t, const eval_error *why)
 static void run_task(sweep *s, const task *t)
 {
     eval_error e = {""};
-    teller progress = {.sweep = s, .n_cells = t->n + (t->fp32 ? 1 : 0)};
-    const bool good = run_group(s, t, &progress, &e);
+    teller told = {.sweep = s, .n_cells = t->n + (t->fp32 ? 1 : 0)};
+    const bool good = run_group(s, t, &told, &e);
     if (!good && !should_stop(s)) {
         task one = {.window = t->window, .fp32 = t->fp32, .first = t->first};
         teller none = {.sweep = s}; /* counts no cells */
@@ -290,7 +278,7 @@ static void run_task(sweep *s, const task *t)
         }
     }
     if (!should_stop(s))
-        tell(&progress, 1.0);
+        tell(&told, 1.0);
 }
 
 static void run_tasks(sweep *s)
