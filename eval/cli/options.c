@@ -3,6 +3,7 @@
 
 #include "eval/cli/options.h"
 
+#include "eval/cli/input_options.h"
 #include "eval/cli/plugins.h"
 #include "eval/common/arguments.h"
 
@@ -26,20 +27,10 @@ enum {
     KEY_SCHEME,
     KEY_COMPARE,
     KEY_PLUGIN,
-    KEY_MODEL,
-    KEY_KV,
-    KEY_TEXT,
-    KEY_NO_BOS,
-    KEY_CONTEXT,
-    KEY_TOKENS,
-    KEY_WINDOWS,
-    KEY_PROMPT,
-    KEY_GENERATE,
     KEY_PRECISION,
     KEY_APPEND_ONLY,
     KEY_BOUND,
     KEY_THREADS,
-    KEY_SEED,
     KEY_PER_LAYER,
     KEY_JSON,
     KEY_CSV,
@@ -80,27 +71,28 @@ const struct argp_option options_list[] = {
      "Load a codec from a shared object (kvq_experimental.h); its name then stands in --scheme", 1},
 
     {NULL, 0, NULL, 0, "What it is measured on:", 2},
-    {"model", KEY_MODEL, "PATH", 0,
+    {"model", INPUT_MODEL, "PATH", 0,
      "Hugging Face directory or GGUF file of a GPT-2, Llama, Mistral, Qwen 2 or 3; or random: and a "
      "published "
      "shape such as gpt2 or llama-3.2-1b, or numbers (L,H,D,CTX,VOCAB for a GPT-2, L,H,HKV,D,CTX,VOCAB for a "
      "Llama), for seeded random weights (default: the model that comes with kvq-eval)",
      2},
-    {"kv", KEY_KV, "FILE", 0,
+    {"kv", INPUT_KV, "FILE", 0,
      "Instead of a model: queries, keys and values recorded from any model, as .safetensors or .npy, or a "
      "directory of .npy; kvq-eval dump writes such files",
      2},
-    {"text", KEY_TEXT, "FILE", 0,
+    {"text", INPUT_TEXT, "FILE", 0,
      "UTF-8 text; - is standard input (default: the sample that comes with kvq-eval)", 2},
-    {"no-bos", KEY_NO_BOS, NULL, 0,
+    {"no-bos", INPUT_NO_BOS, NULL, 0,
      "Windows begin with the text, not with the token that the model's tokenizer puts before it", 2},
-    {"context", KEY_CONTEXT, "N", 0, "Context length, at most the model's, which is the default", 2},
-    {"tokens", KEY_TOKENS, "N", 0, "Tokens of each window, at most the context (default: that, up to 1024)",
+    {"context", INPUT_CONTEXT, "N", 0, "Context length, at most the model's, which is the default", 2},
+    {"tokens", INPUT_TOKENS, "N", 0, "Tokens of each window, at most the context (default: that, up to 1024)",
      2},
-    {"windows", KEY_WINDOWS, "N", 0, "Windows taken from the text one after the other (default: up to 4)", 2},
-    {"prompt", KEY_PROMPT, "N", 0, "The first N tokens of a window are a prefill and not counted (default 0)",
+    {"windows", INPUT_WINDOWS, "N", 0, "Windows taken from the text one after the other (default: up to 4)",
      2},
-    {"generate", KEY_GENERATE, "N", 0,
+    {"prompt", INPUT_PROMPT, "N", 0,
+     "The first N tokens of a window are a prefill and not counted (default 0)", 2},
+    {"generate", INPUT_GENERATE, "N", 0,
      "Instead of measuring, write N tokens greedily after the text's first --prompt tokens (default 32)", 2},
     {"precision", KEY_PRECISION, "P", 0, "Arithmetic of attention: fast (default) or exact", 2},
     {"append-only", KEY_APPEND_ONLY, NULL, 0,
@@ -109,7 +101,7 @@ const struct argp_option options_list[] = {
     {"bound", KEY_BOUND, "N", 0,
      "Check the certified bound at every Nth step, or off (default: at eight steps of each window)", 2},
     {"threads", KEY_THREADS, "N", 0, "Threads (default: one per processor)", 2},
-    {"seed", KEY_SEED, "N", 0, "Seed of random: weights (default 1)", 2},
+    {"seed", INPUT_SEED, "N", 0, "Seed of random: weights (default 1)", 2},
 
     {NULL, 0, NULL, 0, "What is shown:", 3},
     {"per-layer", KEY_PER_LAYER, NULL, 0, "Also a table of errors per layer and head", 3},
@@ -288,36 +280,7 @@ static error_t parse_output_option(int key, char *arg, const struct argp_state *
 
 static error_t parse_input_option(int key, char *arg, const struct argp_state *state, options *o)
 {
-    const uint64_t many = KVQ_MAX_TOKENS;
     switch (key) {
-    case KEY_MODEL:
-        o->in.model = argument_file(state, "model", arg);
-        return 0;
-    case KEY_NO_BOS:
-        o->in.no_bos = true;
-        return 0;
-    case KEY_KV:
-        o->in.kv = argument_file(state, "kv", arg);
-        return 0;
-    case KEY_TEXT:
-        o->in.text = argument_file(state, "text", arg);
-        return 0;
-    case KEY_CONTEXT:
-        o->in.context = argument_number(state, "context", arg, 2, many);
-        return 0;
-    case KEY_TOKENS:
-        o->in.tokens = argument_number(state, "tokens", arg, 2, many);
-        return 0;
-    case KEY_WINDOWS:
-        o->in.windows = argument_number(state, "windows", arg, 1, many);
-        return 0;
-    case KEY_PROMPT:
-        o->in.prompt = argument_number(state, "prompt", arg, 0, many);
-        o->in.prompt_set = true;
-        return 0;
-    case KEY_GENERATE:
-        o->in.generate = argument_number(state, "generate", arg, 1, many);
-        return 0;
     case KEY_PRECISION:
         o->precision = strcmp(one_of(state, "precision", arg, key), "fast") == 0 ? KVQ_PRECISION_FAST
                                                                                  : KVQ_PRECISION_EXACT;
@@ -326,17 +289,14 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
         o->append_only = true;
         return 0;
     case KEY_BOUND:
-        o->bound = strcmp(arg, "off") == 0 ? 0 : argument_number(state, "bound", arg, 1, many);
+        o->bound = strcmp(arg, "off") == 0 ? 0 : argument_number(state, "bound", arg, 1, KVQ_MAX_TOKENS);
         o->bound_set = true;
         return 0;
     case KEY_THREADS:
         o->threads = (int)argument_number(state, "threads", arg, 1, 1024);
         return 0;
-    case KEY_SEED:
-        o->in.seed = argument_number(state, "seed", arg, 0, INT64_MAX);
-        return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return input_option_parse(key, arg, state, &o->in);
     }
 }
 
@@ -366,20 +326,10 @@ static void check_scheme_flags(const struct argp_state *state, const scheme_flag
 /* A recording is instead of a model and its text, and knows of no logits. */
 static void check_recording(const struct argp_state *state, const options *o)
 {
-    const struct {
-        bool given;
-        const char *name;
-    } others[] = {{o->in.model, "model"},
-                  {o->in.text, "text"},
-                  {o->in.context > 0, "context"},
-                  {o->in.generate > 0, "generate"},
-                  {o->logits, "logits"},
-                  {o->max_kld.set, "max-kld"},
-                  {o->max_ppl_increase.set, "max-ppl-increase"}};
-    for (size_t i = 0; o->in.kv && i < sizeof others / sizeof others[0]; i++)
-        if (others[i].given)
-            argp_error(state, "--kv and --%s: a recording has no model to run and no text; take one of them",
-                       others[i].name);
+    input_options_check(state, &o->in);
+    input_options_check_recording(state, &o->in, o->logits != NULL, "logits");
+    input_options_check_recording(state, &o->in, o->max_kld.set, "max-kld");
+    input_options_check_recording(state, &o->in, o->max_ppl_increase.set, "max-ppl-increase");
 }
 
 static void check_combinations(const struct argp_state *state, const options *o)
