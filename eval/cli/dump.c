@@ -11,23 +11,28 @@
 #include "eval/model/inputs.h"
 #include "eval/model/record.h"
 #include "eval/report/format.h"
-#include "lib/kvq.h"
 
 #include <cblas.h>
 #include <omp.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { KEY_THREADS = 0x400, KEY_OUT, KEY_DTYPE, KEY_QUIET };
+enum {
+    KEY_THREADS = 0x400,
+    KEY_OUT,
+    KEY_DTYPE,
+    KEY_QUIET,
+};
 
 const struct argp_option dump_options_list[] = {
     {NULL, 0, NULL, 0, "What is recorded; all as without a command:", 1},
-    {"model", INPUT_MODEL, "PATH", 0, "The model", 1},
-    {"text", INPUT_TEXT, "FILE", 0, "The text; - is standard input", 1},
-    {"context", INPUT_CONTEXT, "N", 0, "Context length", 1},
-    {"tokens", INPUT_TOKENS, "N", 0, "Tokens of each window", 1},
-    {"windows", INPUT_WINDOWS, "N", 0, "Windows; each becomes a sequence of the recording", 1},
-    {"seed", INPUT_SEED, "N", 0, "Seed of random: weights (default 1)", 1},
+    {"model", INPUT_KEY_MODEL, "PATH", 0, "The model", 1},
+    {"text", INPUT_KEY_TEXT, "FILE", 0, "The text; - is standard input", 1},
+    {"no-bos", INPUT_KEY_NO_BOS, NULL, 0, "Windows begin with the text, not with a token before it", 1},
+    {"context", INPUT_KEY_CONTEXT, "N", 0, "Context length", 1},
+    {"tokens", INPUT_KEY_TOKENS, "N", 0, "Tokens of each window", 1},
+    {"windows", INPUT_KEY_WINDOWS, "N", 0, "Windows; each becomes a sequence of the recording", 1},
+    {"seed", INPUT_KEY_SEED, "N", 0, "Seed of random: weights (default 1)", 1},
 
     {NULL, 0, NULL, 0, "How:", 2},
     {"out", KEY_OUT, "FILE", 0,
@@ -104,7 +109,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         check_out(state, o);
         return 0;
     default:
-        return input_option_parse(key, arg, state, &o->in);
+        return input_option(key, arg, state, &o->in);
     }
 }
 

@@ -1,5 +1,4 @@
-/* The options that say what is run on: model, text and windows, the same for every command that has them. Each command
- * has rows of its own for those it takes, with these keys. */
+/* The options that say what is decoded, which several commands take and all understand alike. */
 #ifndef KVQ_EVAL_CLI_INPUT_OPTIONS_H
 #define KVQ_EVAL_CLI_INPUT_OPTIONS_H
 
@@ -7,27 +6,18 @@
 
 #include <argp.h>
 
+/* Their keys; those of a command's own options begin elsewhere. */
 enum {
-    INPUT_MODEL = 0x800,
-    INPUT_KV,
-    INPUT_TEXT,
-    INPUT_NO_BOS,
-    INPUT_CONTEXT,
-    INPUT_TOKENS,
-    INPUT_WINDOWS,
-    INPUT_PROMPT,
-    INPUT_GENERATE,
-    INPUT_SEED,
+    INPUT_KEY_MODEL = 0x800,
+    INPUT_KEY_TEXT,
+    INPUT_KEY_NO_BOS,
+    INPUT_KEY_CONTEXT,
+    INPUT_KEY_TOKENS,
+    INPUT_KEY_WINDOWS,
+    INPUT_KEY_SEED,
 };
 
-/** Take an option with one of these keys; ARGP_ERR_UNKNOWN for all others. */
-error_t input_option_parse(int key, char *arg, const struct argp_state *state, inputs_request *in);
-
-/** A recording is instead of a model and its text: what does not go with --kv ends the process. */
-void input_options_check(const struct argp_state *state, const inputs_request *in);
-
-/** The same for another option. */
-void input_options_check_recording(const struct argp_state *state, const inputs_request *in, bool given,
-                                   const char *name);
+/** Take the option of this key; ARGP_ERR_UNKNOWN if it is none of them. Strings point into argv. */
+error_t input_option(int key, char *arg, const struct argp_state *state, inputs_request *in);
 
 #endif

@@ -25,6 +25,8 @@ enum {
     KEY_GROUP,
     KEY_SHARD,
     KEY_JOBS,
+    KEY_KV,
+    KEY_PROMPT,
     KEY_PRECISION,
     KEY_APPEND_ONLY,
     KEY_THREADS,
@@ -42,17 +44,17 @@ const struct argp_option sweep_options_list[] = {
      1},
 
     {NULL, 0, NULL, 0, "What they are measured on; all as without a command:", 2},
-    {"model", INPUT_MODEL, "PATH", 0, "The model", 2},
-    {"kv", INPUT_KV, "FILE", 0, "Instead of a model: a recording", 2},
-    {"text", INPUT_TEXT, "FILE", 0, "The text; - is standard input", 2},
-    {"no-bos", INPUT_NO_BOS, NULL, 0, "Windows begin with the text", 2},
-    {"context", INPUT_CONTEXT, "N", 0, "Context length", 2},
-    {"tokens", INPUT_TOKENS, "N", 0, "Tokens of each window", 2},
-    {"windows", INPUT_WINDOWS, "N", 0, "Windows taken from the text one after the other", 2},
-    {"prompt", INPUT_PROMPT, "N", 0, "The first N tokens of a window are not counted", 2},
+    {"model", INPUT_KEY_MODEL, "PATH", 0, "The model", 2},
+    {"kv", KEY_KV, "FILE", 0, "Instead of a model: a recording", 2},
+    {"text", INPUT_KEY_TEXT, "FILE", 0, "The text; - is standard input", 2},
+    {"no-bos", INPUT_KEY_NO_BOS, NULL, 0, "Windows begin with the text", 2},
+    {"context", INPUT_KEY_CONTEXT, "N", 0, "Context length", 2},
+    {"tokens", INPUT_KEY_TOKENS, "N", 0, "Tokens of each window", 2},
+    {"windows", INPUT_KEY_WINDOWS, "N", 0, "Windows taken from the text one after the other", 2},
+    {"prompt", KEY_PROMPT, "N", 0, "The first N tokens of a window are not counted", 2},
     {"precision", KEY_PRECISION, "P", 0, "Arithmetic of attention: fast (default) or exact", 2},
     {"append-only", KEY_APPEND_ONLY, NULL, 0, "Let queries teach the caches nothing", 2},
-    {"seed", INPUT_SEED, "N", 0, "Seed of random: weights (default 1)", 2},
+    {"seed", INPUT_KEY_SEED, "N", 0, "Seed of random: weights (default 1)", 2},
 
     {NULL, 0, NULL, 0, "How:", 3},
     {"out", KEY_OUT, "FILE", 0,
@@ -102,6 +104,15 @@ typedef struct sweep_options {
     bool append_only, quiet;
 } sweep_options;
 
+/* A recording is instead of a model and its text. */
+static void check_recording(const struct argp_state *state, const inputs_request *in)
+{
+    const char *other = in->model ? "model" : in->text ? "text" : in->context > 0 ? "context" : NULL;
+    if (in->kv && other)
+        argp_error(state, "--kv and --%s: a recording has no model to run and no text; take one of them",
+                   other);
+}
+
 static void check_stdin(const struct argp_state *state, const sweep_options *o)
 {
     int n = o->in.text && strcmp(o->in.text, "-") == 0;
@@ -145,6 +156,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case KEY_JOBS:
         o->jobs = argument_number(state, "jobs", arg, 1, JOBS_MAX);
         return 0;
+    case KEY_KV:
+        o->in.kv = argument_file(state, "kv", arg);
+        return 0;
+    case KEY_PROMPT:
+        o->in.prompt = argument_number(state, "prompt", arg, 0, KVQ_MAX_TOKENS);
+        return 0;
     case KEY_PRECISION:
         o->precision = strcmp(argument_word(state, "precision", arg, precision_words), "fast") == 0
                            ? KVQ_PRECISION_FAST
@@ -160,11 +177,11 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         o->quiet = true;
         return 0;
     case ARGP_KEY_END:
-        input_options_check(state, &o->in);
+        check_recording(state, &o->in);
         check_stdin(state, o);
         return 0;
     default:
-        return input_option_parse(key, arg, state, &o->in);
+        return input_option(key, arg, state, &o->in);
     }
 }
 
