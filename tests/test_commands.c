@@ -80,8 +80,9 @@ Test(commands, the_manual_has_every_command_and_option_and_no_others)
     static const char *const sections[][2] = {
         {"\n.Sh DESCRIPTION", "\n.Sh BENCH"}, {"\n.Sh BENCH", "\n.Sh SWEEP"},
         {"\n.Sh SWEEP", "\n.Sh MERGE"},       {"\n.Sh MERGE", "\n.Sh DUMP"},
-        {"\n.Sh DUMP", "\n.Sh TOKENIZE"},     {"\n.Sh TOKENIZE", "\n.Sh INFO"},
-        {"\n.Sh INFO", "\n.Sh COMPLETION"},   {"\n.Sh COMPLETION", "\n.Sh METRICS"}};
+        {"\n.Sh DUMP", "\n.Sh PLAN"},         {"\n.Sh PLAN", "\n.Sh TOKENIZE"},
+        {"\n.Sh TOKENIZE", "\n.Sh INFO"},     {"\n.Sh INFO", "\n.Sh COMPLETION"},
+        {"\n.Sh COMPLETION", "\n.Sh METRICS"}};
     size_t i = 0;
     for (; commands_at(i); i++) {
         const command *c = commands_at(i);
@@ -182,6 +183,7 @@ Test(commands, bash_completes_what_there_is)
         {"kvq-eval merge te", "text.txt\n"},
         {"kvq-eval merge text.txt --o", "--out\n"},
         {"kvq-eval completion b", "bash\n"},
+        {"kvq-eval plan --weights q8", "q8_0\n"},
         {"kvq-eval bench be", "\n"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
