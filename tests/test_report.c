@@ -357,8 +357,8 @@ Test(report, a_narrow_table_names_what_it_left_out)
             char padded[40], named[40];
             snprintf(padded, sizeof padded, " %s", figures[i].title ? figures[i].cell : "");
             snprintf(named, sizeof named, " %s", figures[i].title ? figures[i].title : "");
-            const char *cell = figures[i].title ? strstr(cells, padded) : NULL;
-            const bool is_shown = cell && cell < cells + strcspn(cells, "\n");
+            const char *shown = figures[i].title ? strstr(cells, padded) : NULL;
+            const bool is_shown = shown && shown < cells + strcspn(cells, "\n");
             n += is_shown;
             if (figures[i].title)
                 cr_expect_eq(is_shown, !(left_out && strstr(left_out, named)), "width %zu: %s\n%s", width,

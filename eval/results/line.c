@@ -558,7 +558,7 @@ static bool read_bins(const reader *r, const json_t *array, cell *c)
         return wrong(r, "cell.bins", array, "an array of 40");
     for (size_t i = 0; i < CELL_N_BINS; i++) {
         const field f = {"", U32, 0, 0};
-        char path[32];
+        char path[64];
         snprintf(path, sizeof path, "cell.bins[%zu]", i);
         if (!read_unsigned(r, &f, path, json_array_get(array, i), &c->bins[i]))
             return false;
@@ -572,7 +572,7 @@ static bool read_worst(const reader *r, const json_t *array, cell *c)
         return wrong(r, "cell.worst", array, "an array of at most 10");
     c->n_worst = json_array_size(array);
     for (size_t i = 0; i < c->n_worst; i++) {
-        char path[32];
+        char path[64];
         snprintf(path, sizeof path, "cell.worst[%zu]", i);
         if (!read_fields(r, path, json_array_get(array, i), worst_fields, COUNT(worst_fields), &c->worst[i]))
             return false;
