@@ -10,6 +10,7 @@
 #include "eval/cli/evaluation.h"
 #include "eval/cli/info.h"
 #include "eval/cli/options.h"
+#include "eval/cli/page.h"
 #include "eval/cli/tokenize.h"
 #include "eval/common/exit_status.h"
 #include "lib/kvq.h"
@@ -22,6 +23,8 @@
 #define STRINGIFY_(x) #x
 #define STRINGIFY(x)  STRINGIFY_(x)
 
+const char *const commands_files[] = {NULL};
+
 static const command table[] = {
     {"", "Measure what quantizing the KV cache costs on real decodes, and what it saves.", evaluation_main,
      options_list, options_words, NULL},
@@ -31,6 +34,8 @@ static const command table[] = {
      dump_words, NULL},
     {"tokenize", "Print a text's token ids as a model sees it", tokenize_main, tokenize_options_list, NULL,
      NULL},
+    {"report", "Make a page, figures and tables from results files", page_main, page_options_list, NULL,
+     commands_files},
     {"info", "Print version, instruction set, threads and data directory", info_main, info_options_list, NULL,
      NULL},
     {"completion", "Print completion for a shell: source <(kvq-eval completion bash)", completion_main,
@@ -128,6 +133,8 @@ static int no_option(const command *c, const char *program, const char *name, si
 
 static int check_word(const command *c, const char *program, const char *word)
 {
+    if (c->arguments == commands_files)
+        return STATUS_GOOD;
     for (size_t i = 0; c->arguments && c->arguments[i]; i++)
         if (strcmp(c->arguments[i], word) == 0)
             return STATUS_GOOD;

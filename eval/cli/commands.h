@@ -16,6 +16,9 @@ typedef struct command {
     const char *const *arguments;            /* the words it takes, ending with NULL; NULL: options only */
 } command;
 
+/** The arguments of a command that takes files: any words. */
+extern const char *const commands_files[];
+
 /** Command i; NULL behind the last. The first is the one without a name. */
 const command *commands_at(size_t i);
 

@@ -85,7 +85,9 @@ static void print_bash(void)
     for (size_t i = 0; commands_at(i); i++) {
         printf("        names%s) words='", commands_at(i)->name);
         print_names(commands_at(i));
-        fputs("' ;;\n", stdout);
+        fputs(commands_at(i)->arguments == commands_files ? "'; [[ $cur == -* ]] || kind=file ;;\n"
+                                                          : "' ;;\n",
+              stdout);
     }
     fputs("    esac\n"
           "    [[ $COMP_CWORD -eq 1 ]] && words+='",
