@@ -62,7 +62,7 @@ static const page_scheme page_schemes[] = {
     {"q8_0", 8.9, 4},
     {"q4_0", 5.0, 12},
     {"q4_1", 5.4, 11},
-    {"turbo1-nc", 2.1, 40},
+    {"k=turbo:1,v=turbo:1", 2.1, 40},
     {"turbo2-nc", 3.0, 8},
     {"turbo3-nc", 3.9, 8},
     {"turbo4-nc", 4.8, 8},

@@ -116,7 +116,7 @@ static bool draw(pictures *list, growth *g, size_t number, eval_error *e)
     const size_t from_fp16 = smaller_from(g, g->fp16), from_q8_0 = smaller_from(g, g->q8_0);
     double most = 1.6 * g->fp16;
     /* Short sequences cost many times more for each token; the picture is cut where that says nothing more. */
-    g->a = (axes){.x = scale_log((double)g->lengths[0], (double)g->lengths[g->n - 1], 58, PICTURE_WIDTH - 12),
+    g->a = (axes){.x = scale_log((double)g->lengths[0], (double)g->lengths[g->n - 1], 58, PICTURE_WIDTH - 22),
                   .y = {.log = false, .lo = 0, .hi = most, .from = 300, .to = 34},
                   .x_title = "tokens held",
                   .y_title = "bytes per token, all layers",

@@ -76,7 +76,7 @@ static bool find_axes(plot *p, double bottom)
     }
     if (x1 <= 0.0)
         return false;
-    p->a = (axes){.x = scale_log(x0, x1, 52, PICTURE_WIDTH - 12),
+    p->a = (axes){.x = scale_log(x0, x1, 52, PICTURE_WIDTH - 22),
                   .y = scale_log(y0, y1, bottom, 34),
                   .x_title = p->bytes ? "bytes per token, all layers" : "bits per number, all bytes counted",
                   .y_title =
@@ -224,25 +224,32 @@ static void fill_table(table *t, const plot *p)
     }
 }
 
-/* What stands under the picture: how to read it, and what it does not show. */
-static void write_note(picture *fig, const plot *p)
+static void write_notes(picture *fig, const plot *p)
 {
     const view *v = p->v;
-    char number[MARKUP_NUMBER];
-    size_t used = (size_t)snprintf(
-        fig->note, sizeof fig->note,
-        "Lower and further left is better. The line joins the front: schemes that none beats in "
-        "both. Bars: 95 %% intervals. Rings: the two that the summary compares.");
-    for (size_t i = 0; i < v->n && used < sizeof fig->note - 200; i++) {
+    size_t used = 0, n_unknown = 0;
+    snprintf(fig->note, sizeof fig->note,
+             "Lower and further left is better. The line joins the front: schemes that none beats in both. "
+             "Bars: 95 %% "
+             "intervals. Rings: the two that the summary compares.");
+    for (size_t i = 0; i < v->n; i++) {
         const scheme_view *s = &v->schemes[i];
+        char size[MARKUP_NUMBER], value[MARKUP_NUMBER];
         if (is_drawn(p, s))
             continue;
-        markup_number(number, value_of(p, s));
-        char size[MARKUP_NUMBER];
         markup_number(size, size_of(p, s));
-        used += (size_t)snprintf(fig->note + used, sizeof fig->note - used, " Not drawn: %.40s (%s %s, %s).",
-                                 s->label, size, p->bytes ? "bytes" : "bits", number);
+        markup_number(value, value_of(p, s));
+        if (isnan(size_of(p, s)))
+            n_unknown++;
+        else if (used + 100 < sizeof fig->foot)
+            used += (size_t)snprintf(fig->foot + used, sizeof fig->foot - used, "%s%.40s (%s, %s)",
+                                     used == 0 ? "Not drawn: " : ", ", s->label, size, value);
     }
+    if (used > 0)
+        used += (size_t)snprintf(fig->foot + used, sizeof fig->foot - used, ". ");
+    if (n_unknown > 0)
+        snprintf(fig->foot + used, sizeof fig->foot - used, "%zu scheme%s this program cannot weigh.",
+                 n_unknown, n_unknown == 1 ? "" : "s");
 }
 
 static bool one(pictures *list, const view *v, bool bytes, eval_error *e)
@@ -263,11 +270,12 @@ static bool one(pictures *list, const view *v, bool bytes, eval_error *e)
     picture *fig = pictures_next(list, "front", bytes ? "quality-bytes" : "quality-bits");
     const char *what = v->main == FIGURE_KL ? "Divergence" : "Error of attention";
     if (bytes)
-        snprintf(fig->title, sizeof fig->title, "%s against bytes per token at a context of %zu tokens", what,
+        snprintf(fig->title, sizeof fig->title, "%s against bytes per token, at %zu tokens", what,
                  v->context);
     else
-        snprintf(fig->title, sizeof fig->title, "%s against bits, after %zu tokens", what, v->x->n_tokens);
-    write_note(fig, &p);
+        snprintf(fig->title, sizeof fig->title, "%s against bits per number, at %zu tokens", what,
+                 v->x->n_tokens);
+    write_notes(fig, &p);
     fill_table(&fig->table, &p);
     const double legend = svg_legend(NULL, items, n_items, 8, 0, PICTURE_WIDTH - 16);
     FILE *f = picture_open(fig, bottom + 46 + legend);

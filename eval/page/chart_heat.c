@@ -19,7 +19,7 @@ static size_t heat_of(double x, double lo, double hi)
     return !(i > 0.0) ? 0 : i >= STYLE_N_HEAT ? STYLE_N_HEAT - 1 : (size_t)i;
 }
 
-/* The colours with what they stand for, in a row. */
+/* The colours with what they stand for, in a row: by the logarithm. */
 static void draw_key(FILE *f, double y, double lo, double hi)
 {
     const double left = 120, wide = 24;
@@ -71,8 +71,8 @@ static void draw_map(FILE *f, const map *m, size_t scheme, double left, double t
                     "<rect class=\"%s\" x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\"><title>layer "
                     "%zu, head "
                     "%zu: %s</title></rect>\n",
-                    heat[heat_of(x, m->lo, m->hi)], left + (double)c * w, top + (double)layer * h,
-                    w - (w > 6 ? 1 : 0), h - (h > 6 ? 1 : 0), layer, c, number);
+                    heat[heat_of(log(fmax(x, m->lo)), log(m->lo), log(m->hi))], left + (double)c * w,
+                    top + (double)layer * h, w - (w > 6 ? 1 : 0), h - (h > 6 ? 1 : 0), layer, c, number);
         }
     }
     const size_t y_step = n_layer > 16 ? (n_layer > 40 ? 10 : 5) : n_layer > 8 ? 2 : 1;
@@ -119,8 +119,10 @@ static bool one_map(pictures *list, map *m, eval_error *e)
         for (size_t layer = 0; layer < x->n_layer; layer++) {
             for (size_t c = 0; c < m->n_columns; c++) {
                 const double value = value_at(m, i, layer, c);
-                m->lo = isnan(value) ? m->lo : fmin(m->lo, value);
-                m->hi = isnan(value) ? m->hi : fmax(m->hi, value);
+                if (value > 0.0) {
+                    m->lo = fmin(m->lo, value);
+                    m->hi = fmax(m->hi, value);
+                }
             }
         }
     }
@@ -129,9 +131,9 @@ static bool one_map(pictures *list, map *m, eval_error *e)
     picture *fig = pictures_next(list, "heads", ids[m->what]);
     snprintf(fig->title, sizeof fig->title, "Relative error of %s, by layer and head", names[m->what]);
     snprintf(fig->note, sizeof fig->note,
-             "Each cache is fed the fp32 run's own data, so this is the error of that place alone. Darker in "
-             "the light theme, "
-             "brighter in the dark one, is a larger error; both maps share one scale.");
+             "Each cache is fed the fp32 run's own data, so this is the error of that place alone. Both maps "
+             "share one "
+             "scale, which is logarithmic.");
     map_table(&fig->table, m);
     const double left = 40, top = 46, gap = 22;
     const double wide = m->n_schemes == 1 ? 2 * 199.0 : (PICTURE_WIDTH - left - 8 - gap) / 2;

@@ -17,6 +17,8 @@ static const char *line_class(size_t i, const char *kind)
     return kind[0] == 'l' ? lines[i] : kind[0] == 'p' ? points[i] : plain[i];
 }
 
+enum { MOST_MARKED = 24 }; /* points of a line that have marks */
+
 /* One line for each chosen scheme, n points each, all with the same x: y is [n_chosen][n]. */
 typedef struct lines {
     const view *v;
@@ -51,7 +53,7 @@ static void draw_lines(FILE *f, const lines *l)
             snprintf(hover, sizeof hover, "%s, %s %s: %s %s", v->schemes[v->chosen[c]].label, l->x_unit, x,
                      value, l->y_unit);
             svg_begin(f, line_class(c, "point"), px[i], px[l->n + i], hover);
-            if (l->n <= 40)
+            if (l->n <= MOST_MARKED)
                 svg_marker(f, c);
             fputs("<circle class=\"hit\" r=\"7\"/>", f);
             svg_end(f);
@@ -66,7 +68,7 @@ static bool finish(picture *fig, const lines *l, eval_error *e)
     const view *v = l->v;
     for (size_t c = 0; c < v->n_chosen; c++)
         items[c] = (legend_item){v->schemes[v->chosen[c]].label, line_class(c, "class"),
-                                 l->n <= 40 ? c : LEGEND_LINE};
+                                 l->n <= MOST_MARKED ? c : LEGEND_LINE};
     const double bottom = l->a.y.from, wide = PICTURE_WIDTH - 16;
     FILE *f = picture_open(fig, bottom + 46 + svg_legend(NULL, items, v->n_chosen, 8, 0, wide));
     if (!f)
@@ -127,7 +129,7 @@ bool chart_position(pictures *list, const view *v, eval_error *e)
     double lo, hi;
     bool good = true;
     if (n > 1 && chart_range(l.y, n * v->n_chosen, &lo, &hi)) {
-        l.a = (axes){.x = scale_linear(l.x[0], l.x[n - 1], 52, PICTURE_WIDTH - 14),
+        l.a = (axes){.x = scale_linear(l.x[0], l.x[n - 1], 52, PICTURE_WIDTH - 22),
                      .y = scale_log(lo, hi, 300, 34),
                      .x_title = "position in the window, tokens",
                      .y_title = v->main == FIGURE_KL ? "KL from fp32 (nats per token)"
@@ -182,11 +184,11 @@ bool chart_spread(pictures *list, const view *v, eval_error *e)
     bool good = true;
     if (first < last) {
         last = last < l.n ? last : l.n - 1;
-        l.a = (axes){.x = scale_log(l.x[first], l.x[last], 52, PICTURE_WIDTH - 14),
+        l.a = (axes){.x = scale_log(l.x[first], l.x[last], 52, PICTURE_WIDTH - 22),
                      .y = scale_linear(0, 100, 300, 34),
                      .x_title = "KL of one token, nats",
                      .y_title = "share of tokens above it, %",
-                     .n_x = 10,
+                     .n_x = 6,
                      .n_y = 6};
         /* From the first bin that says something to the last. */
         const size_t n = last - first + 1, n_all = l.n;

@@ -10,24 +10,26 @@
 
 typedef bool (*chart_fn)(pictures *list, const view *v, eval_error *e);
 
-/* A section: its charts, and why there might be none. */
+/* A chart: the section it stands in (NULL: that of the row above), and why there might be none. */
 typedef struct section {
     const char *id, *title, *missing;
+    const char *name; /* of the chart, where it is missing */
     chart_fn chart;
 } section;
 
 static const section sections[] = {
     {"front", "How much quality for how many bytes", "there are no figures of quality, or none above zero",
-     chart_front},
-    {"position", "Along the text", "the windows are too short, or there are no figures of quality",
-     chart_position},
-    {"heads", "Where the errors are", "no head has figures", chart_heads},
-    {"bytes", "Where the bytes go", "none of the schemes is known to this program", chart_bytes},
-    {"spread", "Not the mean alone", "nothing reaches the next-token distribution, or it differs nowhere",
-     chart_spread},
-    {"portrait", "What is quantized", "the results hold no picture of keys and values", chart_portrait},
-    {"worst", "The worst tokens", "the results name none", chart_worst},
-    {"schemes", "All schemes", "there are none", chart_schemes},
+     "quality against size", chart_front},
+    {"position", "Token by token", "the windows are too short, or there are no figures of quality",
+     "quality by position", chart_position},
+    {"spread", NULL, "nothing reaches the next-token distribution, or it differs nowhere",
+     "how divergences are spread", chart_spread},
+    {"bytes", "Where the bytes go", "none of the schemes is known to this program", "bytes by purpose",
+     chart_bytes},
+    {"heads", "Inside the model", "no head has figures", "errors by layer and head", chart_heads},
+    {"portrait", NULL, "the results hold no picture of them", "keys and values of a head", chart_portrait},
+    {"worst", "The worst tokens", "the results name none", "the worst tokens", chart_worst},
+    {"schemes", "All schemes", "there are none", "all schemes", chart_schemes},
 };
 enum { N_SECTIONS = sizeof sections / sizeof sections[0] };
 
@@ -77,15 +79,28 @@ static size_t n_of_section(const pictures *list, const char *id)
     return n;
 }
 
-static void put_section(FILE *f, const section *s, const pictures *list, const char *prefix)
+/* Pictures of the section that begins at row s, those of the rows that join it included. */
+static size_t n_of_group(const pictures *list, size_t s)
 {
-    if (n_of_section(list, s->id) == 0)
+    size_t n = n_of_section(list, sections[s].id);
+    while (++s < N_SECTIONS && !sections[s].title)
+        n += n_of_section(list, sections[s].id);
+    return n;
+}
+
+static void put_section(FILE *f, size_t s, const pictures *list, const char *prefix)
+{
+    if (!sections[s].title || n_of_group(list, s) == 0)
         return;
-    fprintf(f, "<section id=\"%s%s-section\">\n<h3>%s</h3>\n<div class=\"grid2\">\n", prefix, s->id,
-            s->title);
-    for (size_t i = 0; i < list->n; i++)
-        if (strcmp(list->at[i].section, s->id) == 0)
-            picture_html(f, &list->at[i], prefix);
+    fprintf(f, "<section id=\"%s%s-section\">\n<h3>%s</h3>\n<div class=\"grid2\">\n", prefix, sections[s].id,
+            sections[s].title);
+    size_t row = s;
+    do {
+        for (size_t i = 0; i < list->n; i++)
+            if (strcmp(list->at[i].section, sections[row].id) == 0)
+                picture_html(f, &list->at[i], prefix);
+        row++;
+    } while (row < N_SECTIONS && !sections[row].title);
     fputs("</div>\n</section>\n", f);
 }
 
@@ -93,7 +108,7 @@ static void put_links(FILE *f, const pictures *list, const char *prefix)
 {
     fputs("<nav aria-label=\"sections\"><ul>\n", f);
     for (size_t s = 0; s < N_SECTIONS; s++)
-        if (n_of_section(list, sections[s].id) > 0)
+        if (sections[s].title && n_of_group(list, s) > 0)
             fprintf(f, "<li><a href=\"#%s%s-section\">%s</a></li>\n", prefix, sections[s].id,
                     sections[s].title);
     fprintf(f, "<li><a href=\"#%smeasured\">How it was measured</a></li>\n</ul></nav>\n", prefix);
@@ -119,7 +134,7 @@ static void put_experiment(FILE *f, const page *p, size_t i)
     verdict_html(f, &p->views[i]);
     put_links(f, list, prefix);
     for (size_t s = 0; s < N_SECTIONS; s++)
-        put_section(f, &sections[s], list, prefix);
+        put_section(f, s, list, prefix);
     fprintf(f, "<section id=\"%smeasured\">\n<h3>How it was measured</h3>\n", prefix);
     measured_html(f, p, &p->views[i]);
     for (size_t s = 0; s < N_SECTIONS; s++)

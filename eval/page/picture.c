@@ -55,7 +55,13 @@ void picture_html(FILE *f, const picture *fig, const char *prefix)
     if (fig->body) {
         svg_start(f, fig, "", id);
         fwrite(fig->body, 1, fig->body_size, f);
-        fputs("</svg>\n<details><summary>The numbers</summary>\n", f);
+        fputs("</svg>\n", f);
+        if (fig->foot[0] != '\0') {
+            fputs("<p class=\"dim\">", f);
+            markup_text(f, fig->foot);
+            fputs("</p>\n", f);
+        }
+        fputs("<details><summary>The numbers</summary>\n", f);
     }
     table_html(f, &fig->table);
     fputs(fig->body ? "</details>\n</figure>\n" : "</figure>\n", f);

@@ -14,7 +14,9 @@ enum {
 
 typedef struct picture {
     const char *section; /* the id of the section it belongs to */
-    char id[64], title[256], note[1024];
+    char id[64], title[256];
+    char note[512]; /* how to read it, above the picture */
+    char foot[512]; /* what it leaves out, below it; "" for nothing */
     double height;
     char *body; /* elements of SVG; NULL: the figure is a table only */
     size_t body_size;

@@ -17,7 +17,7 @@ static const colour palette[] = {
     {"link", "#0a58a8", "#79b8f2"}, {"mark", "#ffe08a", "#6b5200"}, {"c0", "#0072b2", "#4aa8e0"},
     {"c1", "#d55e00", "#f0803c"},   {"c2", "#009e73", "#2cc498"},   {"c3", "#b8578f", "#e08fbd"},
     {"c4", "#c98a00", "#e6a91f"},   {"c5", "#3f9fd8", "#9ad4f7"},   {"c6", "#5c636b", "#b4bcc5"},
-    {"h0", "#eef3f8", "#1a232c"},   {"h1", "#d3e3f0", "#1c3445"},   {"h2", "#b0cfe6", "#1f4860"},
+    {"h0", "#e1ebf4", "#22333f"},   {"h1", "#cbdeee", "#213f52"},   {"h2", "#b0cfe6", "#1f4860"},
     {"h3", "#86b6d9", "#265e7e"},   {"h4", "#5a9bc9", "#30769c"},   {"h5", "#367fb5", "#4a90b5"},
     {"h6", "#1f649b", "#72abc9"},   {"h7", "#114a7d", "#a0c9de"},   {"h8", "#08305a", "#d8ebf5"},
 };
@@ -30,6 +30,7 @@ static const char shapes[] =
     "svg .tx,svg .ty{fill:$dim}\n"
     "svg .title{fill:$dim;font-weight:600}\n"
     "svg .strong{font-weight:600}\n"
+    "svg .label,svg .strong{paint-order:stroke;stroke:$card;stroke-width:3px;stroke-linejoin:round}\n"
     ".grid{stroke:$line;stroke-width:.7}\n"
     ".axis{stroke:$axis;stroke-width:1}\n"
     ".leader{stroke:$axis;stroke-width:.7;fill:none}\n"
@@ -37,7 +38,7 @@ static const char shapes[] =
     ".ref{stroke:$ink;stroke-width:1.4;stroke-dasharray:5 3;fill:none}\n"
     ".bar{stroke-width:1.3;stroke-opacity:.7;fill:none}\n"
     ".ring circle.r{fill:none;stroke:$ink;stroke-width:1.5}\n"
-    ".faint{opacity:.55}\n"
+    ".faint{opacity:.7}\n"
     ".pt{stroke:$bg;stroke-width:.6}\n"
     ".ln{fill:none;stroke-width:2;stroke-linejoin:round}\n"
     ".stroke{fill:none;stroke-width:3}\n"
@@ -112,7 +113,7 @@ void style_page(FILE *f)
         "p{margin:.4rem 0;max-width:75ch}\n"
         "a{color:$link}\n"
         "nav ul{list-style:none;padding:0;margin:.4rem 0;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem}\n"
-        ".verdict{font-size:1.12rem;background:$card;border-left:4px solid $c0;padding:.7rem "
+        ".verdict{max-width:56rem;font-size:1.12rem;background:$card;border-left:4px solid $c0;padding:.7rem "
         "1rem;margin:.8rem 0}\n"
         ".verdict p{margin:.25rem 0}\n"
         ".dim,figcaption{color:$dim;font-size:.92rem}\n"
@@ -131,7 +132,7 @@ void style_page(FILE *f)
         "thead th{position:sticky;top:0;background:$card;color:$dim}\n"
         "td:first-child{position:sticky;left:0;background:$bg}\n"
         ".n{text-align:right}\n"
-        "td.text{white-space:pre-wrap;overflow-wrap:anywhere;min-width:16rem}\n"
+        "td.text{white-space:pre-wrap;overflow-wrap:anywhere;min-width:16rem;width:100%}\n"
         "mark{background:$mark;color:inherit;padding:0 .15em;border-radius:2px}\n"
         "dl{display:grid;grid-template-columns:minmax(6rem,12rem) minmax(0,1fr);gap:.2rem 1rem;margin:.5rem "
         "0}\n"

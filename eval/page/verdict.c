@@ -48,6 +48,24 @@ static void put_first(FILE *f, const view *v, const scheme_view *s)
     fputs(".</p>\n", f);
 }
 
+/* The scheme with the fewest bits that is no worse than the baseline, if it is neither of the two. */
+static void put_smallest(FILE *f, const view *v, const scheme_view *b)
+{
+    size_t i = 0;
+    while (i < v->n &&
+           (v->schemes[i].plain || !(v->schemes[i].figures[v->main].value <= b->figures[v->main].value)))
+        i++;
+    if (i >= v->n || i == v->best || i == v->baseline)
+        return;
+    char bits[MARKUP_NUMBER];
+    markup_number(bits, v->schemes[i].bits);
+    fputs(" The smallest that is no worse than ", f);
+    put_name(f, b);
+    fputs(" is ", f);
+    put_name(f, &v->schemes[i]);
+    fprintf(f, ", at %s bits: %.0f %% fewer bytes.", bits, 100.0 * (1.0 - v->schemes[i].bits / b->bits));
+}
+
 /* Ratio of the baseline's figure to the best's, with its interval turned round: log(a / b) is of the best to it. */
 static void put_second(FILE *f, const view *v, const scheme_view *a, const scheme_view *b)
 {
@@ -78,6 +96,7 @@ static void put_second(FILE *f, const view *v, const scheme_view *a, const schem
         fputs(" Too little was measured for an interval.", f);
     else if (r->high > 0.0)
         fputs(" The interval holds 1: the two cannot be told apart by this.", f);
+    put_smallest(f, v, b);
     fputs("</p>\n", f);
 }
 

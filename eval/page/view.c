@@ -60,6 +60,22 @@ static void find_family(view *v, scheme_view *s)
     v->n_families = s->family + 1 > v->n_families ? s->family + 1 : v->n_families;
 }
 
+/* kvq and kivi first, so that they have the same colours on every page. */
+static void find_families(view *v)
+{
+    static const char *const first[] = {"kvq", "kivi"};
+    for (size_t j = 0; j < sizeof first / sizeof first[0]; j++) {
+        for (size_t i = 0; i < v->n; i++) {
+            char name[VIEW_NAME];
+            name_of_family(name, &v->schemes[i]);
+            if (strcmp(name, first[j]) == 0)
+                find_family(v, &v->schemes[i]);
+        }
+    }
+    for (size_t i = 0; i < v->n; i++)
+        find_family(v, &v->schemes[i]);
+}
+
 /* ---- one scheme ---- */
 
 head_errors view_head(const view *v, const scheme_view *s, size_t layer, size_t head)
@@ -271,9 +287,9 @@ bool view_make(view *v, const results *r, size_t experiment_index, size_t contex
             return false;
     }
     qsort(v->schemes, v->n, sizeof *v->schemes, by_bits);
+    find_families(v);
     for (size_t i = 0; i < v->n; i++) {
         scheme_view *s = &v->schemes[i];
-        find_family(v, s);
         v->has_figure = v->has_figure || !isnan(s->figures[v->main].value);
         s->front_bits = on_front(v, s, false);
         s->front_bytes = on_front(v, s, true);
