@@ -120,7 +120,9 @@ static char *join(int argc, char **argv)
     size_t size = 0;
     FILE *f = open_memstream(&text, &size);
     for (int i = 0; f && i < argc; i++) {
-        const char *quote = strpbrk(argv[i], " \t\n\"'\\$&;|<>*?()[]{}!#~`") || argv[i][0] == '\0' ? "'" : "";
+        const bool plain =
+            i == 0 || (argv[i][0] != '\0' && !strpbrk(argv[i], " \t\n\"'\\$&;|<>*?()[]{}!#~`"));
+        const char *quote = plain ? "" : "'";
         fprintf(f, "%s%s%s%s", i > 0 ? " " : "", quote, argv[i], quote);
     }
     if (f && fclose(f) == 0)

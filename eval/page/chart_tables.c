@@ -114,22 +114,22 @@ bool chart_worst(pictures *list, const view *v, eval_error *e)
         snprintf(fig->title, sizeof fig->title, "Where %.40s differs most", s->label);
         snprintf(fig->note, sizeof fig->note,
                  "The tokens with the largest divergence. Marked: the token that really follows the text.");
-        table_column(t, "KL", true);
-        table_column(t, "window", true);
-        table_column(t, "position", true);
         table_column(t, TABLE_TEXT_BEFORE, false);
         table_column(t, TABLE_NEXT, false);
         table_column(t, "fp32 expects", false);
         table_column(t, "the scheme expects", false);
+        table_column(t, "KL", true);
+        table_column(t, "window", true);
+        table_column(t, "position", true);
         for (size_t i = 0; i < n; i++) {
             const cell_worst *w = places[i].worst;
-            table_number(t, w->kl);
-            table_number(t, (double)places[i].window);
-            table_number(t, (double)w->position);
             table_text(t, w->context);
             add_token(t, w->next_text, w->next);
             add_token(t, w->best_fp32_text, w->best_fp32);
             add_token(t, w->best_text, w->best);
+            table_number(t, w->kl);
+            table_number(t, (double)places[i].window);
+            table_number(t, (double)w->position);
         }
         if (!chart_done(fig, true, e))
             return false;

@@ -139,7 +139,7 @@ static void put_experiment(FILE *f, const page *p, size_t i)
     measured_html(f, p, &p->views[i]);
     for (size_t s = 0; s < N_SECTIONS; s++)
         if (n_of_section(list, sections[s].id) == 0)
-            fprintf(f, "<p class=\"dim\">Left out: <i>%s</i>, because %s.</p>\n", sections[s].title,
+            fprintf(f, "<p class=\"dim\">Left out: <i>%s</i>, because %s.</p>\n", sections[s].name,
                     sections[s].missing);
     fputs("</section>\n</article>\n", f);
 }

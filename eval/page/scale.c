@@ -77,7 +77,7 @@ static size_t log_ticks(const scale *s, const double *factors, size_t n_factors,
 size_t scale_ticks(const scale *s, size_t n_max, double ticks[SCALE_MAX_TICKS])
 {
     static const double dense[] = {1, 1.5, 2, 3, 4, 6, 8}, some[] = {1, 2, 5}, ends[] = {1, 3};
-    n_max = n_max < 2 ? 2 : n_max > SCALE_MAX_TICKS ? SCALE_MAX_TICKS : n_max;
+    n_max = n_max < 4 ? 4 : n_max > SCALE_MAX_TICKS ? SCALE_MAX_TICKS : n_max;
     if (!s->log)
         return linear_ticks(s, n_max, ticks);
     const double decades = log10(s->hi / s->lo);
@@ -90,7 +90,7 @@ size_t scale_ticks(const scale *s, size_t n_max, double ticks[SCALE_MAX_TICKS])
         n = log_ticks(s, ends, 2, 1, n_max, ticks);
     for (int every = 1; n > n_max; every++)
         n = log_ticks(s, some, 1, every, n_max, ticks);
-    if (n >= 2)
+    if (n >= 2 || decades >= 0.5)
         return n;
     scale flat = *s; /* less than a factor of about 1.3: marks as on a linear scale */
     flat.log = false;

@@ -22,8 +22,8 @@ scale scale_log(double lo, double hi, double from, double to);
 /** The place of x; values past the limits lie at them. */
 double scale_at(const scale *s, double x);
 
-/** Values to mark, in rising order, between the limits: at most n_max, at least two where there is room for two round
- * values. On a log scale powers of ten, and between them, if there are few, 2 and 5, or 1.5 to 8. */
+/** Values to mark, in rising order, between the limits: at most n_max, which counts as at
+ * least 4. On a log scale powers of ten, and between them, if there are few, 2 and 5, or 1.5 to 8. */
 size_t scale_ticks(const scale *s, size_t n_max, double ticks[SCALE_MAX_TICKS]);
 
 /** A mark's text, as short as it can be: 0.001, 1e-5, 20, 1,000 as 1000. */

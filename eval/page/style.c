@@ -124,7 +124,7 @@ void style_page(FILE *f)
         "svg{display:block;width:100%;height:auto;margin:.5rem 0}\n"
         "figure details{margin-top:auto}\n"
         "summary{cursor:pointer;color:$link;font-size:.92rem;padding:.3rem 0}\n"
-        ".box{overflow:auto;max-width:100%;max-height:32rem;border:1px solid $line;background:$bg}\n"
+        ".box{overflow:auto;max-width:100%;max-height:40rem;border:1px solid $line;background:$bg}\n"
         "table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums;overflow-wrap:"
         "normal}\n"
         "th,td{padding:.22rem .55rem;text-align:left;white-space:nowrap;border-bottom:1px solid $line;"
@@ -145,7 +145,7 @@ void style_page(FILE *f)
         "@media (max-width:560px){svg text{font-size:15px}main,header,footer{padding:0 "
         "10px}figure{padding:8px}"
         "dl{grid-template-columns:minmax(0,1fr)}dd{margin:0 0 .4rem}"
-        "td:first-child{position:static}}\n"
+        "td:first-child{position:static;white-space:normal;min-width:7rem}td.text{min-width:13rem}}\n"
         "@media print{details{display:none}.box{max-height:none}}\n",
         0);
 }
