@@ -266,15 +266,30 @@ static bool weigh_runs(evaluation *result, const evaluate_config *c, eval_error 
     return true;
 }
 
-static void summarize(const work *w)
+static bool estimate_run(const evaluation *result, evaluate_run *run, eval_error *e)
+{
+    const cell **cells = evaluate_cells(result, run);
+    if (!cells)
+        return eval_fail(e, "out of memory for the figures' uncertainty");
+    for (figure f = 0; f < N_FIGURES; f++)
+        run->estimates[f] = statistics_estimate(f, cells, result->n_windows, STATISTICS_SEED);
+    free(cells);
+    return true;
+}
+
+static bool summarize(const work *w, eval_error *e)
 {
     evaluation *result = w->result;
+    for (size_t i = 0; i < result->n_runs; i++)
+        if (!estimate_run(result, &result->runs[i], e))
+            return false;
     for (size_t i = 0; i < result->n_runs; i++)
         summarize_local(&result->runs[i], w->L, w->H);
     for (size_t i = 0; w->quality && i < w->n_streams; i++)
         quality_finish(w->quality, i, w->streams[i].run);
     if (w->quality && result->runs[0].is_reference)
         quality_finish_reference(w->quality, &result->runs[0]);
+    return true;
 }
 
 /* The runs are made: set up the workers, run, sum up. */
@@ -298,9 +313,7 @@ static bool evaluate_runs(evaluation *result, const evaluate_config *config, eva
                             .progress = &steps};
         good = work_set_up(&workers[i], config, result, e);
     }
-    good = good && run_windows(workers, n_workers, e);
-    if (good)
-        summarize(&workers[0]);
+    good = good && run_windows(workers, n_workers, e) && summarize(&workers[0], e);
     for (size_t i = 0; workers && i < n_workers; i++)
         work_free(&workers[i]);
     free(workers);
@@ -390,7 +403,7 @@ size_t evaluation_n_steps(const evaluation *ev)
 
 const cell **evaluate_cells(const evaluation *ev, const evaluate_run *run)
 {
-    const cell **list = calloc(ev->n_windows, sizeof list[0]);
+    const cell **list = run->cells ? calloc(ev->n_windows, sizeof list[0]) : NULL;
     for (size_t i = 0; list && i < ev->n_windows; i++)
         list[i] = &run->cells[i];
     return list;

@@ -7,6 +7,7 @@
 #include "eval/model/model.h"
 #include "eval/model/recording.h"
 #include "eval/results/cell.h"
+#include "eval/results/statistics.h"
 #include "lib/kvq.h"
 
 #include <stdbool.h>
@@ -93,6 +94,8 @@ typedef struct evaluate_run {
     evaluate_step *steps; /* [n_windows][n_tokens - n_prompt]; has_quality only */
 
     cell *cells; /* [n_windows]: the same by window */
+    /* What the cells say, with its uncertainty by STATISTICS_SEED; the values are those above but for rounding. */
+    estimate estimates[N_FIGURES];
 
     /* This scheme's own work, for is_reference the fp32 pass; windows that ran side by side are added up. */
     double seconds;
@@ -161,7 +164,7 @@ bool evaluation_is_partial(const evaluation *ev);
 /** Number of steps that count: each token of each window after its prompt. */
 size_t evaluation_n_steps(const evaluation *ev);
 
-/** The cells of a run's windows as a list [n_windows], which the caller frees; NULL without memory. */
+/** The cells of a run's windows as a list [n_windows], which the caller frees; NULL without memory, or without cells. */
 const cell **evaluate_cells(const evaluation *ev, const evaluate_run *run);
 
 /**

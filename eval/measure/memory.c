@@ -5,9 +5,19 @@
 
 enum { MEMORY_BATCH = 128 }; /* tokens of an append */
 
+bool memory_check_layers(const kvq_scheme *scheme, size_t n_layers, eval_error *e)
+{
+    const size_t needed = kvq_scheme_min_layers(scheme);
+    return needed <= n_layers ||
+           eval_fail(e, "scheme %.600s: layer %zu is named, but the model has %zu layers (0 to %zu)",
+                     kvq_scheme_text(scheme), needed - 1, n_layers, n_layers - 1);
+}
+
 bool memory_make_cache(kvq_cache **out, const model_shape *shape, size_t n_layers, const kvq_scheme *scheme,
                        eval_error *e)
 {
+    if (!memory_check_layers(scheme, n_layers, e))
+        return false;
     kvq_config config;
     kvq_config_init(&config);
     config.n_layers = n_layers;

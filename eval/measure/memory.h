@@ -8,7 +8,11 @@
 
 #include <stddef.h>
 
-/** A cache for n_layers of a model of this shape; the caller gives it back with kvq_cache_free. */
+/** Has the model every layer that the scheme names? If not, the message names scheme, layer and layers. */
+EVAL_MUST_CHECK bool memory_check_layers(const kvq_scheme *scheme, size_t n_layers, eval_error *e);
+
+/** A cache for n_layers of a model of this shape, which are all that the scheme may name; the caller gives it
+ * back with kvq_cache_free. */
 EVAL_MUST_CHECK bool memory_make_cache(kvq_cache **out, const model_shape *shape, size_t n_layers,
                                        const kvq_scheme *scheme, eval_error *e);
 

@@ -9,7 +9,7 @@
  *
  * Caches: the reference and the local caches have all the model's layers and keep them to the end of the
  * window. A propagated cache is needed for one layer at a time, so it has one layer and is emptied between
- * layers.
+ * layers, or made anew where the scheme differs by layer.
  */
 #include "eval/measure/window.h"
 
@@ -88,7 +88,8 @@ static bool make_caches(work *w, eval_error *e)
         stream *s = &w->streams[i];
         if (!memory_make_cache(&s->local, shape, w->L, s->run->scheme, e))
             return false;
-        if (w->quality && !memory_make_cache(&s->propagated, shape, 1, s->run->scheme, e))
+        if (w->quality &&
+            !memory_make_cache(&s->propagated, shape, 1, kvq_scheme_of_layer(s->run->scheme, 0), e))
             return false;
     }
     return true;
@@ -159,7 +160,7 @@ void work_steps_done(work *w, double n)
 static bool step_failed(const work *w, const char *scheme, size_t layer, size_t token, const char *what,
                         const char *why, eval_error *e)
 {
-    return eval_fail(e, "scheme %s: window %zu, layer %zu, token %zu: %s: %s", scheme,
+    return eval_fail(e, "scheme %.600s: window %zu, layer %zu, token %zu: %s: %s", scheme,
                      w->config->first_window + w->window, layer, token, what, why);
 }
 
@@ -296,8 +297,8 @@ static bool compare_cache(const work *w, const stream *s, size_t layer, eval_err
         status = kvq_cache_read(s->local, layer, 0, 0, w->T, w->k, w->v);
     if (status != KVQ_OK)
         return step_failed(w, s->run->text, layer, 0, "reading back", kvq_status_string(status), e);
-    const size_t first =
-        kvq_scheme_sinks(s->run->scheme); /* packed tokens lie between the sinks and the residual */
+    /* packed tokens lie between the sinks and the residual */
+    const size_t first = kvq_scheme_sinks(kvq_scheme_of_layer(s->run->scheme, layer));
     for (size_t t = 0; t < w->T; t++) {
         for (size_t h = 0; h < w->Hkv; h++) {
             const size_t at = t * w->KV + h * w->D;
@@ -404,14 +405,28 @@ static bool reference_layer(work *w, size_t layer, eval_error *e)
     return true;
 }
 
+/* Make the stream's own cache an empty one of this layer. */
+static bool begin_propagated(work *w, stream *s, size_t layer, eval_error *e)
+{
+    const kvq_scheme *scheme = s->run->scheme;
+    if (kvq_scheme_min_layers(scheme) == 0) {
+        kvq_cache_reset(s->propagated);
+        return true;
+    }
+    kvq_cache_free(s->propagated);
+    s->propagated = NULL;
+    return memory_make_cache(&s->propagated, evaluate_shape(w->config), 1, kvq_scheme_of_layer(scheme, layer),
+                             e);
+}
+
 /* A stream that feeds itself, through this layer. */
 static bool propagated_layer(work *w, stream *s, size_t layer, eval_error *e)
 {
     const model *m = w->config->model;
     const double start = progress_now();
     model_layer_qkv(m, layer, s->x, 0, w->T, w->scratch, w->q, w->k, w->v);
-    kvq_cache_reset(s->propagated);
-    if (!prefill(w, s->propagated, s->run->text, 0, layer, w->q, w->k, w->v, w->out, e))
+    if (!begin_propagated(w, s, layer, e) ||
+        !prefill(w, s->propagated, s->run->text, 0, layer, w->q, w->k, w->v, w->out, e))
         return false;
     for (size_t t = w->config->n_prompt; t < w->T; t++) {
         if (!decode_step(w, s->propagated, s->run->text, 0, layer, t, w->q, w->k, w->v, NULL, NULL, w->out,

@@ -125,18 +125,33 @@ static uint64_t unsigned_at(const field *f, const void *base)
 
 /* ---- the key ---- */
 
+/* Text that is no UTF-8 JSON cannot have, and a cell should not be lost for it: then what is not ASCII becomes '?'.
+ * The text itself, or a copy in `plain`, which has room for any field. */
+static const char *good_text(const char *text, char *plain, size_t size)
+{
+    json_t *good = json_string(text);
+    json_decref(good);
+    if (good)
+        return text;
+    snprintf(plain, size, "%s", text);
+    for (char *c = plain; *c; c++)
+        *c = (unsigned char)*c < 0x80 ? *c : '?';
+    return plain;
+}
+
 /* name=length:text or name=number, each on a line of its own, so that no two structs share a text. */
 static void hash_fields(XXH3_state_t *state, const field *fields, size_t n, const void *base)
 {
     for (size_t i = 0; i < n; i++) {
         const field *f = &fields[i];
         const char *at = (const char *)base + f->at;
-        char line[512];
+        char line[640], plain[512];
         int32_t number = 0;
         bool flag = false;
-        if (f->type == TEXT)
-            snprintf(line, sizeof line, "%s=%zu:%s\n", f->name, strlen(at), at);
-        else if (f->type == BOOL)
+        if (f->type == TEXT) { /* as the line has it */
+            const char *text = good_text(at, plain, sizeof plain);
+            snprintf(line, sizeof line, "%s=%zu:%s\n", f->name, strlen(text), text);
+        } else if (f->type == BOOL)
             snprintf(line, sizeof line, "%s=%d\n", f->name, (memcpy(&flag, at, sizeof flag), flag));
         else if (f->type == I32)
             snprintf(line, sizeof line, "%s=%" PRId32 "\n", f->name, (memcpy(&number, at, 4), number));
@@ -173,19 +188,6 @@ bool line_same_experiment(const experiment *a, const experiment *b)
 
 /* ---- writing ---- */
 
-static json_t *text_json(const char *text)
-{
-    json_t *good = json_string(text);
-    if (good)
-        return good;
-    /* No UTF-8: JSON cannot have it, and a cell should not be lost for it. */
-    char plain[CELL_CONTEXT + 256];
-    snprintf(plain, sizeof plain, "%s", text);
-    for (char *c = plain; *c; c++)
-        *c = (unsigned char)*c < 0x80 ? *c : '?';
-    return json_string(plain);
-}
-
 static json_t *real_json(double x)
 {
     return isnan(x) ? json_null() : isinf(x) ? json_string(x > 0.0 ? "inf" : "-inf") : json_real(x);
@@ -203,11 +205,12 @@ static json_t *field_json(const field *f, const void *base)
     const char *at = (const char *)base + f->at;
     bool flag = false;
     int32_t number = 0;
+    char plain[512];
     float single = 0.0f;
     double real = 0.0;
     switch (f->type) {
     case TEXT:
-        return text_json(at);
+        return json_string(good_text(at, plain, sizeof plain));
     case BOOL:
         memcpy(&flag, at, sizeof flag);
         return json_boolean(flag);

@@ -9,9 +9,11 @@
 #include "eval/sweep/sweep.h"
 
 #include "eval/measure/cells.h"
+#include "eval/measure/memory.h"
 #include "eval/sweep/append.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -29,6 +31,19 @@ static evaluate_config base_config(const sweep_config *c)
                              .n_prompt = c->in->n_prompt,
                              .precision = c->precision,
                              .append_only = c->append_only};
+}
+
+/* Can a cache of this model be had? A head dimension may not do for it. */
+static bool is_suited(sweep_plan *plan, const model_shape *shape, const kvq_scheme *scheme)
+{
+    kvq_cache *cache = NULL;
+    eval_error why = {""};
+    const bool good = memory_make_cache(&cache, shape, 1, scheme, &why);
+    kvq_cache_free(cache);
+    if (!good && plan->n_unsuited++ == 0)
+        snprintf(plan->first_unsuited, sizeof plan->first_unsuited, "%s: %.100s", kvq_scheme_text(scheme),
+                 why.text);
+    return good;
 }
 
 bool sweep_plan_make(sweep_plan *out, const sweep_config *c, eval_error *e)
@@ -49,8 +64,13 @@ bool sweep_plan_make(sweep_plan *out, const sweep_config *c, eval_error *e)
     plan.schemes[plan.n_schemes++] = "fp32";
     for (size_t i = 0; i < c->list->n; i++) {
         const char *text = kvq_scheme_text(c->list->schemes[i]);
-        if (strcmp(text, "fp32") != 0)
+        if (strcmp(text, "fp32") != 0 && is_suited(&plan, evaluate_shape(&base), c->list->schemes[i]))
             plan.schemes[plan.n_schemes++] = text;
+    }
+    if (plan.n_unsuited > 0 && plan.n_unsuited == c->list->n) {
+        (void)eval_fail(e, "no scheme suits this model; %s", plan.first_unsuited);
+        sweep_plan_free(&plan);
+        return false;
     }
     *out = plan;
     return true;

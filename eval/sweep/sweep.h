@@ -49,9 +49,11 @@ typedef struct sweep_plan {
     size_t n_windows;
     const char **schemes; /* [n_schemes] texts, the first "fp32"; they live as long as the list */
     size_t n_schemes;
+    size_t n_unsuited;        /* schemes of the list that this model's caches cannot have */
+    char first_unsuited[256]; /* one of them, and why */
 } sweep_plan;
 
-/** What there is to measure. Takes as long as reading all weights once. */
+/** What there is to measure. Takes as long as reading all weights once. At least one scheme must suit. */
 EVAL_MUST_CHECK bool sweep_plan_make(sweep_plan *out, const sweep_config *config, eval_error *e);
 
 void sweep_plan_free(sweep_plan *plan); /* an all-zero one is fine */
