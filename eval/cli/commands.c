@@ -12,6 +12,7 @@
 #include "eval/cli/merge.h"
 #include "eval/cli/options.h"
 #include "eval/cli/page.h"
+#include "eval/cli/plan.h"
 #include "eval/cli/sweep.h"
 #include "eval/cli/tokenize.h"
 #include "eval/common/exit_status.h"
@@ -38,6 +39,8 @@ static const command table[] = {
      true},
     {"dump", "Record a model's queries, keys and values into a file for --kv", dump_main, dump_options_list,
      dump_words, NULL, false},
+    {"plan", "Compute before running: does it fit, what binds, what is saved", plan_main, plan_options_list,
+     plan_words, NULL, false},
     {"tokenize", "Print a text's token ids as a model sees it", tokenize_main, tokenize_options_list, NULL,
      NULL, false},
     {"info", "Print version, instruction set, threads and data directory", info_main, info_options_list, NULL,
