@@ -79,7 +79,8 @@ Test(commands, the_manual_has_every_command_and_option_and_no_others)
     /* Each command's options stand in a section of its own; those without a command in DESCRIPTION. */
     static const char *const sections[][2] = {
         {"\n.Sh DESCRIPTION", "\n.Sh BENCH"}, {"\n.Sh BENCH", "\n.Sh DUMP"},
-        {"\n.Sh DUMP", "\n.Sh PLAN"},         {"\n.Sh PLAN", "\n.Sh TOKENIZE"},
+        {"\n.Sh DUMP", "\n.Sh PLAN"},         {"\n.Sh PLAN", "\n.Sh REPORT"},
+        {"\n.Sh REPORT", "\n.Sh TOKENIZE"},
         {"\n.Sh TOKENIZE", "\n.Sh INFO"},     {"\n.Sh INFO", "\n.Sh COMPLETION"},
         {"\n.Sh COMPLETION", "\n.Sh METRICS"}};
     size_t i = 0;
