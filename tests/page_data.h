@@ -1,5 +1,5 @@
-/* Made-up results for pages: about 60 schemes of ten families on a model of 6 layers, from a seed. The figures follow a
- * plain law (each bit quarters the divergence), so that charts look like charts. */
+/* Made-up results for pages: about 60 schemes of ten families on a model of 6 layers, from a seed. The
+ * figures follow a plain law (each bit quarters the divergence), so that charts look like charts. */
 #ifndef KVQ_TESTS_PAGE_DATA_H
 #define KVQ_TESTS_PAGE_DATA_H
 

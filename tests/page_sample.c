@@ -1,4 +1,5 @@
-/* Prints made-up results (page_data.h), for tests of pages that run other programs. An argument: number of windows. */
+/* Prints made-up results (page_data.h), for tests of pages that run other programs. An argument: number
+ * of windows. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "tests/page_data.h"

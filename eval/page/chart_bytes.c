@@ -34,7 +34,8 @@ typedef struct growth {
     axes a;
 } growth;
 
-/* The shortest of all lengths from which on the cache is smaller than `rate` bytes a token; 0: not even at the last. */
+/* The shortest of all lengths from which on the cache is smaller than `rate` bytes a token; 0: not even
+ * at the last. */
 static size_t smaller_from(const growth *g, double rate)
 {
     size_t i = g->n_all;
@@ -115,7 +116,8 @@ static bool draw(pictures *list, growth *g, size_t number, eval_error *e)
     char id[32];
     const size_t from_fp16 = smaller_from(g, g->fp16), from_q8_0 = smaller_from(g, g->q8_0);
     double most = 1.6 * g->fp16;
-    /* Short sequences cost many times more for each token; the picture is cut where that says nothing more. */
+    /* Short sequences cost many times more for each token; the picture is cut where that says nothing
+     * more. */
     g->a = (axes){.x = scale_log((double)g->lengths[0], (double)g->lengths[g->n - 1], 58, PICTURE_WIDTH - 22),
                   .y = {.log = false, .lo = 0, .hi = most, .from = 300, .to = 34},
                   .x_title = "tokens held",

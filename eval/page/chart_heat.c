@@ -193,7 +193,8 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The range of colours: from the 2nd to the 99.8th hundredth, so that a few outliers do not make all else pale. */
+/* The range of colours: from the 2nd to the 99.8th hundredth, so that a few outliers do not make all else
+ * pale. */
 static bool field_range(const float *x, size_t n, double *lo, double *hi)
 {
     float *sorted = malloc(n * sizeof *sorted);

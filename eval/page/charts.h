@@ -1,5 +1,5 @@
-/* The charts of an experiment, each of which adds its pictures to the list. True, and nothing added, where there is no
- * data; false without memory (or, for chart_bytes, without a cache). */
+/* The charts of an experiment, each of which adds its pictures to the list. True, and nothing added,
+ * where there is no data; false without memory (or, for chart_bytes, without a cache). */
 #ifndef KVQ_EVAL_PAGE_CHARTS_H
 #define KVQ_EVAL_PAGE_CHARTS_H
 

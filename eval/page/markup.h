@@ -7,8 +7,8 @@
 
 enum { MARKUP_NUMBER = 32 }; /* holds every number below */
 
-/** Text for element content and for attributes in double quotes, whatever it holds: bytes that are no UTF-8 and
- * characters that XML does not allow become U+FFFD. */
+/** Text for element content and for attributes in double quotes, whatever it holds: bytes that are no
+ * UTF-8 and characters that XML does not allow become U+FFFD. */
 void markup_text(FILE *f, const char *text);
 
 /** printf, then markup_text of what comes out; at most 2,047 bytes of it. */

@@ -25,7 +25,8 @@ EVAL_MUST_CHECK bool page_make(page *p, const results *r, const char *command, c
 /** The same results give the same bytes. Whether all was written, the stream knows. */
 void page_html(FILE *f, const page *p);
 
-/** Name of a figure's file without its ending: its id, with the experiment's number before it if there are several. */
+/** Name of a figure's file without its ending: its id, with the experiment's number before it if there
+ * are several. */
 void page_figure_name(char *name, size_t size, const page *p, size_t experiment, const picture *fig);
 
 void page_free(page *p); /* an all-zero one is fine */

@@ -1,7 +1,7 @@
 /* The palette, and what a page looks like (style.h).
  *
- * Source of the colours c0 to c6: M. Okabe, K. Ito, "Color Universal Design", 2002; some are lighter on dark ground.
- * Heat is one hue by lightness, so that it reads the same for everybody and in grey.
+ * Source of the colours c0 to c6: M. Okabe, K. Ito, "Color Universal Design", 2002; some are lighter on
+ * dark ground. Heat is one hue by lightness, so that it reads the same for everybody and in grey.
  */
 #include "eval/page/style.h"
 

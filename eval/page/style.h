@@ -1,4 +1,5 @@
-/* Colours and letters: one palette, as variables of a page's CSS (light and dark) or as plain values in an SVG file. */
+/* Colours and letters: one palette, as variables of a page's CSS (light and dark) or as plain values in
+ * an SVG file. */
 #ifndef KVQ_EVAL_PAGE_STYLE_H
 #define KVQ_EVAL_PAGE_STYLE_H
 

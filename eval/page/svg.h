@@ -1,5 +1,5 @@
-/* Shapes in SVG, written to a stream. Colours are classes, which style.h gives for a page and for a file. Places are
- * written with two decimals. */
+/* Shapes in SVG, written to a stream. Colours are classes, which style.h gives for a page and for a file.
+ * Places are written with two decimals. */
 #ifndef KVQ_EVAL_PAGE_SVG_H
 #define KVQ_EVAL_PAGE_SVG_H
 

@@ -1,5 +1,5 @@
-/* The summary of an experiment (page.h): which scheme is best at the bytes of the baseline, by how much, and whether that
- * is more than chance. */
+/* The summary of an experiment (page.h): which scheme is best at the bytes of the baseline, by how much,
+ * and whether that is more than chance. */
 #include "eval/page/markup.h"
 #include "eval/page/page.h"
 
@@ -66,7 +66,8 @@ static void put_smallest(FILE *f, const view *v, const scheme_view *b)
     fprintf(f, ", at %s bits: %.0f %% fewer bytes.", bits, 100.0 * (1.0 - v->schemes[i].bits / b->bits));
 }
 
-/* Ratio of the baseline's figure to the best's, with its interval turned round: log(a / b) is of the best to it. */
+/* Ratio of the baseline's figure to the best's, with its interval turned round: log(a / b) is of the best
+ * to it. */
 static void put_second(FILE *f, const view *v, const scheme_view *a, const scheme_view *b)
 {
     char value[MARKUP_NUMBER];

@@ -184,8 +184,8 @@ static bool on_front(const view *v, const scheme_view *s, bool bytes)
     return true;
 }
 
-/* The baseline is kivi2 where it was measured: the published scheme that others are held against. Else the scheme of
- * KIVI's kind with the fewest bits, else the first of all that quantizes. */
+/* The baseline is kivi2 where it was measured: the published scheme that others are held against. Else
+ * the scheme of KIVI's kind with the fewest bits, else the first of all that quantizes. */
 static void find_baseline(view *v)
 {
     v->baseline = v->n;

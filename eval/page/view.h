@@ -1,4 +1,5 @@
-/* One experiment of results as the charts see it: schemes with their figures, families, the front, the verdict. */
+/* One experiment of results as the charts see it: schemes with their figures, families, the front, the
+ * verdict. */
 #ifndef KVQ_EVAL_PAGE_VIEW_H
 #define KVQ_EVAL_PAGE_VIEW_H
 
