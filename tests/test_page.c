@@ -154,7 +154,7 @@ static page make(const results *r)
     static const char *const files[] = {"a<b>.jsonl"};
     page p;
     eval_error e = {""};
-    cr_assert(page_make(&p, r, "kvq-eval report 'a<b>.jsonl'", files, 1, 0, &e), "%s", e.text);
+    cr_assert(page_make(&p, r, "kvq-eval report 'a<b>.jsonl'", files, 1, 0, NULL, &e), "%s", e.text);
     return p;
 }
 

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { KEY_HTML = 0x400, KEY_SVG, KEY_CSV, KEY_CONTEXT };
+enum { KEY_HTML = 0x400, KEY_SVG, KEY_CSV, KEY_CONTEXT, KEY_BASELINE };
 
 const struct argp_option page_options_list[] = {
     {NULL, 0, NULL, 0,
@@ -24,6 +24,7 @@ const struct argp_option page_options_list[] = {
     {"svg", KEY_SVG, "PATH", 0, "A directory for each figure as an SVG file", 1},
     {"csv", KEY_CSV, "PATH", 0, "A directory for each figure's table as a CSV file", 1},
     {"context", KEY_CONTEXT, "N", 0, "Tokens for which bytes are told (default: the windows' length)", 2},
+    {"baseline", KEY_BASELINE, "TEXT", 0, "The scheme that the summary compares with (default: kivi2)", 2},
     {NULL, 0, NULL, 0, "Other:", -1},
     {0}};
 
@@ -32,6 +33,7 @@ typedef struct request {
     size_t n_files;
     const char *html, *svg, *csv;
     size_t context;
+    kvq_scheme *baseline; /* NULL: not said */
 } request;
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
@@ -49,6 +51,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_CONTEXT:
         r->context = argument_number(state, "context", arg, 2, 1 << 20);
+        return 0;
+    case KEY_BASELINE:
+        kvq_scheme_free(r->baseline);
+        r->baseline = NULL;
+        if (kvq_scheme_create(&r->baseline, arg, NULL) != KVQ_OK)
+            argp_error(state, "--baseline: '%s' is no scheme", arg);
         return 0;
     case ARGP_KEY_ARG:
         r->files[r->n_files++] = arg;
@@ -131,14 +139,25 @@ static char *join(int argc, char **argv)
     return NULL;
 }
 
+/* Was the baseline measured in any experiment? */
+static bool check_baseline(const results *all, const char *baseline, eval_error *e)
+{
+    bool found = !baseline;
+    for (size_t i = 0; !found && i < all->n_experiments; i++)
+        found = results_of_scheme(all, i, baseline, NULL, 0) > 0;
+    return found || eval_fail(e, "--baseline %.600s: the results have no such scheme", baseline);
+}
+
 static bool make(const request *r, const char *command, eval_error *e)
 {
     results all = {0};
     page p = {0};
     if (r->html && !output_file_check(r->html, e))
         return false;
-    bool good = results_load(&all, r->files, r->n_files, e) &&
-                page_make(&p, &all, command, r->files, r->n_files, r->context, e);
+    bool good =
+        results_load(&all, r->files, r->n_files, e) &&
+        check_baseline(&all, kvq_scheme_text(r->baseline), e) &&
+        page_make(&p, &all, command, r->files, r->n_files, r->context, kvq_scheme_text(r->baseline), e);
     good = good && write_figures(&p, r->svg, "svg", e) && write_figures(&p, r->csv, "csv", e) &&
            write_page(&p, r->html, e);
     page_free(&p);
@@ -159,6 +178,7 @@ int page_main(const char *doc, int argc, char **argv)
     }
     free(command);
     free(r.files);
+    kvq_scheme_free(r.baseline);
     if (!good)
         fprintf(stderr, "kvq-eval: %s\n", e.text);
     return good ? STATUS_GOOD : STATUS_BAD_INPUT;

@@ -58,7 +58,7 @@ static void draw_map(FILE *f, const map *m, size_t scheme, double left, double t
     const size_t n_layer = v->x->n_layer;
     const double w = wide / (double)m->n_columns, h = high / (double)n_layer;
     char label[VIEW_NAME];
-    markup_cut(label, sizeof label, s->text, 22);
+    markup_cut(label, sizeof label, s->label, 24);
     svg_text(f, "strong", "middle", left + wide / 2, top - 12, label);
     for (size_t layer = 0; layer < n_layer; layer++) {
         for (size_t c = 0; c < m->n_columns; c++) {

@@ -143,6 +143,10 @@ bool chart_position(pictures *list, const view *v, eval_error *e)
                  "Each point is the mean over a block of %d tokens of all windows. A flat line: errors do "
                  "not pile up.",
                  (int)CELL_BLOCK);
+        for (size_t i = 0; i < n * v->n_chosen; i++)
+            if (l.y[i] == 0.0)
+                snprintf(fig->foot, sizeof fig->foot,
+                         "Not drawn: blocks without any divergence, where nothing is packed yet.");
         good = finish(fig, &l, e);
     }
     free(x);

@@ -34,14 +34,14 @@ static const section sections[] = {
 enum { N_SECTIONS = sizeof sections / sizeof sections[0] };
 
 bool page_make(page *p, const results *r, const char *command, const char *const *files, size_t n_files,
-               size_t context, eval_error *e)
+               size_t context, const char *baseline, eval_error *e)
 {
     *p = (page){.r = r, .command = command, .files = files, .n_files = n_files, .n = r->n_experiments};
     p->views = calloc(p->n + 1, sizeof *p->views);
     p->lists = calloc(p->n + 1, sizeof *p->lists);
     bool good = (p->views && p->lists) || eval_fail(e, "no memory for the page");
     for (size_t i = 0; good && i < p->n; i++) {
-        good = view_make(&p->views[i], r, i, context, e);
+        good = view_make(&p->views[i], r, i, context, baseline, e);
         for (size_t s = 0; good && s < N_SECTIONS; s++)
             good = sections[s].chart(&p->lists[i], &p->views[i], e);
     }

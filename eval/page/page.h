@@ -18,9 +18,9 @@ typedef struct page {
     pictures *lists;
 } page;
 
-/** Compute and draw everything; context as in view_make. results, command and files must outlive the page. */
+/** Compute and draw everything; context and baseline as in view_make. results, command and files must outlive the page. */
 EVAL_MUST_CHECK bool page_make(page *p, const results *r, const char *command, const char *const *files,
-                               size_t n_files, size_t context, eval_error *e);
+                               size_t n_files, size_t context, const char *baseline, eval_error *e);
 
 /** The same results give the same bytes. Whether all was written, the stream knows. */
 void page_html(FILE *f, const page *p);

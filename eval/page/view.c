@@ -127,6 +127,24 @@ static bool weigh(const view *v, scheme_view *s, eval_error *e)
     return true;
 }
 
+/* Names of parameters whose values speak for themselves take room that pictures do not have. */
+static void make_label(scheme_view *s)
+{
+    static const char *const silent[] = {"mode=", "rtype="};
+    char text[256];
+    size_t n = 0;
+    for (const char *at = s->text; *at != '\0' && n + 1 < sizeof text;) {
+        size_t skip = 0;
+        for (size_t i = 0; i < 2; i++)
+            skip = strncmp(at, silent[i], strlen(silent[i])) == 0 ? strlen(silent[i]) : skip;
+        at += skip;
+        if (skip == 0)
+            text[n++] = *at++;
+    }
+    text[n] = '\0';
+    markup_cut(s->label, sizeof s->label, text, 26);
+}
+
 static bool fill_scheme(view *v, scheme_view *s, const results *r, eval_error *e)
 {
     kvq_side_info k, val;
@@ -135,7 +153,7 @@ static bool fill_scheme(view *v, scheme_view *s, const results *r, eval_error *e
     if (!s->cells)
         return eval_fail(e, "no memory for the page");
     (void)results_of_scheme(r, v->index, s->text, s->cells, s->n_cells);
-    markup_cut(s->label, sizeof s->label, s->text, 24);
+    make_label(s);
     if (kvq_scheme_create(&s->scheme, s->text, NULL) != KVQ_OK)
         s->scheme = NULL;
     s->plain = s->scheme && kvq_scheme_keys(s->scheme, &k) == KVQ_OK &&
@@ -184,11 +202,14 @@ static bool on_front(const view *v, const scheme_view *s, bool bytes)
     return true;
 }
 
-/* The baseline is kivi2 where it was measured: the published scheme that others are held against. Else
+/* The baseline is what was asked for, or kivi2 where it was measured: the published scheme that others are held against. Else
  * the scheme of KIVI's kind with the fewest bits, else the first of all that quantizes. */
-static void find_baseline(view *v)
+static void find_baseline(view *v, const char *wanted)
 {
     v->baseline = v->n;
+    for (size_t i = 0; wanted && i < v->n; i++)
+        if (strcmp(v->schemes[i].text, wanted) == 0)
+            v->baseline = i;
     for (int pass = 0; pass < 3 && v->baseline == v->n; pass++) {
         for (size_t i = 0; i < v->n && v->baseline == v->n; i++) {
             const scheme_view *s = &v->schemes[i];
@@ -264,7 +285,8 @@ static void choose_all(view *v)
             choose(v, i);
 }
 
-bool view_make(view *v, const results *r, size_t experiment_index, size_t context, eval_error *e)
+bool view_make(view *v, const results *r, size_t experiment_index, size_t context, const char *baseline,
+               eval_error *e)
 {
     const experiment *x = &r->experiments[experiment_index];
     *v = (view){.x = x, .index = experiment_index, .context = context > 0 ? context : x->n_tokens};
@@ -294,7 +316,7 @@ bool view_make(view *v, const results *r, size_t experiment_index, size_t contex
         s->front_bits = on_front(v, s, false);
         s->front_bytes = on_front(v, s, true);
     }
-    find_baseline(v);
+    find_baseline(v, baseline);
     find_best(v);
     if (!compare(v, e))
         return false;

@@ -50,8 +50,9 @@ typedef struct view {
     size_t n_chosen;
 } view;
 
-/** context 0: the windows' length. Weighs caches of every scheme. */
-EVAL_MUST_CHECK bool view_make(view *v, const results *r, size_t experiment, size_t context, eval_error *e);
+/** context 0: the windows' length. baseline: canonical text; NULL, or one that was not measured: it is chosen. Weighs caches of every scheme. */
+EVAL_MUST_CHECK bool view_make(view *v, const results *r, size_t experiment, size_t context,
+                               const char *baseline, eval_error *e);
 
 void view_free(view *v); /* an all-zero one is fine */
 
