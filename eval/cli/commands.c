@@ -11,6 +11,7 @@
 #include "eval/cli/info.h"
 #include "eval/cli/merge.h"
 #include "eval/cli/options.h"
+#include "eval/cli/page.h"
 #include "eval/cli/plan.h"
 #include "eval/cli/sweep.h"
 #include "eval/cli/tokenize.h"
@@ -38,6 +39,8 @@ static const command table[] = {
      dump_words, NULL, false},
     {"plan", "Compute before running: does it fit, what binds, what is saved", plan_main, plan_options_list,
      plan_words, NULL, false},
+    {"report", "Make a page, figures and tables from results files", page_main, page_options_list, NULL, NULL,
+     true},
     {"tokenize", "Print a text's token ids as a model sees it", tokenize_main, tokenize_options_list, NULL,
      NULL, false},
     {"info", "Print version, instruction set, threads and data directory", info_main, info_options_list, NULL,

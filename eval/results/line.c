@@ -370,14 +370,16 @@ static bool wrong(const reader *r, const char *path, const json_t *value, const 
 /* 16 hexadecimal digits and nothing else. */
 static bool read_digits(const char *text, size_t n, uint64_t *out)
 {
-    if (strlen(text) < n || strspn(text, "0123456789abcdef") < n)
-        return false;
+    /* No more than these n: a portrait's text is long, and would be measured once for each number. */
     char digits[17];
     assert(n < sizeof digits);
+    const char *end = memchr(text, '\0', n);
+    if (end)
+        return false;
     memcpy(digits, text, n);
     digits[n] = '\0';
     *out = strtoull(digits, NULL, 16);
-    return true;
+    return strspn(digits, "0123456789abcdef") == n;
 }
 
 static bool to_unsigned(const json_t *value, uint64_t *out)
