@@ -453,7 +453,7 @@ Test(report, sentences_cut_a_scheme_of_many_layers)
     run.scheme = scheme_of(text);
     run.text = kvq_scheme_text(run.scheme);
     cr_assert_str_eq(run.text, text);
-    expect_sentence(&run, "+20=kivi4+22=kiv... keeps the cache of 400 tokens in 7.1 kB", true);
+    expect_sentence(&run, "+22=kivi4+24=kivi... keeps the cache of 400 tokens in 7.1 kB", true);
     expect_sentence(&run, "2.0 kB of the cache are tokens kept as their layer's scheme says, a share", true);
 }
 
