@@ -1,6 +1,7 @@
 /* Fuzzes the GGUF reader: any bytes are either refused with a message or give metadata and tensors that are
  * safe to read and lie in the file. */
 #include "eval/model/gguf.h"
+#include "tests/fuzz_tensors.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -50,22 +51,6 @@ static void read_array(const gguf *g, const char *key, gguf_kind element)
         abort();
 }
 
-static void read_tensors(const tensor_list *list, size_t size)
-{
-    eval_error e = {""};
-    for (size_t i = 0; i < list->n; i++) {
-        const tensor *t = &list->tensors[i];
-        if (tensor_find(list, t->name) != t || t->file_offset > size || t->n_bytes > size - t->file_offset)
-            abort();
-        if (t->type == TENSOR_UNREADABLE)
-            continue;
-        float *values = malloc(t->n_elems * sizeof *values + 1);
-        if (values && !tensor_read_f32(t, 0, t->n_elems, values, &e))
-            abort(); /* open has checked that all of it is there */
-        free(values);
-    }
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     gguf *g;
@@ -82,7 +67,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             read_array(g, key, element);
         else
             read_value(g, key);
-    read_tensors(gguf_tensors(g), size);
+    fuzz_read_tensors(gguf_tensors(g), size);
     gguf_close(g);
     return 0;
 }

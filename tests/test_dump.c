@@ -1,6 +1,7 @@
 /* kvq-eval dump, and what --kv measures of the files it writes. */
 #define _XOPEN_SOURCE 700
 
+#include "tests/tiny_llama.h"
 #include "tests/tool.h"
 
 #include <math.h>
@@ -60,6 +61,7 @@ Test(dump, refusals)
     } cases[] = {
         {"$E --kv d.npy --model x", 2, "--kv and --model"},
         {"$E --kv d.npy --text x", 2, "--kv and --text"},
+        {"$E --kv d.npy --no-bos", 2, "--kv and --no-bos"},
         {"$E --kv d.npy --generate 4", 2, "--kv and --generate"},
         {"$E --kv d.npy --logits x", 2, "--kv and --logits"},
         {"$E --kv d.npy --max-kld 1", 2, "--kv and --max-kld"},
@@ -75,6 +77,33 @@ Test(dump, refusals)
         cr_expect(strstr(err, cases[i].mentions), "%s: %s", cases[i].line, err);
         cr_expect_eq(n_files(), 0, "%s left a file", cases[i].line);
     }
+}
+
+/* The text alone has four tokens: with BOS before them its last one falls out of the window. */
+Test(dump, windows_begin_with_bos_or_with_the_text)
+{
+    gguf_image image = {.n = 0};
+    tiny_llama_with_tokenizer(&image);
+    write_text("m.gguf", (const char *)image.bytes, image.n);
+    gguf_image_free(&image);
+    write_text("t", "aabaa", 5);
+    cr_assert_eq(run("$E tokenize --model m.gguf --text t"), 0, "%s", err);
+    cr_assert_str_eq(out, "1\n2\n5\n2\n2\n");
+    cr_assert_eq(run("$E tokenize --model m.gguf --text t --no-bos"), 0, "%s", err);
+    cr_assert_str_eq(out, "2\n5\n2\n2\n");
+    cr_assert_eq(run("$E dump --model m.gguf --text t --tokens 4 --quiet --out with.npy"), 0, "%s", err);
+    cr_assert_eq(run("$E dump --model m.gguf --text t --tokens 4 --quiet --no-bos --out without.npy"), 0,
+                 "%s", err);
+    static char with[1024], without[1024];
+    const size_t n = read_file("with.npy", with, sizeof with);
+    cr_assert_eq(read_file("without.npy", without, sizeof without), n);
+    /* In order: 4 keys of 4 numbers, 4 values. The values, which no position rotates, are those of tokens 1 2
+     * 5 2, and of 2 5 2 2. */
+    const char *v = with + n - 64, *w = without + n - 64;
+    cr_expect_eq(memcmp(v + 16, w, 16), 0, "token 2 behind BOS, and first");
+    cr_expect_eq(memcmp(v + 32, w + 16, 16), 0, "token 5");
+    cr_expect_neq(memcmp(v, w, 16), 0, "BOS, and the text");
+    cr_expect_eq(memcmp(w + 32, w + 48, 16), 0);
 }
 
 /* A write that fails in the middle leaves what was there as it was. */

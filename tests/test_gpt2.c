@@ -6,6 +6,7 @@
 #include "eval/model/gpt2_forward.h"
 #include "eval/model/gpt2_model.h"
 #include "eval/model/model.h"
+#include "tests/attend_plainly.h"
 #include "tests/checkpoint_files.h"
 #include "tests/npy.h"
 
@@ -80,27 +81,6 @@ static void run_prompt(const gpt2_model *m, const int32_t *ids, size_t n, float 
     float *all[] = {x, q, k, v, attn, scratch};
     for (size_t i = 0; i < 6; i++)
         free(all[i]);
-}
-
-/* One query of one head over n keys, in double. Rows are `stride` floats apart. */
-static void attend_plainly(const float *q, const float *k, const float *v, size_t n, size_t stride, size_t D,
-                           double scale, float *out)
-{
-    double *p = allocate(n, sizeof *p), max = -INFINITY, sum = 0;
-    for (size_t t = 0; t < n; t++) {
-        for (size_t d = 0; d < D; d++)
-            p[t] += (double)q[d] * (double)k[t * stride + d] * scale;
-        max = p[t] > max ? p[t] : max;
-    }
-    for (size_t t = 0; t < n; t++)
-        sum += p[t] = exp(p[t] - max);
-    for (size_t d = 0; d < D; d++) {
-        double o = 0;
-        for (size_t t = 0; t < n; t++)
-            o += p[t] / sum * (double)v[t * stride + d];
-        out[d] = (float)o;
-    }
-    free(p);
 }
 
 /* Token by token with a plain cache: the logits of each of the n tokens go to logits[n][vocab]. If `greedy`,

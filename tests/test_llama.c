@@ -6,6 +6,7 @@
 #include "eval/common/json_util.h"
 #include "eval/model/llama_model.h"
 #include "eval/model/llama_weights.h"
+#include "tests/attend_plainly.h"
 #include "tests/npy.h"
 
 #include <criterion/criterion.h>
@@ -73,27 +74,6 @@ static model load_vectors(const char *name)
     cr_assert(strstr(name, ".gguf") ? load_gguf(&m, path, &e) : load_directory(&m, path, &e), "%s: %s", name,
               e.text);
     return m;
-}
-
-/* One query over n keys in double; rows of k and v are `stride` floats apart. */
-static void attend_plainly(const float *q, const float *k, const float *v, size_t n, size_t stride, size_t D,
-                           double scale, float *out)
-{
-    double *p = allocate(n, sizeof *p), max = -INFINITY, sum = 0;
-    for (size_t t = 0; t < n; t++) {
-        for (size_t d = 0; d < D; d++)
-            p[t] += (double)q[d] * (double)k[t * stride + d] * scale;
-        max = p[t] > max ? p[t] : max;
-    }
-    for (size_t t = 0; t < n; t++)
-        sum += p[t] = exp(p[t] - max);
-    for (size_t d = 0; d < D; d++) {
-        double o = 0;
-        for (size_t t = 0; t < n; t++)
-            o += p[t] / sum * (double)v[t * stride + d];
-        out[d] = (float)o;
-    }
-    free(p);
 }
 
 /* All n tokens, `at_once` in a pass, with a plain cache and an attention of the test's own:

@@ -31,23 +31,23 @@ static bool forward(const decode_run *d, const decode_way *w, size_t at, size_t 
     how.n_threads = d->n_threads;
     const double start = progress_now();
     double spent = 0.0;
-    model_embed(m, d->ids + at, at, n, d->x);
+    model_embed(m, d->ids + at, at, n, d->a.x);
     for (size_t layer = 0; layer < m->shape.n_layer; layer++) {
         how.window = model_attn_window(m, layer);
-        model_layer_qkv(m, layer, d->x, at, n, d->scratch, d->q, d->k, d->v);
+        model_layer_qkv(m, layer, d->a.x, at, n, d->a.scratch, d->a.q, d->a.k, d->a.v);
         const double before = progress_now();
         kvq_status status = KVQ_OK;
         if (w->has_cache)
-            status = kvq_cache_step(w->cache, layer, NULL, 1, &n, d->q, d->k, d->v,
-                                    model_attn_scale(m, layer), &how, d->attn);
+            status = kvq_cache_step(w->cache, layer, NULL, 1, &n, d->a.q, d->a.k, d->a.v,
+                                    model_attn_scale(m, layer), &how, d->a.attn);
         else
-            model_attention_causal(m, layer, d->q, d->k, d->v, n, d->attn);
+            model_attention_causal(m, layer, d->a.q, d->a.k, d->a.v, n, d->a.attn);
         if (status != KVQ_OK)
             return library_failed(w, at, status, e);
         spent += progress_now() - before;
-        model_layer_finish(m, layer, d->x, d->attn, n, d->scratch);
+        model_layer_finish(m, layer, d->a.x, d->a.attn, n, d->a.scratch);
     }
-    model_logits(m, d->x + (n - 1) * m->shape.n_embd, 1, d->scratch, d->logits);
+    model_logits(m, d->a.x + (n - 1) * m->shape.n_embd, 1, d->a.scratch, d->a.logits);
     *seconds = progress_now() - start;
     *attention = spent;
     return true;
@@ -104,16 +104,10 @@ static bool set_up(decode_run *d, const bench_options *o, eval_error *e)
     d->n_output = wanted_output(d);
     choose_points(d);
     const size_t n = DECODE_PROMPT + d->n_output;
-    const size_t q_width = shape->n_head * shape->head_dim, kv_width = shape->n_kv_head * shape->head_dim;
-    d->x = calloc(n, shape->n_embd * sizeof(float));
-    d->q = calloc(n, q_width * sizeof(float));
-    d->attn = calloc(n, q_width * sizeof(float));
-    d->k = calloc(n, kv_width * sizeof(float));
-    d->v = calloc(n, kv_width * sizeof(float));
-    d->scratch = calloc(model_scratch_floats(d->model, n), sizeof(float));
-    d->logits = calloc(shape->vocab_size, sizeof(float));
+    if (!pass_arrays_allocate(&d->a, d->model, n, e))
+        return false;
     d->ids = calloc(n, sizeof d->ids[0]);
-    if (!d->x || !d->q || !d->attn || !d->k || !d->v || !d->scratch || !d->logits || !d->ids)
+    if (!d->ids)
         return eval_fail(e, "out of memory for %zu tokens", n);
     for (size_t i = 0; i < n; i++)
         d->ids[i] = (int32_t)(splitmix64(o->seed, i + 1) % shape->vocab_size);
@@ -131,9 +125,7 @@ static void tear_down(decode_run *d)
         free(d->ways[i].step);
         free(d->ways[i].attention);
     }
-    float *const arrays[] = {d->x, d->q, d->k, d->v, d->attn, d->scratch, d->logits};
-    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
-        free(arrays[i]);
+    pass_arrays_free(&d->a);
     free(d->ids);
 }
 

@@ -6,7 +6,7 @@
 #include "eval/bench/options.h"
 #include "eval/bench/report.h"
 #include "eval/common/progress.h"
-#include "eval/model/model.h"
+#include "eval/model/pass_arrays.h"
 
 enum {
     DECODE_PROMPT = 16, /* tokens before the first one generated */
@@ -36,7 +36,7 @@ typedef struct decode_run {
     size_t points[DECODE_MAX_POINTS]; /* output lengths reported, rising; the last is n_output */
     size_t n_points;
     int32_t *ids; /* [DECODE_PROMPT + n_output], random: what is fed is not what comes out */
-    float *x, *q, *k, *v, *attn, *scratch, *logits;
+    pass_arrays a;
     decode_way ways[DECODE_MAX_CACHES]; /* 0: no cache, 1: fp32, 2: fp16, then the schemes */
     size_t n_ways;
 } decode_run;

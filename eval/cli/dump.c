@@ -3,6 +3,7 @@
 
 #include "eval/cli/dump.h"
 
+#include "eval/cli/input_options.h"
 #include "eval/common/arguments.h"
 #include "eval/common/exit_status.h"
 #include "eval/common/output_file.h"
@@ -10,7 +11,6 @@
 #include "eval/model/inputs.h"
 #include "eval/model/record.h"
 #include "eval/report/format.h"
-#include "lib/kvq.h"
 
 #include <cblas.h>
 #include <omp.h>
@@ -18,13 +18,7 @@
 #include <string.h>
 
 enum {
-    KEY_MODEL = 0x400,
-    KEY_TEXT,
-    KEY_CONTEXT,
-    KEY_TOKENS,
-    KEY_WINDOWS,
-    KEY_SEED,
-    KEY_THREADS,
+    KEY_THREADS = 0x400,
     KEY_OUT,
     KEY_DTYPE,
     KEY_QUIET,
@@ -32,12 +26,13 @@ enum {
 
 const struct argp_option dump_options_list[] = {
     {NULL, 0, NULL, 0, "What is recorded; all as without a command:", 1},
-    {"model", KEY_MODEL, "PATH", 0, "The model", 1},
-    {"text", KEY_TEXT, "FILE", 0, "The text; - is standard input", 1},
-    {"context", KEY_CONTEXT, "N", 0, "Context length", 1},
-    {"tokens", KEY_TOKENS, "N", 0, "Tokens of each window", 1},
-    {"windows", KEY_WINDOWS, "N", 0, "Windows; each becomes a sequence of the recording", 1},
-    {"seed", KEY_SEED, "N", 0, "Seed of random: weights (default 1)", 1},
+    {"model", INPUT_KEY_MODEL, "PATH", 0, "The model", 1},
+    {"text", INPUT_KEY_TEXT, "FILE", 0, "The text; - is standard input", 1},
+    {"no-bos", INPUT_KEY_NO_BOS, NULL, 0, "Windows begin with the text, not with a token before it", 1},
+    {"context", INPUT_KEY_CONTEXT, "N", 0, "Context length", 1},
+    {"tokens", INPUT_KEY_TOKENS, "N", 0, "Tokens of each window", 1},
+    {"windows", INPUT_KEY_WINDOWS, "N", 0, "Windows; each becomes a sequence of the recording", 1},
+    {"seed", INPUT_KEY_SEED, "N", 0, "Seed of random: weights (default 1)", 1},
 
     {NULL, 0, NULL, 0, "How:", 2},
     {"out", KEY_OUT, "FILE", 0,
@@ -97,26 +92,7 @@ static void check_out(const struct argp_state *state, const dump_options *o)
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
     dump_options *o = state->input;
-    const uint64_t many = KVQ_MAX_TOKENS;
     switch (key) {
-    case KEY_MODEL:
-        o->in.model = argument_file(state, "model", arg);
-        return 0;
-    case KEY_TEXT:
-        o->in.text = argument_file(state, "text", arg);
-        return 0;
-    case KEY_CONTEXT:
-        o->in.context = argument_number(state, "context", arg, 2, many);
-        return 0;
-    case KEY_TOKENS:
-        o->in.tokens = argument_number(state, "tokens", arg, 2, many);
-        return 0;
-    case KEY_WINDOWS:
-        o->in.windows = argument_number(state, "windows", arg, 1, many);
-        return 0;
-    case KEY_SEED:
-        o->in.seed = argument_number(state, "seed", arg, 0, INT64_MAX);
-        return 0;
     case KEY_THREADS:
         o->threads = (int)argument_number(state, "threads", arg, 1, 1024);
         return 0;
@@ -133,7 +109,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         check_out(state, o);
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return input_option(key, arg, state, &o->in);
     }
 }
 

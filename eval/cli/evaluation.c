@@ -107,6 +107,15 @@ static bool write_csv(const char *path, const evaluation *ev, eval_error *e)
     return output_file_commit(&file, e);
 }
 
+static bool write_per_token(const options *o, const inputs *in, const evaluation *ev, eval_error *e)
+{
+    output_file file;
+    if (!output_file_open(&file, o->per_token, e))
+        return false;
+    report_per_token(file.stream, ev, in->ids);
+    return output_file_commit(&file, e);
+}
+
 static bool finish_logits(output_file *logits, const evaluation *ev, eval_error *e)
 {
     if (ev->logits_failed.text[0] == '\0')
@@ -118,12 +127,12 @@ static bool finish_logits(output_file *logits, const evaluation *ev, eval_error 
 }
 
 /* First what is on the screen, then the files: one that cannot be written must not cost the run. */
-static int write_reports(const options *o, const report_context *context, const evaluation *ev,
-                         output_file *logits)
+static int write_reports(const options *o, const inputs *in, const report_context *context,
+                         const evaluation *ev, output_file *logits)
 {
     eval_error e = {""};
     int status = STATUS_GOOD;
-    if (!is_stdout(o->json) && !is_stdout(o->csv) && !is_stdout(o->logits)) {
+    if (!is_stdout(o->json) && !is_stdout(o->csv) && !is_stdout(o->logits) && !is_stdout(o->per_token)) {
         const report_style style = {.markdown = o->markdown,
                                     .colour = !o->markdown && want_colour(),
                                     .per_layer = o->per_layer,
@@ -136,6 +145,8 @@ static int write_reports(const options *o, const report_context *context, const 
     if (o->json && !write_json(o->json, context, ev, &e))
         status = complain(&e);
     if (o->csv && !write_csv(o->csv, ev, &e))
+        status = complain(&e);
+    if (o->per_token && !write_per_token(o, in, ev, &e))
         status = complain(&e);
     return status;
 }
@@ -158,6 +169,7 @@ static int run_evaluation(const inputs *in, const options *o, const char *isa, p
         return complain(&e);
     }
     if ((o->json && !output_file_check(o->json, &e)) || (o->csv && !output_file_check(o->csv, &e)) ||
+        (o->per_token && !output_file_check(o->per_token, &e)) ||
         (o->logits && !output_file_open(&logits, o->logits, &e)))
         return complain(&e); /* better now than after the work */
     const bool good = measure(&ev, in, o, logits.stream, line, &e);
@@ -181,7 +193,7 @@ static int run_evaluation(const inputs *in, const options *o, const char *isa, p
                               .bos_id = in->bos_id};
     if (o->json && context.model)
         context.model_checksum = model_checksum(context.model);
-    int status = write_reports(o, &context, &ev, &logits);
+    int status = write_reports(o, in, &context, &ev, &logits);
     if (evaluation_is_partial(&ev)) /* limits are about all windows */
         status = say_stopped(&ev);
     else if (status == STATUS_GOOD && limits_check(stderr, o, &ev) > 0)

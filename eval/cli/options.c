@@ -3,6 +3,7 @@
 
 #include "eval/cli/options.h"
 
+#include "eval/cli/input_options.h"
 #include "eval/cli/plugins.h"
 #include "eval/common/arguments.h"
 
@@ -26,20 +27,13 @@ enum {
     KEY_SCHEME,
     KEY_COMPARE,
     KEY_PLUGIN,
-    KEY_MODEL,
     KEY_KV,
-    KEY_TEXT,
-    KEY_NO_BOS,
-    KEY_CONTEXT,
-    KEY_TOKENS,
-    KEY_WINDOWS,
     KEY_PROMPT,
     KEY_GENERATE,
     KEY_PRECISION,
     KEY_APPEND_ONLY,
     KEY_BOUND,
     KEY_THREADS,
-    KEY_SEED,
     KEY_PER_LAYER,
     KEY_JSON,
     KEY_CSV,
@@ -50,6 +44,8 @@ enum {
     KEY_MAX_ATTN_ERROR,
     KEY_MAX_PPL_INCREASE,
     KEY_MIN_RATIO,
+    KEY_CONFIDENT,
+    KEY_PER_TOKEN,
 };
 
 const struct argp_option options_list[] = {
@@ -80,7 +76,7 @@ const struct argp_option options_list[] = {
      "Load a codec from a shared object (kvq_experimental.h); its name then stands in --scheme", 1},
 
     {NULL, 0, NULL, 0, "What it is measured on:", 2},
-    {"model", KEY_MODEL, "PATH", 0,
+    {"model", INPUT_KEY_MODEL, "PATH", 0,
      "Hugging Face directory or GGUF file of a GPT-2, Llama, Mistral, Qwen 2 or 3; or random: and a "
      "published "
      "shape such as gpt2 or llama-3.2-1b, or numbers (L,H,D,CTX,VOCAB for a GPT-2, L,H,HKV,D,CTX,VOCAB for a "
@@ -90,14 +86,15 @@ const struct argp_option options_list[] = {
      "Instead of a model: queries, keys and values recorded from any model, as .safetensors or .npy, or a "
      "directory of .npy; kvq-eval dump writes such files",
      2},
-    {"text", KEY_TEXT, "FILE", 0,
+    {"text", INPUT_KEY_TEXT, "FILE", 0,
      "UTF-8 text; - is standard input (default: the sample that comes with kvq-eval)", 2},
-    {"no-bos", KEY_NO_BOS, NULL, 0,
+    {"no-bos", INPUT_KEY_NO_BOS, NULL, 0,
      "Windows begin with the text, not with the token that the model's tokenizer puts before it", 2},
-    {"context", KEY_CONTEXT, "N", 0, "Context length, at most the model's, which is the default", 2},
-    {"tokens", KEY_TOKENS, "N", 0, "Tokens of each window, at most the context (default: that, up to 1024)",
-     2},
-    {"windows", KEY_WINDOWS, "N", 0, "Windows taken from the text one after the other (default: up to 4)", 2},
+    {"context", INPUT_KEY_CONTEXT, "N", 0, "Context length, at most the model's, which is the default", 2},
+    {"tokens", INPUT_KEY_TOKENS, "N", 0,
+     "Tokens of each window, at most the context (default: that, up to 1024)", 2},
+    {"windows", INPUT_KEY_WINDOWS, "N", 0,
+     "Windows taken from the text one after the other (default: up to 4)", 2},
     {"prompt", KEY_PROMPT, "N", 0, "The first N tokens of a window are a prefill and not counted (default 0)",
      2},
     {"generate", KEY_GENERATE, "N", 0,
@@ -109,7 +106,7 @@ const struct argp_option options_list[] = {
     {"bound", KEY_BOUND, "N", 0,
      "Check the certified bound at every Nth step, or off (default: at eight steps of each window)", 2},
     {"threads", KEY_THREADS, "N", 0, "Threads (default: one per processor)", 2},
-    {"seed", KEY_SEED, "N", 0, "Seed of random: weights (default 1)", 2},
+    {"seed", INPUT_KEY_SEED, "N", 0, "Seed of random: weights (default 1)", 2},
 
     {NULL, 0, NULL, 0, "What is shown:", 3},
     {"per-layer", KEY_PER_LAYER, NULL, 0, "Also a table of errors per layer and head", 3},
@@ -119,6 +116,8 @@ const struct argp_option options_list[] = {
     {"markdown", KEY_MARKDOWN, NULL, 0, "Print the tables as Markdown", 3},
     {"logits", KEY_LOGITS, "FILE", 0,
      "Write the first window's fp32 logits, float32 [tokens][vocab], as .npy", 3},
+    {"per-token", KEY_PER_TOKEN, "FILE", 0,
+     "Write a JSON line for each scheme and counted step: divergence, likelihoods, most likely tokens", 3},
     {"quiet", KEY_QUIET, NULL, 0, "No progress on standard error", 3},
 
     {NULL, 0, NULL, 0, "Limits, for tests: the exit status is 3 if any scheme breaks one:", 4},
@@ -126,6 +125,8 @@ const struct argp_option options_list[] = {
     {"max-attn-error", KEY_MAX_ATTN_ERROR, "X", 0, "Largest relative L2 error of attention, such as 0.1", 4},
     {"max-ppl-increase", KEY_MAX_PPL_INCREASE, "X", 0, "Largest increase of perplexity, in percent", 4},
     {"min-ratio", KEY_MIN_RATIO, "X", 0, "Smallest fp32 bytes / cache bytes", 4},
+    {"confident", KEY_CONFIDENT, NULL, 0,
+     "The first three hold against the upper end of the figure's 95 % interval, not the figure itself", 4},
 
     {NULL, 0, NULL, 0, "Other:", -1},
     {0},
@@ -266,6 +267,12 @@ static error_t parse_output_option(int key, char *arg, const struct argp_state *
     case KEY_LOGITS:
         o->logits = argument_file(state, "logits", arg);
         return 0;
+    case KEY_PER_TOKEN:
+        o->per_token = argument_file(state, "per-token", arg);
+        return 0;
+    case KEY_CONFIDENT:
+        o->confident = true;
+        return 0;
     case KEY_QUIET:
         o->quiet = true;
         return 0;
@@ -290,26 +297,8 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
 {
     const uint64_t many = KVQ_MAX_TOKENS;
     switch (key) {
-    case KEY_MODEL:
-        o->in.model = argument_file(state, "model", arg);
-        return 0;
-    case KEY_NO_BOS:
-        o->in.no_bos = true;
-        return 0;
     case KEY_KV:
         o->in.kv = argument_file(state, "kv", arg);
-        return 0;
-    case KEY_TEXT:
-        o->in.text = argument_file(state, "text", arg);
-        return 0;
-    case KEY_CONTEXT:
-        o->in.context = argument_number(state, "context", arg, 2, many);
-        return 0;
-    case KEY_TOKENS:
-        o->in.tokens = argument_number(state, "tokens", arg, 2, many);
-        return 0;
-    case KEY_WINDOWS:
-        o->in.windows = argument_number(state, "windows", arg, 1, many);
         return 0;
     case KEY_PROMPT:
         o->in.prompt = argument_number(state, "prompt", arg, 0, many);
@@ -332,11 +321,8 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
     case KEY_THREADS:
         o->threads = (int)argument_number(state, "threads", arg, 1, 1024);
         return 0;
-    case KEY_SEED:
-        o->in.seed = argument_number(state, "seed", arg, 0, INT64_MAX);
-        return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return input_option(key, arg, state, &o->in);
     }
 }
 
@@ -371,9 +357,11 @@ static void check_recording(const struct argp_state *state, const options *o)
         const char *name;
     } others[] = {{o->in.model, "model"},
                   {o->in.text, "text"},
+                  {o->in.no_bos, "no-bos"},
                   {o->in.context > 0, "context"},
                   {o->in.generate > 0, "generate"},
                   {o->logits, "logits"},
+                  {o->per_token, "per-token"},
                   {o->max_kld.set, "max-kld"},
                   {o->max_ppl_increase.set, "max-ppl-increase"}};
     for (size_t i = 0; o->in.kv && i < sizeof others / sizeof others[0]; i++)
@@ -384,20 +372,33 @@ static void check_recording(const struct argp_state *state, const options *o)
 
 static void check_combinations(const struct argp_state *state, const options *o)
 {
-    const int n_stdout = (o->json && strcmp(o->json, "-") == 0) + (o->csv && strcmp(o->csv, "-") == 0) +
-                         (o->logits && strcmp(o->logits, "-") == 0);
+    const struct {
+        const char *name, *path;
+    } files[] = {{"json", o->json}, {"csv", o->csv}, {"logits", o->logits}, {"per-token", o->per_token}};
+    const size_t n_files = sizeof files / sizeof files[0];
+    int n_stdout = 0;
+    for (size_t i = 0; i < n_files; i++) {
+        n_stdout += files[i].path && strcmp(files[i].path, "-") == 0 ? 1 : 0;
+        for (size_t k = i + 1; k < n_files; k++)
+            argument_different_files(state, files[i].name, files[i].path, files[k].name, files[k].path);
+    }
     if (n_stdout > 1)
-        argp_error(state, "only one of --json, --csv and --logits can go to standard output");
-    argument_different_files(state, "json", o->json, "csv", o->csv);
-    argument_different_files(state, "json", o->json, "logits", o->logits);
-    argument_different_files(state, "csv", o->csv, "logits", o->logits);
+        argp_error(state, "only one of --json, --csv, --logits and --per-token can go to standard output");
     const bool limits =
         o->max_kld.set || o->max_attn_error.set || o->max_ppl_increase.set || o->min_ratio.set;
-    if (o->in.generate > 0 && (o->csv || o->logits || o->per_layer || o->markdown || limits)) {
-        argp_error(state, "--generate measures nothing: it goes with none of --csv, --logits, --per-layer, "
+    if (o->in.generate > 0 &&
+        (o->csv || o->logits || o->per_token || o->per_layer || o->markdown || limits)) {
+        argp_error(state, "--generate measures nothing: it goes with none of --csv, --logits, --per-token, "
+                          "--per-layer, "
                           "--markdown and the limits");
     }
     const bool random = o->in.model && strncmp(o->in.model, "random:", 7) == 0;
+    if (o->confident && !o->max_kld.set && !o->max_attn_error.set && !o->max_ppl_increase.set)
+        argp_error(
+            state,
+            "--confident is about --max-kld, --max-attn-error and --max-ppl-increase, and none is given");
+    if (random && o->per_token)
+        argp_error(state, "--per-token means nothing for random weights");
     if (random && (o->max_kld.set || o->max_ppl_increase.set))
         argp_error(state, "--max-kld and --max-ppl-increase mean nothing for random weights");
 }

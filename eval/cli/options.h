@@ -29,7 +29,8 @@ typedef struct options {
     size_t bound; /* every how many steps the certified bound is checked; 0: never */
     int threads;  /* 0: as many as OpenMP gives */
     bool per_layer, markdown, quiet;
-    const char *json, *csv, *logits; /* files; NULL: not wanted; "-": standard output */
+    const char *json, *csv, *logits, *per_token; /* files; NULL: not wanted; "-": standard output */
+    bool confident; /* limits hold against the end of the 95 % interval */
     options_limit max_kld, max_attn_error, max_ppl_increase, min_ratio;
 } options;
 

@@ -3,6 +3,7 @@
 
 #include "eval/cli/tokenize.h"
 
+#include "eval/cli/input_options.h"
 #include "eval/common/arguments.h"
 #include "eval/common/exit_status.h"
 #include "eval/model/inputs.h"
@@ -10,41 +11,32 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { KEY_MODEL = 0x400, KEY_TEXT, KEY_NO_BOS, KEY_PIECES };
+enum { KEY_PIECES = 0x400 };
 
 const struct argp_option tokenize_options_list[] = {
-    {"model", KEY_MODEL, "PATH", 0,
+    {"model", INPUT_KEY_MODEL, "PATH", 0,
      "Hugging Face directory or GGUF file (default: the model that comes with kvq-eval); its weights are not "
      "read",
      0},
-    {"text", KEY_TEXT, "FILE", 0, "UTF-8 text (default: standard input)", 0},
-    {"no-bos", KEY_NO_BOS, NULL, 0, "Leave out the token that the model's configuration puts first", 0},
+    {"text", INPUT_KEY_TEXT, "FILE", 0, "UTF-8 text (default: standard input)", 0},
+    {"no-bos", INPUT_KEY_NO_BOS, NULL, 0, "Leave out the token that the model's configuration puts first", 0},
     {"pieces", KEY_PIECES, NULL, 0, "After each id a tab and its bytes, with backslash escapes", 0},
     {0}};
 
 typedef struct request {
-    const char *model, *text;
-    bool no_bos, pieces;
+    inputs_request in;
+    bool pieces;
 } request;
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
     request *r = state->input;
     switch (key) {
-    case KEY_MODEL:
-        r->model = arg;
-        return 0;
-    case KEY_TEXT:
-        r->text = arg;
-        return 0;
-    case KEY_NO_BOS:
-        r->no_bos = true;
-        return 0;
     case KEY_PIECES:
         r->pieces = true;
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return input_option(key, arg, state, &r->in);
     }
 }
 
@@ -79,7 +71,7 @@ static void print_id(const tokenizer *t, int32_t id, bool pieces)
 
 int tokenize_main(const char *doc, int argc, char **argv)
 {
-    request r = {.text = "-"};
+    request r = {.in = {.text = "-"}};
     arguments_parse(tokenize_options_list, parse_option, doc, "", argc, argv, &r);
     eval_error e = {""};
     tokenizer *t = NULL;
@@ -88,11 +80,11 @@ int tokenize_main(const char *doc, int argc, char **argv)
     char text_name[256];
     progress line;
     progress_start(&line, true);
-    const bool good = inputs_load_tokenizer(&t, r.model, &e) &&
-                      inputs_tokenize(t, r.text, &ids, &n_ids, text_name, &line, &e);
+    const bool good = inputs_load_tokenizer(&t, r.in.model, &e) &&
+                      inputs_tokenize(t, r.in.text, &ids, &n_ids, text_name, &line, &e);
     if (!good)
         fprintf(stderr, "kvq-eval: %s\n", e.text);
-    if (good && !r.no_bos && tokenizer_bos_id(t) >= 0)
+    if (good && !r.in.no_bos && tokenizer_bos_id(t) >= 0)
         print_id(t, tokenizer_bos_id(t), r.pieces);
     for (size_t i = 0; i < n_ids; i++)
         print_id(t, ids[i], r.pieces);

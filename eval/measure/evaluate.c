@@ -8,6 +8,7 @@
  */
 #include "eval/measure/evaluate.h"
 
+#include "eval/measure/cells.h"
 #include "eval/measure/memory.h"
 #include "eval/measure/quality.h"
 #include "eval/measure/window.h"
@@ -81,28 +82,11 @@ static double logits_steps(const evaluate_config *c, size_t n_streams)
     return head / layer * (double)(c->n_tokens - c->n_prompt) * (double)(1 + n_streams);
 }
 
-/* What a finished window gives to the result. Called for one window after the other. */
-static bool finish_window(work *w, size_t window, eval_error *e)
+/* The window's logits of all streams against the reference's; and the file of logits, if it is wanted. */
+static bool judge_window(work *w, size_t window, eval_error *e)
 {
     const evaluate_config *c = w->config;
-    evaluate_run *reference = &w->result->runs[0];
     FILE *logits_stream = window == 0 ? c->logits_stream : NULL;
-    /* Every window ends with the same number of tokens, so any window's bytes are all windows' bytes. */
-    if (reference->is_reference) {
-        merge_heads(reference->heads, w->ref_heads, w->L * w->H);
-        reference->seconds += w->ref_seconds;
-        if (!measure_bytes(reference, w->reference, w, e))
-            return false;
-    }
-    w->ref_seconds = 0.0;
-    for (size_t i = 0; i < w->n_streams; i++) {
-        stream *s = &w->streams[i];
-        merge_heads(s->run->heads, s->heads, w->L * w->H);
-        s->run->seconds += s->seconds;
-        s->seconds = 0.0;
-        if (!measure_bytes(s->run, s->local, w, e))
-            return false;
-    }
     eval_error why; /* the measurement goes on without the logits */
     if (logits_stream && !quality_write_logits(c->model, w->x, w->T, logits_stream, &why))
         w->result->logits_failed = why;
@@ -114,6 +98,32 @@ static bool finish_window(work *w, size_t window, eval_error *e)
     const bool good = quality_end_window(w->quality, e);
     work_steps_done(w, logits_steps(c, w->n_streams));
     return good;
+}
+
+/* What a finished window gives to the result. Called for one window after the other. */
+static bool finish_window(work *w, size_t window, eval_error *e)
+{
+    evaluate_run *reference = &w->result->runs[0];
+    if (!judge_window(w, window, e))
+        return false;
+    /* Every window ends with the same number of tokens, so any window's bytes are all windows' bytes. */
+    if (reference->is_reference) {
+        if (!measure_bytes(reference, w->reference, w, e) || !cells_make_reference(reference, w, window, e))
+            return false;
+        merge_heads(reference->heads, w->ref_heads, w->L * w->H);
+        reference->seconds += w->ref_seconds;
+    }
+    w->ref_seconds = 0.0;
+    for (size_t i = 0; i < w->n_streams; i++) {
+        stream *s = &w->streams[i];
+        if (!measure_bytes(s->run, s->local, w, e) || !cells_make(w, i, window, e))
+            return false;
+        merge_heads(s->run->heads, s->heads, w->L * w->H);
+        memset(s->blocks, 0, cells_n_blocks(w->config) * sizeof s->blocks[0]);
+        s->run->seconds += s->seconds;
+        s->seconds = 0.0;
+    }
+    return true;
 }
 
 /* Run windows [first, first + n) side by side; on failure *e is the first one's. */
@@ -228,7 +238,8 @@ static bool make_runs(evaluation *result, const evaluate_config *c, eval_error *
     for (size_t i = 0; i < result->n_runs; i++) {
         runs[i].kv_only = result->kv_only;
         runs[i].heads = calloc(result->n_layer * result->n_head, sizeof runs[i].heads[0]);
-        if (!runs[i].heads)
+        runs[i].cells = calloc(c->n_windows, sizeof runs[i].cells[0]);
+        if (!runs[i].heads || !runs[i].cells)
             return eval_fail(e, "out of memory");
     }
     return true;
@@ -255,15 +266,30 @@ static bool weigh_runs(evaluation *result, const evaluate_config *c, eval_error 
     return true;
 }
 
-static void summarize(const work *w)
+static bool estimate_run(const evaluation *result, evaluate_run *run, eval_error *e)
+{
+    const cell **cells = evaluate_cells(result, run);
+    if (!cells)
+        return eval_fail(e, "out of memory for the figures' uncertainty");
+    for (figure f = 0; f < N_FIGURES; f++)
+        run->estimates[f] = statistics_estimate(f, cells, result->n_windows, STATISTICS_SEED);
+    free(cells);
+    return true;
+}
+
+static bool summarize(const work *w, eval_error *e)
 {
     evaluation *result = w->result;
+    for (size_t i = 0; i < result->n_runs; i++)
+        if (!estimate_run(result, &result->runs[i], e))
+            return false;
     for (size_t i = 0; i < result->n_runs; i++)
         summarize_local(&result->runs[i], w->L, w->H);
     for (size_t i = 0; w->quality && i < w->n_streams; i++)
         quality_finish(w->quality, i, w->streams[i].run);
     if (w->quality && result->runs[0].is_reference)
         quality_finish_reference(w->quality, &result->runs[0]);
+    return true;
 }
 
 /* The runs are made: set up the workers, run, sum up. */
@@ -287,9 +313,7 @@ static bool evaluate_runs(evaluation *result, const evaluate_config *config, eva
                             .progress = &steps};
         good = work_set_up(&workers[i], config, result, e);
     }
-    good = good && run_windows(workers, n_workers, e);
-    if (good)
-        summarize(&workers[0]);
+    good = good && run_windows(workers, n_workers, e) && summarize(&workers[0], e);
     for (size_t i = 0; workers && i < n_workers; i++)
         work_free(&workers[i]);
     free(workers);
@@ -339,8 +363,13 @@ size_t evaluate_default_bound_every(size_t n_tokens)
 void evaluation_free(evaluation *ev)
 {
     for (size_t i = 0; ev->runs && i < ev->n_runs; i++) {
-        free(ev->runs[i].heads);
-        kvq_scheme_free(ev->runs[i].scheme);
+        evaluate_run *run = &ev->runs[i];
+        for (size_t k = 0; run->cells && k < ev->n_windows_asked; k++)
+            cell_clear(&run->cells[k]);
+        free(run->cells);
+        free(run->steps);
+        free(run->heads);
+        kvq_scheme_free(run->scheme);
     }
     free(ev->runs);
     memset(ev, 0, sizeof *ev);
@@ -369,4 +398,12 @@ bool evaluation_is_partial(const evaluation *ev)
 size_t evaluation_n_steps(const evaluation *ev)
 {
     return ev->n_windows * (ev->n_tokens - ev->n_prompt);
+}
+
+const cell **evaluate_cells(const evaluation *ev, const evaluate_run *run)
+{
+    const cell **list = run->cells ? calloc(ev->n_windows, sizeof list[0]) : NULL;
+    for (size_t i = 0; list && i < ev->n_windows; i++)
+        list[i] = &run->cells[i];
+    return list;
 }

@@ -6,6 +6,8 @@
 #include "eval/measure/metrics.h"
 #include "eval/model/model.h"
 #include "eval/model/recording.h"
+#include "eval/results/cell.h"
+#include "eval/results/statistics.h"
 #include "lib/kvq.h"
 
 #include <stdbool.h>
@@ -51,6 +53,13 @@ typedef struct evaluate_head {
     metric_bound bound;
 } evaluate_head;
 
+/* What a counted step's next-token distribution says. */
+typedef struct evaluate_step {
+    double kl;    /* from fp32's, nats */
+    double nll;   /* of the token that follows, nats; 0 at a window's last step */
+    int32_t best; /* the most likely token, the first of equals */
+} evaluate_step;
+
 /* A scheme and what was measured. Averages run over all windows. */
 typedef struct evaluate_run {
     kvq_scheme *scheme; /* the run's own */
@@ -79,6 +88,11 @@ typedef struct evaluate_run {
 
     /* What reaches the next-token distribution when the run feeds itself; has_quality only. */
     double kld_mean, kld_p99, kld_max, top1, ppl, ppl_fp32;
+    evaluate_step *steps; /* [n_windows][n_tokens - n_prompt]; has_quality only */
+
+    cell *cells; /* [n_windows]: the same by window */
+    /* What the cells say, with its uncertainty by STATISTICS_SEED; the values are those above but for rounding. */
+    estimate estimates[N_FIGURES];
 
     /* This scheme's own work, for is_reference the fp32 pass; windows that ran side by side are added up. */
     double seconds;
@@ -146,5 +160,18 @@ bool evaluation_is_partial(const evaluation *ev);
 
 /** Number of steps that count: each token of each window after its prompt. */
 size_t evaluation_n_steps(const evaluation *ev);
+
+/** The cells of a run's windows as a list [n_windows], which the caller frees; NULL without memory, or without cells. */
+const cell **evaluate_cells(const evaluation *ev, const evaluate_run *run);
+
+/**
+ * What all cells of this configuration have in common. Names are what reports call model and text. Takes as long
+ * as reading all weights, or the recorded file, once. Errors: reading the recording.
+ */
+EVAL_MUST_CHECK bool evaluate_experiment(experiment *x, const evaluate_config *config, const char *model_name,
+                                         const char *text_name, int32_t bos_id, uint64_t seed, eval_error *e);
+
+/** cell.ids_checksum of a window. */
+uint64_t evaluate_ids_checksum(const evaluate_config *config, size_t window);
 
 #endif

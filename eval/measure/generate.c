@@ -4,44 +4,29 @@
 #include "eval/common/progress.h"
 #include "eval/measure/memory.h"
 #include "eval/measure/metrics.h"
-#include "eval/model/model.h"
+#include "eval/model/pass_arrays.h"
 
 #include <assert.h>
-#include <stdlib.h>
 
 typedef struct generator {
     const model *model;
     kvq_cache *cache;
     kvq_precision precision;
     int n_threads;
-    float *x;        /* [n_prompt][E] */
-    float *q, *attn; /* [n_prompt][H][D] */
-    float *k, *v;    /* [n_prompt][Hkv][D] */
-    float *scratch, *logits;
+    pass_arrays a; /* of the prompt */
 } generator;
 
 static bool set_up(generator *g, const kvq_scheme *scheme, size_t n_prompt, eval_error *e)
 {
     const model_shape *shape = &g->model->shape;
-    const size_t q_width = shape->n_head * shape->head_dim, kv_width = shape->n_kv_head * shape->head_dim;
-    g->x = calloc(n_prompt, shape->n_embd * sizeof(float));
-    g->q = calloc(n_prompt, q_width * sizeof(float));
-    g->attn = calloc(n_prompt, q_width * sizeof(float));
-    g->k = calloc(n_prompt, kv_width * sizeof(float));
-    g->v = calloc(n_prompt, kv_width * sizeof(float));
-    g->scratch = calloc(model_scratch_floats(g->model, n_prompt), sizeof(float));
-    g->logits = calloc(shape->vocab_size, sizeof(float));
-    if (!g->x || !g->q || !g->attn || !g->k || !g->v || !g->scratch || !g->logits)
-        return eval_fail(e, "out of memory for a prompt of %zu tokens", n_prompt);
-    return memory_make_cache(&g->cache, shape, shape->n_layer, scheme, e);
+    return pass_arrays_allocate(&g->a, g->model, n_prompt, e) &&
+           memory_make_cache(&g->cache, shape, shape->n_layer, scheme, e);
 }
 
 static void tear_down(generator *g)
 {
     kvq_cache_free(g->cache);
-    float *const arrays[] = {g->x, g->q, g->k, g->v, g->attn, g->scratch, g->logits};
-    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
-        free(arrays[i]);
+    pass_arrays_free(&g->a);
 }
 
 /* Feed n tokens that begin at position `at`; n > 1 only for the prompt. Leaves the choice after the last one.
@@ -53,20 +38,20 @@ static bool feed(generator *g, const int32_t *ids, size_t at, size_t n, int32_t 
     kvq_attend_options_init(&options);
     options.n_threads = g->n_threads;
     options.precision = g->precision;
-    model_embed(m, ids, at, n, g->x);
+    model_embed(m, ids, at, n, g->a.x);
     for (size_t layer = 0; layer < m->shape.n_layer; layer++) {
         options.window = model_attn_window(m, layer);
-        model_layer_qkv(m, layer, g->x, at, n, g->scratch, g->q, g->k, g->v);
-        const kvq_status status = kvq_cache_step(g->cache, layer, NULL, 1, &n, g->q, g->k, g->v,
-                                                 model_attn_scale(m, layer), &options, g->attn);
+        model_layer_qkv(m, layer, g->a.x, at, n, g->a.scratch, g->a.q, g->a.k, g->a.v);
+        const kvq_status status = kvq_cache_step(g->cache, layer, NULL, 1, &n, g->a.q, g->a.k, g->a.v,
+                                                 model_attn_scale(m, layer), &options, g->a.attn);
         if (status != KVQ_OK) {
             return eval_fail(e, "generation at layer %zu, token %zu: %s", layer, at,
                              kvq_status_string(status));
         }
-        model_layer_finish(m, layer, g->x, g->attn, n, g->scratch);
+        model_layer_finish(m, layer, g->a.x, g->a.attn, n, g->a.scratch);
     }
-    model_logits(m, g->x + (n - 1) * m->shape.n_embd, 1, g->scratch, g->logits);
-    *next = (int32_t)metric_argmax(g->logits, m->shape.vocab_size);
+    model_logits(m, g->a.x + (n - 1) * m->shape.n_embd, 1, g->a.scratch, g->a.logits);
+    *next = (int32_t)metric_argmax(g->a.logits, m->shape.vocab_size);
     return true;
 }
 

@@ -20,12 +20,18 @@ EVAL_MUST_CHECK bool memory_make_cache(kvq_cache **out, const model_shape *shape
 uint64_t memory_plain_bytes(const model_shape *shape, size_t n_tokens, size_t bytes);
 
 /**
- * The fewest tokens from which on, up to n_max, a decode's cache is smaller than plain fp16 arrays of the
- * same keys and values; 0 if it is not even at n_max.
+ * What a cache weighs as a sequence grows: total[n - 1] bytes when every layer holds n tokens, n up to n_max.
  *
  * Memory depends on the number of tokens, not on what they are. So a cache of all layers is given zeros,
  * token by token as a decode does, and asked for its bytes after each: a formula would have to know of pages,
  * half-filled blocks and tables, and would be wrong the day one of them changes.
+ */
+EVAL_MUST_CHECK bool memory_growth(const model_shape *shape, const kvq_scheme *scheme, size_t n_max,
+                                   uint64_t *total, eval_error *e);
+
+/**
+ * The fewest tokens from which on, up to n_max, a decode's cache is smaller than plain fp16 arrays of the
+ * same keys and values; 0 if it is not even at n_max.
  */
 EVAL_MUST_CHECK bool memory_pays_from(const model_shape *shape, const kvq_scheme *scheme, size_t n_max,
                                       uint64_t *n_tokens, eval_error *e);

@@ -21,11 +21,15 @@ void quality_begin_window(quality *q, size_t window, const int32_t *ids, const f
 void quality_set_stream(quality *q, size_t stream, const char *scheme, const float *x);
 EVAL_MUST_CHECK bool quality_end_window(quality *q, eval_error *e);
 
-/** Fill in run's propagated metrics. Once per stream, after the last window. */
+/** The counted steps of a window that has ended: of a stream, or with QUALITY_REFERENCE of the reference. */
+#define QUALITY_REFERENCE SIZE_MAX
+const evaluate_step *quality_steps(const quality *q, size_t stream, size_t window);
+
+/** Fill in run's propagated metrics, and hand over its steps. Once per stream, after the last window. */
 void quality_finish(quality *q, size_t stream, evaluate_run *run);
 
 /** The same for the reference itself: no divergence, full agreement, and its perplexity. */
-void quality_finish_reference(const quality *q, evaluate_run *run);
+void quality_finish_reference(quality *q, evaluate_run *run);
 
 /** Write logits[n_tokens][vocab] of activations x, without metrics. */
 EVAL_MUST_CHECK bool quality_write_logits(const model *m, const float *x, size_t n_tokens, FILE *stream,

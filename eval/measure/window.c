@@ -14,6 +14,7 @@
 #include "eval/measure/window.h"
 
 #include "eval/common/progress.h"
+#include "eval/measure/cells.h"
 #include "eval/measure/memory.h"
 #include "eval/model/model.h"
 #include "eval/model/recording.h"
@@ -58,11 +59,14 @@ static bool allocate(work *w, eval_error *e)
     w->ref_bound = floats(w->H, 1);
     w->bound = floats(w->H, 1);
     w->ref_heads = calloc(w->L * w->H, sizeof w->ref_heads[0]);
+    w->step_l2 = calloc(w->H, sizeof w->step_l2[0]);
+    w->step_kl = calloc(w->H, sizeof w->step_kl[0]);
     good = good && (w->scratch || !m) && w->ref_probabilities && w->probabilities && w->ref_bound &&
-           w->bound && w->ref_heads;
+           w->bound && w->ref_heads && w->step_l2 && w->step_kl;
     for (size_t i = 0; good && i < w->n_streams; i++) {
         w->streams[i].heads = calloc(w->L * w->H, sizeof w->streams[i].heads[0]);
-        good = w->streams[i].heads != NULL;
+        w->streams[i].blocks = calloc(cells_n_blocks(w->config), sizeof w->streams[i].blocks[0]);
+        good = w->streams[i].heads && w->streams[i].blocks;
         if (good && w->quality) {
             w->streams[i].x = floats(T, E);
             good = w->streams[i].x != NULL;
@@ -128,9 +132,12 @@ void work_free(work *w)
         kvq_cache_free(w->streams[i].propagated);
         free(w->streams[i].x);
         free(w->streams[i].heads);
+        free(w->streams[i].blocks);
     }
     free(w->streams);
     free(w->ref_heads);
+    free(w->step_l2);
+    free(w->step_kl);
     kvq_cache_free(w->reference);
     float *const arrays[] = {
         w->x,         w->ref_q, w->ref_k, w->ref_v,   w->ref_out,           w->q,
@@ -216,21 +223,33 @@ static bool prefill(work *w, kvq_cache *cache, const char *scheme, size_t cache_
 }
 
 /* Compare one local step, whose attention stands in w->out, with the reference's. */
-static void compare_step(const work *w, evaluate_head *heads, size_t t, bool with_bound)
+static void compare_step(const work *w, stream *s, size_t layer, size_t t, bool with_bound)
 {
     const size_t D = w->D, n = t + 1;
+    evaluate_head *heads = s->heads + layer * w->H;
 #pragma omp parallel for schedule(static) if (w->n_threads != 1 && w->H * n > 4096)
     for (size_t h = 0; h < w->H; h++) {
         evaluate_head *head = &heads[h];
         const size_t at = t * w->Q + h * D;
-        const float max_abs = metric_l2_add(&head->attn, w->ref_out + at, w->out + at, D);
+        metric_l2 step = {0};
+        const float max_abs = metric_l2_add(&step, w->ref_out + at, w->out + at, D);
+        metric_l2_merge(&head->attn, &step);
         head->attn_max_abs = max_abs > head->attn_max_abs ? max_abs : head->attn_max_abs;
-        head->prob_kl_sum +=
-            metric_kl_probabilities(w->ref_probabilities + h * n, w->probabilities + h * n, n);
+        const double kl = metric_kl_probabilities(w->ref_probabilities + h * n, w->probabilities + h * n, n);
+        head->prob_kl_sum += kl;
         head->n_steps++;
+        w->step_l2[h] = step;
+        w->step_kl[h] = kl;
         if (with_bound)
             metric_bound_add(&head->bound, (double)w->bound[h], (double)w->ref_bound[h], (double)max_abs);
     }
+    cell_block *block = &s->blocks[(t - w->config->n_prompt) / CELL_BLOCK];
+    for (size_t h = 0; h < w->H; h++) { /* in order, so that sums do not depend on the number of threads */
+        block->attn_error += w->step_l2[h].error;
+        block->attn_reference += w->step_l2[h].reference;
+        block->attn_kl += w->step_kl[h];
+    }
+    block->n_attn += w->H;
 }
 
 static bool check_bounds(const work *w, const stream *s, const evaluate_head *heads, size_t layer, size_t t,
@@ -248,13 +267,12 @@ static bool check_bounds(const work *w, const stream *s, const evaluate_head *he
 static bool local_step(work *w, stream *s, size_t layer, size_t t, bool with_bound, eval_error *e)
 {
     const double start = progress_now();
-    evaluate_head *heads = s->heads + layer * w->H;
     if (!decode_step(w, s->local, s->run->text, layer, layer, t, w->ref_q, w->ref_k, w->ref_v,
                      w->probabilities, with_bound ? w->bound : NULL, w->out, e))
         return false;
-    compare_step(w, heads, t, with_bound);
+    compare_step(w, s, layer, t, with_bound);
     s->seconds += progress_now() - start;
-    return !with_bound || check_bounds(w, s, heads, layer, t, e);
+    return !with_bound || check_bounds(w, s, s->heads + layer * w->H, layer, t, e);
 }
 
 /* ---- one layer ---- */

@@ -9,6 +9,7 @@
 typedef struct stream {
     evaluate_run *run;     /* only read while windows run side by side */
     evaluate_head *heads;  /* [L][H], of this window */
+    cell_block *blocks;    /* of this window: attention's sums only */
     double seconds;        /* likewise */
     kvq_cache *local;      /* all layers, fed by the reference */
     kvq_cache *propagated; /* one layer at a time, fed by x; NULL without quality */
@@ -39,6 +40,8 @@ typedef struct work {
     float *scratch;                           /* for the forward pass over T tokens; NULL for a recording */
     float *ref_probabilities, *probabilities; /* [H][t + 1] of one step */
     float *ref_bound, *bound;                 /* [H] of one step */
+    metric_l2 *step_l2;                       /* [H] of one step */
+    double *step_kl;                          /* likewise */
     stream *streams;
     size_t n_streams;
     quality *quality; /* shared; NULL where there are only local errors */

@@ -70,17 +70,14 @@ static bool check_refused(const llama_config *c, const gguf *g, eval_error *e)
         {"rope.scaling.alpha", "RoPE scaling by alpha"},
         {"rope.freq_base_swa", "RoPE of their own for sliding layers"},
     };
-    size_t n_experts = 0, n_parts = 0;
+    size_t n_experts = 0;
     bool causal = true;
     if (!optional_size(c, g, "expert_count", 0, SIZE_MAX, &n_experts, e) ||
-        !gguf_optional_size(g, "split.count", 0, SIZE_MAX, &n_parts, e) ||
         !gguf_optional_bool(g, key_of(c, "attention.causal").text, &causal, e))
         return false;
     if (n_experts > 0)
         return eval_fail(e, "%s: %s.expert_count is %zu, which means a mixture of experts: not supported",
                          gguf_path(g), c->architecture, n_experts);
-    if (n_parts > 1)
-        return eval_fail(e, "%s: split.count is %zu, expected a model in one file", gguf_path(g), n_parts);
     if (!causal)
         return eval_fail(e, "%s: %s.attention.causal is false, expected a decoder-only model", gguf_path(g),
                          c->architecture);
@@ -107,6 +104,9 @@ static bool parse_kv_heads(llama_config *c, const gguf *g, eval_error *e)
         return gguf_optional_size(g, key.text, 1, LLAMA_MAX_HEADS, &c->n_kv_head, e);
     if (!gguf_optional_array(g, key.text, element, &n, e))
         return false;
+    if (n != c->n_layer)
+        return eval_fail(e, "%s: %s has %zu elements, expected one for each of %zu layers", gguf_path(g),
+                         key.text, n, c->n_layer);
     for (size_t i = 0; i < n; i++) {
         const int64_t heads = gguf_array_integer(g, key.text, i), first = gguf_array_integer(g, key.text, 0);
         if (heads != first || heads < 1 || heads > LLAMA_MAX_HEADS)

@@ -162,8 +162,10 @@ static bool apply_frequency_factors(llama_model *l, const origin *from, eval_err
         return false;
     for (size_t i = 0; i < n; i++) {
         if (!(factors[i] >= 1e-6f && factors[i] <= 1e6f))
-            return eval_fail(e, "%s: tensor '%s': element %zu is %g, expected a number from 1e-06 to 1e+06",
-                             t->source->path, t->name, i, (double)factors[i]);
+            return eval_fail(
+                e, "%s: tensor '%s': element %zu (byte %zu) is %g, expected a number from 1e-06 to 1e+06",
+                t->source->path, t->name, i, t->file_offset + matrix_row_bytes(t->type, i),
+                (double)factors[i]);
         l->frequencies[i] /= factors[i];
     }
     return true;

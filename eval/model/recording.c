@@ -3,6 +3,7 @@
 
 #include "eval/model/recording.h"
 
+#include "eval/common/checksum.h"
 #include "eval/common/input_file.h"
 #include "eval/model/npy.h"
 #include "eval/model/safetensors.h"
@@ -14,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 enum { MAX_NAME = 256, CHUNK = 4096 };
 
@@ -401,4 +404,27 @@ bool recording_read(const recording *r, size_t layer, size_t sequence, size_t n,
     assert(layer < r->shape.n_layer && sequence < r->n_sequences && n <= r->shape.n_ctx);
     return (!q || !r->q.t || read_part(r, &r->q, layer, sequence, n, q, e)) &&
            read_part(r, &r->k, layer, sequence, n, k, e) && read_part(r, &r->v, layer, sequence, n, v, e);
+}
+
+bool recording_checksum(const recording *r, uint64_t *checksum, eval_error *e)
+{
+    const model_shape *s = &r->shape;
+    const size_t n_q = recording_has_queries(r) ? s->n_ctx * s->n_head * s->head_dim : 0;
+    const size_t n_kv = s->n_ctx * s->n_kv_head * s->head_dim;
+    float *x = calloc(n_q + 2 * n_kv, sizeof x[0]);
+    if (!x)
+        return eval_fail(e, "%s: out of memory for a layer", r->path);
+    XXH3_state_t state;
+    XXH3_64bits_reset(&state);
+    bool good = true;
+    for (size_t i = 0; good && i < s->n_layer * r->n_sequences; i++) {
+        good = recording_read(r, i / r->n_sequences, i % r->n_sequences, s->n_ctx, n_q > 0 ? x : NULL,
+                              x + n_q, x + n_q + n_kv, e);
+        if (good)
+            checksum_words(&state, x, n_q + 2 * n_kv);
+    }
+    free(x);
+    if (good)
+        *checksum = XXH3_64bits_digest(&state);
+    return good;
 }

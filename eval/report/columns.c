@@ -135,6 +135,7 @@ HEAD(k_rel_l2_packed, real(evaluate_packed_error(run, &head->k_packed)))
 RUN(v_rel_l2_packed, real(run->v_rel_l2_packed))
 HEAD(v_rel_l2_packed, real(evaluate_packed_error(run, &head->v_packed)))
 RUN(attn_rel_l2, real(run->attn_rel_l2))
+RUN(attn_rel_l2_se, of_attention(run, real(run->estimates[FIGURE_ATTN_ERROR].se)))
 HEAD(attn_rel_l2, of_attention(run, real(metric_l2_value(&head->attn))))
 RUN(attn_max_abs, real(run->attn_max_abs))
 HEAD(attn_max_abs, of_attention(run, real((double)head->attn_max_abs)))
@@ -142,16 +143,21 @@ RUN(attn_worst_rel_l2, real(run->attn_worst_rel_l2))
 RUN(attn_worst_layer, of_attention(run, whole(run->attn_worst_layer)))
 RUN(attn_worst_head, of_attention(run, whole(run->attn_worst_head)))
 RUN(attn_prob_kl, real(run->attn_prob_kl))
+RUN(attn_prob_kl_se, of_attention(run, real(run->estimates[FIGURE_ATTN_KL].se)))
 HEAD(attn_prob_kl, of_attention(run, real(evaluate_head_prob_kl(head))))
 RUN(bound_max, real(run->bound_max))
 RUN(bound_looseness, real(run->bound_looseness))
 RUN(kld_mean, real(run->kld_mean))
+RUN(kld_mean_se, real(run->estimates[FIGURE_KL].se))
 RUN(kld_p99, real(run->kld_p99))
 RUN(kld_max, real(run->kld_max))
 RUN(top1, real(run->top1))
+RUN(top1_se, real(run->estimates[FIGURE_TOP1].se))
 RUN(ppl, real(run->ppl))
+RUN(ppl_se, real(run->estimates[FIGURE_PPL].se))
 RUN(ppl_fp32, real(run->ppl_fp32))
 RUN(ppl_increase, real(evaluate_ppl_increase(run)))
+RUN(ppl_increase_se, real(run->estimates[FIGURE_PPL_CHANGE].se))
 RUN(seconds, real(run->seconds))
 RUN(partial, whole(evaluation_is_partial(ev)))
 /* clang-format on */
@@ -280,7 +286,7 @@ const column columns[] = {
      .part = PART_MEMORY,
      .unit = UNIT_BITS,
      .title = "bits|packed",
-     .rank = 10,
+     .rank = 9,
      .width = 7,
      .of_run = run_bits_packed,
      .doc = "Bits a packed number costs: payload and metadata by packed keys and values. Missing if "
@@ -307,7 +313,7 @@ const column columns[] = {
      .part = PART_MEMORY,
      .unit = UNIT_RATIO,
      .title = "vs|fp32",
-     .rank = 8,
+     .rank = 12,
      .width = 7,
      .of_run = run_ratio_vs_fp32,
      .doc = "fp32_bytes by the cache's bytes."},
@@ -325,7 +331,7 @@ const column columns[] = {
      .part = PART_LOCAL,
      .unit = UNIT_ERROR,
      .title = "K|error",
-     .rank = 12,
+     .rank = 14,
      .width = 8,
      .of_run = run_k_rel_l2,
      .of_head = head_k_rel_l2,
@@ -336,7 +342,7 @@ const column columns[] = {
      .part = PART_LOCAL,
      .unit = UNIT_ERROR,
      .title = "V|error",
-     .rank = 13,
+     .rank = 15,
      .width = 8,
      .of_run = run_v_rel_l2,
      .of_head = head_v_rel_l2,
@@ -345,7 +351,7 @@ const column columns[] = {
      .part = PART_LOCAL,
      .unit = UNIT_ERROR,
      .title = "K err.|packed",
-     .rank = 15,
+     .rank = 17,
      .width = 8,
      .of_run = run_k_rel_l2_packed,
      .of_head = head_k_rel_l2_packed,
@@ -356,7 +362,7 @@ const column columns[] = {
      .part = PART_LOCAL,
      .unit = UNIT_ERROR,
      .title = "V err.|packed",
-     .rank = 16,
+     .rank = 18,
      .width = 8,
      .of_run = run_v_rel_l2_packed,
      .of_head = head_v_rel_l2_packed,
@@ -365,13 +371,20 @@ const column columns[] = {
      .part = PART_LOCAL,
      .unit = UNIT_ERROR,
      .title = "attn.|error",
-     .rank = 7,
+     .rank = 8,
      .width = 8,
      .of_run = run_attn_rel_l2,
      .of_head = head_attn_rel_l2,
      .doc = "The same of attention's output over all counted steps, pooled: one figure for all "
             "layers and heads together, in which heads with large outputs count most. Steps at which "
             "nothing is packed yet are in it."},
+    {.name = "attn_rel_l2_se",
+     .part = PART_LOCAL,
+     .unit = UNIT_ERROR,
+     .title = "attn. err.|s.e.",
+     .of_run = run_attn_rel_l2_se,
+     .doc = "Standard error of attn_rel_l2, by drawing windows or blocks of tokens again (UNCERTAINTY). "
+            "Missing where there are fewer than two of them."},
     {.name = "attn_max_abs",
      .part = PART_LOCAL,
      .unit = UNIT_ERROR,
@@ -401,13 +414,19 @@ const column columns[] = {
      .part = PART_LOCAL,
      .unit = UNIT_ERROR,
      .title = "attn.|KL",
-     .rank = 14,
+     .rank = 16,
      .width = 8,
      .of_run = run_attn_prob_kl,
      .of_head = head_attn_prob_kl,
      .doc = "KL divergence in nats from the fp32 attention probabilities to the scheme's, averaged "
             "over steps, layers and query heads. A probability of the scheme that underflowed to "
             "less than 1e-38 counts as 1e-38."},
+    {.name = "attn_prob_kl_se",
+     .part = PART_LOCAL,
+     .unit = UNIT_ERROR,
+     .title = "attn. KL|s.e.",
+     .of_run = run_attn_prob_kl_se,
+     .doc = "That of attn_prob_kl."},
     {.name = "bound_max",
      .part = PART_LOCAL,
      .unit = UNIT_ERROR,
@@ -432,11 +451,19 @@ const column columns[] = {
      .of_run = run_kld_mean,
      .doc = "KL divergence in nats from fp32's distribution of the next token to the scheme's, "
             "averaged over counted steps."},
+    {.name = "kld_mean_se",
+     .part = PART_PROPAGATED,
+     .unit = UNIT_ERROR,
+     .title = "KL|s.e.",
+     .rank = 7,
+     .width = 8,
+     .of_run = run_kld_mean_se,
+     .doc = "Standard error of kld_mean."},
     {.name = "kld_p99",
      .part = PART_PROPAGATED,
      .unit = UNIT_ERROR,
      .title = "token KL|p99",
-     .rank = 11,
+     .rank = 13,
      .width = 9,
      .of_run = run_kld_p99,
      .doc = "Its 99th percentile (nearest rank)."},
@@ -454,15 +481,27 @@ const column columns[] = {
      .width = 8,
      .of_run = run_top1,
      .doc = "Share of the counted steps at which both find the same token most likely."},
+    {.name = "top1_se",
+     .part = PART_PROPAGATED,
+     .unit = UNIT_SHARE,
+     .title = "top-1|s.e.",
+     .of_run = run_top1_se,
+     .doc = "Standard error of top1."},
     {.name = "ppl",
      .part = PART_PROPAGATED,
      .unit = UNIT_PERPLEXITY,
      .title = "|perplexity",
-     .rank = 9,
+     .rank = 10,
      .width = 11,
      .of_run = run_ppl,
      .doc = "exp of the mean negative log-likelihood of the text's real next token, over the counted "
             "steps but the last one of each window."},
+    {.name = "ppl_se",
+     .part = PART_PROPAGATED,
+     .unit = UNIT_PERPLEXITY,
+     .title = "ppl s.e.",
+     .of_run = run_ppl_se,
+     .doc = "Standard error of ppl. The text decides most of it, not the scheme."},
     {.name = "ppl_fp32",
      .part = PART_PROPAGATED,
      .unit = UNIT_PERPLEXITY,
@@ -477,6 +516,15 @@ const column columns[] = {
      .width = 9,
      .of_run = run_ppl_increase,
      .doc = "How far ppl is above ppl_fp32, in percent. A fall below is chance."},
+    {.name = "ppl_increase_se",
+     .part = PART_PROPAGATED,
+     .unit = UNIT_POINTS,
+     .title = "change|s.e.",
+     .rank = 11,
+     .width = 8,
+     .of_run = run_ppl_increase_se,
+     .doc = "Standard error of ppl_increase, in percent; paired, because both perplexities are of the same "
+            "tokens."},
 
     {.name = "seconds",
      .part = PART_RUN,

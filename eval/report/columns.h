@@ -39,6 +39,7 @@ typedef enum column_unit {
     UNIT_SHARE, /* a share of 1, printed in percent */
     UNIT_PERPLEXITY,
     UNIT_CHANGE, /* in percent */
+    UNIT_POINTS, /* percent without a sign */
     UNIT_SECONDS,
 } column_unit;
 

@@ -82,6 +82,9 @@ void format_value(char *s, column_unit unit, const column_value *value)
     case UNIT_CHANGE:
         format_change(s, value->real);
         return;
+    case UNIT_POINTS:
+        snprintf(s, FORMAT_SIZE, "%.2f %%", value->real);
+        return;
     case UNIT_SECONDS:
         snprintf(s, FORMAT_SIZE, "%.1f s", value->real);
         return;

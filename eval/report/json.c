@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 
 static json_t *whole(uint64_t x)
@@ -106,6 +107,47 @@ static json_t *object_of(json_t *run, const column_part_info *part)
     return o;
 }
 
+/* How the figures' uncertainty was found. */
+static json_t *uncertainty_json(const evaluation *ev)
+{
+    json_t *o = json_object();
+    json_object_set_new(o, "drawn", json_string(statistics_unit(ev->n_windows)));
+    json_object_set_new(o, "replicates", json_integer(STATISTICS_REPLICATES));
+    json_object_set_new(o, "seed", whole(STATISTICS_SEED));
+    return o;
+}
+
+/* What a window alone says. */
+static json_t *window_json(const evaluation *ev, const cell *c)
+{
+    static const struct {
+        const char *name;
+        figure figure;
+        bool needs_quality;
+    } shown[] = {{"attn_rel_l2", FIGURE_ATTN_ERROR, false},
+                 {"attn_prob_kl", FIGURE_ATTN_KL, false},
+                 {"kld_mean", FIGURE_KL, true},
+                 {"top1", FIGURE_TOP1, true},
+                 {"ppl", FIGURE_PPL, true},
+                 {"ppl_increase", FIGURE_PPL_CHANGE, true}};
+    json_t *o = json_object();
+    json_object_set_new(o, "window", whole(c->window));
+    for (size_t i = 0; i < sizeof shown / sizeof shown[0]; i++) {
+        const double x = statistics_estimate(shown[i].figure, &c, 1, STATISTICS_SEED).value;
+        if (ev->has_quality || !shown[i].needs_quality)
+            json_object_set_new(o, shown[i].name, isfinite(x) ? json_real(x) : json_null());
+    }
+    return o;
+}
+
+static json_t *windows_json(const evaluation *ev, const evaluate_run *run)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; run->cells && i < ev->n_windows; i++)
+        json_array_append_new(list, window_json(ev, &run->cells[i]));
+    return list;
+}
+
 static json_t *run_json(const evaluation *ev, const evaluate_run *run)
 {
     json_t *o = json_object();
@@ -116,6 +158,7 @@ static json_t *run_json(const evaluation *ev, const evaluate_run *run)
         json_object_set_new(object_of(o, &column_parts[columns[c].part]), columns[c].name,
                             value_json(&value));
     }
+    json_object_set_new(o, "per_window", windows_json(ev, run));
     json_object_set_new(o, "per_layer", per_layer_json(ev, run));
     return o;
 }
@@ -140,6 +183,7 @@ bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_er
     json_object_set_new(root, "bound_every", ev->bound_every ? whole(ev->bound_every) : json_null());
     json_object_set_new(root, "threads", json_integer(c->threads));
     json_object_set_new(root, "seed", whole(c->seed));
+    json_object_set_new(root, "uncertainty", uncertainty_json(ev));
     json_object_set_new(root, "partial", json_boolean(evaluation_is_partial(ev)));
     json_object_set_new(root, "model", c->recording ? recorded_model_json(c, ev) : model_json(c, ev));
     if (c->recording)

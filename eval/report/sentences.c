@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdarg.h>
+#include <stdlib.h>
 
 typedef struct paragraph {
     char text[2048];
@@ -155,8 +156,13 @@ static void say_quality(paragraph *p, const evaluate_run *run)
     say_attention(p, run);
     say(p, "The most likely next token stays the same in %.1f %% of the steps, and perplexity ",
         100.0 * run->top1);
+    const estimate *e = &run->estimates[FIGURE_PPL_CHANGE];
+    char uncertain[FORMAT_SIZE] = "";
+    if (e->se > 0.0)
+        snprintf(uncertain, sizeof uncertain, " ± %.2f", e->se);
     if (isfinite(run->ppl_fp32) && isfinite(run->ppl))
-        say(p, "goes from %.2f to %.2f (%s), %s.", run->ppl_fp32, run->ppl, percent, verdict(change.real));
+        say(p, "goes from %.2f to %.2f (%s%s), %s.", run->ppl_fp32, run->ppl, percent, uncertain,
+            e->low < 0.0 && e->high > 0.0 ? "which may be chance" : verdict(change.real));
     else
         say(p, "passes what a number can hold: with fp32 it is %.3g, here %.3g.", run->ppl_fp32, run->ppl);
 }
@@ -214,6 +220,23 @@ static bool keep_alike(const evaluation *ev, const kvq_scheme *a, const kvq_sche
     return true;
 }
 
+/* The range that the ratio of two divergences lies in, at 95 %, larger over smaller. */
+static void say_range(paragraph *p, const evaluation *ev, const evaluate_run *large,
+                      const evaluate_run *small)
+{
+    char low[FORMAT_SIZE], high[FORMAT_SIZE];
+    const cell **a = evaluate_cells(ev, large), **b = evaluate_cells(ev, small);
+    if (a && b) {
+        const difference d = statistics_compare(FIGURE_KL, a, b, ev->n_windows, STATISTICS_SEED);
+        two_digits(low, exp(d.log_ratio.low));
+        two_digits(high, exp(d.log_ratio.high));
+        if (isfinite(d.log_ratio.low) && isfinite(d.log_ratio.high))
+            say(p, " (95 %% interval %s to %s)", low, high);
+    }
+    free(a);
+    free(b);
+}
+
 static void say_against(paragraph *p, const evaluation *ev, const evaluate_run *run,
                         const evaluate_run *other)
 {
@@ -224,8 +247,9 @@ static void say_against(paragraph *p, const evaluation *ev, const evaluate_run *
     const double small = less ? run->kld_mean : other->kld_mean;
     if (small > 0.0) {
         two_digits(factor, (less ? other->kld_mean : run->kld_mean) / small);
-        say(p, "Next to %s, %s has %s times %s next-token divergence, in %s instead of %s",
-            name_of(other).text, name_of(run).text, factor, less ? "less" : "more", here, there);
+        say(p, "Next to %s, %s has %s times", name_of(other).text, name_of(run).text, factor);
+        say_range(p, ev, less ? other : run, less ? run : other);
+        say(p, " %s next-token divergence, in %s instead of %s", less ? "less" : "more", here, there);
         if (isfinite(run->bits_packed) && isfinite(other->bits_packed))
             say(p, " and %.2f instead of %.2f bits for a packed number", run->bits_packed,
                 other->bits_packed);

@@ -101,10 +101,10 @@ static void print_plain_row(FILE *f, const evaluation *ev, const evaluate_run *r
     else
         fprintf(f, "%-*s", SCHEME_WIDTH, run->text);
     for (size_t i = 0; i < s->n; i++) {
-        char cell[FORMAT_SIZE];
+        char shown[FORMAT_SIZE];
         const column_value value = s->c[i]->of_run(ev, run);
-        format_value(cell, s->c[i]->unit, &value);
-        fprintf(f, " %*s", s->c[i]->width - 1, cell); /* wide figures do not touch */
+        format_value(shown, s->c[i]->unit, &value);
+        fprintf(f, " %*s", s->c[i]->width - 1, shown); /* wide figures do not touch */
     }
 }
 
@@ -141,9 +141,9 @@ static void markdown_heading(FILE *f, const char *left, const char *left_rule, c
 
 static void markdown_cell(FILE *f, const column *c, column_value value)
 {
-    char cell[FORMAT_SIZE];
-    format_value(cell, c->unit, &value);
-    fprintf(f, " %s |", cell);
+    char shown[FORMAT_SIZE];
+    format_value(shown, c->unit, &value);
+    fprintf(f, " %s |", shown);
 }
 
 static void markdown_runs(FILE *f, const evaluation *ev)
@@ -200,9 +200,9 @@ void table_heads(FILE *f, const evaluation *ev, const evaluate_run *run, const r
             if (style->markdown) {
                 markdown_cell(f, s.c[j], value);
             } else {
-                char cell[FORMAT_SIZE];
-                format_value(cell, s.c[j]->unit, &value);
-                fprintf(f, " %*s", s.c[j]->width - 1, cell);
+                char shown[FORMAT_SIZE];
+                format_value(shown, s.c[j]->unit, &value);
+                fprintf(f, " %*s", s.c[j]->width - 1, shown);
             }
         }
         fputc('\n', f);
