@@ -15,6 +15,7 @@
 #include "eval/cli/plan.h"
 #include "eval/cli/sweep.h"
 #include "eval/cli/tokenize.h"
+#include "eval/cli/tune.h"
 #include "eval/common/exit_status.h"
 #include "lib/kvq.h"
 
@@ -35,6 +36,8 @@ static const command table[] = {
      sweep_words, NULL, false},
     {"merge", "Make one file of several that sweeps have written", merge_main, merge_options_list, NULL, NULL,
      true},
+    {"tune", "Find widths by layer for a number of bytes, by measurement", tune_main, tune_options_list,
+     tune_words, NULL, false},
     {"dump", "Record a model's queries, keys and values into a file for --kv", dump_main, dump_options_list,
      dump_words, NULL, false},
     {"plan", "Compute before running: does it fit, what binds, what is saved", plan_main, plan_options_list,

@@ -30,7 +30,7 @@ typedef struct options {
     int threads;  /* 0: as many as OpenMP gives */
     bool per_layer, markdown, quiet;
     const char *json, *csv, *logits, *per_token; /* files; NULL: not wanted; "-": standard output */
-    bool confident; /* limits hold against the end of the 95 % interval */
+    bool confident;                              /* limits hold against the end of the 95 % interval */
     options_limit max_kld, max_attn_error, max_ppl_increase, min_ratio;
 } options;
 

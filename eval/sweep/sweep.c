@@ -33,15 +33,15 @@ static evaluate_config base_config(const sweep_config *c)
                              .append_only = c->append_only};
 }
 
-/* Can a cache of this model be had? A head dimension may not do for it. */
+/* Can a cache of this model be had? A head dimension may not do for it, or a layer that is named not be there. */
 static bool is_suited(sweep_plan *plan, const model_shape *shape, const kvq_scheme *scheme)
 {
     kvq_cache *cache = NULL;
     eval_error why = {""};
-    const bool good = memory_make_cache(&cache, shape, 1, scheme, &why);
+    const bool good = memory_make_cache(&cache, shape, shape->n_layer, scheme, &why);
     kvq_cache_free(cache);
     if (!good && plan->n_unsuited++ == 0)
-        snprintf(plan->first_unsuited, sizeof plan->first_unsuited, "%s: %.100s", kvq_scheme_text(scheme),
+        snprintf(plan->first_unsuited, sizeof plan->first_unsuited, "%.100s: %.100s", kvq_scheme_text(scheme),
                  why.text);
     return good;
 }

@@ -72,8 +72,8 @@ bool choice_bytes(const model_shape *shape, const char *scheme, const choice_bud
     const bool good = evaluate_make_scheme(&s, scheme, e) && memory_weigh(shape, s, lengths, n, usage, e);
     kvq_scheme_free(s);
     if (good)
-        *bytes =
-            n == 1 ? (double)usage[0].total : ((double)usage[1].total - (double)usage[0].total) / (double)LONG;
+        *bytes = n == 1 ? (double)usage[0].total
+                        : ((double)usage[1].total - (double)usage[0].total) / (double)LONG;
     return good;
 }
 

@@ -49,7 +49,7 @@ EVAL_MUST_CHECK bool choice_bytes(const model_shape *shape, const char *scheme, 
 /* What is known of the layers. */
 typedef struct choice_table {
     size_t n_layers;
-    double *k_kl, *v_kl;                  /* [n_layers][CHOICE_N_K] and [n_layers][CHOICE_N_V]: divergence alone */
+    double *k_kl, *v_kl; /* [n_layers][CHOICE_N_K] and [n_layers][CHOICE_N_V]: divergence alone */
     double bytes[CHOICE_N_K][CHOICE_N_V]; /* of one layer */
 } choice_table;
 

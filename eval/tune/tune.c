@@ -7,8 +7,9 @@
 #include <string.h>
 
 enum {
-    N_TRIED = 8,   /* trades of a round that are measured */
-    N_UNIFORM = 6, /* uniform schemes that are measured: those of the least divergence that the table promises */
+    N_TRIED = 8, /* trades of a round that are measured */
+    N_UNIFORM =
+        6, /* uniform schemes that are measured: those of the least divergence that the table promises */
 };
 
 static const size_t heavy_hitters[] = {0, 2, 4};
@@ -252,9 +253,10 @@ static bool fail_budget(tuner *t, double least, eval_error *e)
 {
     const choice_budget *b = &t->config->budget;
     if (b->context > 0)
-        return eval_fail(e, "%.0f bytes are too few for %zu tokens of this model: the least is %.0f", b->bytes,
-                         b->context, least);
-    return eval_fail(e, "%.2f bytes per token are too few for this model: the least is %.2f", b->bytes, least);
+        return eval_fail(e, "%.0f bytes are too few for %zu tokens of this model: the least is %.0f",
+                         b->bytes, b->context, least);
+    return eval_fail(e, "%.2f bytes per token are too few for this model: the least is %.2f", b->bytes,
+                     least);
 }
 
 static bool choose_first(tuner *t, double *best_kl, eval_error *e)
@@ -304,11 +306,11 @@ static bool move(choice *x, size_t side, bool up)
 }
 
 /* The choices after a trade; false if it cannot be made. from == to: only wider. */
-static bool make_trade(const tuner *t, const trade *trade, choice *out)
+static bool make_trade(const tuner *t, const trade *x, choice *out)
 {
     memcpy(out, t->out->choices, n_layers(t) * sizeof out[0]);
-    return (trade->from == trade->to || move(&out[trade->from / 2], trade->from, false)) &&
-           move(&out[trade->to / 2], trade->to, true);
+    return (x->from == x->to || move(&out[x->from / 2], x->from, false)) &&
+           move(&out[x->to / 2], x->to, true);
 }
 
 static int least_first(const void *a, const void *b)

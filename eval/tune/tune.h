@@ -18,7 +18,8 @@
 #include "eval/tune/choice.h"
 
 typedef struct tune_config {
-    sweep_config sweep;    /* in, precision, append_only, seed, n_threads, group, out, stop: as there; the rest is
+    sweep_config
+        sweep; /* in, precision, append_only, seed, n_threads, group, out, stop: as there; the rest is
                               tuning's */
     size_t n_tune_windows; /* the first so many are for tuning, the others, at least one, for the verdict */
     choice_budget budget;
@@ -43,9 +44,9 @@ typedef struct tune_result {
     tuned chosen;
     tuned *uniform; /* those that fit the budget and were measured, the best on unseen windows first; owned */
     size_t n_uniform;
-    difference verdict;     /* chosen against the best uniform one on unseen windows */
-    size_t n_trades;        /* kept */
-    size_t n_measured;      /* schemes */
+    difference verdict; /* chosen against the best uniform one on unseen windows */
+    size_t n_trades;    /* kept */
+    size_t n_measured;  /* schemes */
     size_t n_tune_windows, n_unseen_windows;
 } tune_result;
 
