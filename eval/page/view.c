@@ -202,7 +202,8 @@ static bool on_front(const view *v, const scheme_view *s, bool bytes)
     return true;
 }
 
-/* The baseline is what was asked for, or kivi2 where it was measured: the published scheme that others are held against. Else
+/* The baseline is what was asked for, or kivi2 where it was measured: the published scheme that others
+ * are held against. Else
  * the scheme of KIVI's kind with the fewest bits, else the first of all that quantizes. */
 static void find_baseline(view *v, const char *wanted)
 {
