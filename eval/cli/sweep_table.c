@@ -63,14 +63,19 @@ static void find_front(row *rows, size_t n, figure f)
     }
 }
 
-static void print_estimate(FILE *f, const estimate *x, double unit, const char *format)
+/* The last on a line has nothing behind it. */
+static void print_estimate(FILE *f, const estimate *x, double unit, const char *format, bool last)
 {
     char value[32] = "-", error[32] = "";
     if (!isnan(x->value))
         snprintf(value, sizeof value, format, unit * x->value);
     if (!isnan(x->se) && x->se > 0.0)
         snprintf(error, sizeof error, "± %.2g", unit * x->se);
-    fprintf(f, "  %9s %-*s", value, 9 + (error[0] ? 1 : 0), error); /* the sign has two bytes */
+    fprintf(f, "  %9s", value);
+    if (!last)
+        fprintf(f, " %-*s", 9 + (error[0] ? 1 : 0), error); /* the sign has two bytes */
+    else if (error[0])
+        fprintf(f, " %s", error);
 }
 
 static void print_row(FILE *f, const row *r, const experiment *x, int width)
@@ -79,11 +84,11 @@ static void print_row(FILE *f, const row *r, const experiment *x, int width)
     format_bytes(bytes, r->bytes);
     fprintf(f, "%c %-*s %6.2f %9s", r->front ? '*' : ' ', width, r->scheme, r->bits, bytes);
     if (x->has_quality) {
-        print_estimate(f, &r->figures[FIGURE_KL], 1000.0, "%.3g");
+        print_estimate(f, &r->figures[FIGURE_KL], 1000.0, "%.3g", false);
         fprintf(f, "  %6.2f %%", 100.0 * r->figures[FIGURE_TOP1].value);
-        print_estimate(f, &r->figures[FIGURE_PPL_CHANGE], 1.0, "%+.2f");
+        print_estimate(f, &r->figures[FIGURE_PPL_CHANGE], 1.0, "%+.2f", true);
     } else if (!x->kv_only) {
-        print_estimate(f, &r->figures[FIGURE_ATTN_ERROR], 1.0, "%.3g");
+        print_estimate(f, &r->figures[FIGURE_ATTN_ERROR], 1.0, "%.3g", true);
     }
     fputc('\n', f);
 }
@@ -98,9 +103,9 @@ static void print_rows(FILE *f, const row *rows, size_t n, const sweep_plan *pla
             plan->n_windows, plan->n_windows == 1 ? "" : "s", x->n_tokens);
     fprintf(f, "  %-*s %6s %9s", width, "scheme", "bits", "bytes");
     if (x->has_quality)
-        fprintf(f, "  %9s %-9s  %8s  %9s %-9s", "KL x 1000", "", "top-1", "ppl, %", "");
+        fprintf(f, "  %9s %-9s  %8s  %9s", "KL x 1000", "", "top-1", "ppl, %");
     else if (!x->kv_only)
-        fprintf(f, "  %9s %-9s", "attention", "error");
+        fprintf(f, "  %9s", "attention");
     fputc('\n', f);
     for (size_t i = 0; i < n; i++)
         print_row(f, &rows[i], x, width);

@@ -264,11 +264,36 @@ static bool check_bounds(const work *w, const stream *s, const evaluate_head *he
     return true;
 }
 
+/* Does a scheme that differs by layer keep this one in fp32? Then its figures here are the reference's to the last
+ * bit, as those of fp32 itself are, which does go the long way. Tuning asks for many such schemes. */
+static bool is_fp32_layer(const stream *s, size_t layer)
+{
+    const kvq_scheme *scheme = s->run->scheme;
+    return kvq_scheme_min_layers(scheme) > 0 &&
+           strcmp(kvq_scheme_text(kvq_scheme_of_layer(scheme, layer)), "fp32") == 0;
+}
+
+/* A local step of such a layer: the cache takes the token, and attention is the reference's. */
+static bool copy_step(work *w, stream *s, size_t layer, size_t t, eval_error *e)
+{
+    const size_t at = t * w->Q, at_kv = t * w->KV;
+    const kvq_status status = kvq_cache_append(s->local, layer, 0, w->ref_k + at_kv, w->ref_v + at_kv, 1);
+    if (status != KVQ_OK)
+        return step_failed(w, s->run->text, layer, t, "append", kvq_status_string(status), e);
+    memcpy(w->out + at, w->ref_out + at, w->Q * sizeof(float));
+    memcpy(w->probabilities, w->ref_probabilities, w->H * (t + 1) * sizeof(float));
+    memcpy(w->bound, w->ref_bound, w->H * sizeof(float));
+    return true;
+}
+
 static bool local_step(work *w, stream *s, size_t layer, size_t t, bool with_bound, eval_error *e)
 {
     const double start = progress_now();
-    if (!decode_step(w, s->local, s->run->text, layer, layer, t, w->ref_q, w->ref_k, w->ref_v,
-                     w->probabilities, with_bound ? w->bound : NULL, w->out, e))
+    if (is_fp32_layer(s, layer)) {
+        if (!copy_step(w, s, layer, t, e))
+            return false;
+    } else if (!decode_step(w, s->local, s->run->text, layer, layer, t, w->ref_q, w->ref_k, w->ref_v,
+                            w->probabilities, with_bound ? w->bound : NULL, w->out, e))
         return false;
     compare_step(w, s, layer, t, with_bound);
     s->seconds += progress_now() - start;
@@ -424,6 +449,12 @@ static bool propagated_layer(work *w, stream *s, size_t layer, eval_error *e)
 {
     const model *m = w->config->model;
     const double start = progress_now();
+    s->is_reference = s->is_reference && is_fp32_layer(s, layer);
+    if (s->is_reference) {
+        memcpy(s->x, w->x, w->T * w->E * sizeof(float));
+        work_steps_done(w, (double)(w->T - w->config->n_prompt));
+        return true;
+    }
     model_layer_qkv(m, layer, s->x, 0, w->T, w->scratch, w->q, w->k, w->v);
     if (!begin_propagated(w, s, layer, e) ||
         !prefill(w, s->propagated, s->run->text, 0, layer, w->q, w->k, w->v, w->out, e))
@@ -450,6 +481,7 @@ bool work_run(work *w, size_t window, eval_error *e)
     kvq_cache_reset(w->reference);
     for (size_t i = 0; i < w->n_streams; i++) {
         kvq_cache_reset(w->streams[i].local);
+        w->streams[i].is_reference = true;
         if (w->quality)
             memcpy(w->streams[i].x, w->x, w->T * w->E * sizeof(float));
     }

@@ -84,11 +84,9 @@ bool shard_from_environment(shard *out, eval_error *e)
     for (size_t i = 0; i < sizeof sources / sizeof sources[0]; i++) {
         if (sources[i].level == level || !getenv(sources[i].index))
             continue;
-        if (i + 1 < sizeof sources / sizeof sources[0] || getenv(sources[i].count)) {
-            if (!read_source(&s, &sources[i], e))
-                return false;
-            level = sources[i].level;
-        }
+        if (!read_source(&s, &sources[i], e))
+            return false;
+        level = sources[i].level;
     }
     *out = s;
     return true;
