@@ -81,9 +81,8 @@ Test(commands, the_manual_has_every_command_and_option_and_no_others)
         {"\n.Sh DESCRIPTION", "\n.Sh BENCH"}, {"\n.Sh BENCH", "\n.Sh SWEEP"},
         {"\n.Sh SWEEP", "\n.Sh MERGE"},       {"\n.Sh MERGE", "\n.Sh DUMP"},
         {"\n.Sh DUMP", "\n.Sh PLAN"},         {"\n.Sh PLAN", "\n.Sh REPORT"},
-        {"\n.Sh REPORT", "\n.Sh TOKENIZE"},
-        {"\n.Sh TOKENIZE", "\n.Sh INFO"},     {"\n.Sh INFO", "\n.Sh COMPLETION"},
-        {"\n.Sh COMPLETION", "\n.Sh METRICS"}};
+        {"\n.Sh REPORT", "\n.Sh TOKENIZE"},   {"\n.Sh TOKENIZE", "\n.Sh INFO"},
+        {"\n.Sh INFO", "\n.Sh COMPLETION"},   {"\n.Sh COMPLETION", "\n.Sh METRICS"}};
     size_t i = 0;
     for (; commands_at(i); i++) {
         const command *c = commands_at(i);

@@ -114,6 +114,27 @@ Test(page, text_cannot_leave_its_place)
     cr_expect_str_eq(cut, "kvq2");
 }
 
+Test(page, numbers_have_three_digits)
+{
+    static const struct {
+        double x;
+        const char *text;
+    } cases[] = {{0, "0"},         {2.871e-6, "2.87e-6"}, {1.5e-12, "1.50e-12"}, {3e7, "3.00e7"},
+                 {12345, "12345"}, {0.00155, "0.00155"},  {0.0438, "0.0438"},    {5.1, "5.10"},
+                 {97.13, "97.1"},  {-0.25, "-0.250"},     {NAN, "\xe2\x80\x93"}, {100.4, "100"}};
+    char text[MARKUP_NUMBER];
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        markup_number(text, cases[i].x);
+        cr_expect_str_eq(text, cases[i].text, "%s, expected %s", text, cases[i].text);
+    }
+    markup_bytes(text, 999);
+    cr_expect_str_eq(text, "999 B");
+    markup_bytes(text, 2901);
+    cr_expect_str_eq(text, "2.9 kB");
+    markup_bytes(text, 12.4e6);
+    cr_expect_str_eq(text, "12.4 MB");
+}
+
 Test(page, csv_quotes_what_needs_it)
 {
     table t = {0};

@@ -169,6 +169,8 @@ bool chart_heads(pictures *list, const view *v, eval_error *e)
 static void draw_field(FILE *f, const float *x, size_t n_rows, size_t n_columns, double lo, double hi,
                        double left, double top, double w, double h)
 {
+    /* In whole numbers, a field a unit wide and high: a fraction of the bytes. */
+    fprintf(f, "<g transform=\"translate(%.2f %.2f) scale(%.4f %.4f)\">\n", left, top, w, h);
     for (size_t k = 0; k < STYLE_N_HEAT; k++) {
         fprintf(f, "<path class=\"%s\" d=\"", heat[k]);
         for (size_t r = 0; r < n_rows; r++) {
@@ -178,13 +180,13 @@ static void draw_field(FILE *f, const float *x, size_t n_rows, size_t n_columns,
                        heat_of(log(fmax((double)x[r * n_columns + end], 1e-30)), lo, hi) == k)
                     end++;
                 if (end > c)
-                    fprintf(f, "M%.2f %.2fh%.2fv%.2fh%.2fz", left + (double)c * w, top + (double)r * h,
-                            (double)(end - c) * w, h, -(double)(end - c) * w);
+                    fprintf(f, "M%zu %zuh%zuv1h-%zuz", c, r, end - c, end - c);
                 c = end > c ? end : c + 1;
             }
         }
         fputs("\"/>\n", f);
     }
+    fputs("</g>\n", f);
 }
 
 static int by_value(const void *a, const void *b)

@@ -90,6 +90,18 @@ void markup_cut(char *s, size_t size, const char *text, size_t most)
     strcpy(s + kept, "\xe2\x80\xa6");
 }
 
+/* 2.87e-6, not 2.87e-06. */
+static void put_exponent(char s[MARKUP_NUMBER], double x)
+{
+    snprintf(s, MARKUP_NUMBER, "%.2e", x);
+    char *e = strchr(s, 'e');
+    if (!e || (e[1] != '-' && e[1] != '+') || e[2] != '0')
+        return;
+    memmove(e + 2, e + 3, strlen(e + 3) + 1);
+    if (e[1] == '+')
+        memmove(e + 1, e + 2, strlen(e + 2) + 1);
+}
+
 void markup_number(char s[MARKUP_NUMBER], double x)
 {
     const double a = fabs(x);
@@ -98,7 +110,7 @@ void markup_number(char s[MARKUP_NUMBER], double x)
     else if (x == 0.0)
         strcpy(s, "0");
     else if (a >= 1e6 || a < 1e-4)
-        snprintf(s, MARKUP_NUMBER, "%.2e", x);
+        put_exponent(s, x);
     else if (a >= 100.0)
         snprintf(s, MARKUP_NUMBER, "%.0f", x);
     else

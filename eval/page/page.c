@@ -146,13 +146,14 @@ static void put_experiment(FILE *f, const page *p, size_t i)
 
 void page_html(FILE *f, const page *p)
 {
-    fputs("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-          "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
-          "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
-          "'unsafe-inline'\">\n"
-          "<link rel=\"icon\" href=\"data:,\">\n"
-          "<title>KV cache quantization",
-          f);
+    fputs(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+        "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src "
+        "'unsafe-inline'\">\n"
+        "<link rel=\"icon\" href=\"data:,\">\n"
+        "<title>KV cache quantization",
+        f);
     if (p->n == 1)
         markup_textf(f, ": %s", p->views[0].x->model);
     fputs("</title>\n<style>\n", f);

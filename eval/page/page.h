@@ -18,7 +18,8 @@ typedef struct page {
     pictures *lists;
 } page;
 
-/** Compute and draw everything; context and baseline as in view_make. results, command and files must outlive the page. */
+/** Compute and draw everything; context and baseline as in view_make. results, command and files must
+ * outlive the page. */
 EVAL_MUST_CHECK bool page_make(page *p, const results *r, const char *command, const char *const *files,
                                size_t n_files, size_t context, const char *baseline, eval_error *e);
 

@@ -31,7 +31,8 @@ static void put_first(FILE *f, const view *v, const scheme_view *s)
     markup_number(bits, s->bits);
     fputs("<p>", f);
     put_name(f, s);
-    fprintf(f, ", at <b>%s bits</b> per number with every byte counted, ", bits);
+    fprintf(f, ", at <b>%s bits</b> per number with every byte counted after %zu tokens, ", bits,
+            v->x->n_tokens);
     if (v->main == FIGURE_KL) {
         fputs("stays within a KL divergence of <b>", f);
         put_interval(f, kl->value, kl->low, kl->high, 1, "</b> nats per token");

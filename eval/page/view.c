@@ -24,6 +24,12 @@ const char *view_colour(size_t family)
 
 /* ---- families ---- */
 
+/* q8_0, q4_1, ...: the block formats of ggml. */
+static bool is_ggml(const char *codec)
+{
+    return codec[0] == 'q' && isdigit((unsigned char)codec[1]) && codec[2] == '_';
+}
+
 static void name_of_family(char name[VIEW_NAME], const scheme_view *s)
 {
     kvq_side_info k = {0}, v = {0};
@@ -40,6 +46,8 @@ static void name_of_family(char name[VIEW_NAME], const scheme_view *s)
         snprintf(name, VIEW_NAME, "kvq");
     else if (affine && k.axis == KVQ_AXIS_CHANNEL && v.axis == KVQ_AXIS_TOKEN)
         snprintf(name, VIEW_NAME, "kivi");
+    else if (is_ggml(k.codec) && is_ggml(v.codec))
+        snprintf(name, VIEW_NAME, "ggml");
     else if (strcmp(k.codec, v.codec) == 0)
         snprintf(name, VIEW_NAME, "%s", k.codec);
     else
@@ -202,7 +210,8 @@ static bool on_front(const view *v, const scheme_view *s, bool bytes)
     return true;
 }
 
-/* The baseline is what was asked for, or kivi2 where it was measured: the published scheme that others are held against. Else
+/* The baseline is what was asked for, or kivi2 where it was measured: the published scheme that others
+ * are held against. Else
  * the scheme of KIVI's kind with the fewest bits, else the first of all that quantizes. */
 static void find_baseline(view *v, const char *wanted)
 {

@@ -50,7 +50,8 @@ typedef struct view {
     size_t n_chosen;
 } view;
 
-/** context 0: the windows' length. baseline: canonical text; NULL, or one that was not measured: it is chosen. Weighs caches of every scheme. */
+/** context 0: the windows' length. baseline: canonical text; NULL, or one that was not measured: it is
+ * chosen. Weighs caches of every scheme. */
 EVAL_MUST_CHECK bool view_make(view *v, const results *r, size_t experiment, size_t context,
                                const char *baseline, eval_error *e);
 
