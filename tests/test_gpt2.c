@@ -454,6 +454,7 @@ typedef struct variant {
     bool says_tied; /* config.json does, whatever is so */
     bool same_head; /* lm_head.weight holds the numbers of wte.weight */
     const char *skip, *reshape, *as_i64, *poison;
+    const char *extra; /* one more tensor */
     float poison_value;
 } variant;
 
@@ -531,6 +532,8 @@ static void write_checkpoint(const char *dir, variant how)
     }
     if (how.mask_buffers)
         st_writer_add(&w[0], "h.0.attn.bias", "BOOL", 4, mask_shape, mask, sizeof mask);
+    if (how.extra)
+        st_writer_add(&w[0], how.extra, "BOOL", 4, mask_shape, mask, sizeof mask);
     st_writer_save(&w[0], dir, how.sharded ? "a.safetensors" : "model.safetensors");
     if (how.sharded) {
         st_writer_save(&w[1], dir, "b.safetensors");
@@ -558,6 +561,7 @@ Test(gpt2, accepted_checkpoints_are_the_same_model)
         {.prefix = "", .dtype = "F16"},
         {.prefix = "transformer.", .dtype = "BF16"},
         {.prefix = "", .dtype = "F32", .mask_buffers = true},
+        {.prefix = "transformer.", .dtype = "F32", .extra = "transformer.h.1.attn.masked_bias"},
         {.prefix = "transformer.", .dtype = "F16", .sharded = true},
     };
     gpt2_model *plain = load_variant(PLAIN);
@@ -651,6 +655,12 @@ Test(gpt2, wrong_checkpoints_are_named)
          {"'h.1.ln_2.weight': element 5", "is NaN"}},
         {{.prefix = "", .dtype = "BF16", .poison = "wpe.weight", .poison_value = -INFINITY},
          {"'wpe.weight': element 5", "is infinite"}},
+        {{.prefix = "", .dtype = "F32", .extra = "lm_head.bias"},
+         {"'lm_head.bias' is none that", "not supported"}},
+        {{.prefix = "", .dtype = "F32", .extra = "h.0.crossattention.c_attn.weight"},
+         {"'h.0.crossattention.c_attn.weight' is none that", "not supported"}},
+        {{.prefix = "", .dtype = "F32", .extra = "transformer.wte.bias"},
+         {"'transformer.wte.bias' is none that", "not supported"}},
     };
     char dir[64];
     make_dir(dir);

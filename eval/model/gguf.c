@@ -268,9 +268,13 @@ static bool take_magic_and_version(gguf_header *h, eval_error *e)
     uint32_t version = 0;
     if (!gguf_take(h, sizeof magic, "the magic number", e))
         return false;
+    const char *path = h->source->path;
     if (memcmp(h->bytes, magic, sizeof magic) != 0)
-        return eval_fail(e, "%s: byte 0: begins with %02x %02x %02x %02x, expected 47 47 55 46, \"GGUF\"",
-                         h->source->path, h->bytes[0], h->bytes[1], h->bytes[2], h->bytes[3]);
+        return eval_fail(e, "%s: byte 0: begins with %02x %02x %02x %02x, expected 47 47 55 46, \"GGUF\"%s",
+                         path, h->bytes[0], h->bytes[1], h->bytes[2], h->bytes[3],
+                         input_file_has_suffix(path, ".safetensors") || input_file_has_suffix(path, ".json")
+                             ? "; of a Hugging Face model the folder is wanted, not a file in it"
+                             : "");
     if (!gguf_take_u32(h, "the version", &version, e))
         return false;
     if (version != 0 && (version & 0xffffu) == 0)
