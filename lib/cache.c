@@ -93,11 +93,15 @@ static kvq_status take_arrays(kvq_cache *cache)
     return all ? KVQ_OK : KVQ_ERR_NOMEM;
 }
 
-/* Every layer's scheme, from whichever of the three ways to say it is in force. */
+/* Every layer's scheme, from whichever of the three ways to say it is in force. What a cache holds is plain.
+ */
 static kvq_status choose_schemes(kvq_cache *cache, const kvq_config *config, const kvq_scheme *common)
 {
     for (size_t i = 0; i < config->n_layers; i++) {
-        cache->schemes[i] = config->layer_schemes == NULL ? *common : *config->layer_schemes[i];
+        const kvq_scheme *scheme = config->layer_schemes == NULL ? common : config->layer_schemes[i];
+        if (kvq_scheme_min_layers(scheme) > config->n_layers)
+            return KVQ_ERR_SCHEME;
+        cache->schemes[i] = *kvq_scheme_of_layer(scheme, i);
         cache->scheme_pointers[i] = &cache->schemes[i];
         if (!init_plan(cache, i))
             return KVQ_ERR_SCHEME;
@@ -106,18 +110,9 @@ static kvq_status choose_schemes(kvq_cache *cache, const kvq_config *config, con
     return KVQ_OK;
 }
 
-kvq_status kvq_cache_create(kvq_cache **out, const kvq_config *given)
+/* From a config that is whole and right; config->scheme is in force unless layer_schemes are there. */
+static kvq_status make_cache(kvq_cache **out, const kvq_config *config)
 {
-    kvq_config ours = default_config, *config = &ours;
-    if (out == NULL || given == NULL ||
-        !kvq_sized_read(config, sizeof *config, given, KVQ_SIZE_THROUGH(kvq_config, isa)))
-        return KVQ_ERR_ARG;
-    KVQ_TRY(check_config(config));
-    kvq_scheme common;
-    if (config->layer_schemes == NULL && config->scheme == NULL)
-        KVQ_TRY(kvq_scheme_parse(config->scheme_text, &common, NULL));
-    else if (config->layer_schemes == NULL)
-        common = *config->scheme;
     const kvq_kernels *kernels = config->isa == NULL ? kvq_kernels_get() : kvq_kernels_for_isa(config->isa);
     if (kernels == NULL)
         return KVQ_ERR_ISA;
@@ -135,13 +130,30 @@ kvq_status kvq_cache_create(kvq_cache **out, const kvq_config *given)
     cache->config.isa = kernels->isa;
     kvq_status status = take_arrays(cache);
     if (status == KVQ_OK)
-        status = choose_schemes(cache, config, &common);
+        status = choose_schemes(cache, config, config->scheme);
     if (status != KVQ_OK) {
         kvq_cache_free(cache);
         return status;
     }
     *out = cache;
     return KVQ_OK;
+}
+
+kvq_status kvq_cache_create(kvq_cache **out, const kvq_config *given)
+{
+    kvq_config config = default_config;
+    if (out == NULL || given == NULL ||
+        !kvq_sized_read(&config, sizeof config, given, KVQ_SIZE_THROUGH(kvq_config, isa)))
+        return KVQ_ERR_ARG;
+    KVQ_TRY(check_config(&config));
+    kvq_scheme *from_text = NULL;
+    if (config.layer_schemes == NULL && config.scheme == NULL) {
+        KVQ_TRY(kvq_scheme_create(&from_text, config.scheme_text, NULL));
+        config.scheme = from_text;
+    }
+    const kvq_status status = make_cache(out, &config);
+    kvq_scheme_free(from_text);
+    return status;
 }
 
 void kvq_cache_reset(kvq_cache *cache)

@@ -162,7 +162,9 @@ typedef struct kvq_scheme kvq_scheme;
 /**
  * Make a scheme from text.
  *
- *   text    := (preset | item) ("," item)*
+ *   text    := scheme ("+" layers "=" scheme)*
+ *   layers  := N | N "-" N              counted from 0, the last one included
+ *   scheme  := (preset | item) ("," item)*
  *   preset  := "fp32" | "fp16" | "kivi" BITS ["-g" GROUP]
  *            | "kvq1.5" | "kvq2" | "kvq2-fb" | "kvq2.5" | "kvq3" | "kvq4"
  *   item    := ("k" | "v") "=" side      how keys or values are stored; both are needed without a preset
@@ -190,6 +192,11 @@ typedef struct kvq_scheme kvq_scheme;
  *                     2^-16 and 2^15.8, offsets are halves: keys of less than 1e-4 are coarse
  *   rot:BITS          values, 1.5, 2, 3 or 4 bits: rotated by Hadamard, one scale per token
  *   hh=N              the N tokens of a page with the most attention so far are kept in 8 bits
+ * A scheme may differ by layer: the first one is the base, which holds for all layers that are not named
+ * behind it, as in kivi2+0-1=kivi4+29=k=4,v=8. No layer is named twice, none is KVQ_MAX_LAYERS or higher.
+ * Canonical are ranges in the order of their layers, adjacent ones joined if their schemes are equal, and
+ * left out if equal to the base; it must fit 65535 characters.
+ *
  * Codecs of papers, to compare with, have names of their own (README), and so have a program's plug-ins
  * (kvq_experimental.h).
  *
@@ -205,13 +212,28 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_scheme_create(kvq_scheme **out, const char
 KVQ_API void kvq_scheme_free(kvq_scheme *scheme);
 
 /**
- * The scheme in its shortest canonical form (presets where they fit). kvq_scheme_create makes the same scheme
+ * The scheme, all layers of it, in its shortest canonical form (presets where they fit). kvq_scheme_create makes the same scheme
  * of it; two schemes are equal if their texts are. Lives as long as the scheme. NULL for NULL.
  */
 KVQ_API const char *kvq_scheme_text(const kvq_scheme *scheme);
 
 /** Text of the i-th preset, from the widest (at D = 64) down, with the usual groups; NULL past the last. */
 KVQ_API const char *kvq_scheme_preset(size_t i);
+
+/**
+ * How many layers a cache of this scheme must have at least: 1 + the highest layer that has a scheme of its
+ * own. 0 for a scheme that is the same in all layers, and for NULL.
+ */
+KVQ_API size_t kvq_scheme_min_layers(const kvq_scheme *scheme);
+
+/**
+ * The scheme of one layer: one that is the same in all layers, in a cache of which this layer stores the same
+ * bytes. It is the scheme itself if that is such a one, and otherwise a part of it: free neither, they live
+ * as long as it. A layer beyond all those named has the base. NULL for NULL.
+ */
+KVQ_API const kvq_scheme *kvq_scheme_of_layer(const kvq_scheme *scheme, size_t layer);
+
+/* Where a scheme differs by layer, all that follows is about its base; ask kvq_scheme_of_layer for a layer. */
 
 /** What one side of a scheme, keys or values, says. */
 typedef struct kvq_side_info {
@@ -282,9 +304,10 @@ typedef struct kvq_config {
     size_t max_tokens;        /* per sequence; default KVQ_MAX_TOKENS. Nothing is reserved for it. */
     const char *scheme_text;  /* default "kivi2"; copied, as the next two */
     const kvq_scheme *scheme; /* overrides scheme_text; NULL for none */
-    const kvq_scheme *const *layer_schemes; /* [n_layers], overrides both; NULL for none */
-    const kvq_allocator *allocator;         /* NULL: the default one (see kvq_config_init); copied */
-    const char *isa; /* instruction set to use, as in KVQ_ISA; NULL: what kvq_isa() names */
+    /* [n_layers], overrides both; NULL for none. Of one that differs by layer, layer i takes its layer i. */
+    const kvq_scheme *const *layer_schemes;
+    const kvq_allocator *allocator; /* NULL: the default one (see kvq_config_init); copied */
+    const char *isa;                /* instruction set to use, as in KVQ_ISA; NULL: what kvq_isa() names */
 } kvq_config;
 
 /** Call kvq_config_init instead. */
@@ -304,7 +327,8 @@ static inline void kvq_config_init(kvq_config *config)
  * Make an empty cache. It holds little memory until tokens arrive; the first token of a layer takes room for
  * S sinks.
  * Ownership: free it with kvq_cache_free.
- * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_SCHEME; KVQ_ERR_NOMEM; KVQ_ERR_ISA.
+ * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_SCHEME (also for a scheme that names a layer which the cache does not
+ * have: kvq_scheme_min_layers); KVQ_ERR_NOMEM; KVQ_ERR_ISA.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_create(kvq_cache **out, const kvq_config *config);
 
@@ -316,7 +340,7 @@ KVQ_API void kvq_cache_get_config_sized(const kvq_cache *cache, kvq_config *out,
 
 /**
  * The dimensions and schemes a cache was made with, ready to make another one alike. layer_schemes points to
- * [n_layers] schemes of the cache and lives as long as it; scheme_text, scheme and allocator are NULL, and
+ * [n_layers] schemes of the cache, none of which differs by layer, and lives as long as it; scheme_text, scheme and allocator are NULL, and
  * isa is the one in use.
  */
 static inline void kvq_cache_get_config(const kvq_cache *cache, kvq_config *out)

@@ -28,7 +28,7 @@ enum {
 typedef struct kvq_plugin_side {
     bool values;            /* false: keys */
     size_t head_dim;        /* D */
-    const char *parameters; /* what stands behind "NAME:", up to the next comma; "" if nothing does */
+    const char *parameters; /* what stands behind "NAME:", up to a comma or +; "" if nothing does */
     void *ctx;              /* of the plug-in */
 } kvq_plugin_side;
 

@@ -42,7 +42,7 @@ static bool parse(const kvq_codec *codec, kvq_text *t, kvq_role role, uint32_t *
 {
     (void)codec, (void)role;
     const char *start = t->at;
-    size_t n = strcspn(start, ",");
+    size_t n = strcspn(start, ",+");
     if (n > 0 && start[-1] != ':')
         return kvq_text_fail(t, start, "a colon, a comma or the end is expected here");
     if (n > KVQ_PLUGIN_MAX_PARAMETERS)

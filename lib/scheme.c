@@ -1,35 +1,9 @@
 /*
- * Schemes as programs see them: made from text, asked for what they say.
+ * What schemes say: of each side, and of both; of those that differ by layer, what the base says.
  */
 #include "lib/scheme.h"
 #include "lib/internal.h"
 #include "lib/sized.h"
-
-#include <stdlib.h>
-
-kvq_status kvq_scheme_create(kvq_scheme **out, const char *text, kvq_error *err)
-{
-    if (out == NULL || text == NULL)
-        return kvq_fail(err, KVQ_ERR_ARG, "text or out is NULL", 0);
-    kvq_scheme scheme;
-    KVQ_TRY(kvq_scheme_parse(text, &scheme, err));
-    kvq_scheme *made = malloc(sizeof *made);
-    if (made == NULL)
-        return kvq_fail(err, KVQ_ERR_NOMEM, "out of memory", 0);
-    *made = scheme;
-    *out = made;
-    return KVQ_OK;
-}
-
-void kvq_scheme_free(kvq_scheme *scheme)
-{
-    free(scheme);
-}
-
-const char *kvq_scheme_text(const kvq_scheme *scheme)
-{
-    return scheme == NULL ? NULL : scheme->text;
-}
 
 const char *kvq_scheme_preset(size_t i)
 {

@@ -1,5 +1,5 @@
 /*
- * Schemes as text: parse, check, print. The grammar is at kvq_scheme_create in kvq.h; what stands behind k=
+ * Plain schemes as text: parse, check, print; scheme_layers.c joins them. The grammar is at kvq_scheme_create in kvq.h; what stands behind k=
  * and v= is read and printed by the codecs.
  */
 #include "lib/internal.h"
@@ -151,7 +151,7 @@ static bool parse_items(kvq_text *t, kvq_scheme *out, unsigned *seen)
         if (!parse_item(t, out, seen))
             return false;
     } while (kvq_text_accept(t, ","));
-    return *t->at == '\0' || kvq_text_fail(t, t->at, "a comma or the end is expected here");
+    return kvq_text_ends(t) || kvq_text_fail(t, t->at, "a comma or the end is expected here");
 }
 
 static const kvq_scheme no_preset = {.residual = DEFAULT_RESIDUAL};
@@ -244,7 +244,7 @@ static bool parse_scheme(kvq_text *t, kvq_scheme *out)
     bool preset = parse_preset(t, out);
     if (t->problem != NULL)
         return false;
-    if (preset && *t->at == '\0')
+    if (preset && kvq_text_ends(t))
         return true;
     if (preset && !kvq_text_accept(t, ","))
         return kvq_text_fail(t, t->at, "a comma or the end is expected here");
@@ -255,24 +255,51 @@ static bool parse_scheme(kvq_text *t, kvq_scheme *out)
     return true;
 }
 
+/* Behind the first `name` of a text [start, end); NULL if there is none. */
+static const char *behind(const char *name, const char *start, const char *end)
+{
+    const size_t n = strlen(name);
+    for (const char *at = start; (size_t)(end - at) >= n; at++)
+        if (memcmp(at, name, n) == 0)
+            return at + n;
+    return NULL;
+}
+
+/* The place in [start, end) that a problem of both sides together is about: the residual, as a rule. */
+static const char *problem_place(const char *problem, const char *start, const char *end)
+{
+    const char *r = behind("r=", start, end), *mode = behind("mode=", start, end);
+    if (strncmp(problem, "hh=", 3) == 0) { /* which may come from a preset */
+        const char *hh = behind("hh=", start, end);
+        return hh != NULL ? hh : start;
+    }
+    return r != NULL ? r : mode != NULL ? mode : start;
+}
+
+bool kvq_scheme_read(kvq_text *t, kvq_scheme *out)
+{
+    const char *start = t->at;
+    kvq_scheme scheme;
+    if (!parse_scheme(t, &scheme))
+        return false;
+    const char *problem = scheme_problem(&scheme);
+    if (problem != NULL)
+        return kvq_text_fail(t, problem_place(problem, start, t->at), problem);
+    char explicit_text[KVQ_SCHEME_TEXT_MAX]; /* what a saved cache must hold */
+    if (!kvq_scheme_print(&scheme, false, scheme.text) || !kvq_scheme_print(&scheme, true, explicit_text))
+        return kvq_text_fail(t, start,
+                             "the scheme is too long: with all its items it must fit 127 characters");
+    *out = scheme;
+    return true;
+}
+
 kvq_status kvq_scheme_parse(const char *text, kvq_scheme *out, kvq_error *err)
 {
     kvq_text t = {.at = text};
     kvq_scheme scheme;
-    if (!parse_scheme(&t, &scheme))
+    if (!kvq_scheme_read(&t, &scheme) ||
+        (*t.at != '\0' && !kvq_text_fail(&t, t.at, "a comma or the end is expected here")))
         return kvq_fail(err, KVQ_ERR_SCHEME, t.problem, (uint64_t)(t.problem_at - text));
-    const char *problem = scheme_problem(&scheme);
-    if (problem != NULL) { /* the only ones left concern the residual, as a rule, or say which item */
-        const char *r = strstr(text, "r="), *mode = strstr(text, "mode="), *hh = strstr(text, "hh=");
-        const char *at = r != NULL ? r + 2 : mode != NULL ? mode + 5 : text;
-        if (strncmp(problem, "hh=", 3) == 0) /* which may come from a preset */
-            at = hh != NULL ? hh + 3 : text;
-        return kvq_fail(err, KVQ_ERR_SCHEME, problem, (uint64_t)(at - text));
-    }
-    char explicit_text[KVQ_SCHEME_TEXT_MAX]; /* what a saved cache must hold */
-    if (!kvq_scheme_print(&scheme, false, scheme.text) || !kvq_scheme_print(&scheme, true, explicit_text))
-        return kvq_fail(err, KVQ_ERR_SCHEME,
-                        "the scheme is too long: with all its items it must fit 127 characters", 0);
     *out = scheme;
     return KVQ_OK;
 }

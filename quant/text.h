@@ -38,11 +38,17 @@ static inline bool kvq_text_accept(kvq_text *t, const char *word)
     return true;
 }
 
-/** The same, but only if what follows ends a word. */
+/** Is this the end, of the text or of a part of it? (A scheme's parts are joined by "+".) */
+static inline bool kvq_text_ends(const kvq_text *t)
+{
+    return *t->at == '\0' || *t->at == '+';
+}
+
+/** Take `word` if the text goes on with it and what follows ends a word. */
 static inline bool kvq_text_accept_word(kvq_text *t, const char *word)
 {
     size_t n = strlen(word);
-    if (strncmp(t->at, word, n) != 0 || (t->at[n] != '\0' && strchr(",@/-:", t->at[n]) == NULL))
+    if (strncmp(t->at, word, n) != 0 || (t->at[n] != '\0' && strchr(",@/-:+", t->at[n]) == NULL))
         return false;
     t->at += n;
     return true;

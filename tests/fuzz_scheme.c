@@ -27,7 +27,7 @@ static bool same_scheme(const kvq_scheme *a, const kvq_scheme *b)
            a->residual_mode == b->residual_mode && a->sinks == b->sinks;
 }
 
-static void check_valid(const kvq_scheme *scheme)
+static void check_plain(const kvq_scheme *scheme)
 {
     char text[KVQ_SCHEME_TEXT_MAX];
     for (int form = 0; form < 2; form++) {
@@ -42,6 +42,30 @@ static void check_valid(const kvq_scheme *scheme)
         }
         kvq_scheme_free(parsed);
     }
+}
+
+/* The whole and each of its layers. */
+static void check_valid(const kvq_scheme *scheme)
+{
+    kvq_scheme *again;
+    const size_t n_layers = kvq_scheme_min_layers(scheme);
+    must(n_layers <= KVQ_MAX_LAYERS);
+    must(kvq_scheme_create(&again, kvq_scheme_text(scheme), NULL) == KVQ_OK);
+    must(strcmp(kvq_scheme_text(scheme), kvq_scheme_text(again)) == 0);
+    must(kvq_scheme_min_layers(again) == n_layers);
+    const kvq_scheme *last = NULL, *base = kvq_scheme_of_layer(scheme, n_layers);
+    must(same_scheme(scheme, base));
+    for (size_t layer = 0; layer <= n_layers; layer++) {
+        const kvq_scheme *part = kvq_scheme_of_layer(scheme, layer);
+        must(part->min_layers == 0);
+        must(same_scheme(part, kvq_scheme_of_layer(again, layer)));
+        if (part != last) /* neighbours that are one scheme are one range */
+            check_plain(part);
+        must(part == last || last == NULL || !same_scheme(part, last));
+        must(layer + 1 != n_layers || !same_scheme(part, base));
+        last = part;
+    }
+    kvq_scheme_free(again);
 }
 
 static void check_text(const char *text)
@@ -124,6 +148,12 @@ static void check_words(const uint8_t *data, size_t size)
         "quarot:4/64",
         "nuq2",
         ":qn",
+        "+",
+        "-",
+        "=",
+        "+0=",
+        "+1-2=kivi2",
+        "+4095=fp32",
     };
     enum { N_WORDS = sizeof words / sizeof words[0], LONGEST = 400 };
     char text[LONGEST] = "";

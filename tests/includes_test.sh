@@ -15,7 +15,7 @@ may() {
         eval/results) echo 'eval/(common|results)/.*|lib/kvq\.h' ;;
         eval/measure) echo 'eval/(common|model|results|measure)/.*|lib/kvq(_experimental)?\.h' ;;
         eval/sweep | eval/tune) echo 'eval/(common|model|results|measure|sweep|tune)/.*|lib/kvq(_experimental)?\.h' ;;
-        eval/plan) echo 'eval/(common|model|measure|plan)/.*|lib/kvq(_experimental)?\.h' ;;
+        eval/plan) echo 'eval/(common|model|measure|report|plan)/.*|lib/kvq(_experimental)?\.h' ;;
         eval/page) echo 'eval/(common|model|results|measure|page)/.*|lib/kvq(_experimental)?\.h' ;;
         eval/report) echo 'eval/(common|model|results|measure|report)/.*|lib/kvq(_experimental)?\.h' ;;
         eval/bench) echo 'eval/(common|model|bench)/.*|lib/kvq(_experimental)?\.h' ;;

@@ -195,6 +195,8 @@ Test(bench, refuses_what_is_wrong)
         {"bench --seconds -1", "--seconds: expected a number above 0", 2},
         {"bench --memory nan", "--memory: expected a number above 0", 2},
         {"bench --scheme kivi9", "--scheme: ", 1},
+        {"bench --scheme kivi2+1=kivi4",
+         "--scheme: 'kivi2+1=kivi4' differs by layer, and bench has one layer", 1},
         {"bench --isa sse9", "--isa sse9: no instruction set of that name runs here", 1},
         {"bench --kernels --decode", "only one at a time", 2},
         {"bench --kernels --tokens 5", "--tokens: means nothing with --kernels", 2},

@@ -79,8 +79,9 @@ Test(commands, the_manual_has_every_command_and_option_and_no_others)
     /* Each command's options stand in a section of its own; those without a command in DESCRIPTION. */
     static const char *const sections[][2] = {
         {"\n.Sh DESCRIPTION", "\n.Sh BENCH"}, {"\n.Sh BENCH", "\n.Sh DUMP"},
-        {"\n.Sh DUMP", "\n.Sh TOKENIZE"},     {"\n.Sh TOKENIZE", "\n.Sh INFO"},
-        {"\n.Sh INFO", "\n.Sh COMPLETION"},   {"\n.Sh COMPLETION", "\n.Sh METRICS"}};
+        {"\n.Sh DUMP", "\n.Sh PLAN"},         {"\n.Sh PLAN", "\n.Sh TOKENIZE"},
+        {"\n.Sh TOKENIZE", "\n.Sh INFO"},     {"\n.Sh INFO", "\n.Sh COMPLETION"},
+        {"\n.Sh COMPLETION", "\n.Sh METRICS"}};
     size_t i = 0;
     for (; commands_at(i); i++) {
         const command *c = commands_at(i);
@@ -175,6 +176,7 @@ Test(commands, bash_completes_what_there_is)
         {"kvq-eval bench --json te", "text.txt\n"},
         {"kvq-eval info --t", "--threads\n"},
         {"kvq-eval completion b", "bash\n"},
+        {"kvq-eval plan --weights q8", "q8_0\n"},
         {"kvq-eval bench be", "\n"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

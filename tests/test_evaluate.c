@@ -278,10 +278,11 @@ static void assert_ratio(const char *scheme, const char *what, double x, double 
  * the divergence, attention KL would be off by 5e-3. */
 static void check_token_by_token(bool scale_by_layer)
 {
-    static const char *const texts[] = {"fp32", "kivi2,r=32", "k=4/64,v=2/32,r=64,mode=sliding,s=3"};
+    static const char *const texts[] = {"fp32", "kivi2,r=32", "k=4/64,v=2/32,r=64,mode=sliding,s=3",
+                                        "kivi2,r=64+1-2=kivi4,r=32,s=3+4=k=1,v=4,r=32"};
     inputs in = load(MODEL, 1, 200, 0);
     gpt2_config_of(in.model)->scale_attn_by_layer = scale_by_layer;
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 4; i++) {
         kvq_scheme *const scheme = scheme_of(texts[i]);
         evaluation ev = run(&in, &scheme, 1, 0);
         const evaluate_run *r = &ev.runs[ev.n_runs - 1];

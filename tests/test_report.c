@@ -15,14 +15,14 @@
 
 /* What the columns must show of the run below. This list is the test's own, and repeats the one in columns.c
  * on purpose: a value under a wrong name must differ from it. */
-typedef struct figure {
+typedef struct shown_figure {
     const char *name;  /* in CSV */
     const char *value; /* there */
     const char *title; /* in the Markdown table; NULL: not there */
     const char *cell;
-} figure;
+} shown_figure;
 
-static const figure figures[] = {
+static const shown_figure figures[] = {
     {"scheme", "\"k=4/64,v=2,r=192,mode=sliding,s=7\"", "scheme", "k=4/64,v=2,r=192,mode=sliding,s=7"},
     {"k_bits", "4", NULL, NULL},
     {"v_bits", "2", NULL, NULL},
@@ -51,24 +51,30 @@ static const figure figures[] = {
     {"k_rel_l2_packed", "0.1875", "K err. packed", "0.1875"},
     {"v_rel_l2_packed", "0.375", "V err. packed", "0.3750"},
     {"attn_rel_l2", "0.0625", "attn. error", "0.0625"},
+    {"attn_rel_l2_se", "0.001953125", NULL, NULL},
     {"attn_max_abs", "0.75", NULL, NULL},
     {"attn_worst_rel_l2", "0.5", NULL, NULL},
     {"attn_worst_layer", "1", NULL, NULL},
     {"attn_worst_head", "2", NULL, NULL},
     {"attn_prob_kl", "0.03125", "attn. KL", "0.0312"},
+    {"attn_prob_kl_se", "0.00390625", NULL, NULL},
     {"bound_max", "17.5", NULL, NULL},
     {"bound_looseness", "65.5", NULL, NULL},
     {"kld_mean", "0.015625", "token KL mean", "0.0156"},
+    {"kld_mean_se", "0.00048828125", "KL s.e.", "4.9e-04"},
     {"kld_p99", "0.4375", "token KL p99", "0.4375"},
     {"kld_max", "0.875", NULL, NULL},
     {"top1", "0.9375", "top-1 same", "93.8 %"},
+    {"top1_se", "0.0078125", NULL, NULL},
     {"ppl", "84", "perplexity", "84.00"},
+    {"ppl_se", "0.75", NULL, NULL},
     {"ppl_fp32", "80", NULL, NULL},
     {"ppl_increase", "5", "change", "+5.00 %"},
+    {"ppl_increase_se", "0.25", "change s.e.", "0.25 %"},
     {"seconds", "12.5", NULL, NULL},
     {"partial", "1", NULL, NULL},
 };
-enum { N_FIGURES = sizeof figures / sizeof figures[0], N_HEADS = 6 };
+enum { N_SHOWN = sizeof figures / sizeof figures[0], N_HEADS = 6 };
 
 static evaluate_head heads[N_HEADS];
 
@@ -104,6 +110,12 @@ static evaluate_run made_up_run(void)
         .attn_prob_kl = 0.03125,
         .bound_max = 17.5,
         .bound_looseness = 65.5,
+        .estimates = {[FIGURE_ATTN_ERROR] = {.se = 0.001953125},
+                      [FIGURE_ATTN_KL] = {.se = 0.00390625},
+                      [FIGURE_KL] = {.se = 0.00048828125},
+                      [FIGURE_TOP1] = {.se = 0.0078125},
+                      [FIGURE_PPL] = {.se = 0.75},
+                      [FIGURE_PPL_CHANGE] = {.se = 0.25, .low = 4.5, .high = 5.5}},
         .kld_mean = 0.015625,
         .kld_p99 = 0.4375,
         .kld_max = 0.875,
@@ -198,9 +210,9 @@ Test(report, csv_has_each_figure_under_its_name)
     cr_assert_not_null(f);
     report_csv(f, &ev);
     cr_assert_eq(fclose(f), 0);
-    cr_assert_eq(n_columns, N_FIGURES, "a column was added: say here what it must show");
+    cr_assert_eq(n_columns, N_SHOWN, "a column was added: say here what it must show");
     const char *row = strchr(text, '\n') + 1;
-    for (size_t i = 0; i < N_FIGURES; i++) {
+    for (size_t i = 0; i < N_SHOWN; i++) {
         expect_text("CSV", "a name", csv_field(text, i), figures[i].name);
         expect_text("CSV", figures[i].name, csv_field(row, i), figures[i].value);
     }
@@ -221,7 +233,7 @@ Test(report, json_has_each_figure_under_its_name)
     cr_assert_eq(fclose(f), 0);
     json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
     const json_t *r = json_array_get(json_object_get(root, "runs"), 0);
-    for (size_t i = 0; i < N_FIGURES; i++) {
+    for (size_t i = 0; i < N_SHOWN; i++) {
         /* The objects are known here by what is in them; residual_bytes is bytes.residual. */
         static const char *const objects[] = {"bytes", "local", "propagated"};
         const char *name = figures[i].name;
@@ -271,7 +283,7 @@ Test(report, markdown_has_each_figure_under_its_title)
     char *text = people(&ev, &(report_style){.markdown = true, .per_layer = true});
     const char *heading = strstr(text, "| scheme |"), *row = strstr(text, "\n| k=4") + 1;
     size_t n = 0;
-    for (size_t i = 0; i < N_FIGURES; i++) {
+    for (size_t i = 0; i < N_SHOWN; i++) {
         if (!figures[i].title)
             continue;
         expect_text("Markdown", "a title", markdown_cell(heading, n), figures[i].title);
@@ -288,7 +300,7 @@ Test(report, markdown_has_each_figure_under_its_title)
 }
 
 /* The plain table: both lines of each title and its value end in the same place. */
-static void expect_plain(const char *lines, int left, const figure *const *shown, size_t n)
+static void expect_plain(const char *lines, int left, const shown_figure *const *shown, size_t n)
 {
     const char *line[3] = {lines, strchr(lines, '\n') + 1, NULL};
     line[2] = strchr(line[1], '\n') + 1;
@@ -319,14 +331,14 @@ Test(report, the_plain_table_has_each_figure_under_its_title)
 {
     evaluate_run run = made_up_run();
     const evaluation ev = evaluation_of(&run);
-    const figure *shown[N_FIGURES];
+    const shown_figure *shown[N_SHOWN];
     size_t n = 0;
-    for (size_t i = 1; i < N_FIGURES; i++)
+    for (size_t i = 1; i < N_SHOWN; i++)
         if (figures[i].title)
             shown[n++] = &figures[i];
     char *text = people(&ev, &(report_style){.per_layer = true});
     expect_plain(strstr(text, "\n\n") + 2, 12, shown, n);
-    static const figure of_head[] = {
+    static const shown_figure of_head[] = {
         {NULL, NULL, "K error", "0.1000"},       {NULL, NULL, "V error", "0.2000"},
         {NULL, NULL, "K err. packed", "0.3000"}, {NULL, NULL, "V err. packed", "0.4000"},
         {NULL, NULL, "attn. error", "0.5000"},   {NULL, NULL, "attn. KL", "0.6000"}};
@@ -349,14 +361,16 @@ Test(report, a_narrow_table_names_what_it_left_out)
         char *left_out = strstr(text, "Not shown at a width of"), *table = strstr(text, "\n\n") + 2;
         if (left_out) {
             undo_line_breaks(left_out);
-            *strchr(left_out, '(') = '\0';
+            char *end = strchr(left_out, '(');
+            end[-1] = ','; /* each name ends with one */
+            *end = '\0';
         }
         const char *lower = strchr(table, '\n') + 1, *cells = strchr(strchr(lower, '\n') + 1, '\n') + 1;
         size_t n = 0;
-        for (size_t i = 1; i < N_FIGURES; i++) {
+        for (size_t i = 1; i < N_SHOWN; i++) {
             char padded[40], named[40];
             snprintf(padded, sizeof padded, " %s", figures[i].title ? figures[i].cell : "");
-            snprintf(named, sizeof named, " %s", figures[i].title ? figures[i].title : "");
+            snprintf(named, sizeof named, " %s,", figures[i].title ? figures[i].title : "");
             const char *shown = figures[i].title ? strstr(cells, padded) : NULL;
             const bool is_shown = shown && shown < cells + strcspn(cells, "\n");
             n += is_shown;
@@ -368,7 +382,7 @@ Test(report, a_narrow_table_names_what_it_left_out)
         n_before = n;
         free(text);
     }
-    cr_expect_eq(n_before, 16);
+    cr_expect_eq(n_before, 18);
 }
 
 /* A report of made-up figures: perplexity off by less than is shown, divergences where decimals run out. */
@@ -443,6 +457,18 @@ Test(report, sentences_say_where_a_cache_is_larger_than_fp16)
     run.usage.n_packed_elements = 0;
     expect_sentence(&run, "Nothing is packed yet, because all tokens fit the residual and the sinks.", true);
     expect_sentence(&run, "A packed number", false);
+}
+
+Test(report, sentences_cut_a_scheme_of_many_layers)
+{
+    static const char text[] = "kivi2+0=kivi4+2=kivi4+4=kivi4+6=kivi4+8=kivi4+10=kivi4+12=kivi4+14=kivi4+16="
+                               "kivi4+18=kivi4+20=kivi4+22=kivi4+24=kivi4+26=kivi4";
+    evaluate_run run = made_up_run();
+    run.scheme = scheme_of(text);
+    run.text = kvq_scheme_text(run.scheme);
+    cr_assert_str_eq(run.text, text);
+    expect_sentence(&run, "+22=kivi4+24=kivi... keeps the cache of 400 tokens in 7.1 kB", true);
+    expect_sentence(&run, "2.0 kB of the cache are tokens kept as their layer's scheme says, a share", true);
 }
 
 Test(report, sentences_call_the_attention_error_pooled_and_name_the_worst_head)
@@ -541,6 +567,30 @@ Test(report, sentences_compare_the_last_scheme_with_the_first)
                       "On the front, where no other scheme here is both smaller and closer to fp32: first; "
                       "third.",
                       true);
+}
+
+/* What is beside packed numbers is compared layer by layer, of the layers that there are. */
+Test(report, sentences_say_where_layers_keep_other_tokens)
+{
+    static const struct {
+        const char *scheme;
+        bool alike;
+    } cases[] = {
+        {"kivi4", true}, {"kivi4+0=kivi8", true}, {"kivi4+1=kivi8,s=4", false}, {"kivi4,s=4", false}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        evaluate_run runs[2] = {made_up_run(), made_up_run()};
+        for (size_t j = 0; j < 2; j++) {
+            runs[j].scheme = scheme_of(j == 0 ? "kivi2" : cases[i].scheme);
+            runs[j].text = kvq_scheme_text(runs[j].scheme);
+        }
+        evaluation ev = evaluation_of(runs);
+        ev.n_runs = 2;
+        char *text = people(&ev, &(report_style){.width = 90});
+        undo_line_breaks(text);
+        cr_expect_eq(strstr(text, "differ in what they keep") == NULL, cases[i].alike, "%s: %s",
+                     cases[i].scheme, text);
+        free(text);
+    }
 }
 
 /* ---- the manual ---- */

@@ -56,6 +56,9 @@ typedef struct bench_bandwidth {
 EVAL_MUST_CHECK bool bench_measure_bandwidth(const bench_machine *m, const int *threads, size_t n_threads,
                                              double seconds, bench_bandwidth *out, eval_error *e);
 
+/** FLOP/s of OpenBLAS's product of float32 matrices of 1,024 by 1,024, with the threads that OpenMP has now. */
+EVAL_MUST_CHECK bool bench_measure_flops(double seconds, double *flops, eval_error *e);
+
 /** The level in which n_bytes lie that are read again and again by n_threads. */
 int bench_level_of(const bench_machine *m, double n_bytes, int n_threads);
 

@@ -228,7 +228,11 @@ static bool add_scheme(bench_options *o, const char *text, eval_error *e)
         return eval_fail(e, "--scheme: %s, at character %llu of '%.200s'", why.message,
                          (unsigned long long)why.offset + 1, text);
     }
-    o->n_schemes++;
+    if (kvq_scheme_min_layers(o->schemes[o->n_schemes++]) > 0)
+        return eval_fail(e,
+                         "--scheme: '%.200s' differs by layer, and bench has one layer: give its schemes one "
+                         "by one",
+                         text);
     return true;
 }
 

@@ -10,6 +10,7 @@
 #include "eval/cli/evaluation.h"
 #include "eval/cli/info.h"
 #include "eval/cli/options.h"
+#include "eval/cli/plan.h"
 #include "eval/cli/tokenize.h"
 #include "eval/common/exit_status.h"
 #include "lib/kvq.h"
@@ -29,6 +30,8 @@ static const command table[] = {
      bench_options_list, NULL, NULL},
     {"dump", "Record a model's queries, keys and values into a file for --kv", dump_main, dump_options_list,
      dump_words, NULL},
+    {"plan", "Compute before running: does it fit, what binds, what is saved", plan_main, plan_options_list,
+     plan_words, NULL},
     {"tokenize", "Print a text's token ids as a model sees it", tokenize_main, tokenize_options_list, NULL,
      NULL},
     {"info", "Print version, instruction set, threads and data directory", info_main, info_options_list, NULL,

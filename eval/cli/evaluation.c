@@ -12,6 +12,7 @@
 #include "eval/common/stop.h"
 #include "eval/common/terminal.h"
 #include "eval/measure/evaluate.h"
+#include "eval/measure/memory.h"
 #include "eval/report/report.h"
 
 #include <cblas.h>
@@ -201,6 +202,16 @@ static int run_evaluation(const inputs *in, const options *o, const char *isa, p
     return status;
 }
 
+/* Better before the work than when it comes to that scheme. */
+static bool check_layers(const inputs *in, const options *o, eval_error *e)
+{
+    const size_t n_layers = in->model ? in->model->shape.n_layer : recording_shape(in->recording)->n_layer;
+    for (size_t i = 0; i < o->n_schemes; i++)
+        if (!memory_check_layers(o->schemes[i], n_layers, e))
+            return false;
+    return true;
+}
+
 int evaluation_main(const char *doc, int argc, char **argv)
 {
     static options o;
@@ -227,7 +238,7 @@ int evaluation_main(const char *doc, int argc, char **argv)
         fprintf(stderr, "kvq-eval: note: %s: %s\n", in.model_name, inputs_note(&in));
         progress_start(&line, o.quiet);
     }
-    if (!loaded)
+    if (!loaded || !check_layers(&in, &o, &e))
         status = complain(&e);
     else if (o.in.generate > 0)
         status = run_generation(&in, &o, isa, &e) ? STATUS_GOOD : complain(&e);

@@ -39,6 +39,21 @@ uint64_t argument_number(const struct argp_state *state, const char *name, const
     return value;
 }
 
+uint64_t argument_count(const struct argp_state *state, const char *name, const char *text, uint64_t min,
+                        uint64_t max)
+{
+    char *end = NULL;
+    errno = 0;
+    const unsigned long long value = strtoull(text, &end, 10);
+    const unsigned shift = *end == 'k' || *end == 'K' ? 10 : *end == 'm' || *end == 'M' ? 20 : 0;
+    if (text[0] < '0' || text[0] > '9' || end[shift > 0] != '\0' || errno != 0 || value > max >> shift ||
+        value << shift < min) {
+        argp_error(state, "--%s: expected a whole number from %llu to %llu, such as 4096 or 4k, not '%s'",
+                   name, (unsigned long long)min, (unsigned long long)max, text);
+    }
+    return value << shift;
+}
+
 double argument_real(const struct argp_state *state, const char *name, const char *text, bool zero,
                      double max)
 {

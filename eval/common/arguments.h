@@ -15,6 +15,10 @@ void arguments_parse(const struct argp_option *options, argp_parser_t parser, co
 uint64_t argument_number(const struct argp_state *state, const char *name, const char *text, uint64_t min,
                          uint64_t max);
 
+/** The same with an ending k for 1,024 or m for 1,048,576, as contexts are called: 32k is 32,768. */
+uint64_t argument_count(const struct argp_state *state, const char *name, const char *text, uint64_t min,
+                        uint64_t max);
+
 /** As a number above 0, or from 0 if `zero`, and up to `max`, which may be INFINITY. */
 double argument_real(const struct argp_state *state, const char *name, const char *text, bool zero,
                      double max);

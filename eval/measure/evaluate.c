@@ -402,7 +402,7 @@ size_t evaluation_n_steps(const evaluation *ev)
 
 const cell **evaluate_cells(const evaluation *ev, const evaluate_run *run)
 {
-    const cell **list = calloc(ev->n_windows, sizeof list[0]);
+    const cell **list = run->cells ? calloc(ev->n_windows, sizeof list[0]) : NULL;
     for (size_t i = 0; list && i < ev->n_windows; i++)
         list[i] = &run->cells[i];
     return list;

@@ -161,7 +161,7 @@ bool evaluation_is_partial(const evaluation *ev);
 /** Number of steps that count: each token of each window after its prompt. */
 size_t evaluation_n_steps(const evaluation *ev);
 
-/** The cells of a run's windows as a list [n_windows], which the caller frees; NULL without memory. */
+/** The cells of a run's windows as a list [n_windows], which the caller frees; NULL without memory, or without cells. */
 const cell **evaluate_cells(const evaluation *ev, const evaluate_run *run);
 
 /**

@@ -2,6 +2,7 @@
 #include "eval/measure/generate.h"
 
 #include "eval/common/progress.h"
+#include "eval/measure/memory.h"
 #include "eval/measure/metrics.h"
 #include "eval/model/pass_arrays.h"
 
@@ -18,17 +19,8 @@ typedef struct generator {
 static bool set_up(generator *g, const kvq_scheme *scheme, size_t n_prompt, eval_error *e)
 {
     const model_shape *shape = &g->model->shape;
-    if (!pass_arrays_allocate(&g->a, g->model, n_prompt, e))
-        return false;
-    kvq_config config;
-    kvq_config_init(&config);
-    config.n_layers = shape->n_layer;
-    config.n_heads = shape->n_head;
-    config.n_kv_heads = shape->n_kv_head;
-    config.head_dim = shape->head_dim;
-    config.scheme = scheme;
-    const kvq_status status = kvq_cache_create(&g->cache, &config);
-    return status == KVQ_OK || eval_fail(e, "cannot create a cache: %s", kvq_status_string(status));
+    return pass_arrays_allocate(&g->a, g->model, n_prompt, e) &&
+           memory_make_cache(&g->cache, shape, shape->n_layer, scheme, e);
 }
 
 static void tear_down(generator *g)

@@ -3,9 +3,19 @@
 
 #include <stdlib.h>
 
+bool memory_check_layers(const kvq_scheme *scheme, size_t n_layers, eval_error *e)
+{
+    const size_t needed = kvq_scheme_min_layers(scheme);
+    return needed <= n_layers ||
+           eval_fail(e, "scheme %.600s: layer %zu is named, but the model has %zu layers (0 to %zu)",
+                     kvq_scheme_text(scheme), needed - 1, n_layers, n_layers - 1);
+}
+
 bool memory_make_cache(kvq_cache **out, const model_shape *shape, size_t n_layers, const kvq_scheme *scheme,
                        eval_error *e)
 {
+    if (!memory_check_layers(scheme, n_layers, e))
+        return false;
     kvq_config config;
     kvq_config_init(&config);
     config.n_layers = n_layers;
@@ -39,8 +49,8 @@ static kvq_status grow(kvq_cache *cache, size_t n_layers, const float *zeros, fl
     return status;
 }
 
-bool memory_pays_from(const model_shape *shape, const kvq_scheme *scheme, size_t n_max, uint64_t *n_tokens,
-                      eval_error *e)
+bool memory_growth(const model_shape *shape, const kvq_scheme *scheme, size_t n_max, uint64_t *total,
+                   eval_error *e)
 {
     kvq_cache *cache = NULL;
     const size_t width = shape->n_head * shape->head_dim;
@@ -48,16 +58,25 @@ bool memory_pays_from(const model_shape *shape, const kvq_scheme *scheme, size_t
         return false;
     float *zeros = calloc(2 * width, sizeof *zeros); /* and the output */
     kvq_status status = zeros ? KVQ_OK : KVQ_ERR_NOMEM;
-    size_t last_larger = 0;
-    for (size_t n = 1; status == KVQ_OK && n <= n_max; n++) {
-        uint64_t total = 0;
-        status = grow(cache, shape->n_layer, zeros, zeros + width, n == 1, &total);
-        last_larger = total >= memory_plain_bytes(shape, n, 2) ? n : last_larger;
-    }
+    for (size_t n = 1; status == KVQ_OK && n <= n_max; n++)
+        status = grow(cache, shape->n_layer, zeros, zeros + width, n == 1, &total[n - 1]);
     free(zeros);
     kvq_cache_free(cache);
-    if (status != KVQ_OK)
-        return eval_fail(e, "cannot weigh a cache: %s", kvq_status_string(status));
-    *n_tokens = last_larger < n_max ? last_larger + 1 : 0;
-    return true;
+    return status == KVQ_OK || eval_fail(e, "cannot weigh a cache: %s", kvq_status_string(status));
+}
+
+bool memory_pays_from(const model_shape *shape, const kvq_scheme *scheme, size_t n_max, uint64_t *n_tokens,
+                      eval_error *e)
+{
+    uint64_t *total = calloc(n_max > 0 ? n_max : 1, sizeof *total);
+    if (!total)
+        return eval_fail(e, "out of memory for %zu numbers", n_max);
+    const bool good = memory_growth(shape, scheme, n_max, total, e);
+    size_t last_larger = 0;
+    for (size_t n = 1; good && n <= n_max; n++)
+        last_larger = total[n - 1] >= memory_plain_bytes(shape, n, 2) ? n : last_larger;
+    free(total);
+    if (good)
+        *n_tokens = last_larger < n_max ? last_larger + 1 : 0;
+    return good;
 }

@@ -8,7 +8,11 @@
 
 #include <stddef.h>
 
-/** A cache for n_layers of a model of this shape; the caller gives it back with kvq_cache_free. */
+/** Has the model every layer that the scheme names? If not, the message names scheme, layer and layers. */
+EVAL_MUST_CHECK bool memory_check_layers(const kvq_scheme *scheme, size_t n_layers, eval_error *e);
+
+/** A cache for n_layers of a model of this shape, which are all that the scheme may name; the caller gives it
+ * back with kvq_cache_free. */
 EVAL_MUST_CHECK bool memory_make_cache(kvq_cache **out, const model_shape *shape, size_t n_layers,
                                        const kvq_scheme *scheme, eval_error *e);
 
@@ -16,12 +20,18 @@ EVAL_MUST_CHECK bool memory_make_cache(kvq_cache **out, const model_shape *shape
 uint64_t memory_plain_bytes(const model_shape *shape, size_t n_tokens, size_t bytes);
 
 /**
- * The fewest tokens from which on, up to n_max, a decode's cache is smaller than plain fp16 arrays of the
- * same keys and values; 0 if it is not even at n_max.
+ * What a cache weighs as a sequence grows: total[n - 1] bytes when every layer holds n tokens, n up to n_max.
  *
  * Memory depends on the number of tokens, not on what they are. So a cache of all layers is given zeros,
  * token by token as a decode does, and asked for its bytes after each: a formula would have to know of pages,
  * half-filled blocks and tables, and would be wrong the day one of them changes.
+ */
+EVAL_MUST_CHECK bool memory_growth(const model_shape *shape, const kvq_scheme *scheme, size_t n_max,
+                                   uint64_t *total, eval_error *e);
+
+/**
+ * The fewest tokens from which on, up to n_max, a decode's cache is smaller than plain fp16 arrays of the
+ * same keys and values; 0 if it is not even at n_max.
  */
 EVAL_MUST_CHECK bool memory_pays_from(const model_shape *shape, const kvq_scheme *scheme, size_t n_max,
                                       uint64_t *n_tokens, eval_error *e);

@@ -9,7 +9,7 @@
  *
  * Caches: the reference and the local caches have all the model's layers and keep them to the end of the
  * window. A propagated cache is needed for one layer at a time, so it has one layer and is emptied between
- * layers.
+ * layers, or made anew where the scheme differs by layer.
  */
 #include "eval/measure/window.h"
 
@@ -88,7 +88,8 @@ static bool make_caches(work *w, eval_error *e)
         stream *s = &w->streams[i];
         if (!memory_make_cache(&s->local, shape, w->L, s->run->scheme, e))
             return false;
-        if (w->quality && !memory_make_cache(&s->propagated, shape, 1, s->run->scheme, e))
+        if (w->quality &&
+            !memory_make_cache(&s->propagated, shape, 1, kvq_scheme_of_layer(s->run->scheme, 0), e))
             return false;
     }
     return true;
@@ -159,7 +160,7 @@ void work_steps_done(work *w, double n)
 static bool step_failed(const work *w, const char *scheme, size_t layer, size_t token, const char *what,
                         const char *why, eval_error *e)
 {
-    return eval_fail(e, "scheme %s: window %zu, layer %zu, token %zu: %s: %s", scheme, w->window, layer,
+    return eval_fail(e, "scheme %.600s: window %zu, layer %zu, token %zu: %s: %s", scheme, w->window, layer,
                      token, what, why);
 }
 
@@ -263,11 +264,36 @@ static bool check_bounds(const work *w, const stream *s, const evaluate_head *he
     return true;
 }
 
+/* Does a scheme that differs by layer keep this one in fp32? Then its figures here are the reference's to the last
+ * bit, as those of fp32 itself are, which does go the long way. Tuning asks for many such schemes. */
+static bool is_fp32_layer(const stream *s, size_t layer)
+{
+    const kvq_scheme *scheme = s->run->scheme;
+    return kvq_scheme_min_layers(scheme) > 0 &&
+           strcmp(kvq_scheme_text(kvq_scheme_of_layer(scheme, layer)), "fp32") == 0;
+}
+
+/* A local step of such a layer: the cache takes the token, and attention is the reference's. */
+static bool copy_step(work *w, stream *s, size_t layer, size_t t, eval_error *e)
+{
+    const size_t at = t * w->Q, at_kv = t * w->KV;
+    const kvq_status status = kvq_cache_append(s->local, layer, 0, w->ref_k + at_kv, w->ref_v + at_kv, 1);
+    if (status != KVQ_OK)
+        return step_failed(w, s->run->text, layer, t, "append", kvq_status_string(status), e);
+    memcpy(w->out + at, w->ref_out + at, w->Q * sizeof(float));
+    memcpy(w->probabilities, w->ref_probabilities, w->H * (t + 1) * sizeof(float));
+    memcpy(w->bound, w->ref_bound, w->H * sizeof(float));
+    return true;
+}
+
 static bool local_step(work *w, stream *s, size_t layer, size_t t, bool with_bound, eval_error *e)
 {
     const double start = progress_now();
-    if (!decode_step(w, s->local, s->run->text, layer, layer, t, w->ref_q, w->ref_k, w->ref_v,
-                     w->probabilities, with_bound ? w->bound : NULL, w->out, e))
+    if (is_fp32_layer(s, layer)) {
+        if (!copy_step(w, s, layer, t, e))
+            return false;
+    } else if (!decode_step(w, s->local, s->run->text, layer, layer, t, w->ref_q, w->ref_k, w->ref_v,
+                            w->probabilities, with_bound ? w->bound : NULL, w->out, e))
         return false;
     compare_step(w, s, layer, t, with_bound);
     s->seconds += progress_now() - start;
@@ -296,8 +322,8 @@ static bool compare_cache(const work *w, const stream *s, size_t layer, eval_err
         status = kvq_cache_read(s->local, layer, 0, 0, w->T, w->k, w->v);
     if (status != KVQ_OK)
         return step_failed(w, s->run->text, layer, 0, "reading back", kvq_status_string(status), e);
-    const size_t first =
-        kvq_scheme_sinks(s->run->scheme); /* packed tokens lie between the sinks and the residual */
+    /* packed tokens lie between the sinks and the residual */
+    const size_t first = kvq_scheme_sinks(kvq_scheme_of_layer(s->run->scheme, layer));
     for (size_t t = 0; t < w->T; t++) {
         for (size_t h = 0; h < w->Hkv; h++) {
             const size_t at = t * w->KV + h * w->D;
@@ -403,14 +429,34 @@ static bool reference_layer(work *w, size_t layer, eval_error *e)
     return true;
 }
 
+/* Make the stream's own cache an empty one of this layer. */
+static bool begin_propagated(work *w, stream *s, size_t layer, eval_error *e)
+{
+    const kvq_scheme *scheme = s->run->scheme;
+    if (kvq_scheme_min_layers(scheme) == 0) {
+        kvq_cache_reset(s->propagated);
+        return true;
+    }
+    kvq_cache_free(s->propagated);
+    s->propagated = NULL;
+    return memory_make_cache(&s->propagated, evaluate_shape(w->config), 1, kvq_scheme_of_layer(scheme, layer),
+                             e);
+}
+
 /* A stream that feeds itself, through this layer. */
 static bool propagated_layer(work *w, stream *s, size_t layer, eval_error *e)
 {
     const model *m = w->config->model;
     const double start = progress_now();
+    s->is_reference = s->is_reference && is_fp32_layer(s, layer);
+    if (s->is_reference) {
+        memcpy(s->x, w->x, w->T * w->E * sizeof(float));
+        work_steps_done(w, (double)(w->T - w->config->n_prompt));
+        return true;
+    }
     model_layer_qkv(m, layer, s->x, 0, w->T, w->scratch, w->q, w->k, w->v);
-    kvq_cache_reset(s->propagated);
-    if (!prefill(w, s->propagated, s->run->text, 0, layer, w->q, w->k, w->v, w->out, e))
+    if (!begin_propagated(w, s, layer, e) ||
+        !prefill(w, s->propagated, s->run->text, 0, layer, w->q, w->k, w->v, w->out, e))
         return false;
     for (size_t t = w->config->n_prompt; t < w->T; t++) {
         if (!decode_step(w, s->propagated, s->run->text, 0, layer, t, w->q, w->k, w->v, NULL, NULL, w->out,
@@ -434,6 +480,7 @@ bool work_run(work *w, size_t window, eval_error *e)
     kvq_cache_reset(w->reference);
     for (size_t i = 0; i < w->n_streams; i++) {
         kvq_cache_reset(w->streams[i].local);
+        w->streams[i].is_reference = true;
         if (w->quality)
             memcpy(w->streams[i].x, w->x, w->T * w->E * sizeof(float));
     }

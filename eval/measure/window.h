@@ -14,6 +14,7 @@ typedef struct stream {
     kvq_cache *local;      /* all layers, fed by the reference */
     kvq_cache *propagated; /* one layer at a time, fed by x; NULL without quality */
     float *x;              /* [T][E]; NULL without quality */
+    bool is_reference;     /* x is the reference's so far: only fp32 layers lie behind */
 } stream;
 
 /* What the windows that run side by side share. */

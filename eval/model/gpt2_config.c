@@ -5,6 +5,7 @@
 
 #include "eval/common/input_file.h"
 #include "eval/common/json_util.h"
+#include "eval/model/shapes.h"
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -162,25 +163,19 @@ bool gpt2_config_is_random(const char *spec)
 
 bool gpt2_config_random(gpt2_config *c, const char *spec, eval_error *e)
 {
-    static const struct {
-        const char *name;
-        size_t n_layer, n_head;
-    } published[] = {{"gpt2", 12, 12}, {"gpt2-medium", 24, 16}, {"gpt2-large", 36, 20}, {"gpt2-xl", 48, 25}};
-
     *c = (gpt2_config){.layer_norm_epsilon = 1e-5f,
                        .tied_head = true,
                        .scale_attn = true,
                        .bos_token_id = -1,
                        .eos_token_id = -1};
     const char *shape = gpt2_config_is_random(spec) ? spec + sizeof random_prefix - 1 : "";
-    for (size_t i = 0; i < sizeof published / sizeof published[0]; i++) {
-        if (strcmp(shape, published[i].name) == 0) {
-            c->n_layer = published[i].n_layer;
-            c->n_head = published[i].n_head;
-            c->head_dim = 64;
-            c->n_ctx = 1024;
-            c->vocab_size = 50257;
-        }
+    const published_shape *p = shapes_find(shape);
+    if (p && strcmp(p->architecture, "gpt2") == 0) {
+        c->n_layer = p->n_layer;
+        c->n_head = p->n_head;
+        c->head_dim = p->head_dim;
+        c->n_ctx = p->n_ctx;
+        c->vocab_size = p->vocab_size;
     }
     if (c->n_layer == 0 && !(parse_number(&shape, ',', MAX_LAYERS, &c->n_layer) &&
                              parse_number(&shape, ',', MAX_HEADS, &c->n_head) &&

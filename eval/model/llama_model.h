@@ -46,7 +46,4 @@ EVAL_MUST_CHECK bool llama_load_gguf(model *m, const gguf *g, eval_error *e);
  */
 EVAL_MUST_CHECK bool llama_random(model *m, const char *shape, uint64_t seed, bool *known, eval_error *e);
 
-/** The names of the published shapes, "llama-3.2-1b, llama-3.2-3b, ...", for messages. */
-const char *llama_random_names(void);
-
 #endif

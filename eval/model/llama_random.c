@@ -4,48 +4,16 @@
 #include "eval/model/llama_model.h"
 #include "eval/model/llama_weights.h"
 #include "eval/model/random_normal.h"
+#include "eval/model/shapes.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-/* From the config.json that each was published with. mistral-7b is v0.3, which has no sliding window;
- * llama-3.x have their context by "llama3" scaling, of these factors. */
-static const struct published {
-    const char *name, *architecture;
-    size_t n_layer, n_head, n_kv_head, head_dim, n_embd, n_inner, n_ctx, vocab_size;
-    double theta, scaling, epsilon;
-    bool tied_head;
-} published[] = {
-    {"llama-3.2-1b", "llama", 16, 32, 8, 64, 2048, 8192, 131072, 128256, 5e5, 32, 1e-5, true},
-    {"llama-3.2-3b", "llama", 28, 24, 8, 128, 3072, 8192, 131072, 128256, 5e5, 32, 1e-5, true},
-    {"llama-3.1-8b", "llama", 32, 32, 8, 128, 4096, 14336, 131072, 128256, 5e5, 8, 1e-5, false},
-    {"llama-2-7b", "llama", 32, 32, 32, 128, 4096, 11008, 4096, 32000, 1e4, 0, 1e-5, false},
-    {"mistral-7b", "mistral", 32, 32, 8, 128, 4096, 14336, 32768, 32768, 1e6, 0, 1e-5, false},
-    {"qwen2.5-0.5b", "qwen2", 24, 14, 2, 64, 896, 4864, 32768, 151936, 1e6, 0, 1e-6, true},
-    {"qwen2.5-1.5b", "qwen2", 28, 12, 2, 128, 1536, 8960, 131072, 151936, 1e6, 0, 1e-6, true},
-    {"qwen2.5-7b", "qwen2", 28, 28, 4, 128, 3584, 18944, 131072, 152064, 1e6, 0, 1e-6, false},
-    {"qwen3-0.6b", "qwen3", 28, 16, 8, 128, 1024, 3072, 40960, 151936, 1e6, 0, 1e-6, true},
-    {"qwen3-8b", "qwen3", 36, 32, 8, 128, 4096, 12288, 40960, 151936, 1e6, 0, 1e-6, false},
-    {"smollm2-135m", "llama", 30, 9, 3, 64, 576, 1536, 8192, 49152, 1e5, 0, 1e-5, true},
-    {"smollm2-360m", "llama", 32, 15, 5, 64, 960, 2560, 8192, 49152, 1e5, 0, 1e-5, true},
-    {"smollm2-1.7b", "llama", 24, 32, 32, 64, 2048, 8192, 8192, 49152, 1.3e5, 0, 1e-5, true},
-    {"smollm3-3b", "smollm3", 36, 16, 4, 128, 2048, 11008, 65536, 128256, 5e6, 0, 1e-6, true},
-    {"tinyllama-1.1b", "llama", 22, 32, 4, 64, 2048, 5632, 2048, 32000, 1e4, 0, 1e-5, false},
-};
-#define N_PUBLISHED (sizeof published / sizeof published[0])
-
-const char *llama_random_names(void)
-{
-    return "llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, llama-2-7b, mistral-7b, qwen2.5-0.5b, qwen2.5-1.5b, "
-           "qwen2.5-7b, qwen3-0.6b, qwen3-8b, smollm2-135m, smollm2-360m, smollm2-1.7b, smollm3-3b, "
-           "tinyllama-1.1b";
-}
-
 /* ---- shapes ---- */
 
-static void set_published(llama_config *c, const struct published *p)
+static void set_published(llama_config *c, const published_shape *p)
 {
     *c = (llama_config){.n_layer = p->n_layer,
                         .n_head = p->n_head,
@@ -125,12 +93,11 @@ bool llama_config_random(llama_config *c, const char *shape, bool *known, eval_e
 {
     size_t numbers[6];
     *known = false;
-    for (size_t i = 0; i < N_PUBLISHED && !*known; i++) {
-        if (strcmp(shape, published[i].name) == 0) {
-            set_published(c, &published[i]);
-            *known = true;
-            return true;
-        }
+    const published_shape *p = shapes_find(shape);
+    if (p && shapes_is_llama(p)) {
+        set_published(c, p);
+        *known = true;
+        return true;
     }
     if (parse_numbers(shape, LLAMA_MAX_CONTEXT, numbers, 6) != 6)
         return true;

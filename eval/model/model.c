@@ -9,6 +9,7 @@
 #include "eval/model/gguf.h"
 #include "eval/model/gpt2.h"
 #include "eval/model/llama_model.h"
+#include "eval/model/shapes.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -112,12 +113,15 @@ static bool random_into(model *m, const char *spec, uint64_t seed, eval_error *e
     if (!llama_random(m, shape, seed, &known, e))
         return false;
     const bool is_gpt2 = strncmp(shape, "gpt2", 4) == 0 || (shape[0] >= '0' && shape[0] <= '9');
-    if (!known && !is_gpt2)
+    if (!known && !is_gpt2) {
+        char names[640];
+        shapes_names(names, sizeof names, true);
         return eval_fail(
             e,
             "model '%.200s': expected random: and one of gpt2, gpt2-medium, gpt2-large, gpt2-xl, %s; or "
             "L,H,D,ctx,vocab for a GPT-2, or L,H,Hkv,D,ctx,vocab for a Llama",
-            spec, llama_random_names());
+            spec, names);
+    }
     return known || gpt2_make_random(m, spec, seed, e);
 }
 

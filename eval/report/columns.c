@@ -44,6 +44,13 @@ static column_value of_attention(const evaluate_run *run, column_value value)
     return value;
 }
 
+/* There is none where layers differ in their scheme: what the library says of those is about the base. */
+static column_value of_scheme(const evaluate_run *run, column_value value)
+{
+    const bool differs = kvq_scheme_min_layers(run->scheme) > 0;
+    return differs ? (column_value){.missing = true, .real = (double)NAN} : value;
+}
+
 /* ---- what a scheme says of itself ---- */
 
 static kvq_side_info keys(const evaluate_run *run)
@@ -97,13 +104,13 @@ static const char *dtypes_of(const evaluate_run *run)
 
 /* clang-format off */ /* so that each is one line */
 RUN(scheme, text(run->text))
-RUN(k_bits, whole(keys(run).bits))
-RUN(v_bits, whole(values(run).bits))
-RUN(group, whole(group_of(run, ev->head_dim)))
-RUN(residual, whole(kvq_scheme_residual(run->scheme)))
-RUN(residual_mode, text(mode_of(run)))
-RUN(residual_dtype, text(dtypes_of(run)))
-RUN(sinks, whole(kvq_scheme_sinks(run->scheme)))
+RUN(k_bits, of_scheme(run, whole(keys(run).bits)))
+RUN(v_bits, of_scheme(run, whole(values(run).bits)))
+RUN(group, of_scheme(run, whole(group_of(run, ev->head_dim))))
+RUN(residual, of_scheme(run, whole(kvq_scheme_residual(run->scheme))))
+RUN(residual_mode, of_scheme(run, text(mode_of(run))))
+RUN(residual_dtype, of_scheme(run, text(dtypes_of(run))))
+RUN(sinks, of_scheme(run, whole(kvq_scheme_sinks(run->scheme))))
 RUN(payload, whole(run->usage.payload))
 RUN(metadata, whole(run->usage.metadata))
 RUN(residual_bytes, whole(run->usage.residual))
@@ -169,7 +176,8 @@ const column columns[] = {
      .unit = UNIT_COUNT,
      .title = "K bits",
      .of_run = run_k_bits,
-     .doc = "Bits of a stored key: 1 to 8, 16 for half, 32 for float; 0 where there is no one width."},
+     .doc = "Bits of a stored key: 1 to 8, 16 for half, 32 for float; 0 where there is no one width. "
+            "Missing, like all to sinks below, where the scheme differs by layer."},
     {.name = "v_bits",
      .part = PART_SCHEME,
      .unit = UNIT_COUNT,

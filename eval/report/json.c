@@ -143,7 +143,7 @@ static json_t *window_json(const evaluation *ev, const cell *c)
 static json_t *windows_json(const evaluation *ev, const evaluate_run *run)
 {
     json_t *list = json_array();
-    for (size_t i = 0; i < ev->n_windows; i++)
+    for (size_t i = 0; run->cells && i < ev->n_windows; i++)
         json_array_append_new(list, window_json(ev, &run->cells[i]));
     return list;
 }

@@ -24,6 +24,20 @@ static void say(paragraph *p, const char *format, ...)
     p->used += n < 0 ? 0 : (size_t)n < left ? (size_t)n : left - 1;
 }
 
+/* What a scheme is called in a sentence: its text, cut if it is one of many layers. */
+typedef struct scheme_name {
+    char text[120];
+} scheme_name;
+
+static scheme_name name_of(const evaluate_run *run)
+{
+    scheme_name name;
+    const int n = snprintf(name.text, sizeof name.text, "%s", run->text);
+    if (n >= (int)sizeof name.text)
+        snprintf(name.text + sizeof name.text - 4, 4, "...");
+    return name;
+}
+
 /* People run fp16, so that is what a cache is compared with first. */
 static void say_size(paragraph *p, const evaluation *ev, const evaluate_run *run)
 {
@@ -32,8 +46,8 @@ static void say_size(paragraph *p, const evaluation *ev, const evaluate_run *run
     format_bytes(fp16, run->fp16_bytes);
     format_bytes(fp32, run->fp32_bytes);
     format_count(tokens, ev->n_tokens);
-    say(p, "%s keeps the cache of %s tokens in %s, where plain fp16 takes %s and fp32 %s", run->text, tokens,
-        total, fp16, fp32);
+    say(p, "%s keeps the cache of %s tokens in %s, where plain fp16 takes %s and fp32 %s", name_of(run).text,
+        tokens, total, fp16, fp32);
     if (run->ratio_vs_fp16 >= 1.0)
         say(p, ": %.2f times smaller than fp16. ", run->ratio_vs_fp16);
     else
@@ -49,6 +63,10 @@ static void say_dtypes(paragraph *p, const kvq_scheme *scheme)
 {
     static const char *const names[] = {[KVQ_F32] = "float32", [KVQ_F16] = "float16", [KVQ_I8] = "int8"};
     kvq_side_info k, v;
+    if (kvq_scheme_min_layers(scheme) > 0) {
+        say(p, "their layer's scheme says");
+        return;
+    }
     if (kvq_scheme_keys(scheme, &k) != KVQ_OK || kvq_scheme_values(scheme, &v) != KVQ_OK)
         return;
     say(p, "%s", names[k.residual_dtype]);
@@ -140,11 +158,11 @@ static void say_quality(paragraph *p, const evaluate_run *run)
         100.0 * run->top1);
     const estimate *e = &run->estimates[FIGURE_PPL_CHANGE];
     char uncertain[FORMAT_SIZE] = "";
-    if (isfinite(e->se))
+    if (e->se > 0.0)
         snprintf(uncertain, sizeof uncertain, " ± %.2f", e->se);
     if (isfinite(run->ppl_fp32) && isfinite(run->ppl))
         say(p, "goes from %.2f to %.2f (%s%s), %s.", run->ppl_fp32, run->ppl, percent, uncertain,
-            isfinite(e->se) && e->low < 0.0 && e->high > 0.0 ? "which may be chance" : verdict(change.real));
+            e->low < 0.0 && e->high > 0.0 ? "which may be chance" : verdict(change.real));
     else
         say(p, "passes what a number can hold: with fp32 it is %.3g, here %.3g.", run->ppl_fp32, run->ppl);
 }
@@ -177,14 +195,14 @@ static void say_front(paragraph *p, const evaluation *ev)
     say(p, "On the front, where no other scheme here is both smaller and closer to fp32: ");
     for (size_t i = 0; i < ev->n_runs; i++)
         if (is_compared(&ev->runs[i]) && is_on_front(ev, &ev->runs[i])) {
-            say(p, "%s%s", separator, ev->runs[i].text);
+            say(p, "%s%s", separator, name_of(&ev->runs[i]).text);
             separator = "; ";
         }
     say(p, ".");
 }
 
-/* Do two schemes keep the same tokens unpacked, in the same types? */
-static bool keep_alike(const kvq_scheme *a, const kvq_scheme *b)
+/* Do two schemes of one layer keep the same tokens unpacked, in the same types? */
+static bool layers_keep_alike(const kvq_scheme *a, const kvq_scheme *b)
 {
     kvq_side_info ak, av, bk, bv;
     return kvq_scheme_keys(a, &ak) == KVQ_OK && kvq_scheme_values(a, &av) == KVQ_OK &&
@@ -192,6 +210,14 @@ static bool keep_alike(const kvq_scheme *a, const kvq_scheme *b)
            ak.residual_dtype == bk.residual_dtype && av.residual_dtype == bv.residual_dtype &&
            kvq_scheme_sinks(a) == kvq_scheme_sinks(b) && kvq_scheme_residual(a) == kvq_scheme_residual(b) &&
            kvq_scheme_residual_mode(a) == kvq_scheme_residual_mode(b);
+}
+
+static bool keep_alike(const evaluation *ev, const kvq_scheme *a, const kvq_scheme *b)
+{
+    for (size_t layer = 0; layer < ev->n_layer; layer++)
+        if (!layers_keep_alike(kvq_scheme_of_layer(a, layer), kvq_scheme_of_layer(b, layer)))
+            return false;
+    return true;
 }
 
 /* The range that the ratio of two divergences lies in, at 95 %, larger over smaller. */
@@ -222,14 +248,14 @@ static void say_against(paragraph *p, const evaluation *ev, const evaluate_run *
     const bool packed = run->usage.n_packed_elements > 0 && other->usage.n_packed_elements > 0;
     if (small > 0.0 && packed) { /* against one that has packed nothing yet, any factor is about the length */
         two_digits(factor, (less ? other->kld_mean : run->kld_mean) / small);
-        say(p, "Next to %s, %s has %s times", other->text, run->text, factor);
+        say(p, "Next to %s, %s has %s times", name_of(other).text, name_of(run).text, factor);
         say_range(p, ev, less ? other : run, less ? run : other);
         say(p, " %s next-token divergence, in %s instead of %s", less ? "less" : "more", here, there);
         if (isfinite(run->bits_packed) && isfinite(other->bits_packed))
             say(p, " and %.2f instead of %.2f bits for a packed number", run->bits_packed,
                 other->bits_packed);
         say(p, ". ");
-        if (!keep_alike(run->scheme, other->scheme))
+        if (!keep_alike(ev, run->scheme, other->scheme))
             say(p,
                 "The two differ in what they keep beside packed numbers as well; --compare has them alike. ");
     }

@@ -152,7 +152,13 @@ static void make_schemes(void)
         "k=tier:3.5:u=2:cert,v=rot:1.5,hh=8",
         "kvq1.5,v=quarot:8/64,k=nuq:3:qn",
         "k=turbo:4:nc,v=kvarn:4,rtype=f16/i8",
-        "q8_0,v=q4_1,k=q4_0,s=4"};
+        "q8_0,v=q4_1,k=q4_0,s=4",
+        "kivi2+1=kivi4+2-5=fp16,r=32",
+        "kvq2+7-9=k=2,v=2+6=kivi2+0=kvq2",
+        "kivi2+3-3=fp32+1-4=fp16",
+        "fp32+2-1=fp16",
+        "kivi4+4096=kivi2",
+        "kivi4,s=3+0-4095=kivi2,r=33"};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         char name[32];
         (void)snprintf(name, sizeof name, "text-%02zu", i);
@@ -163,6 +169,8 @@ static void make_schemes(void)
                          items[] = {24, 0, 3, 38, 0, 6, 15, 10, 16};
     write_seed("scheme", "words-sides", sides, sizeof sides);
     write_seed("scheme", "words-items", items, sizeof items);
+    static const uint8_t layers[] = {24, 65, 46, 66, 67, 45};
+    write_seed("scheme", "words-layers", layers, sizeof layers);
 }
 
 /* ---- Calls: random choices; the target makes sense of any bytes ---- */
