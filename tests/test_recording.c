@@ -256,11 +256,11 @@ Test(recording, safetensors_refused)
     refused("{" K("[2,4]", "32") "," V("[2,4]", "32", "64") "}", 64,
             "f: tensor 'k': shape is [2][4], expected [L][heads][T][D] or [L][B][heads][T][D]");
     refused("{" K("[1,1,2,4]", "32") "," V("[1,1,2,2]", "32", "48") "}", 48,
-            "f: tensor 'v': shape is [1][1][2][2], expected 1 layers, 1 sequence of 2 tokens, 4 numbers a "
+            "f: tensor 'v': shape is [1][1][2][2], expected 1 layer, 1 sequence of 2 tokens, 4 numbers a "
             "head, as "
             "'k' has");
     refused("{" K("[1,1,2,4]", "32") "," V("[1,1,3,4]", "32", "80") "}", 80,
-            "f: tensor 'v': shape is [1][1][3][4], expected 1 layers, 1 sequence of 2 tokens, 4 numbers a "
+            "f: tensor 'v': shape is [1][1][3][4], expected 1 layer, 1 sequence of 2 tokens, 4 numbers a "
             "head, as "
             "'k' has");
     refused("{" K("[1,1,2,4]", "32") "," V("[1,2,2,4]", "32", "96") "}", 96,

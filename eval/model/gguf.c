@@ -117,8 +117,8 @@ static bool set_type(const gguf_header *h, tensor *t, uint32_t number, size_t at
     const size_t block_bytes = readable ? tensor_type_of(t->type)->block_bytes : types[number].block_bytes;
     const size_t row = t->n_dims ? t->shape[t->n_dims - 1] : 1;
     if (row % block_elems != 0)
-        return eval_fail(e, "%s: byte %zu: %srows have %zu elements, expected a multiple of %zu for %s",
-                         h->source->path, at, h->where, row, block_elems, t->type_name);
+        return eval_fail(e, "%s: byte %zu: %srows have %zu element%s, expected a multiple of %zu for %s",
+                         h->source->path, at, h->where, row, eval_s(row), block_elems, t->type_name);
     const size_t n_blocks = t->n_elems / block_elems;
     if (block_bytes != 0 && n_blocks > SIZE_MAX / block_bytes)
         return eval_fail(e, "%s: byte %zu: %sthe size in bytes of %zu elements overflows", h->source->path,
