@@ -9,6 +9,7 @@
 #include "tests/attend_plainly.h"
 #include "tests/checkpoint_files.h"
 #include "tests/npy.h"
+#include "tests/tiny_llama.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -183,6 +184,28 @@ Test(gpt2, gguf_logits_match_the_reference)
     npy_free(&ids);
     npy_free(&expected);
     model_free(m);
+}
+
+Test(gpt2, gguf_without_an_epsilon_is_refused)
+{
+    static const char *const keys[] = {"block_count", "attention.head_count", "embedding_length",
+                                       "context_length"};
+    tiny_gguf t = {.n_keys = 0};
+    gguf_image image = {.n = 0};
+    gguf *g = NULL;
+    gpt2_config c;
+    eval_error e = {""};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        char key[64];
+        snprintf(key, sizeof key, "gpt2.%s", keys[i]);
+        tiny_u32(&t, key, 1);
+    }
+    tiny_finish(&t, &image);
+    cr_assert(gguf_open_memory(&g, "test", image.bytes, image.n, &e), "%s", e.text);
+    cr_expect_not(gpt2_config_gguf(&c, g, &e));
+    cr_expect_str_eq(e.text, "test: key 'gpt2.attention.layer_norm_epsilon' is missing", "%s", e.text);
+    gguf_close(g);
+    gguf_image_free(&image);
 }
 
 Test(gpt2, greedy_tokens_match_the_reference)

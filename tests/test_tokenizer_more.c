@@ -331,6 +331,8 @@ Test(tokenizer_more, gguf_that_is_refused)
          "text"},
         {{"gpt2", "llama-bpe", "a b", NULL, -1, -1, 0},
          "tokenizer.ggml.bos_token_id is missing, but tokenizer.ggml.pre puts that token before a text"},
+        {{"gpt2", "gpt-2", "a b", "tokenizer.ggml.unknown_token_id", -1, -1, 0},
+         "key 'tokenizer.ggml.unknown_token_id'"},
         {{"llama", NULL, NULL, NULL, -1, 1, 0},
          "tokenizer.ggml.scores has 1 element, but there are 3 tokens"},
         {{"llama", NULL, NULL, NULL, -1, -1, 0},
