@@ -78,8 +78,10 @@ Test(commands, the_manual_has_every_command_and_option_and_no_others)
     fclose(f);
     /* Each command's options stand in a section of its own; those without a command in DESCRIPTION. */
     static const char *const sections[][2] = {
-        {"\n.Sh DESCRIPTION", "\n.Sh BENCH"}, {"\n.Sh BENCH", "\n.Sh DUMP"},
-        {"\n.Sh DUMP", "\n.Sh PLAN"},         {"\n.Sh PLAN", "\n.Sh TOKENIZE"},
+        {"\n.Sh DESCRIPTION", "\n.Sh BENCH"}, {"\n.Sh BENCH", "\n.Sh SWEEP"},
+        {"\n.Sh SWEEP", "\n.Sh MERGE"},       {"\n.Sh MERGE", "\n.Sh DUMP"},
+        {"\n.Sh DUMP", "\n.Sh PLAN"},         {"\n.Sh PLAN", "\n.Sh REPORT"},
+        {"\n.Sh REPORT", "\n.Sh TOKENIZE"},
         {"\n.Sh TOKENIZE", "\n.Sh INFO"},     {"\n.Sh INFO", "\n.Sh COMPLETION"},
         {"\n.Sh COMPLETION", "\n.Sh METRICS"}};
     size_t i = 0;
@@ -125,6 +127,8 @@ Test(commands, what_does_not_exist_is_told_what_was_meant)
         {"--bogus", "unrecognized option '--bogus'\n"},
         {"bench --kernel --isa avx2 --quik",
          "kvq-eval bench: unrecognized option '--quik'; did you mean '--quick'?\n"},
+        {"merge", "which files?"},
+        {"swep", "there is no command 'swep'; did you mean 'sweep'?\n"},
         {"bench --bits 2", "kvq-eval bench: unrecognized option '--bits'\n"},
         {"--windows 1 info", "kvq-eval: only as the first word can stand the command 'info'\n"},
         {"--windows 1 word", "kvq-eval: nothing but options can stand here, not 'word'\n"},
@@ -175,6 +179,10 @@ Test(commands, bash_completes_what_there_is)
         {"kvq-eval bench --bi", "\n"},
         {"kvq-eval bench --json te", "text.txt\n"},
         {"kvq-eval info --t", "--threads\n"},
+        {"kvq-eval sweep --gr", "--grid\n--group\n"},
+        {"kvq-eval sweep --precision f", "fast\n"},
+        {"kvq-eval merge te", "text.txt\n"},
+        {"kvq-eval merge text.txt --o", "--out\n"},
         {"kvq-eval completion b", "bash\n"},
         {"kvq-eval plan --weights q8", "q8_0\n"},
         {"kvq-eval bench be", "\n"},

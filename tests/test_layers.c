@@ -126,6 +126,7 @@ Test(layers, errors_point_at_the_character)
     expect_error("kivi2,r=64+1=kivi2,r=33", 21, "residual must be a multiple of the group");
     expect_error("kivi2,r=33+1=kivi2,r=64", 8, "residual must be a multiple of the group");
     expect_error("kivi2+1=kvq2,r=0,mode=kivi+2=kivi2,r=64", 15, "kivi mode needs a residual");
+    expect_error("kivi2+1=fp32,mode=kivi,k=2+2=kivi2,r=64", 18, "kivi mode needs a residual");
     expect_error("kivi2,hh=0+1=kivi2,hh=1", 22, "hh= needs a codec");
     expect_error("kivi2,hh=1+1=kivi2", 9, "hh= needs a codec");
     expect_error("k=q8_0,v=q8_0,r=32+2=k=q8_0,v=kvarn:2,r=64", 40, "residual must be a multiple of 128");

@@ -453,6 +453,24 @@ Test(plan, what_is_wrong_is_said)
     }
 }
 
+/* The widest and longest there are neither overflow nor ask for memory that a plan should not need. */
+Test(plan, the_largest_is_planned)
+{
+    cr_assert_eq(run("ulimit -v 8000000; $E plan --model random:3,1024,1024,256,64,100 --context 1m --batch "
+                     "64k --machine l4 "
+                     "--scheme kvq2 --json -"),
+                 0, "%s", err);
+    json_t *root = load_json(out);
+    json_int_t payload = 0;
+    cr_assert_eq(json_unpack(json_array_get(json_object_get(root, "schemes"), 0), "{s:{s:I}}", "cache_bytes",
+                             "payload", &payload),
+                 0);
+    cr_assert_eq(payload, (json_int_t)3 * 1024 * 256 * 2 * 2 << 36);
+    json_decref(root);
+    cr_assert_eq(run("$E plan --model %s/gpt2-6m --measure", DATA), 1);
+    cr_expect(strstr(err, "gpt2-6m is read from a file"), "%s", err);
+}
+
 /* The line of a measured scheme has two times and an error that follows from them. */
 Test(plan, measured_steps_stand_beside_their_prediction)
 {

@@ -9,8 +9,11 @@
 #include "eval/cli/dump.h"
 #include "eval/cli/evaluation.h"
 #include "eval/cli/info.h"
+#include "eval/cli/merge.h"
 #include "eval/cli/options.h"
+#include "eval/cli/page.h"
 #include "eval/cli/plan.h"
+#include "eval/cli/sweep.h"
 #include "eval/cli/tokenize.h"
 #include "eval/common/exit_status.h"
 #include "lib/kvq.h"
@@ -25,19 +28,25 @@
 
 static const command table[] = {
     {"", "Measure what quantizing the KV cache costs on real decodes, and what it saves.", evaluation_main,
-     options_list, options_words, NULL},
+     options_list, options_words, NULL, false},
     {"bench", "Measure speed on this machine: attention, encoding, generation", bench_main,
-     bench_options_list, NULL, NULL},
+     bench_options_list, NULL, NULL, false},
+    {"sweep", "Measure many schemes into a file, from which it goes on", sweep_main, sweep_options_list,
+     sweep_words, NULL, false},
+    {"merge", "Make one file of several that sweeps have written", merge_main, merge_options_list, NULL, NULL,
+     true},
     {"dump", "Record a model's queries, keys and values into a file for --kv", dump_main, dump_options_list,
-     dump_words, NULL},
+     dump_words, NULL, false},
     {"plan", "Compute before running: does it fit, what binds, what is saved", plan_main, plan_options_list,
-     plan_words, NULL},
+     plan_words, NULL, false},
+    {"report", "Make a page, figures and tables from results files", page_main, page_options_list, NULL, NULL,
+     true},
     {"tokenize", "Print a text's token ids as a model sees it", tokenize_main, tokenize_options_list, NULL,
-     NULL},
+     NULL, false},
     {"info", "Print version, instruction set, threads and data directory", info_main, info_options_list, NULL,
-     NULL},
+     NULL, false},
     {"completion", "Print completion for a shell: source <(kvq-eval completion bash)", completion_main,
-     completion_options_list, NULL, completion_arguments},
+     completion_options_list, NULL, completion_arguments, false},
 };
 
 const command *commands_at(size_t i)
@@ -131,6 +140,8 @@ static int no_option(const command *c, const char *program, const char *name, si
 
 static int check_word(const command *c, const char *program, const char *word)
 {
+    if (c->files)
+        return STATUS_GOOD;
     for (size_t i = 0; c->arguments && c->arguments[i]; i++)
         if (strcmp(c->arguments[i], word) == 0)
             return STATUS_GOOD;

@@ -3,6 +3,7 @@
 #define KVQ_EVAL_CLI_COMMANDS_H
 
 #include <argp.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 typedef struct command {
@@ -14,6 +15,7 @@ typedef struct command {
     const struct argp_option *options;       /* ends with an all-zero row */
     const char *const *(*words_of)(int key); /* what the option of this key takes; NULL: nothing is known */
     const char *const *arguments;            /* the words it takes, ending with NULL; NULL: options only */
+    bool files;                              /* it takes names of files */
 } command;
 
 /** Command i; NULL behind the last. The first is the one without a name. */

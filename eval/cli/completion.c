@@ -87,9 +87,11 @@ static void print_bash(void)
         print_names(commands_at(i));
         fputs("' ;;\n", stdout);
     }
-    fputs("    esac\n"
-          "    [[ $COMP_CWORD -eq 1 ]] && words+='",
-          stdout);
+    fputs("    esac\n", stdout);
+    for (size_t i = 1; commands_at(i); i++)
+        if (commands_at(i)->files)
+            printf("    [[ $kind$command == names%s && $cur != -* ]] && kind=file\n", commands_at(i)->name);
+    fputs("    [[ $COMP_CWORD -eq 1 ]] && words+='", stdout);
     for (size_t i = 1; commands_at(i); i++)
         printf(" %s", commands_at(i)->name);
     fputs("'\n"

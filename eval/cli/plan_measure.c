@@ -96,6 +96,9 @@ bool plan_measure_steps(const plan_request *r, const this_machine *m, plan_measu
     static bench_report report;
     static char name[300]; /* as long as o */
     const bool named = !model_is_random(r->dims.name), gpt2 = strcmp(r->dims.architecture, "gpt2") == 0;
+    if (named && !shapes_find(r->dims.name))
+        return eval_fail(e, "--measure: makes random weights of a named model; %s is read from a file",
+                         r->dims.name);
     snprintf(name, sizeof name, "%s%s", named ? "random:" : "", r->dims.name);
     o = (bench_options){
         .mode = BENCH_DECODE, .quick = true, .seed = 1, .n_models = 1, .n_isas = 1, .n_threads = 1};

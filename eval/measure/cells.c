@@ -187,7 +187,7 @@ static void draw(float *out, const float *x, size_t n_rows, size_t T, size_t str
 /* The picture of the head whose keys have the most prominent channel, in fp32's cell of the first window. */
 static bool add_portrait(cell *c, const work *w, eval_error *e)
 {
-    if (c->window > 0 || strcmp(c->scheme, "fp32") != 0)
+    if (w->config->first_window + c->window > 0 || strcmp(c->scheme, "fp32") != 0)
         return true;
     cell_portrait *p = &c->portrait;
     double most = -1.0;
@@ -225,14 +225,18 @@ bool cells_make(const work *w, size_t i, size_t window, eval_error *e)
     if (!start_cell(c, w, s->run, window, s->seconds, e))
         return false;
     memcpy(c->blocks, s->blocks, c->n_blocks * sizeof c->blocks[0]);
-    return fill_cell(c, w, s->heads, i, e) && add_portrait(c, w, e);
+    const bool good = fill_cell(c, w, s->heads, i, e) && add_portrait(c, w, e);
+    c->window += w->config->first_window;
+    return good;
 }
 
 bool cells_make_reference(evaluate_run *reference, const work *w, size_t window, eval_error *e)
 {
     cell *c = &reference->cells[window];
-    return start_cell(c, w, reference, window, w->ref_seconds, e) &&
-           fill_cell(c, w, w->ref_heads, QUALITY_REFERENCE, e) && add_portrait(c, w, e);
+    const bool good = start_cell(c, w, reference, window, w->ref_seconds, e) &&
+                      fill_cell(c, w, w->ref_heads, QUALITY_REFERENCE, e) && add_portrait(c, w, e);
+    c->window += w->config->first_window;
+    return good;
 }
 
 /* ---- text ---- */

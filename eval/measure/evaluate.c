@@ -325,7 +325,8 @@ bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
 {
     const model_shape *shape = evaluate_shape(config);
     assert(!config->model != !config->recording);
-    assert(!config->recording || config->n_windows <= recording_n_sequences(config->recording));
+    assert(!config->recording ||
+           config->first_window + config->n_windows <= recording_n_sequences(config->recording));
     if (config->n_tokens < 2 || config->n_tokens > shape->n_ctx || config->n_prompt + 2 > config->n_tokens ||
         config->n_windows == 0) {
         return eval_fail(e, "windows of %zu tokens with a prompt of %zu do not fit a context of %zu",

@@ -22,6 +22,9 @@ typedef struct evaluate_config {
     const recording *recording;
     const int32_t *ids; /* [n_windows][n_tokens]; NULL for a recording */
     size_t n_windows;
+    /* The number of the first of these windows, where they are part of more: cells and errors count from it, and of a
+     * recording it is the first sequence. */
+    size_t first_window;
     size_t n_tokens;  /* per window, 2 to the model's n_ctx or the recording's T */
     bool append_only; /* queries teach the caches nothing: append and attend apart, instead of a step */
     /* Of each window: prefilled with full-precision attention and not counted; at most n_tokens - 2. */

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+enum { MEMORY_BATCH = 128 }; /* tokens of an append */
+
 bool memory_check_layers(const kvq_scheme *scheme, size_t n_layers, eval_error *e)
 {
     const size_t needed = kvq_scheme_min_layers(scheme);
@@ -79,4 +81,44 @@ bool memory_pays_from(const model_shape *shape, const kvq_scheme *scheme, size_t
     if (good)
         *n_tokens = last_larger < n_max ? last_larger + 1 : 0;
     return good;
+}
+
+/* Add n_new tokens of zeros to every layer; the very first comes with a query, as above. */
+static kvq_status grow_by(kvq_cache *cache, size_t n_layers, const float *zeros, float *out, size_t n_new,
+                          bool first)
+{
+    kvq_status status = KVQ_OK;
+    for (size_t layer = 0; status == KVQ_OK && layer < n_layers; layer++) {
+        if (first)
+            status = kvq_cache_step(cache, layer, NULL, 1, NULL, zeros, zeros, zeros, 1.0f, NULL, out);
+        for (size_t left = n_new - first; status == KVQ_OK && left > 0;) {
+            const size_t n = left < MEMORY_BATCH ? left : MEMORY_BATCH;
+            status = kvq_cache_append(cache, layer, 0, zeros, zeros, n);
+            left -= n;
+        }
+    }
+    return status;
+}
+
+bool memory_weigh(const model_shape *shape, const kvq_scheme *scheme, const size_t *lengths, size_t n,
+                  kvq_usage *out, eval_error *e)
+{
+    kvq_cache *cache = NULL;
+    const size_t width = shape->n_head * shape->head_dim;
+    if (!memory_make_cache(&cache, shape, shape->n_layer, scheme, e))
+        return false;
+    float *zeros = calloc((MEMORY_BATCH + 1) * width, sizeof *zeros); /* and the output */
+    kvq_status status = zeros ? KVQ_OK : KVQ_ERR_NOMEM;
+    size_t held = 0;
+    for (size_t i = 0; status == KVQ_OK && i < n; i++) {
+        if (lengths[i] > held)
+            status = grow_by(cache, shape->n_layer, zeros, zeros + MEMORY_BATCH * width, lengths[i] - held,
+                             held == 0);
+        held = lengths[i];
+        if (status == KVQ_OK)
+            status = kvq_cache_usage(cache, &out[i]);
+    }
+    free(zeros);
+    kvq_cache_free(cache);
+    return status == KVQ_OK || eval_fail(e, "cannot weigh a cache: %s", kvq_status_string(status));
 }

@@ -116,7 +116,7 @@ static bool finite_logits(const quality *q, const char *scheme, const float *x, 
     for (size_t i = 0; i < n; i++)
         if (!finite[i])
             return eval_fail(e, "scheme %s: window %zu, token %zu: the logits are not finite (NaN or Inf)",
-                             scheme, q->window, first + i);
+                             scheme, q->config->first_window + q->window, first + i);
     return true;
 }
 

@@ -160,8 +160,8 @@ void work_steps_done(work *w, double n)
 static bool step_failed(const work *w, const char *scheme, size_t layer, size_t token, const char *what,
                         const char *why, eval_error *e)
 {
-    return eval_fail(e, "scheme %.600s: window %zu, layer %zu, token %zu: %s: %s", scheme, w->window, layer,
-                     token, what, why);
+    return eval_fail(e, "scheme %.600s: window %zu, layer %zu, token %zu: %s: %s", scheme,
+                     w->config->first_window + w->window, layer, token, what, why);
 }
 
 static bool stopped(work *w, eval_error *e)
@@ -260,7 +260,7 @@ static bool check_bounds(const work *w, const stream *s, const evaluate_head *he
             return eval_fail(e,
                              "internal error: scheme %s: window %zu, layer %zu, head %zu, token %zu: "
                              "attention error above the certified bound",
-                             s->run->text, w->window, layer, h, t);
+                             s->run->text, w->config->first_window + w->window, layer, h, t);
     return true;
 }
 
@@ -350,7 +350,8 @@ static bool reference_inputs(work *w, size_t layer, eval_error *e)
 {
     const evaluate_config *c = w->config;
     if (c->recording)
-        return recording_read(c->recording, layer, w->window, w->T, w->ref_q, w->ref_k, w->ref_v, e);
+        return recording_read(c->recording, layer, c->first_window + w->window, w->T, w->ref_q, w->ref_k,
+                              w->ref_v, e);
     model_layer_qkv(c->model, layer, w->x, 0, w->T, w->scratch, w->ref_q, w->ref_k, w->ref_v);
     return true;
 }

@@ -242,10 +242,11 @@ static bool cross(const plan_request *r, const plan_result *p, const kvq_scheme 
 {
     const model_dims *d = &r->dims;
     const model_shape shape = {.n_layer = p->n_pays_layers,
-                               .n_head = d->n_kv_head,
-                               .n_kv_head = d->n_kv_head,
+                               .n_head = p->n_pays_heads,
+                               .n_kv_head = p->n_pays_heads,
                                .head_dim = d->head_dim};
-    const double factor = (double)d->n_layer / (double)shape.n_layer;
+    const double factor =
+        (double)d->n_layer / (double)shape.n_layer * (double)d->n_kv_head / (double)shape.n_kv_head;
     static uint64_t total[PLAN_PAYS_TOKENS];
     size_t larger = 0, state_holds = 0;
     if (!memory_growth(&shape, scheme, PLAN_PAYS_TOKENS, total, e))
@@ -261,12 +262,13 @@ static bool cross(const plan_request *r, const plan_result *p, const kvq_scheme 
     return true;
 }
 
-/* As many layers as are weighed token by token in about a second. */
+/* As many layers, and of very wide ones as many heads, as are weighed token by token in about a second. */
 static void choose_pays(const plan_request *r, plan_result *p)
 {
     const model_dims *d = &r->dims;
-    const uint64_t one = (uint64_t)PLAN_PAYS_TOKENS * 2 * d->n_kv_head * d->head_dim,
-                   layers = USAGE_BUDGET / (one > 0 ? one : 1);
+    const uint64_t head = (uint64_t)PLAN_PAYS_TOKENS * 2 * d->head_dim, heads = USAGE_BUDGET / head;
+    p->n_pays_heads = heads < 1 ? 1 : heads < d->n_kv_head ? (size_t)heads : d->n_kv_head;
+    const uint64_t layers = USAGE_BUDGET / (head * p->n_pays_heads);
     p->n_pays_layers = layers < 1 ? 1 : layers < d->n_layer ? (size_t)layers : d->n_layer;
 }
 

@@ -72,7 +72,7 @@ typedef struct plan_result {
     uint64_t weight_bytes;
     double balance; /* FLOPs per byte at which the machine's memory and arithmetic take as long */
     plan_work prefill;
-    size_t n_pays_layers; /* layers of the cache that pays_from was asked of */
+    size_t n_pays_layers, n_pays_heads; /* layers and KV heads of the cache that pays_from was asked of */
     plan_scheme schemes[PLAN_MAX_SCHEMES];
     plan_measured measured;
 } plan_result;

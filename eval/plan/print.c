@@ -100,9 +100,10 @@ static void print_answers(const plan_request *r, const plan_result *p)
                "tokens per second.\n",
                best->text, (double)fp16->cache.total / (double)best->cache.total,
                fp16->step.bytes / best->step.bytes, 1.0 / best->time_vs_fp16);
-    char seconds[FORMAT_SIZE];
+    char seconds[FORMAT_SIZE], flops[FORMAT_SIZE];
     format_seconds(seconds, p->prefill.seconds);
-    printf("The prompts take %s at least (%.3g TFLOP, bound by %s).\n", seconds, p->prefill.flops / 1e12,
+    format_rate(flops, p->prefill.flops / 1e12);
+    printf("The prompts take %s at least (%s TFLOP, bound by %s).\n", seconds, flops,
            p->prefill.binds_on_compute ? "arithmetic" : "memory");
 }
 

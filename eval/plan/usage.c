@@ -63,10 +63,11 @@ static bool run(const model_dims *d, const kvq_scheme *scheme, const filling *f,
     if (status == KVQ_ERR_SCHEME)
         return eval_fail(e, "scheme %s: cannot store heads of %zu numbers", kvq_scheme_text(scheme),
                          d->head_dim);
-    const size_t width = f->n_kv_heads * d->head_dim;
-    float *zeros = calloc((USAGE_CHUNK + 1) * width, sizeof *zeros); /* and the output of one step */
+    const size_t width = f->n_kv_heads * d->head_dim,
+                 n_rows = f->n_tokens[0] + f->n_tokens[1] > 0 ? USAGE_CHUNK : 0;
+    float *zeros = calloc((n_rows + 1) * width, sizeof *zeros); /* and the output of one step */
     if (status == KVQ_OK)
-        status = zeros ? fill(cache, f, zeros, zeros + USAGE_CHUNK * width) : KVQ_ERR_NOMEM;
+        status = zeros ? fill(cache, f, zeros, zeros + n_rows * width) : KVQ_ERR_NOMEM;
     size_t k = 0, v = 0;
     if (status == KVQ_OK)
         status = kvq_cache_n_packed(cache, 0, 0, &k, &v);

@@ -25,6 +25,8 @@ typedef struct results {
     size_t n_entries;
     size_t n_cut;      /* lines cut short */
     size_t n_repeated; /* lines whose key was there before */
+    size_t *slots;     /* [n_slots]: places of entries by their keys, for results_find */
+    size_t n_slots;
 } results;
 
 /** The key of a cell that is or would be measured. */
@@ -44,12 +46,11 @@ void results_free(results *r); /* an all-zero one is fine */
 /** The entry with this key; NULL if there is none. */
 const cell *results_find(const results *r, uint64_t key);
 
-/** The cells of one scheme (canonical text) in one experiment, by window: writes at most n_max pointers, returns how
+/** The cells of one scheme (canonical text) in the experiment of that index, by window: writes at most n_max pointers, returns how
  * many there are. */
-size_t results_of_scheme(const results *r, size_t experiment, const char *scheme, const cell **out,
-                         size_t n_max);
+size_t results_of_scheme(const results *r, size_t index, const char *scheme, const cell **out, size_t n_max);
 
 /** The i-th distinct scheme of an experiment in the order of first appearance; NULL past the last. */
-const char *results_scheme(const results *r, size_t experiment, size_t i);
+const char *results_scheme(const results *r, size_t index, size_t i);
 
 #endif

@@ -4,7 +4,9 @@
  */
 #define _DEFAULT_SOURCE /* mkdir */
 
+#include "eval/results/results.h"
 #include "tests/gguf_image.h"
+#include "tests/results_cells.h"
 #include "tests/support.h"
 #include "tests/tiny_llama.h"
 
@@ -319,6 +321,34 @@ static void make_models(void)
                "\"sliding_window\":8,\"layer_types\":[\"full_attention\",\"sliding_attention\"]}");
 }
 
+/* ---- Results files: a mode byte, then lines ---- */
+
+static void make_results(void)
+{
+    experiment x = some_experiment();
+    char text[1 << 15] = "";
+    for (size_t i = 0; i < 2; i++) {
+        x.n_layer = 1;
+        cell c = some_cell(&x, i == 0 ? "fp32" : "kivi2", i, i + 1);
+        if (i == 1)
+            c.portrait.n_rows = 0;
+        char *line = results_line(&x, &c);
+        if (line == NULL)
+            exit(1);
+        text[0] = '\1';
+        (void)snprintf(text + 1, sizeof text - 1, "%s", line);
+        write_text("results", i == 0 ? "line-portrait" : "line", text);
+        text[0] = '\2';
+        write_text("results", i == 0 ? "file-portrait" : "file", text);
+        if (i == 1) {
+            (void)snprintf(text + 1, sizeof text - 1, "%s%s%.100s\n%.50s", line, line, line, line);
+            write_text("results", "file-cut", text);
+        }
+        free(line);
+        cell_clear(&c);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -333,5 +363,6 @@ int main(int argc, char **argv)
     make_ggufs();
     make_tokenizers();
     make_models();
+    make_results();
     return 0;
 }

@@ -1,0 +1,197 @@
+/* Results files (results.h): lines, and the cells that were read from them. */
+#include "eval/results/results.h"
+
+#include "eval/common/input_file.h"
+#include "eval/results/line.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+uint64_t results_key(const experiment *x, const char *scheme, size_t window, uint64_t ids_checksum)
+{
+    return line_key(x, scheme, window, ids_checksum);
+}
+
+char *results_line(const experiment *x, const cell *c)
+{
+    char *text = line_write(x, c);
+    char *line = text ? realloc(text, strlen(text) + 2) : NULL;
+    if (line)
+        strcat(line, "\n");
+    else
+        free(text);
+    return line;
+}
+
+/* ---- entries by their keys ---- */
+
+/* The slot where a key is or would be: keys are hashes already. */
+static size_t slot_of(const results *r, uint64_t key)
+{
+    size_t slot = (size_t)key & (r->n_slots - 1);
+    while (r->slots[slot] != 0 && r->entries[r->slots[slot] - 1].key != key)
+        slot = (slot + 1) & (r->n_slots - 1);
+    return slot;
+}
+
+const cell *results_find(const results *r, uint64_t key)
+{
+    const size_t place = r->n_slots > 0 ? r->slots[slot_of(r, key)] : 0;
+    return place > 0 ? &r->entries[place - 1].cell : NULL;
+}
+
+/* Room for one entry more, with at most half of the slots taken. */
+static bool make_room(results *r)
+{
+    enum { LEAST = 64 };
+    if (2 * (r->n_entries + 1) <= r->n_slots)
+        return true;
+    const size_t n_slots = r->n_slots ? 2 * r->n_slots : LEAST;
+    results_entry *entries = realloc(r->entries, n_slots / 2 * sizeof entries[0]);
+    if (!entries)
+        return false;
+    r->entries = entries;
+    size_t *slots = calloc(n_slots, sizeof slots[0]);
+    if (!slots)
+        return false;
+    free(r->slots);
+    r->slots = slots;
+    r->n_slots = n_slots;
+    for (size_t i = 0; i < r->n_entries; i++)
+        r->slots[slot_of(r, r->entries[i].key)] = i + 1;
+    return true;
+}
+
+static bool find_experiment(results *r, const experiment *x, size_t *index)
+{
+    for (size_t i = r->n_experiments; i-- > 0;) { /* mostly that of the line before */
+        if (line_same_experiment(&r->experiments[i], x)) {
+            *index = i;
+            return true;
+        }
+    }
+    experiment *more = realloc(r->experiments, (r->n_experiments + 1) * sizeof more[0]);
+    if (!more)
+        return false;
+    r->experiments = more;
+    r->experiments[r->n_experiments] = *x;
+    *index = r->n_experiments++;
+    return true;
+}
+
+/* ---- reading ---- */
+
+/* A line that is whole. Takes its cell. */
+static bool add_line(results *r, const json_t *object, const char *where, eval_error *e)
+{
+    experiment x;
+    results_entry entry = {0};
+    if (!line_read(object, where, &x, &entry.cell, &entry.key, e))
+        return false;
+    if (results_find(r, entry.key)) {
+        r->n_repeated++;
+        cell_clear(&entry.cell);
+        return true;
+    }
+    if (!make_room(r) || !find_experiment(r, &x, &entry.experiment)) {
+        cell_clear(&entry.cell);
+        return eval_fail(e, "%s: out of memory", where);
+    }
+    const size_t slot = slot_of(r, entry.key);
+    r->entries[r->n_entries] = entry;
+    r->slots[slot] = ++r->n_entries;
+    return true;
+}
+
+/* All lines of a file. One that was cut short is no JSON object, or has no newline. */
+static bool read_lines(results *r, const input_file *file, const char *name, eval_error *e)
+{
+    const char *at = (const char *)file->data, *end = at + file->size;
+    char where[4200];
+    size_t n_whole = 0;
+    for (size_t number = 1; at < end; number++) {
+        const char *newline = memchr(at, '\n', (size_t)(end - at));
+        const size_t n = (size_t)((newline ? newline : end) - at);
+        json_t *object = newline && n > 0 ? json_loadb(at, n, JSON_REJECT_DUPLICATES, NULL) : NULL;
+        bool good = true;
+        if (json_is_object(object)) {
+            snprintf(where, sizeof where, "%s: line %zu", name, number);
+            good = add_line(r, object, where, e);
+            n_whole++;
+        } else {
+            r->n_cut += n > 0 ? 1 : 0;
+        }
+        json_decref(object);
+        if (!good)
+            return false;
+        at += n + (newline ? 1 : 0);
+    }
+    /* A file of something else should not pass for one whose lines are all cut. */
+    return n_whole > 0 || file->size == 0 || file->data[0] == '{' || file->data[0] == '\n' ||
+           eval_fail(e, "%s: line 1 is no JSON object; expected lines that kvq-eval sweep has written", name);
+}
+
+bool results_load(results *out, const char *const *paths, size_t n_paths, eval_error *e)
+{
+    results r = {0};
+    for (size_t i = 0; i < n_paths; i++) {
+        input_file file = {0};
+        const bool good = input_file_read_stream(&file, paths[i], e) &&
+                          read_lines(&r, &file, strcmp(paths[i], "-") == 0 ? "standard input" : paths[i], e);
+        input_file_free(&file);
+        if (!good) {
+            results_free(&r);
+            return false;
+        }
+    }
+    *out = r;
+    return true;
+}
+
+void results_free(results *r)
+{
+    for (size_t i = 0; i < r->n_entries; i++)
+        cell_clear(&r->entries[i].cell);
+    free(r->experiments);
+    free(r->entries);
+    free(r->slots);
+    memset(r, 0, sizeof *r);
+}
+
+/* ---- what there is ---- */
+
+size_t results_of_scheme(const results *r, size_t index, const char *scheme, const cell **out, size_t n_max)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_entries; i++) {
+        const results_entry *entry = &r->entries[i];
+        if (entry->experiment != index || strcmp(entry->cell.scheme, scheme) != 0)
+            continue;
+        /* By window, and those of one window in the order of the file; all that do not fit are the last. */
+        size_t at = n < n_max ? n : n_max;
+        while (at > 0 && out[at - 1]->window > entry->cell.window) {
+            if (at < n_max)
+                out[at] = out[at - 1];
+            at--;
+        }
+        if (at < n_max)
+            out[at] = &entry->cell;
+        n++;
+    }
+    return n;
+}
+
+const char *results_scheme(const results *r, size_t index, size_t i)
+{
+    for (size_t j = 0; j < r->n_entries; j++) {
+        const results_entry *entry = &r->entries[j];
+        bool seen = entry->experiment != index;
+        for (size_t before = 0; !seen && before < j; before++)
+            seen = r->entries[before].experiment == index &&
+                   strcmp(r->entries[before].cell.scheme, entry->cell.scheme) == 0;
+        if (!seen && i-- == 0)
+            return entry->cell.scheme;
+    }
+    return NULL;
+}
