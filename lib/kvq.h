@@ -153,7 +153,9 @@ enum {
  *                        pages as 128), so that R to R + step - 1 stay in the residual
  *   kivi, whole pages    as the channel axis
  * The step that completes a group of R keys still sees them in full precision, as in KIVI, where a decode
- * step attends first and quantizes afterwards; here the packing happens when the next token arrives.
+ * step attends first and quantizes afterwards; here the packing happens when the next token arrives. So the
+ * attention of the n-th token, itself among the n, sees floor((n - 1) / R) * R packed keys (channel axis) and
+ * max(0, n - 1 - R) packed values (token axis), and the rest in full precision; sinks do not count in n.
  */
 typedef struct kvq_scheme kvq_scheme;
 

@@ -1,14 +1,17 @@
 """Usage: record_kv_test.py KVQ_EVAL RECORD_KV_PY
 
-Records tiny random models with examples/record_kv.py, checks the files, and runs `kvq-eval --kv` on them. Exits with
-77, loudly, where torch and transformers are not installed.
+Records tiny random models with examples/record_kv.py and with the lines of Python in README.md, checks the files, and
+runs `kvq-eval --kv` on them. Exits with 77, loudly, where torch and transformers are not installed.
 """
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
+from unittest import mock
 
 try:
     import torch
@@ -33,6 +36,9 @@ models = [
 ]
 if hasattr(t, "Qwen3Config"):
     models.append(("qwen3", t.Qwen3Config(**common), 4, 2, 32 ** -0.5, None))
+if hasattr(t, "GraniteConfig"):
+    models.append(("granite", t.GraniteConfig(**{**common, "hidden_size": 128}, attention_multiplier=0.4), 4, 2, 0.4,
+                   None))
 if hasattr(t, "Gemma3TextConfig"):
     models.append(("gemma3", t.Gemma3TextConfig(**common, sliding_window=24, query_pre_attn_scalar=16, layer_types=[
         "sliding_attention", "full_attention", "sliding_attention"]), 4, 2, 0.25, "24,0,24"))
@@ -51,6 +57,46 @@ def attention(q, k, v, scale, window):
     ahead = torch.arange(n)[:, None] - torch.arange(n)[None, :]
     scores[:, (ahead < 0) | (window > 0) & (ahead >= window)] = -math.inf
     return scores.softmax(-1) @ v.repeat_interleave(group, 0)
+
+
+def run_readme(model, tokens, work):
+    """The lines of README.md on a model's directory and [1][T] ids; they write cache.safetensors into `work`."""
+    with open(os.path.join(os.path.dirname(script), "..", "README.md"), encoding="utf-8") as f:
+        lines = re.search("### Any other model.*?```python\n(.*?)```", f.read(), re.DOTALL).group(1)
+    before = os.getcwd()
+    os.chdir(work)
+    try:
+        with mock.patch.object(t.AutoTokenizer, "from_pretrained",
+                               lambda _: lambda text, return_tensors: SimpleNamespace(input_ids=text)):
+            exec(lines, {"MODEL": model, "TEXT": tokens})  # pylint: disable=exec-used
+    finally:
+        os.chdir(before)
+
+
+def check_readme(work, path, tokens, script_file):
+    """They write what the script writes for the first sequence."""
+    run_readme(path, tokens[:1], work)
+    with safe_open(script_file, "pt") as wanted, safe_open(os.path.join(work, "cache.safetensors"), "pt") as got:
+        for part in "qkv":
+            x, y = got.get_tensor(part), wanted.get_tensor(part)[:, :1]
+            assert x.shape == y.shape and torch.allclose(x, y, rtol=1e-5, atol=1e-5), f"{path}: {part} of README.md"
+        x, y = got.metadata(), wanted.metadata()
+        assert abs(float(x["scale"]) - float(y["scale"])) < 1e-6, f"{path}: README.md: {x}"
+        assert x["windows"] == y.get("windows", "0,0,0"), f"{path}: README.md: {x}"
+
+
+def check_readme_refuses(work):
+    """Attention sinks, which would be recorded as if there were none."""
+    if not hasattr(t, "GptOssConfig"):
+        return
+    path = os.path.join(work, "gpt_oss")
+    t.AutoModelForCausalLM.from_config(t.GptOssConfig(**common, num_local_experts=2, num_experts_per_tok=1,
+                                                      sliding_window=24)).save_pretrained(path)
+    try:
+        run_readme(path, torch.zeros(1, 8, dtype=torch.long), work)
+    except AssertionError:
+        return
+    raise AssertionError("README.md's lines record a model with attention sinks")
 
 
 def check(work, name, config, n_head, n_kv_head, scale, windows):
@@ -72,6 +118,9 @@ def check(work, name, config, n_head, n_kv_head, scale, windows):
     assert list(k.shape) == list(v.shape) == [3, N_SEQUENCES, n_kv_head, N_TOKENS, 32], (k.shape, v.shape)
     assert abs(float(metadata["scale"]) - scale) < 1e-6 and metadata.get("windows") == windows, metadata
     assert metadata["model"] == name and metadata["text"] == name + ".ids", metadata
+
+    if hasattr(t, "AttentionMaskInterface"):
+        check_readme(work, path, tokens, out)
 
     # What attention gives for the recording is what the model itself has as input of its output projection: float32
     # sums of different order, 1e-6 of the largest number seen.
@@ -103,3 +152,5 @@ def check(work, name, config, n_head, n_kv_head, scale, windows):
 with tempfile.TemporaryDirectory() as directory:
     for m in models:
         check(directory, *m)
+    if hasattr(t, "AttentionMaskInterface"):
+        check_readme_refuses(directory)

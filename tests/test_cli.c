@@ -502,10 +502,15 @@ ParameterizedTestParameters(cli, bad_input_gets_one_line)
         {"$E --model truncated", {"truncated/model.safetensors", ""}, 1},
         {"$E --model nan", {"nan/model.safetensors", "expected a finite number"}, 1},
         {"$E --model mismatch", {"mismatch/model.safetensors", "wpe"}, 1},
-        {"$E --model novocab", {"novocab/vocab.json", ""}, 1},
+        {"$E --model novocab", {"novocab: neither tokenizer.json nor vocab.json", ""}, 1},
         {"$E --model epsilon", {"epsilon/config.json", "layer_norm_epsilon is 2.5"}, 1},
         {"$E --model type", {"type/config.json", "model_type is 7"}, 1},
         {"$E --model tied", {"tied/config.json", "tie_word_embeddings is \"yes\""}, 1},
+        {"$E --model novocab/model.safetensors",
+         {"novocab/model.safetensors: byte 0", "the folder is wanted"},
+         1},
+        {"$E tokenize --model cut/config.json", {"cut/config.json: byte 0", "the folder is wanted"}, 1},
+        {"$E --model typeless", {"typeless/config.json: model_type is missing, expected gpt2, llama", ""}, 1},
         {"$E --model cut", {"cut/merges.txt: 100 merges found", "makes token "}, 1},
         {"$E --model gap", {"gap/vocab.json", "4095 tokens need the ids 0 to 4094"}, 1},
         {"$E --text missing.txt", {"missing.txt", "No such file"}, 1},
@@ -557,6 +562,7 @@ static void make_bad_inputs(void)
             "ln -s $M/model.safetensors $d; done; "
             "sed 's/1e-05/2.5/' $M/config.json > epsilon/config.json; "
             "sed 's/\"gpt2\"/7/' $M/config.json > type/config.json; "
+            "mkdir typeless; echo '{\"hidden_size\": 8}' > typeless/config.json; "
             "sed 's/true/\"yes\"/' $M/config.json > tied/config.json; "
             "head -n 101 $M/merges.txt > cut/merges.txt; "
             "sed 's/\"!\": *[0-9]*, *//' $M/vocab.json > gap/vocab.json",

@@ -42,9 +42,11 @@ Test(dump, a_recording_gives_the_figures_of_the_direct_run)
     cr_assert_eq(run("$E dump --windows 2 --tokens 80 --quiet --out d.npy"), 0, "%s", err);
     cr_assert_eq(n_files(), 2);
     cr_assert_eq(run("$E --kv d.safetensors --scheme kivi2,r=32 --quiet --json -"), 0, "%s", err);
+    cr_expect_str_eq(err, "");
     json_t *recorded = load_json(out);
     same_figures(local_of(direct), local_of(recorded), true);
     cr_assert_eq(run("$E --kv d.npy --scheme kivi2,r=32 --quiet --json -"), 0, "%s", err);
+    cr_expect_str_eq(err, "");
     json_t *npy = load_json(out);
     same_figures(local_of(direct), local_of(npy), false);
     json_decref(direct);
@@ -62,6 +64,7 @@ Test(dump, refusals)
         {"$E --kv d.npy --model x", 2, "--kv and --model"},
         {"$E --kv d.npy --text x", 2, "--kv and --text"},
         {"$E --kv d.npy --no-bos", 2, "--kv and --no-bos"},
+        {"$E --kv d.npy --seed 3", 2, "--kv and --seed"},
         {"$E --kv d.npy --generate 4", 2, "--kv and --generate"},
         {"$E --kv d.npy --logits x", 2, "--kv and --logits"},
         {"$E --kv d.npy --max-kld 1", 2, "--kv and --max-kld"},

@@ -141,8 +141,8 @@ Test(gguf_refused, what_a_header_says_of_tensors_is_checked)
                    "w", 1, 128, 14, 0, 210);
     TENSOR_REFUSED("45: tensor 'w': rows have 16 elements, expected a multiple of 32 for IQ4_NL", "sdqdqz",
                    "w", 1, 16, 20, 0, 100);
-    TENSOR_REFUSED("37: tensor 'w': rows have 1 elements, expected a multiple of 32 for Q4_0", "sddqz", "w",
-                   0, 2, 0, 100);
+    TENSOR_REFUSED("37: tensor 'w': rows have 1 element, expected a multiple of 32 for Q4_0", "sddqz", "w", 0,
+                   2, 0, 100);
     TENSOR_REFUSED("53: tensor 'w': the size in bytes of 4611686018427387904 elements overflows", "sdQqdqz",
                    "w", 2, BIG, 1 << 30, 0, 0, 100);
     TENSOR_REFUSED("49: tensor 'w': its offset has 8 bytes, but only 7 bytes follow; is the file cut short?",

@@ -9,6 +9,7 @@
 #include "tests/attend_plainly.h"
 #include "tests/checkpoint_files.h"
 #include "tests/npy.h"
+#include "tests/tiny_llama.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -183,6 +184,28 @@ Test(gpt2, gguf_logits_match_the_reference)
     npy_free(&ids);
     npy_free(&expected);
     model_free(m);
+}
+
+Test(gpt2, gguf_without_an_epsilon_is_refused)
+{
+    static const char *const keys[] = {"block_count", "attention.head_count", "embedding_length",
+                                       "context_length"};
+    tiny_gguf t = {.n_keys = 0};
+    gguf_image image = {.n = 0};
+    gguf *g = NULL;
+    gpt2_config c;
+    eval_error e = {""};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        char key[64];
+        snprintf(key, sizeof key, "gpt2.%s", keys[i]);
+        tiny_u32(&t, key, 1);
+    }
+    tiny_finish(&t, &image);
+    cr_assert(gguf_open_memory(&g, "test", image.bytes, image.n, &e), "%s", e.text);
+    cr_expect_not(gpt2_config_gguf(&c, g, &e));
+    cr_expect_str_eq(e.text, "test: key 'gpt2.attention.layer_norm_epsilon' is missing", "%s", e.text);
+    gguf_close(g);
+    gguf_image_free(&image);
 }
 
 Test(gpt2, greedy_tokens_match_the_reference)
@@ -454,6 +477,7 @@ typedef struct variant {
     bool says_tied; /* config.json does, whatever is so */
     bool same_head; /* lm_head.weight holds the numbers of wte.weight */
     const char *skip, *reshape, *as_i64, *poison;
+    const char *extra; /* one more tensor */
     float poison_value;
 } variant;
 
@@ -531,6 +555,8 @@ static void write_checkpoint(const char *dir, variant how)
     }
     if (how.mask_buffers)
         st_writer_add(&w[0], "h.0.attn.bias", "BOOL", 4, mask_shape, mask, sizeof mask);
+    if (how.extra)
+        st_writer_add(&w[0], how.extra, "BOOL", 4, mask_shape, mask, sizeof mask);
     st_writer_save(&w[0], dir, how.sharded ? "a.safetensors" : "model.safetensors");
     if (how.sharded) {
         st_writer_save(&w[1], dir, "b.safetensors");
@@ -558,6 +584,7 @@ Test(gpt2, accepted_checkpoints_are_the_same_model)
         {.prefix = "", .dtype = "F16"},
         {.prefix = "transformer.", .dtype = "BF16"},
         {.prefix = "", .dtype = "F32", .mask_buffers = true},
+        {.prefix = "transformer.", .dtype = "F32", .extra = "transformer.h.1.attn.masked_bias"},
         {.prefix = "transformer.", .dtype = "F16", .sharded = true},
     };
     gpt2_model *plain = load_variant(PLAIN);
@@ -651,6 +678,12 @@ Test(gpt2, wrong_checkpoints_are_named)
          {"'h.1.ln_2.weight': element 5", "is NaN"}},
         {{.prefix = "", .dtype = "BF16", .poison = "wpe.weight", .poison_value = -INFINITY},
          {"'wpe.weight': element 5", "is infinite"}},
+        {{.prefix = "", .dtype = "F32", .extra = "lm_head.bias"},
+         {"'lm_head.bias' is none that", "not supported"}},
+        {{.prefix = "", .dtype = "F32", .extra = "h.0.crossattention.c_attn.weight"},
+         {"'h.0.crossattention.c_attn.weight' is none that", "not supported"}},
+        {{.prefix = "", .dtype = "F32", .extra = "transformer.wte.bias"},
+         {"'transformer.wte.bias' is none that", "not supported"}},
     };
     char dir[64];
     make_dir(dir);

@@ -103,9 +103,9 @@ Test(llama_gguf, key_value_heads_of_each_layer)
         int n_layers, n, first, second;
         const char *message;
     } cases[] = {
-        {1, 0, 0, 0, " has 0 elements, expected one for each of 1 layers"},
-        {1, 2, 1, 1, " has 2 elements, expected one for each of 1 layers"},
-        {2, 1, 1, 0, " has 1 elements, expected one for each of 2 layers"},
+        {1, 0, 0, 0, " has 0 elements, expected one for each of 1 layer"},
+        {1, 2, 1, 1, " has 2 elements, expected one for each of 1 layer"},
+        {2, 1, 1, 0, " has 1 element, expected one for each of 2 layers"},
         {2, 2, 2, 1, " of layer 1 is 1, expected the same from 1 to 1024 in all layers"},
         {1, 1, 0, 0, " of layer 0 is 0, expected the same from 1 to 1024 in all layers"},
     };
@@ -211,8 +211,9 @@ static void check_heads(const float *got, size_t n_heads, const double *normaliz
 
 Test(llama_gguf, norms_of_queries_and_keys)
 {
-    tiny_gguf t = {.n_keys = 0};
+    tiny_gguf t = {.without = "qwen3.attention.layer_norm_rms_epsilon"};
     tiny_model(&t, "qwen3");
+    t.without = NULL;
     tiny_f32(&t, "qwen3.attention.layer_norm_rms_epsilon", 0.25f);
     tiny_tensor(&t, "blk.0.attn_q_norm.weight", 0, 4);
     tiny_tensor(&t, "blk.0.attn_k_norm.weight", 0, 4);

@@ -77,6 +77,10 @@ Test(llama_refused, metadata_that_means_another_computation)
             "llama.rope.scaling.type is 'longrope', expected 'none', 'linear' or 'yarn'");
     REFUSED("general.architecture", tiny_string(t, "general.name", "x"),
             "general.architecture is '', expected one of llama, mistral, qwen2, qwen3, smollm3");
+    REFUSED("llama.attention.layer_norm_rms_epsilon", ,
+            "key 'llama.attention.layer_norm_rms_epsilon' is missing");
+    REFUSED(NULL, tiny_u32(t, "llama.vocab_size", 500),
+            "llama.vocab_size is 500, expected the rows of tensor 'token_embd.weight', 4");
     REFUSED(NULL, tiny_u32(t, "llama.rope.dimension_count", 2),
             "llama.rope.dimension_count is 2, expected 4, a whole head");
     REFUSED(NULL, tiny_u32(t, "llama.attention.value_length", 8),
@@ -100,8 +104,29 @@ Test(llama_refused, tensors_of_a_gguf_file)
             "tensor 'blk.0.attn_k.bias' is none that a llama model of this configuration has: not supported");
     REFUSED(NULL, tiny_tensor(t, "rope_freqs.weight", 0, 3),
             "tensor 'rope_freqs.weight': shape is [3], but its metadata expects [2]");
-    REFUSED(NULL, tiny_tensor_with(t, "rope_freqs.weight", 0, 2, 0, 0.0f),
-            "tensor 'rope_freqs.weight': element 0 (byte 2752) is 0, expected a number from 1e-06 to 1e+06");
+}
+
+/* The first number of the last tensor, which is padded to 32 bytes. */
+Test(llama_refused, rope_factors_of_a_gguf_file)
+{
+    tiny_gguf t = {.n_keys = 0};
+    gguf_image image = {.n = 0};
+    gguf *g = NULL;
+    eval_error e = {""};
+    model m = {.kind = NULL};
+    char wanted[128];
+    tiny_llama(&t);
+    tiny_tensor_with(&t, "rope_freqs.weight", 0, 2, 0, 0.0f);
+    tiny_finish(&t, &image);
+    cr_assert(gguf_open_memory(&g, "test", image.bytes, image.n, &e), "%s", e.text);
+    cr_expect_not(llama_load_gguf(&m, g, &e));
+    snprintf(
+        wanted, sizeof wanted,
+        "test: tensor 'rope_freqs.weight': element 0 (byte %zu) is 0, expected a number from 1e-06 to 1e+06",
+        image.n - 32);
+    cr_expect_str_eq(e.text, wanted, "%s", e.text);
+    gguf_close(g);
+    gguf_image_free(&image);
 }
 
 static void refuse_number(float x, const char *expected)
@@ -174,6 +199,7 @@ typedef struct directory {
     const char *wrong;   /* a tensor with a column too many */
     const char *nan;     /* a tensor whose element 5 is NaN */
     const char *extra;   /* one more tensor, of 4 rows of 8 */
+    const char *outer;   /* the same, by its whole name */
     const char *changed; /* a tensor whose element 5 is 1 */
 } directory;
 
@@ -192,7 +218,8 @@ static void add(st_writer *w, const directory *d, const char *name, size_t rows,
         x[5] = NAN;
     if (d->changed && strcmp(d->changed, name) == 0)
         x[5] = 1.0f;
-    snprintf(whole, sizeof whole, "%s%s", strcmp(name, "lm_head.weight") == 0 ? "" : d->prefix, name);
+    const bool is_whole = strcmp(name, "lm_head.weight") == 0 || name == d->outer;
+    snprintf(whole, sizeof whole, "%s%s", is_whole ? "" : d->prefix, name);
     st_writer_add(w, whole, "F32", rows ? 2 : 1, shape, x, n * sizeof x[0]);
 }
 
@@ -213,6 +240,8 @@ static bool load_directory(const directory *d, model *m, eval_error *e)
     add(&w, d, "layers.0.mlp.down_proj.weight", 8, 8);
     if (d->extra)
         add(&w, d, d->extra, 4, 8);
+    if (d->outer)
+        add(&w, d, d->outer, 4, 8);
     make_dir(dir);
     st_writer_save(&w, dir, "model.safetensors");
     json_t *config = json_loads(tied_config, 0, NULL);
@@ -239,6 +268,14 @@ Test(llama_refused, tensors_of_a_directory)
          "tensor 'model.layers.1.mlp.up_proj.weight' belongs to a layer beyond the 1 of config.json"},
         {{.extra = "layers.0.mlp.experts.0.weight"},
          "tensor 'model.layers.0.mlp.experts.0.weight' is none that a llama model of this configuration has"},
+        {{.extra = "vision_tower.weight"},
+         "tensor 'model.vision_tower.weight' is none that a llama model of this configuration has"},
+        {{.outer = "lm_head.bias"},
+         "tensor 'lm_head.bias' is none that a llama model of this configuration has"},
+        {{.outer = "score.weight"},
+         "tensor 'score.weight' is none that a llama model of this configuration has"},
+        {{.outer = "model.lm_head.weight"},
+         "tensor 'model.lm_head.weight' is none that a llama model of this configuration has"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         directory d = cases[i].d;
@@ -273,6 +310,21 @@ Test(llama_refused, names_without_model_and_heads_of_their_own)
     m.kind->free(&m);
 }
 
+/* Buffers that transformers or the first Llama's files have, and nothing reads. */
+Test(llama_refused, harmless_buffers_of_a_directory_are_accepted)
+{
+    static const directory cases[] = {
+        {.prefix = "model.", .extra = "rotary_emb.inv_freq"},
+        {.prefix = "model.", .outer = "rotary_emb.inv_freq"},
+        {.prefix = "model.", .extra = "layers.0.self_attn.rotary_emb.inv_freq"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        eval_error e = {""};
+        model m;
+        cr_assert(load_directory(&cases[i], &m, &e), "case %zu: %s", i, e.text);
+        m.kind->free(&m);
+    }
+}
+
 Test(llama_refused, hostile_values_of_config)
 {
     static const char *const cases[][2] = {
@@ -285,6 +337,12 @@ Test(llama_refused, hostile_values_of_config)
         {"{\"num_key_value_heads\":-1}", "num_key_value_heads is -1, expected an integer from 1 to 1024"},
         {"{\"head_dim\":5}", "the head dimension is 5, expected an even number from 2 to 1024"},
         {"{\"vocab_size\":4294967297}", "vocab_size is 4294967297, expected an integer from 1 to 4194304"},
+        {"{\"rope_scaling\":5}", "rope_scaling is 5, expected an object"},
+        {"{\"rope_parameters\":5}", "rope_parameters is 5, expected an object"},
+        {"{\"bos_token_id\":\"4\"}", "bos_token_id is \"4\", expected an integer from 0 to 4194303"},
+        {"{\"bos_token_id\":-1}", "bos_token_id is -1, expected an integer"},
+        {"{\"bos_token_id\":1.5}", "bos_token_id is 1.5, expected an integer"},
+        {"{\"bos_token_id\":[]}", "bos_token_id is [], expected an integer"},
         {"{\"rope_theta\":\"NaN\"}", "rope_theta is \"NaN\", expected a number from 1 to 1e+15"},
         {"{\"rope_scaling\":{\"type\":\"linear\",\"factor\":0}}",
          "factor is 0, expected a number from 0.001 to 1e+06"},

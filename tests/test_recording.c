@@ -197,6 +197,37 @@ Test(recording, metadata_is_taken)
     free(file);
 }
 
+/* The note of a recording of this header, or "". */
+static void expect_note(const char *header, bool wanted)
+{
+    size_t size;
+    memset(data, 0, sizeof data);
+    uint8_t *file = st_image(header, data, 96, &size);
+    recording *r = NULL;
+    eval_error e = {""};
+    cr_assert(recording_open_memory(&r, "f", file, size, &e), "%s", e.text);
+    cr_expect_eq(recording_note(r) != NULL, wanted, "%s", header);
+    if (recording_note(r))
+        cr_expect(strstr(recording_note(r), "a scale of 1/sqrt(D) and attention to all tokens are assumed"),
+                  "%s", recording_note(r));
+    recording_close(r);
+    free(file);
+}
+
+Test(recording, what_is_assumed_is_noted)
+{
+#define KV                                                                                                   \
+    "\"k\":{\"dtype\":\"F32\",\"shape\":[1,1,2,4],\"data_offsets\":[0,32]},"                                 \
+    "\"v\":{\"dtype\":\"F32\",\"shape\":[1,1,2,4],\"data_offsets\":[32,64]}"
+#define QKV KV ",\"q\":{\"dtype\":\"F32\",\"shape\":[1,1,2,4],\"data_offsets\":[64,96]}"
+    expect_note("{" QKV "}", true);
+    expect_note("{\"__metadata__\":{\"model\":\"m\"}," QKV "}", true);
+    expect_note("{\"__metadata__\":{\"scale\":\"0.5\"}," QKV "}", false);
+    expect_note("{\"__metadata__\":{\"windows\":\"0\"}," QKV "}", false);
+#undef KV
+#undef QKV
+}
+
 /* ---- what is refused ---- */
 
 static void refused(const char *header, size_t n_data, const char *wanted)
@@ -225,11 +256,11 @@ Test(recording, safetensors_refused)
     refused("{" K("[2,4]", "32") "," V("[2,4]", "32", "64") "}", 64,
             "f: tensor 'k': shape is [2][4], expected [L][heads][T][D] or [L][B][heads][T][D]");
     refused("{" K("[1,1,2,4]", "32") "," V("[1,1,2,2]", "32", "48") "}", 48,
-            "f: tensor 'v': shape is [1][1][2][2], expected 1 layers, 1 sequence of 2 tokens, 4 numbers a "
+            "f: tensor 'v': shape is [1][1][2][2], expected 1 layer, 1 sequence of 2 tokens, 4 numbers a "
             "head, as "
             "'k' has");
     refused("{" K("[1,1,2,4]", "32") "," V("[1,1,3,4]", "32", "80") "}", 80,
-            "f: tensor 'v': shape is [1][1][3][4], expected 1 layers, 1 sequence of 2 tokens, 4 numbers a "
+            "f: tensor 'v': shape is [1][1][3][4], expected 1 layer, 1 sequence of 2 tokens, 4 numbers a "
             "head, as "
             "'k' has");
     refused("{" K("[1,1,2,4]", "32") "," V("[1,2,2,4]", "32", "96") "}", 96,

@@ -511,7 +511,7 @@ Test(report, sentences_judge_the_change_of_perplexity)
 
 /* Three schemes after fp32: the last is described and compared with the first, and the front leaves out the
  * one that another beats in both. */
-static void expect_comparison(size_t n_runs, const char *sentence, bool wanted)
+static void expect_comparison_of(size_t n_runs, size_t unpacked, const char *sentence, bool wanted)
 {
     evaluate_run runs[4] = {made_up_run(), made_up_run(), made_up_run(), made_up_run()};
     runs[0].scheme = scheme_of("fp32");
@@ -524,6 +524,7 @@ static void expect_comparison(size_t n_runs, const char *sentence, bool wanted)
         runs[i].kld_mean = divergence[i];
         runs[i].usage.total = total[i];
         runs[i].bits_packed = (double)i;
+        runs[i].usage.n_packed_elements = i == unpacked ? 0 : 1000;
     }
     evaluation ev = evaluation_of(runs);
     ev.n_runs = n_runs;
@@ -532,6 +533,19 @@ static void expect_comparison(size_t n_runs, const char *sentence, bool wanted)
     cr_expect_eq(strstr(text, sentence) != NULL, wanted, "'%s' is%s in: %s", sentence, wanted ? " not" : "",
                  text);
     free(text);
+}
+
+static void expect_comparison(size_t n_runs, const char *sentence, bool wanted)
+{
+    expect_comparison_of(n_runs, 0, sentence, wanted);
+}
+
+Test(report, sentences_have_no_factor_next_to_one_that_has_packed_nothing)
+{
+    expect_comparison_of(3, 0, "Next to first, second has 2.5 times", true);
+    expect_comparison_of(3, 1, "Next to", false);
+    expect_comparison_of(3, 2, "Next to", false);
+    expect_comparison_of(3, 2, "second keeps the cache of 400 tokens in 4.0 kB", true);
 }
 
 Test(report, sentences_compare_the_last_scheme_with_the_first)

@@ -165,6 +165,10 @@ Test(tokenizer_files, what_is_not_supported_is_named)
         {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", "-1"},
         {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":\"x\"}}", "merges"},
         {"{\"model\":{\"type\":\"BPE\",\"dropout\":0.5,\"vocab\":{\"a\":0},\"merges\":[]}}", "dropout"},
+        {"{}", "model is missing, expected an object"},
+        {"{\"model\":{\"type\":\"BPE\",\"merges\":[]}}",
+         "model.vocab is missing, expected an object of tokens"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0}}}", "model.merges is missing, expected an array"},
         {"{" BYTES_OF_A ",\"normalizer\":{\"type\":\"BertNormalizer\"}}", "BertNormalizer"},
         {"{" BYTES_OF_A ",\"pre_tokenizer\":{\"type\":\"CharDelimiterSplit\"}}", "CharDelimiterSplit"},
         {"{" BYTES_OF_A ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(\"},"

@@ -326,6 +326,15 @@ Test(tokenizer_more, gguf_that_is_refused)
         {{"gpt2", "gpt-2", "a  b", NULL, -1, -1, 0}, "merges: element 0: expected two tokens"},
         {{"gpt2", "gpt-2", "a q", NULL, -1, -1, 0}, "merges element 0: token 'q' is not in the vocabulary"},
         {{"gpt2", "gpt-2", "a b", NULL, 7, -1, 0}, "token 2 has type 7, expected 1 to 6"},
+        {{"gpt2", "gpt-2", "a b", "tokenizer.ggml.add_bos_token", -1, -1, 0},
+         "tokenizer.ggml.bos_token_id is missing, but tokenizer.ggml.add_bos_token puts that token before a "
+         "text"},
+        {{"gpt2", "llama-bpe", "a b", NULL, -1, -1, 0},
+         "tokenizer.ggml.bos_token_id is missing, but tokenizer.ggml.pre puts that token before a text"},
+        {{"gpt2", "gpt-2", "a b", "tokenizer.ggml.unknown_token_id", -1, -1, 0},
+         "key 'tokenizer.ggml.unknown_token_id'"},
+        {{"llama", NULL, NULL, NULL, -1, 1, 0},
+         "tokenizer.ggml.scores has 1 element, but there are 3 tokens"},
         {{"llama", NULL, NULL, NULL, -1, -1, 0},
          "tokenizer.ggml.scores has 0 elements, but there are 3 tokens"},
         {{"llama", NULL, NULL, NULL, -1, 2, 0}, "tokenizer.ggml.scores has 2 elements"},
@@ -342,6 +351,21 @@ Test(tokenizer_more, gguf_that_is_refused)
         cr_expect(strstr(e.text, "file.gguf") && strstr(e.text, cases[i].mentions), "case %zu: %s", i,
                   e.text);
     }
+}
+
+Test(tokenizer_more, gguf_without_pre_says_what_is_assumed)
+{
+    const small_gguf without = {"gpt2", NULL, "a b", NULL, -1, -1, 0},
+                     with = {"gpt2", "gpt-2", "a b", NULL, -1, -1, 0};
+    tokenizer *t;
+    eval_error e = {""};
+    cr_assert(load_small_gguf(&t, &without, &e), "%s", e.text);
+    cr_assert_not_null(tokenizer_note(t));
+    cr_expect(strstr(tokenizer_note(t), "tokenizer.ggml.pre is missing"), "%s", tokenizer_note(t));
+    tokenizer_free(t);
+    cr_assert(load_small_gguf(&t, &with, &e), "%s", e.text);
+    cr_expect_null(tokenizer_note(t));
+    tokenizer_free(t);
 }
 
 /* The token "ab", by its type: merged, or found in a text, or neither. "llama" puts a space before each text

@@ -32,6 +32,8 @@ static inline void tiny_u32(tiny_gguf *t, const char *key, int value)
 
 static inline void tiny_f32(tiny_gguf *t, const char *key, float value)
 {
+    if (tiny_left_out(t, key))
+        return;
     gguf_put(&t->keys, "sd", key, 6);
     gguf_put_bytes(&t->keys, &value, sizeof value);
     t->n_keys++;
@@ -103,6 +105,9 @@ static inline void tiny_model(tiny_gguf *t, const char *architecture)
         snprintf(key, sizeof key, "%s.%s", architecture, sizes[i].name);
         tiny_u32(t, key, sizes[i].value);
     }
+    char key[64];
+    snprintf(key, sizeof key, "%s.attention.layer_norm_rms_epsilon", architecture);
+    tiny_f32(t, key, 1e-6f);
     tiny_tensor(t, "token_embd.weight", 4, 8);
     tiny_tensor(t, "blk.0.attn_norm.weight", 0, 8);
     tiny_tensor(t, "blk.0.attn_q.weight", 8, 8);

@@ -6,6 +6,7 @@
 #include "eval/cli/input_options.h"
 #include "eval/common/arguments.h"
 #include "eval/common/exit_status.h"
+#include "eval/common/input_file.h"
 #include "eval/common/output_file.h"
 #include "eval/common/progress.h"
 #include "eval/model/inputs.h"
@@ -64,12 +65,6 @@ typedef struct dump_options {
     bool quiet;
 } dump_options;
 
-static bool ends_with(const char *text, const char *end)
-{
-    const size_t n = strlen(text), m = strlen(end);
-    return n > m && strcmp(text + n - m, end) == 0;
-}
-
 static tensor_type dtype_of(const struct argp_state *state, const char *text)
 {
     (void)argument_word(state, "dtype", text, dtype_words); /* ends the program if it is none */
@@ -83,9 +78,9 @@ static void check_out(const struct argp_state *state, const dump_options *o)
 {
     if (!o->out)
         argp_error(state, "--out FILE is missing: where should the recording go?");
-    else if (!ends_with(o->out, ".npy") && !ends_with(o->out, ".safetensors"))
+    else if (!input_file_has_suffix(o->out, ".npy") && !input_file_has_suffix(o->out, ".safetensors"))
         argp_error(state, "--out: expected a name that ends in .safetensors or .npy, not '%s'", o->out);
-    else if (ends_with(o->out, ".npy") && o->type == TENSOR_BF16)
+    else if (input_file_has_suffix(o->out, ".npy") && o->type == TENSOR_BF16)
         argp_error(state, "--dtype bf16: .npy has no such type; take f32, f16 or a .safetensors file");
 }
 
@@ -124,12 +119,13 @@ static void say_done(const dump_options *o, const record_config *c)
     char bytes[FORMAT_SIZE], tokens[FORMAT_SIZE];
     format_bytes(bytes, record_bytes(c));
     format_count(tokens, c->n_tokens);
-    printf("%s: %s of %s, %zu layers, %zu sequence%s of %s tokens, ", o->out,
-           c->npy ? "keys and values" : "queries, keys and values", c->model_name, s->n_layer, c->n_windows,
-           c->n_windows == 1 ? "" : "s", tokens);
+    printf("%s: %s of %s, %zu layer%s, %zu sequence%s of %s tokens, ", o->out,
+           c->npy ? "keys and values" : "queries, keys and values", c->model_name, s->n_layer,
+           eval_s(s->n_layer), c->n_windows, eval_s(c->n_windows), tokens);
     if (!c->npy)
-        printf("%zu query heads, ", s->n_head);
-    printf("%zu KV heads of %zu, %s: %s\n", s->n_kv_head, s->head_dim, tensor_type_of(c->type)->name, bytes);
+        printf("%zu query head%s, ", s->n_head, eval_s(s->n_head));
+    printf("%zu KV head%s of %zu, %s: %s\n", s->n_kv_head, eval_s(s->n_kv_head), s->head_dim,
+           tensor_type_of(c->type)->name, bytes);
 }
 
 static bool dump(const dump_options *o, const inputs *in, progress *line, eval_error *e)
@@ -141,7 +137,7 @@ static bool dump(const dump_options *o, const inputs *in, progress *line, eval_e
                                   .model_name = in->model_name,
                                   .text_name = in->text_name,
                                   .type = o->type,
-                                  .npy = ends_with(o->out, ".npy"),
+                                  .npy = input_file_has_suffix(o->out, ".npy"),
                                   .progress = show_progress,
                                   .progress_ctx = line};
     output_file file;

@@ -30,6 +30,7 @@ error_t input_option(int key, char *arg, const struct argp_state *state, inputs_
         return 0;
     case INPUT_KEY_SEED:
         in->seed = argument_number(state, "seed", arg, 0, INT64_MAX);
+        in->seed_set = true;
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

@@ -355,15 +355,11 @@ static void check_recording(const struct argp_state *state, const options *o)
     const struct {
         bool given;
         const char *name;
-    } others[] = {{o->in.model, "model"},
-                  {o->in.text, "text"},
-                  {o->in.no_bos, "no-bos"},
-                  {o->in.context > 0, "context"},
-                  {o->in.generate > 0, "generate"},
-                  {o->logits, "logits"},
-                  {o->per_token, "per-token"},
-                  {o->max_kld.set, "max-kld"},
-                  {o->max_ppl_increase.set, "max-ppl-increase"}};
+    } others[] = {{o->in.model, "model"},         {o->in.text, "text"},
+                  {o->in.no_bos, "no-bos"},       {o->in.seed_set, "seed"},
+                  {o->in.context > 0, "context"}, {o->in.generate > 0, "generate"},
+                  {o->logits, "logits"},          {o->per_token, "per-token"},
+                  {o->max_kld.set, "max-kld"},    {o->max_ppl_increase.set, "max-ppl-increase"}};
     for (size_t i = 0; o->in.kv && i < sizeof others / sizeof others[0]; i++)
         if (others[i].given)
             argp_error(state, "--kv and --%s: a recording has no model to run and no text; take one of them",

@@ -84,6 +84,8 @@ int tokenize_main(const char *doc, int argc, char **argv)
                       inputs_tokenize(t, r.in.text, &ids, &n_ids, text_name, &line, &e);
     if (!good)
         fprintf(stderr, "kvq-eval: %s\n", e.text);
+    if (good && tokenizer_note(t))
+        fprintf(stderr, "kvq-eval: note: %s: %s\n", r.in.model, tokenizer_note(t));
     if (good && !r.in.no_bos && tokenizer_bos_id(t) >= 0)
         print_id(t, tokenizer_bos_id(t), r.pieces);
     for (size_t i = 0; i < n_ids; i++)

@@ -3,6 +3,7 @@
 #define KVQ_EVAL_COMMON_ERROR_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #if defined(__GNUC__)
 #define EVAL_PRINTF_LIKE(format_arg, first_arg) __attribute__((format(printf, format_arg, first_arg)))
@@ -27,5 +28,11 @@ typedef struct eval_error {
 EVAL_PRINTF_LIKE(2, 3)
 void eval_set_error(eval_error *e, const char *format, ...);
 #define eval_fail(...) (eval_set_error(__VA_ARGS__), false)
+
+/** The s of a plural: "" for one. */
+static inline const char *eval_s(size_t n)
+{
+    return n == 1 ? "" : "s";
+}
 
 #endif

@@ -130,6 +130,12 @@ bool input_file_read_stream(input_file *f, const char *name, eval_error *e)
     return false;
 }
 
+bool input_file_has_suffix(const char *name, const char *suffix)
+{
+    const size_t n = strlen(name), n_suffix = strlen(suffix);
+    return n > n_suffix && strcmp(name + n - n_suffix, suffix) == 0;
+}
+
 void input_file_free(input_file *f)
 {
     free(f->data);

@@ -40,6 +40,9 @@ EVAL_MUST_CHECK bool input_file_open(int *fd, size_t *size, char path[4096], con
 EVAL_MUST_CHECK bool input_file_read_at(int fd, const char *path, void *dst, size_t n_bytes, size_t at,
                                         eval_error *e);
 
+/** Does the name end like this, with something before it? */
+bool input_file_has_suffix(const char *name, const char *suffix);
+
 #define INPUT_FILE_MAX_BYTES ((size_t)1 << 30)
 
 #endif

@@ -36,6 +36,8 @@ bool json_to_size(const json_t *number, size_t max, size_t *value)
 bool json_wrong_value(const json_t *value, const char *file, const char *key, const char *wanted,
                       eval_error *e)
 {
+    if (!value)
+        return eval_fail(e, "%s: %s is missing, %s", file, key, wanted);
     char *found = json_dumps(value, JSON_ENCODE_ANY);
     (void)eval_fail(e, "%s: %s is %.100s, %s", file, key, found ? found : "?", wanted);
     free(found);

@@ -117,8 +117,8 @@ static bool set_type(const gguf_header *h, tensor *t, uint32_t number, size_t at
     const size_t block_bytes = readable ? tensor_type_of(t->type)->block_bytes : types[number].block_bytes;
     const size_t row = t->n_dims ? t->shape[t->n_dims - 1] : 1;
     if (row % block_elems != 0)
-        return eval_fail(e, "%s: byte %zu: %srows have %zu elements, expected a multiple of %zu for %s",
-                         h->source->path, at, h->where, row, block_elems, t->type_name);
+        return eval_fail(e, "%s: byte %zu: %srows have %zu element%s, expected a multiple of %zu for %s",
+                         h->source->path, at, h->where, row, eval_s(row), block_elems, t->type_name);
     const size_t n_blocks = t->n_elems / block_elems;
     if (block_bytes != 0 && n_blocks > SIZE_MAX / block_bytes)
         return eval_fail(e, "%s: byte %zu: %sthe size in bytes of %zu elements overflows", h->source->path,
@@ -268,9 +268,13 @@ static bool take_magic_and_version(gguf_header *h, eval_error *e)
     uint32_t version = 0;
     if (!gguf_take(h, sizeof magic, "the magic number", e))
         return false;
+    const char *path = h->source->path;
     if (memcmp(h->bytes, magic, sizeof magic) != 0)
-        return eval_fail(e, "%s: byte 0: begins with %02x %02x %02x %02x, expected 47 47 55 46, \"GGUF\"",
-                         h->source->path, h->bytes[0], h->bytes[1], h->bytes[2], h->bytes[3]);
+        return eval_fail(e, "%s: byte 0: begins with %02x %02x %02x %02x, expected 47 47 55 46, \"GGUF\"%s",
+                         path, h->bytes[0], h->bytes[1], h->bytes[2], h->bytes[3],
+                         input_file_has_suffix(path, ".safetensors") || input_file_has_suffix(path, ".json")
+                             ? "; of a Hugging Face model the folder is wanted, not a file in it"
+                             : "");
     if (!gguf_take_u32(h, "the version", &version, e))
         return false;
     if (version != 0 && (version & 0xffffu) == 0)

@@ -123,13 +123,15 @@ bool gpt2_config_load(gpt2_config *c, const char *dir, eval_error *e)
 bool gpt2_config_gguf(gpt2_config *c, const gguf *g, eval_error *e)
 {
     *c = (gpt2_config){.tied_head = true, .scale_attn = true, .bos_token_id = -1, .eos_token_id = -1};
-    double epsilon = 1e-5;
+    double epsilon = 0.0;
     if (!gguf_required_size(g, "gpt2.block_count", 1, MAX_LAYERS, &c->n_layer, e) ||
         !gguf_required_size(g, "gpt2.attention.head_count", 1, MAX_HEADS, &c->n_head, e) ||
         !gguf_required_size(g, "gpt2.embedding_length", 1, MAX_WIDTH, &c->n_embd, e) ||
         !gguf_required_size(g, "gpt2.context_length", 1, MAX_CONTEXT, &c->n_ctx, e) ||
         !gguf_optional_float(g, "gpt2.attention.layer_norm_epsilon", 1e-30, 1.0, &epsilon, e))
         return false;
+    if (epsilon == 0.0)
+        return eval_fail(e, "%s: key 'gpt2.attention.layer_norm_epsilon' is missing", gguf_path(g));
     c->layer_norm_epsilon = (float)epsilon;
     const tensor *embedding = tensor_find(gguf_tensors(g), "token_embd.weight");
     if (!embedding || embedding->n_dims != 2 || embedding->shape[0] > MAX_VOCAB)

@@ -216,6 +216,34 @@ static bool check_weight(const gpt2_tensor *want, const origin *from, eval_error
                                    from->config, e);
 }
 
+/* Buffers of causal masks, which old versions of transformers wrote. */
+static bool is_harmless(const char *name)
+{
+    size_t layer = 0;
+    int n = 0;
+    name += strncmp(name, "transformer.", 12) == 0 ? 12 : 0;
+    return sscanf(name, "h.%zu.%n", &layer, &n) == 1 && n > 0 &&
+           (strcmp(name + n, "attn.bias") == 0 || strcmp(name + n, "attn.masked_bias") == 0);
+}
+
+/* A tensor that this model does not have would go unused, and another model be computed. */
+static bool check_nothing_else(const gpt2_model *m, const origin *from, eval_error *e)
+{
+    const tensor *all = from->list->tensors, *head = find_weight(from, "lm_head.weight");
+    bool *expected = calloc(from->list->n + 1, sizeof *expected);
+    if (!expected)
+        return eval_fail(e, "%s: out of memory", from->place);
+    for (size_t i = 0; i < m->n_tensors; i++)
+        expected[find_weight(from, m->tensors[i].name) - all] = true;
+    size_t i = 0;
+    while (i < from->list->n && (expected[i] || &all[i] == head || (!from->gguf && is_harmless(all[i].name))))
+        i++;
+    free(expected);
+    return i == from->list->n ||
+           eval_fail(e, "%s: tensor '%s' is none that a gpt2 model of this configuration has: not supported",
+                     all[i].source->path, all[i].name);
+}
+
 /* Before anything is allocated by sizes that the configuration claims, the file must bear them out. */
 static bool check_weights(const gpt2_model *m, const origin *from, eval_error *e)
 {
@@ -228,7 +256,7 @@ static bool check_weights(const gpt2_model *m, const origin *from, eval_error *e
     if (extra)
         return eval_fail(e, "%s: tensor '%s' belongs to a layer beyond n_layer %zu of %s",
                          extra->source->path, extra->name, m->config.n_layer, from->config);
-    return true;
+    return check_nothing_else(m, from, e);
 }
 
 /* A head in the file that is another than wte is the model's, whatever the config says of ties: somebody

@@ -106,7 +106,11 @@ bool inputs_load_model(inputs *in, const char *name, uint64_t seed, progress *li
 
 const char *inputs_note(const inputs *in)
 {
-    return in->model && in->model->note[0] != '\0' ? in->model->note : NULL;
+    if (in->recording)
+        return recording_note(in->recording);
+    if (in->model && in->model->note[0] != '\0')
+        return in->model->note; /* of a directory; a tokenizer's is of a GGUF file */
+    return in->tokenizer ? tokenizer_note(in->tokenizer) : NULL;
 }
 
 bool inputs_load_tokenizer(tokenizer **out, const char *model_path, eval_error *e)

@@ -22,6 +22,7 @@ typedef struct inputs_request {
     bool prompt_set; /* only for generate, which has a default of its own */
     size_t generate; /* tokens to generate instead of windows; 0: none */
     uint64_t seed;
+    bool seed_set;  /* by the user: without effect on a recording */
     bool no_bos;    /* windows do not begin with the token that the tokenizer's configuration puts first */
     const char *kv; /* a recording (recording.h) instead of model and text; NULL: none */
 } inputs_request;
@@ -62,7 +63,7 @@ EVAL_MUST_CHECK bool inputs_load_tokenizer(tokenizer **out, const char *model, e
 EVAL_MUST_CHECK bool inputs_tokenize(const tokenizer *t, const char *path, int32_t **ids, size_t *n_ids,
                                      char *text_name, progress *line, eval_error *e);
 
-/** What a user should know of how the model was read, as a sentence; NULL if there is nothing to say. */
+/** What a user should know of how the model or recording was read, as a sentence; NULL if there is nothing to say. */
 const char *inputs_note(const inputs *in);
 
 void inputs_free(inputs *in); /* an all-zero one is fine */

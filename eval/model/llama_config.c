@@ -122,12 +122,14 @@ static bool parse_type(llama_config *c, const char *file, const json_t *root, ev
 
 static bool parse_sizes(llama_config *c, const char *file, const json_t *root, eval_error *e)
 {
+    size_t bos_id; /* the tokenizer knows better; but what is no id at all is a broken file */
     if (!json_required_size(root, file, "hidden_size", 1, LLAMA_MAX_WIDTH, &c->n_embd, e) ||
         !json_required_size(root, file, "intermediate_size", 1, LLAMA_MAX_INNER, &c->n_inner, e) ||
         !json_required_size(root, file, "num_hidden_layers", 1, LLAMA_MAX_LAYERS, &c->n_layer, e) ||
         !json_required_size(root, file, "num_attention_heads", 1, LLAMA_MAX_HEADS, &c->n_head, e) ||
         !json_required_size(root, file, "max_position_embeddings", 1, LLAMA_MAX_CONTEXT, &c->n_ctx, e) ||
-        !json_required_size(root, file, "vocab_size", 1, LLAMA_MAX_VOCAB, &c->vocab_size, e))
+        !json_required_size(root, file, "vocab_size", 1, LLAMA_MAX_VOCAB, &c->vocab_size, e) ||
+        !json_optional_size(root, file, "bos_token_id", 0, LLAMA_MAX_VOCAB - 1, &bos_id, e))
         return false;
     c->n_kv_head = c->n_head;
     if (!json_optional_size(root, file, "num_key_value_heads", 1, LLAMA_MAX_HEADS, &c->n_kv_head, e) ||
@@ -232,12 +234,13 @@ static bool parse_rope(llama_config *c, const char *file, const json_t *root, ev
 {
     const char *type = "default";
     double partial = 1.0;
-    const json_t *rope = field(root, "rope_scaling");
-    if (!rope || json_object_size(rope) == 0)
-        rope = field(root, "rope_parameters");
+    const char *name = "rope_scaling";
+    const json_t *rope = field(root, name);
+    if (!rope || (json_is_object(rope) && json_object_size(rope) == 0))
+        rope = field(root, name = "rope_parameters");
     c->rope = (rope_config){.theta = is_a(c, "smollm3") ? 2000000.0 : 10000.0, .attention_factor = 1.0};
     if (rope && !json_is_object(rope))
-        return json_wrong_value(rope, file, "rope_scaling", "expected an object", e);
+        return json_wrong_value(rope, file, name, "expected an object", e);
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)rope, key, value) if (json_is_object(value)) return eval_fail(

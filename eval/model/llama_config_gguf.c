@@ -105,8 +105,8 @@ static bool parse_kv_heads(llama_config *c, const gguf *g, eval_error *e)
     if (!gguf_optional_array(g, key.text, element, &n, e))
         return false;
     if (n != c->n_layer)
-        return eval_fail(e, "%s: %s has %zu elements, expected one for each of %zu layers", gguf_path(g),
-                         key.text, n, c->n_layer);
+        return eval_fail(e, "%s: %s has %zu element%s, expected one for each of %zu layer%s", gguf_path(g),
+                         key.text, n, eval_s(n), c->n_layer, eval_s(c->n_layer));
     for (size_t i = 0; i < n; i++) {
         const int64_t heads = gguf_array_integer(g, key.text, i), first = gguf_array_integer(g, key.text, 0);
         if (heads != first || heads < 1 || heads > LLAMA_MAX_HEADS)
@@ -120,7 +120,7 @@ static bool parse_kv_heads(llama_config *c, const gguf *g, eval_error *e)
 static bool parse_sizes(llama_config *c, const gguf *g, eval_error *e)
 {
     const char *file = gguf_path(g);
-    double epsilon = 1e-6;
+    double epsilon = 0.0;
     if (!required_size(c, g, "block_count", LLAMA_MAX_LAYERS, &c->n_layer, e) ||
         !required_size(c, g, "context_length", LLAMA_MAX_CONTEXT, &c->n_ctx, e) ||
         !required_size(c, g, "embedding_length", LLAMA_MAX_WIDTH, &c->n_embd, e) ||
@@ -130,6 +130,9 @@ static bool parse_sizes(llama_config *c, const gguf *g, eval_error *e)
         !optional_float(c, g, "attention.layer_norm_rms_epsilon", 1e-30, 1.0, &epsilon, e) ||
         !optional_size(c, g, "attention.key_length", 2, LLAMA_MAX_HEAD_DIM, &c->head_dim, e))
         return false;
+    if (epsilon == 0.0)
+        return eval_fail(e, "%s: key '%s.attention.layer_norm_rms_epsilon' is missing", file,
+                         c->architecture);
     c->norm_epsilon = (float)epsilon;
     if (c->head_dim == 0) {
         if (c->n_embd % c->n_head != 0)
@@ -165,6 +168,12 @@ static bool parse_tensors(llama_config *c, const gguf *g, eval_error *e)
             e, "%s: tensor 'token_embd.weight' has %zu dimensions and %zu rows, expected 2 and 1 to %u",
             gguf_path(g), embedding->n_dims, embedding->shape[0], LLAMA_MAX_VOCAB);
     c->vocab_size = embedding->shape[0];
+    size_t claimed = c->vocab_size;
+    if (!optional_size(c, g, "vocab_size", 1, LLAMA_MAX_VOCAB, &claimed, e))
+        return false;
+    if (claimed != c->vocab_size)
+        return eval_fail(e, "%s: %s.vocab_size is %zu, expected the rows of tensor 'token_embd.weight', %zu",
+                         gguf_path(g), c->architecture, claimed, c->vocab_size);
     c->tied_head = true; /* an output.weight with other numbers is found by the loader */
     c->qkv_bias = tensor_find(tensors, "blk.0.attn_q.bias") != NULL;
     c->out_bias = tensor_find(tensors, "blk.0.attn_output.bias") != NULL;
@@ -234,7 +243,7 @@ static bool parse_layers(llama_config *c, const gguf *g, eval_error *e)
                          gguf_path(g), c->architecture, c->window);
     for (size_t l = 0; l < c->n_layer; l++) {
         c->rotates[l] = !smollm3 || (l + 1) % 4 != 0;
-        c->slides[l] = llama && c->window > 0; /* as in a mistral, which is a llama here */
+        c->slides[l] = llama && c->window > 0; /* as in a mistral, which is a llama here; llama_config.h */
     }
     return true;
 }

@@ -56,19 +56,23 @@ static bool parse_layer(const char *name, size_t *layer, const char **rest)
     return p > name && *p == '.';
 }
 
-/* A tensor of a layer that this model does not have would go unused, and another model be computed. */
+/* A tensor that this model does not have would go unused, and another model be computed. */
 static bool check_expected(const llama_config *c, const tensor *t, const origin *from, eval_error *e)
 {
     const bool in_gguf = from->gguf;
     static const char *const harmless[] = {"self_attn.rotary_emb.inv_freq", "self_attn.masked_bias",
                                            "self_attn.bias"};
     static const char *const gguf_names[] = {"token_embd.weight", "output_norm.weight", "output.weight",
-                                             "rope_freqs.weight"};
+                                             "rope_freqs.weight"},
+                             *const outer_names[] = {"embed_tokens.weight", "norm.weight",
+                                                     "rotary_emb.inv_freq"};
     const char *name = t->name, *prefix = in_gguf ? "blk." : "layers.", *part;
     size_t layer;
+    bool expected = !in_gguf && strcmp(name, "lm_head.weight") == 0;
     if (!in_gguf && strncmp(name, model_prefix, sizeof model_prefix - 1) == 0)
         name += sizeof model_prefix - 1;
-    bool expected = !in_gguf;
+    for (size_t i = 0; !in_gguf && i < sizeof outer_names / sizeof outer_names[0]; i++)
+        expected = expected || strcmp(name, outer_names[i]) == 0;
     if (strncmp(name, prefix, strlen(prefix)) == 0 && parse_layer(name + strlen(prefix), &layer, &part)) {
         if (layer >= c->n_layer)
             return eval_fail(e, "%s: tensor '%s' belongs to a layer beyond the %zu of %s", t->source->path,

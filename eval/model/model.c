@@ -22,13 +22,11 @@ static const char random_prefix[] = "random:";
 
 bool model_is_gguf(const char *path)
 {
-    static const char suffix[] = ".gguf";
-    const size_t n = strlen(path), n_suffix = sizeof suffix - 1;
     struct stat info;
     if (model_is_random(path))
         return false;
     if (stat(path, &info) != 0)
-        return n > n_suffix && strcmp(path + n - n_suffix, suffix) == 0;
+        return input_file_has_suffix(path, ".gguf");
     return !S_ISDIR(info.st_mode);
 }
 
@@ -42,6 +40,8 @@ static bool load_kind(model *m, const char *dir, const json_t *config, const cha
     const char *type = "gpt2"; /* the oldest files do not say */
     if (!json_optional_string(config, config_path, "model_type", &type, e))
         return false;
+    if (!json_object_get(config, "model_type") && !json_object_get(config, "n_embd"))
+        return eval_fail(e, "%s: model_type is missing, expected gpt2, %s", config_path, llama_handled());
     if (strcmp(type, "gpt2") == 0)
         return gpt2_load_directory(m, dir, e);
     if (llama_handles(type))

@@ -36,6 +36,7 @@ struct recording {
     model_shape shape;
     size_t n_sequences;
     float scale;
+    bool scale_given;
     size_t *windows; /* [L]; NULL: all are 0 */
     char model[MAX_NAME], text[MAX_NAME];
 };
@@ -82,8 +83,8 @@ static bool agree(recording *r, const tensor *t, size_t n_layers, size_t n_seque
         return true;
     char wanted[200];
     snprintf(wanted, sizeof wanted,
-             "%zu layers, %zu sequence%s of %zu tokens, %zu numbers a head, as '%s' has", s->n_layer,
-             r->n_sequences, r->n_sequences == 1 ? "" : "s", s->n_ctx, s->head_dim,
+             "%zu layer%s, %zu sequence%s of %zu tokens, %zu numbers a head, as '%s' has", s->n_layer,
+             eval_s(s->n_layer), r->n_sequences, r->n_sequences == 1 ? "" : "s", s->n_ctx, s->head_dim,
              r->k.t && r->k.t != t ? "k" : "it");
     return fail_shape(r, t, wanted, e);
 }
@@ -176,6 +177,7 @@ static bool read_scale(recording *r, const char *value, eval_error *e)
     if (value[0] == '\0' || *end != '\0' || !isfinite(x) || x <= 0.0f)
         return eval_fail(e, "%s: metadata: scale is '%.40s', expected a number above 0", r->path, value);
     r->scale = x;
+    r->scale_given = true;
     return true;
 }
 
@@ -248,12 +250,6 @@ static bool open_directory(recording *r, const char *dir, eval_error *e)
            (!has_q || set_part(r, &r->q, npy_tensor(r->arrays[0]), e)) && finish_shape(r, e);
 }
 
-static bool ends_with(const char *text, const char *end)
-{
-    const size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 static recording *new_recording(const char *name)
 {
     recording *r = calloc(1, sizeof *r);
@@ -280,9 +276,9 @@ bool recording_open(recording **out, const char *path, eval_error *e)
     bool good;
     if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
         good = open_directory(r, path, e);
-    else if (ends_with(path, ".npy"))
+    else if (input_file_has_suffix(path, ".npy"))
         good = npy_open(&r->arrays[1], NULL, path, e) && set_npy(r, e);
-    else if (ends_with(path, ".safetensors"))
+    else if (input_file_has_suffix(path, ".safetensors"))
         good = safetensors_open_file(&r->st, path, e) && set_safetensors(r, e);
     else
         good = eval_fail(e, "%s: expected a name that ends in .safetensors or .npy, or a directory", path);
@@ -346,6 +342,15 @@ const char *recording_model(const recording *r)
 const char *recording_text(const recording *r)
 {
     return r->text;
+}
+
+/* Without queries there is no attention that could be another. */
+const char *recording_note(const recording *r)
+{
+    return !recording_has_queries(r) || r->scale_given || r->windows
+               ? NULL
+               : "states neither scale nor windows: a scale of 1/sqrt(D) and attention to all tokens are "
+                 "assumed";
 }
 
 const char *recording_type(const recording *r)

@@ -54,6 +54,9 @@ size_t recording_window(const recording *r, size_t layer);
 const char *recording_model(const recording *r);
 const char *recording_text(const recording *r);
 
+/** What a user should know of what the file does not say, as a sentence; NULL if there is nothing to say. */
+const char *recording_note(const recording *r);
+
 /** The type its keys are stored in, such as "F16". */
 const char *recording_type(const recording *r);
 

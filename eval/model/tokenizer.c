@@ -39,6 +39,11 @@ size_t tokenizer_vocab_size(const tokenizer *t)
     return t->vocab.n_tokens;
 }
 
+const char *tokenizer_note(const tokenizer *t)
+{
+    return t->note;
+}
+
 int32_t tokenizer_eos_id(const tokenizer *t)
 {
     return t->eos_id;

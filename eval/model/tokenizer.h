@@ -62,6 +62,9 @@ int32_t tokenizer_bos_id(const tokenizer *t);
  */
 int32_t tokenizer_eos_id(const tokenizer *t);
 
+/** What a user should know of how it was read; NULL if there is nothing to say. */
+const char *tokenizer_note(const tokenizer *t);
+
 /**
  * Encode n bytes to *n_ids token ids; the caller frees *ids (NULL for an empty text).
  *

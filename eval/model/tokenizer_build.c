@@ -34,8 +34,7 @@ bool tokenizer_add_split(tokenizer *t, const char *file, const char *pattern, si
 
 bool tokenizer_add_gpt2_split(tokenizer *t, const char *file, eval_error *e)
 {
-    static const char pattern[] =
-        "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+    static const char pattern[] = GPT2_WORDS "|\\s+";
     return tokenizer_add_split(t, file, pattern, sizeof pattern - 1, false, SPLIT_ISOLATED, false, e);
 }
 

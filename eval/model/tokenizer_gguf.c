@@ -46,8 +46,8 @@ static bool read_types(loader *l, eval_error *e)
     if (!gguf_optional_array(l->g, TYPES, GGUF_I32, &n_types, e))
         return false;
     if (n_types != 0 && n_types != l->n)
-        return eval_fail(e, "%s: %s has %zu elements, but there are %zu tokens", l->file, TYPES, n_types,
-                         l->n);
+        return eval_fail(e, "%s: %s has %zu element%s, but there are %zu tokens", l->file, TYPES, n_types,
+                         eval_s(n_types), l->n);
     for (size_t i = 0; i < n_types; i++) {
         const int64_t type = gguf_array_integer(l->g, TYPES, i);
         if (type < TYPE_NORMAL || type > TYPE_BYTE)
@@ -103,6 +103,11 @@ static bool read_bos_and_eos(const loader *l, bool add_bos, int32_t bos, int32_t
         !read_id(l, "tokenizer.ggml.bos_token_id", &bos, e) ||
         !read_id(l, "tokenizer.ggml.eos_token_id", &eos, e))
         return false;
+    if (add_bos && bos < 0)
+        return eval_fail(e,
+                         "%s: tokenizer.ggml.bos_token_id is missing, but tokenizer.ggml.%s puts that token "
+                         "before a text",
+                         l->file, gguf_has(l->g, "tokenizer.ggml.add_bos_token") ? "add_bos_token" : "pre");
     t->bos_id = add_bos && (size_t)bos < l->n ? bos : -1;
     t->eos_id = (size_t)eos < l->n ? eos : -1;
     return true;
@@ -111,7 +116,6 @@ static bool read_bos_and_eos(const loader *l, bool add_bos, int32_t bos, int32_t
 /* ---- gpt2 ---- */
 
 #define CONTRACTIONS  "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-#define GPT2_WORDS    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"
 #define AFTER_NUMBERS "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define UPPER         "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LOWER         "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
@@ -186,6 +190,10 @@ static bool load_gpt2(loader *l, eval_error *e)
     const pre_type *pre = find_pre_type(name);
     if (!pre)
         return eval_fail(e, "%s: tokenizer.ggml.pre '%.60s' is not supported", l->file, name);
+    if (!gguf_has(l->g, "tokenizer.ggml.pre"))
+        t->note =
+            "tokenizer.ggml.pre is missing: words are split by llama.cpp's default, which is hardly any "
+            "model's own";
     t->ignore_merges = pre->ignore_merges;
     if (pre->nfc)
         t->normalizer.steps[t->normalizer.n_steps++].kind = NORMALIZE_NFC;
@@ -193,7 +201,9 @@ static bool load_gpt2(loader *l, eval_error *e)
         if (!tokenizer_add_split(t, l->file, pre->patterns[i], strlen(pre->patterns[i]), false,
                                  SPLIT_ISOLATED, false, e))
             return false;
-    if (!read_tokens(l, true, e) || !read_bos_and_eos(l, pre->add_bos, -1, -1, e))
+    int32_t unknown = -1; /* every byte is known here, but the key must be good */
+    if (!read_tokens(l, true, e) || !read_bos_and_eos(l, pre->add_bos, -1, -1, e) ||
+        !read_id(l, "tokenizer.ggml.unknown_token_id", &unknown, e))
         return false;
     if (!read_merges(l, &list, e)) {
         merge_list_free(&list);
@@ -255,8 +265,8 @@ static bool add_all_cuts(const loader *l, merge_list *list, scored *order, eval_
     if (!gguf_optional_array(l->g, SCORES, GGUF_F32, &n_scores, e))
         return false;
     if (n_scores != l->n)
-        return eval_fail(e, "%s: %s has %zu elements, but there are %zu tokens", l->file, SCORES, n_scores,
-                         l->n);
+        return eval_fail(e, "%s: %s has %zu element%s, but there are %zu tokens", l->file, SCORES, n_scores,
+                         eval_s(n_scores), l->n);
     for (size_t i = 0; i < l->n; i++) {
         const double score = gguf_array_float(l->g, SCORES, i);
         if (!isfinite(score))

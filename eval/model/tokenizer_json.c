@@ -163,7 +163,7 @@ static bool load_merges(const loader *l, eval_error *e)
     const json_t *merges = json_object_get(l->model, "merges");
     merge_list list = {0};
     if (!json_is_array(merges))
-        return json_wrong_value(merges, l->file, "merges", "expected an array", e);
+        return json_wrong_value(merges, l->file, "model.merges", "expected an array", e);
     if (json_array_size(merges) >= UINT32_MAX)
         return eval_fail(e, "%s: %zu merges are too many", l->file, json_array_size(merges));
     for (size_t i = 0; i < json_array_size(merges); i++)
@@ -206,7 +206,7 @@ static bool find_model(loader *l, const json_t *root, eval_error *e)
     if (type && strcmp(type, "BPE") != 0)
         return eval_fail(e, "%s: model of type %.60s is not supported, expected BPE", l->file, type);
     if (!json_is_object(l->vocab) || json_object_size(l->vocab) == 0)
-        return json_wrong_value(l->vocab, l->file, "vocab of the model", "expected an object of tokens", e);
+        return json_wrong_value(l->vocab, l->file, "model.vocab", "expected an object of tokens", e);
     return refuse_fields(l, e);
 }
 

@@ -56,5 +56,9 @@ bool tokenizer_load(tokenizer **out, const char *dir, eval_error *e)
             "%s/tokenizer.model: SentencePiece's own file is not supported, expected tokenizer.json "
             "beside it (transformers' save_pretrained writes one), or vocab.json and merges.txt",
             dir);
+    if (!exists(dir, "vocab.json"))
+        return eval_fail(
+            e, "%s: neither tokenizer.json nor vocab.json (with merges.txt) is there, expected one of them",
+            dir);
     return load_gpt2(out, dir, e);
 }

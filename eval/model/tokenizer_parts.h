@@ -22,6 +22,7 @@ struct tokenizer {
     prepend_scheme prepended; /* where encoding puts a space before a text, and decoding takes it away */
     int32_t unk_id;           /* -1: characters that are no token are left out */
     int32_t bos_id, eos_id;
+    const char *note; /* a literal, or NULL */
 };
 
 /** A tokenizer without tokens; NULL if memory ran out. */
@@ -30,6 +31,9 @@ tokenizer *tokenizer_new(void);
 /** Both lists of added tokens; the normalizer must be there already. */
 EVAL_MUST_CHECK bool tokenizer_set_added(tokenizer *t, const char *file, const added_token *tokens, size_t n,
                                          eval_error *e);
+
+/* GPT-2's pattern, but for the spaces at the end of a text or before another one. */
+#define GPT2_WORDS "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"
 
 /** GPT-2's pattern as a last step. */
 EVAL_MUST_CHECK bool tokenizer_add_gpt2_split(tokenizer *t, const char *file, eval_error *e);

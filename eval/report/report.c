@@ -24,9 +24,10 @@ static void origin_text(char *text, size_t size, const report_context *c)
     const char *from = recording_model(c->recording);
     char heads[64] = "";
     if (recording_has_queries(c->recording))
-        snprintf(heads, sizeof heads, ", %zu query heads", shape->n_head);
-    snprintf(text, size, "recorded%s%s: %zu layers%s, %zu KV heads of %zu%s", from[0] != '\0' ? " from " : "",
-             from, shape->n_layer, heads, shape->n_kv_head, shape->head_dim,
+        snprintf(heads, sizeof heads, ", %zu query head%s", shape->n_head, eval_s(shape->n_head));
+    snprintf(text, size, "recorded%s%s: %zu layer%s%s, %zu KV head%s of %zu%s",
+             from[0] != '\0' ? " from " : "", from, shape->n_layer, eval_s(shape->n_layer), heads,
+             shape->n_kv_head, eval_s(shape->n_kv_head), shape->head_dim,
              heads[0] != '\0' ? "" : ", no queries");
 }
 

@@ -245,7 +245,8 @@ static void say_against(paragraph *p, const evaluation *ev, const evaluate_run *
     format_bytes(there, other->usage.total);
     const bool less = run->kld_mean < other->kld_mean;
     const double small = less ? run->kld_mean : other->kld_mean;
-    if (small > 0.0) {
+    const bool packed = run->usage.n_packed_elements > 0 && other->usage.n_packed_elements > 0;
+    if (small > 0.0 && packed) { /* against one that has packed nothing yet, any factor is about the length */
         two_digits(factor, (less ? other->kld_mean : run->kld_mean) / small);
         say(p, "Next to %s, %s has %s times", name_of(other).text, name_of(run).text, factor);
         say_range(p, ev, less ? other : run, less ? run : other);
