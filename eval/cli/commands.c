@@ -5,6 +5,7 @@
 
 #include "eval/bench/bench.h"
 #include "eval/bench/options.h"
+#include "eval/cli/compare.h"
 #include "eval/cli/completion.h"
 #include "eval/cli/dump.h"
 #include "eval/cli/evaluation.h"
@@ -34,10 +35,12 @@ static const command table[] = {
      bench_options_list, NULL, NULL, false},
     {"sweep", "Measure many schemes into a file, from which it goes on", sweep_main, sweep_options_list,
      sweep_words, NULL, false},
-    {"merge", "Make one file of several that sweeps have written", merge_main, merge_options_list, NULL, NULL,
-     true},
+    {"compare", "Say which of two schemes is better, and how sure", compare_main, compare_options_list,
+     compare_words, NULL, true},
     {"tune", "Find widths by layer for a number of bytes, by measurement", tune_main, tune_options_list,
      tune_words, NULL, false},
+    {"merge", "Make one file of several that sweeps have written", merge_main, merge_options_list, NULL, NULL,
+     true},
     {"dump", "Record a model's queries, keys and values into a file for --kv", dump_main, dump_options_list,
      dump_words, NULL, false},
     {"plan", "Compute before running: does it fit, what binds, what is saved", plan_main, plan_options_list,

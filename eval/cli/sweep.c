@@ -40,7 +40,7 @@ const struct argp_option sweep_options_list[] = {
     {"schemes", KEY_SCHEMES, "FILE", 0, "One scheme a line; # begins a comment; - is standard input", 1},
     {"grid", KEY_GRID, "GRID", 0,
      "All combinations of factors KEY=VALUE,VALUE,... with spaces between them, such as 'base=kvq2,kivi2 "
-     "s=0,4' or 'k=tier:1.5,2,3 v=rot:2 hh=0,2'; families: some 80 schemes of every kind there is",
+     "s=0,4' or 'k=tier:1.5,2,3 v=rot:2 hh=0,2'; families: some 70 schemes of every kind there is",
      1},
 
     {NULL, 0, NULL, 0, "What they are measured on; all as without a command:", 2},
@@ -50,7 +50,7 @@ const struct argp_option sweep_options_list[] = {
     {"no-bos", INPUT_KEY_NO_BOS, NULL, 0, "Windows begin with the text", 2},
     {"context", INPUT_KEY_CONTEXT, "N", 0, "Context length", 2},
     {"tokens", INPUT_KEY_TOKENS, "N", 0, "Tokens of each window", 2},
-    {"windows", INPUT_KEY_WINDOWS, "N", 0, "Windows taken from the text one after the other", 2},
+    {"windows", INPUT_KEY_WINDOWS, "N", 0, "Windows taken from the text one after the other (default: up to 2)", 2},
     {"prompt", KEY_PROMPT, "N", 0, "The first N tokens of a window are not counted", 2},
     {"precision", KEY_PRECISION, "P", 0, "Arithmetic of attention: fast (default) or exact", 2},
     {"append-only", KEY_APPEND_ONLY, NULL, 0, "Let queries teach the caches nothing", 2},
@@ -91,7 +91,7 @@ typedef struct source {
     const char *text;
 } source;
 
-enum { MAX_SOURCES = 256, MAX_GROUP = 1024 };
+enum { MAX_SOURCES = 256, MAX_GROUP = 1024, DEFAULT_WINDOWS = 2 };
 
 typedef struct sweep_options {
     inputs_request in;
@@ -285,7 +285,11 @@ static bool run_part(session *s, const scheme_list *list, const shard *part, inp
                            .failed = say_failed,
                            .failed_ctx = s};
     shard_divide(&config.shard, s->jobs.mine, s->jobs.n);
-    if (!inputs_load(in, &o->in, &s->line, e) || !sweep_plan_make(plan, &config, e))
+    if (!inputs_load(in, &o->in, &s->line, e))
+        return false;
+    if (o->in.windows == 0 && in->n_windows > DEFAULT_WINDOWS)
+        in->n_windows = DEFAULT_WINDOWS;
+    if (!sweep_plan_make(plan, &config, e))
         return false;
     clear_line(s);
     if (s->jobs.mine == 0 && inputs_note(in))
