@@ -32,6 +32,14 @@ Test(compare, says_which_is_better_and_how_sure)
     cr_expect(strstr(out, "B is closer to fp32 than A: ") && strstr(out, "% fewer bytes."), "%s", out);
 }
 
+Test(compare, nothing_has_no_factor)
+{
+    cr_assert_eq(run("$E compare fp32 kivi2,r=32 " WHERE), 0, "%s", err);
+    cr_expect(
+        strstr(out, "A is closer to fp32 than B: it has no next-token divergence, which is more than chance"),
+        "%s", out);
+}
+
 Test(compare, figures_are_those_of_the_report)
 {
     cr_assert_eq(run("$E compare kivi4,r=32 kivi2,r=32 --json - " WHERE), 0, "%s", err);

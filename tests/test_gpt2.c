@@ -415,6 +415,9 @@ Test(gpt2, random_weights_depend_on_the_seed_only)
     gpt2_model *c = make_random("random:2,4,32,64,2000", 8);
     cr_assert_eq(gpt2_model_checksum(a), gpt2_model_checksum(b));
     cr_assert_neq(gpt2_model_checksum(a), gpt2_model_checksum(c));
+    const uint64_t checksum = gpt2_model_checksum(b);
+    b->config.layer_norm_epsilon *= 2.0f;
+    cr_assert_neq(gpt2_model_checksum(b), checksum, "the other constant that figures depend on");
 
     cr_assert_neq(memcmp(a->wte, a->wpe, 16 * sizeof(float)), 0, "two tensors share their noise");
     for (size_t i = 0; i < a->n_tensors; i++) {

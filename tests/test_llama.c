@@ -298,6 +298,37 @@ Test(llama, random_models_depend_on_shape_and_seed_only)
     cr_assert_neq(sums[0], sums[2]);
 }
 
+/* Results are found again by it, so a config that computes something else must not have the same. */
+Test(llama, the_checksum_is_of_the_constants_too)
+{
+    model m = {.kind = NULL};
+    eval_error e = {""};
+    bool known = false;
+    cr_assert(llama_random(&m, "2,6,3,16,64,1000", 7, &known, &e), "%s", e.text);
+    llama_model *own = m.own;
+    llama_config *c = &own->config;
+    const uint64_t sum = m.kind->checksum(&m);
+    c->norm_epsilon *= 2.0f;
+    cr_expect_neq(m.kind->checksum(&m), sum);
+    c->norm_epsilon /= 2.0f;
+    own->frequencies[3] *= 2.0f;
+    cr_expect_neq(m.kind->checksum(&m), sum);
+    own->frequencies[3] /= 2.0f;
+    c->rope.attention_factor = 2.0;
+    cr_expect_neq(m.kind->checksum(&m), sum);
+    c->rope.attention_factor = 1.0;
+    c->window = 8;
+    cr_expect_eq(m.kind->checksum(&m), sum, "no layer slides");
+    c->slides[1] = true;
+    cr_expect_neq(m.kind->checksum(&m), sum);
+    c->slides[1] = false;
+    c->rotates[0] = false;
+    cr_expect_neq(m.kind->checksum(&m), sum);
+    c->rotates[0] = true;
+    cr_expect_eq(m.kind->checksum(&m), sum);
+    m.kind->free(&m);
+}
+
 Test(llama, random_shapes_are_checked)
 {
     model m;

@@ -197,6 +197,36 @@ Test(recording, metadata_is_taken)
     free(file);
 }
 
+static uint64_t checksum_of(const char *metadata)
+{
+    char header[256];
+    snprintf(header, sizeof header,
+             "{\"__metadata__\":{%s},\"past_key_values\":{\"dtype\":\"F16\",\"shape\":[3,2,1,4,2],"
+             "\"data_offsets\":[0,96]}}",
+             metadata);
+    size_t size;
+    memset(data, 0, sizeof data);
+    uint8_t *file = st_image(header, data, 96, &size);
+    recording *r = NULL;
+    eval_error e = {""};
+    uint64_t sum = 0;
+    cr_assert(recording_open_memory(&r, "f", file, size, &e), "%s", e.text);
+    cr_assert(recording_checksum(r, &sum, &e), "%s", e.text);
+    recording_close(r);
+    free(file);
+    return sum;
+}
+
+Test(recording, the_checksum_is_of_all_that_attention_depends_on)
+{
+    const uint64_t sum = checksum_of("\"scale\":\"0.75\"");
+    cr_expect_eq(checksum_of("\"scale\":\"0.75\",\"model\":\"m\",\"windows\":\"0,0,99\""), sum);
+    cr_expect_neq(checksum_of("\"scale\":\"0.5\""), sum);
+    cr_expect_neq(checksum_of("\"scale\":\"0.75\",\"windows\":\"3,0,0\""), sum);
+    cr_expect_neq(checksum_of("\"scale\":\"0.75\",\"windows\":\"0,3,0\""),
+                  checksum_of("\"scale\":\"0.75\",\"windows\":\"3,0,0\""));
+}
+
 /* The note of a recording of this header, or "". */
 static void expect_note(const char *header, bool wanted)
 {

@@ -313,6 +313,54 @@ Test(results, cells_by_scheme_and_window)
     results_free(&r);
 }
 
+/* Two texts of one name: windows of the same number are pairs only if their tokens are the same. */
+Test(results, pairs_are_of_the_same_tokens)
+{
+    static const struct {
+        const char *scheme;
+        size_t window;
+        uint64_t seed; /* of the ids' checksum, too */
+    } order[] = {{"kivi2", 0, 2}, {"kivi2", 0, 1}, {"kivi2", 1, 3}, {"kivi2", 2, 4},
+                 {"kvq2", 0, 1},  {"kvq2", 0, 2},  {"kvq2", 1, 5},  {"kvq2", 2, 4}};
+    static char text[1 << 17];
+    for (size_t i = 0; i < 8; i++) {
+        char *line = line_of(order[i].scheme, order[i].window, order[i].seed);
+        strcat(text, line);
+        free(line);
+    }
+    write_file(text, strlen(text));
+    results r;
+    eval_error e = {""};
+    cr_assert(load(&r, &e), "%s", e.text);
+    const cell *a[4], *b[4];
+    cr_assert_eq(results_of_scheme(&r, 0, "kivi2", a, 4), 4);
+    cr_assert_eq(results_of_scheme(&r, 0, "kvq2", b, 4), 4);
+    cr_assert_eq(results_pair(a, 4, b, 4), 3);
+    for (size_t i = 0; i < 3; i++) {
+        cr_expect(strcmp(a[i]->scheme, "kivi2") == 0 && strcmp(b[i]->scheme, "kvq2") == 0);
+        cr_expect_eq(a[i]->window, i < 2 ? 0 : 2);
+        cr_expect_eq(b[i]->window, a[i]->window);
+        cr_expect_eq(b[i]->ids_checksum, a[i]->ids_checksum);
+    }
+    cr_expect_neq(a[0]->ids_checksum, a[1]->ids_checksum);
+    results_free(&r);
+}
+
+/* A scheme of many layers: whatever may be written must be read again. */
+Test(results, the_longest_scheme_comes_back)
+{
+    static char scheme[65536];
+    memset(scheme, 'k', sizeof scheme - 1);
+    char *line = line_of(scheme, 0, 1);
+    write_file(line, strlen(line));
+    free(line);
+    results r;
+    eval_error e = {""};
+    cr_assert(load(&r, &e), "%s", e.text);
+    cr_assert_str_eq(r.entries[0].cell.scheme, scheme);
+    results_free(&r);
+}
+
 Test(results, many_keys_are_found)
 {
     const experiment x = some_experiment();

@@ -154,6 +154,31 @@ Test(statistics, what_cannot_be_known_is_nan)
     cr_assert(isnan(statistics_compare(FIGURE_KL, cells, cells, 0, 1).diff.value));
 }
 
+/* A draw of the last block alone has no token that follows: no perplexity, and no share that counts it as a loss. */
+Test(statistics, a_share_with_draws_that_have_no_figure_is_nan)
+{
+    cell_block one[] = {block_of(64, 1.0), {.n_steps = 1, .n_agree = 1, .kl = 0.1}};
+    const cell a = {.blocks = one, .n_blocks = 2};
+    const cell *const cells[] = {&a};
+    cr_expect(isnan(statistics_compare(FIGURE_PPL, cells, cells, 1, 1).a_is_less));
+    cr_expect_eq(statistics_compare(FIGURE_KL, cells, cells, 1, 1).a_is_less, 0.5);
+}
+
+Test(statistics, one_beats_another_by_being_better_in_one_and_no_worse_in_the_other)
+{
+    static const struct {
+        double size, value;
+        bool beats; /* (10, 1) */
+    } cases[] = {{9, 0.5, true},           {9, 1, true},     {10, 0.5, true},
+                 {10, 1, false},           {11, 0.5, false}, {9, 1.5, false},
+                 {9, (double)NAN, false},  {11, 1, false},   {10, 1.5, false},
+                 {(double)NAN, 0.5, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        cr_expect_eq(statistics_beats(cases[i].size, cases[i].value, 10, 1), cases[i].beats, "%g, %g",
+                     cases[i].size, cases[i].value);
+    cr_expect_not(statistics_beats(9, 0.5, 10, (double)NAN));
+}
+
 Test(statistics, the_seed_alone_decides)
 {
     cell *cells = make_cells(4, 16, uniform, 13);

@@ -151,17 +151,7 @@ static bool compare_in(request *r, const results *all, size_t which, size_t *n_s
         return eval_fail(e, "out of memory");
     const size_t n_a = results_of_scheme(all, which, of_a, a, all->n_entries);
     const size_t n_b = results_of_scheme(all, which, of_b, b, all->n_entries);
-    size_t n = 0;
-    for (size_t i = 0, j = 0; i < n_a && j < n_b;) {
-        if (a[i]->window == b[j]->window) {
-            a[n] = a[i++];
-            b[n++] = b[j++];
-        } else if (a[i]->window < b[j]->window) {
-            i++;
-        } else {
-            j++;
-        }
-    }
+    const size_t n = results_pair(a, n_a, b, n_b);
     if (n > 0 && *n_said > 0 && !r->out.is_stdout)
         fputc('\n', stdout);
     const bool good = n == 0 || say(r, &all->experiments[which], a, b, n, e);

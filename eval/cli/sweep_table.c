@@ -54,12 +54,10 @@ static void find_front(row *rows, size_t n, figure f)
     for (size_t i = 0; i < n; i++) {
         const double value = rows[i].figures[f].value;
         rows[i].front = !isnan(value);
-        for (size_t j = 0; j < n; j++) {
-            const double other = rows[j].figures[f].value;
-            if (rows[j].bytes <= rows[i].bytes && other <= value &&
-                (rows[j].bytes < rows[i].bytes || other < value))
+        for (size_t j = 0; j < n; j++)
+            if (statistics_beats((double)rows[j].bytes, rows[j].figures[f].value, (double)rows[i].bytes,
+                                 value))
                 rows[i].front = false;
-        }
     }
 }
 

@@ -144,6 +144,7 @@ uint64_t gpt2_model_checksum(const gpt2_model *m)
     XXH3_64bits_reset(&state);
     for (size_t i = 0; i < m->n_tensors; i++)
         XXH3_64bits_update(&state, m->tensors[i].data, m->tensors[i].n_elems * sizeof(float));
+    XXH3_64bits_update(&state, &m->config.layer_norm_epsilon, sizeof m->config.layer_norm_epsilon);
     return XXH3_64bits_digest(&state);
 }
 

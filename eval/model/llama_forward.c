@@ -6,6 +6,7 @@
  */
 #include "eval/model/llama_forward.h"
 
+#include "eval/common/checksum.h"
 #include "eval/model/exp_f32.h"
 #include "eval/model/llama_weights.h"
 
@@ -153,6 +154,19 @@ static size_t attn_window(const model *m, size_t layer)
 
 /* ---- the rest of the kind ---- */
 
+/* What else than weights the forward pass depends on. */
+static void checksum_constants(const llama_model *m, XXH3_state_t *state)
+{
+    const llama_config *c = &m->config;
+    const float numbers[] = {c->norm_epsilon, (float)c->rope.attention_factor};
+    checksum_words(state, numbers, 2);
+    checksum_words(state, m->frequencies, c->head_dim / 2);
+    for (size_t layer = 0; layer < c->n_layer; layer++) {
+        const uint32_t of_layer[] = {c->rotates[layer], c->slides[layer] ? (uint32_t)c->window : 0};
+        checksum_words(state, of_layer, 2);
+    }
+}
+
 static uint64_t checksum(const model *m)
 {
     enum { CHUNK = 1 << 12 }; /* a multiple of every type's block */
@@ -167,6 +181,7 @@ static uint64_t checksum(const model *m)
             XXH3_64bits_update(&state, chunk, n * sizeof chunk[0]);
         }
     }
+    checksum_constants(own(m), &state);
     return XXH3_64bits_digest(&state);
 }
 

@@ -421,6 +421,9 @@ bool recording_checksum(const recording *r, uint64_t *checksum, eval_error *e)
         return eval_fail(e, "%s: out of memory for a layer", r->path);
     XXH3_state_t state;
     XXH3_64bits_reset(&state);
+    checksum_words(&state, &r->scale, 1); /* attention depends on these, too */
+    for (size_t layer = 0; layer < s->n_layer; layer++)
+        checksum_words(&state, &(uint32_t){(uint32_t)recording_window(r, layer)}, 1);
     bool good = true;
     for (size_t i = 0; good && i < s->n_layer * r->n_sequences; i++) {
         good = recording_read(r, i / r->n_sequences, i % r->n_sequences, s->n_ctx, n_q > 0 ? x : NULL,

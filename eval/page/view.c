@@ -202,9 +202,7 @@ static bool on_front(const view *v, const scheme_view *s, bool bytes)
         return false;
     for (size_t i = 0; i < v->n; i++) {
         const scheme_view *o = &v->schemes[i];
-        const double other = o->figures[v->main].value;
-        if (!o->plain && size_of(o, bytes) <= size && other <= value &&
-            (size_of(o, bytes) < size || other < value))
+        if (!o->plain && statistics_beats(size_of(o, bytes), o->figures[v->main].value, size, value))
             return false;
     }
     return true;
@@ -248,19 +246,13 @@ static bool compare(view *v, eval_error *e)
     if (v->best == v->n || v->best == v->baseline)
         return true;
     const scheme_view *a = &v->schemes[v->best], *b = &v->schemes[v->baseline];
-    const cell **both = malloc(2 * (a->n_cells + 1) * sizeof(cell *));
+    const cell **both = malloc((a->n_cells + b->n_cells + 1) * sizeof(cell *));
     if (!both)
         return eval_fail(e, "no memory for the page");
-    const cell **second = both + a->n_cells + 1;
-    for (size_t i = 0; i < a->n_cells; i++) {
-        for (size_t j = 0; j < b->n_cells; j++) {
-            if (a->cells[i]->window == b->cells[j]->window) {
-                both[v->n_common] = a->cells[i];
-                second[v->n_common++] = b->cells[j];
-                break;
-            }
-        }
-    }
+    const cell **second = both + a->n_cells;
+    memcpy(both, a->cells, a->n_cells * sizeof(cell *));
+    memcpy(second, b->cells, b->n_cells * sizeof(cell *));
+    v->n_common = results_pair(both, a->n_cells, second, b->n_cells);
     v->compared = v->n_common > 0;
     if (v->compared)
         v->against = statistics_compare(v->main, both, second, v->n_common, STATISTICS_SEED);

@@ -86,9 +86,13 @@ static void print_verdict(FILE *f, const compared *c, const difference *d, const
         fputs("\nBoth are equal here, to the last bit", f);
     } else {
         fprintf(f, "\n%s is closer to fp32 than %s: ", less ? "A" : "B", less ? "B" : "A");
-        if (isfinite(d->log_ratio.value))
+        if (isfinite(d->log_ratio.value)) {
             print_factor(f, d->log_ratio.value);
-        fprintf(f, " times less %s", c->figure == FIGURE_KL ? "next-token divergence" : "attention error");
+            fputs(" times less", f);
+        } else { /* zero has no factor */
+            fputs("it has no", f);
+        }
+        fprintf(f, " %s", c->figure == FIGURE_KL ? "next-token divergence" : "attention error");
         if (isfinite(d->log_ratio.low) && isfinite(d->log_ratio.high)) {
             fputs(" (95 % interval ", f);
             const double first = less ? -d->log_ratio.high : d->log_ratio.low;

@@ -181,9 +181,8 @@ static bool is_on_front(const evaluation *ev, const evaluate_run *run)
 {
     for (size_t i = 0; i < ev->n_runs; i++) {
         const evaluate_run *other = &ev->runs[i];
-        if (is_compared(other) && other->usage.total <= run->usage.total &&
-            other->kld_mean <= run->kld_mean &&
-            (other->usage.total < run->usage.total || other->kld_mean < run->kld_mean))
+        if (is_compared(other) && statistics_beats((double)other->usage.total, other->kld_mean,
+                                                   (double)run->usage.total, run->kld_mean))
             return false;
     }
     return true;

@@ -640,7 +640,7 @@ static bool read_experiment(const reader *r, const json_t *object, experiment *x
 
 static bool read_cell(const reader *r, const json_t *object, const experiment *x, cell *c)
 {
-    enum { MAX_SCHEME = 4095 }; /* with layers that differ a text is long */
+    enum { MAX_SCHEME = 65535 }; /* of any scheme (kvq.h): with layers that differ a text is long */
     if (!read_fields(r, "cell", object, cell_fields, COUNT(cell_fields), c))
         return false;
     const json_t *scheme = json_object_get(object, "scheme");

@@ -161,6 +161,12 @@ void results_free(results *r)
 
 /* ---- what there is ---- */
 
+static int compare_windows(const cell *a, const cell *b)
+{
+    return a->window != b->window ? (a->window > b->window) - (a->window < b->window)
+                                  : (a->ids_checksum > b->ids_checksum) - (a->ids_checksum < b->ids_checksum);
+}
+
 size_t results_of_scheme(const results *r, size_t index, const char *scheme, const cell **out, size_t n_max)
 {
     size_t n = 0;
@@ -168,9 +174,9 @@ size_t results_of_scheme(const results *r, size_t index, const char *scheme, con
         const results_entry *entry = &r->entries[i];
         if (entry->experiment != index || strcmp(entry->cell.scheme, scheme) != 0)
             continue;
-        /* By window, and those of one window in the order of the file; all that do not fit are the last. */
+        /* In order; all that do not fit are the last. */
         size_t at = n < n_max ? n : n_max;
-        while (at > 0 && out[at - 1]->window > entry->cell.window) {
+        while (at > 0 && compare_windows(out[at - 1], &entry->cell) > 0) {
             if (at < n_max)
                 out[at] = out[at - 1];
             at--;
@@ -178,6 +184,21 @@ size_t results_of_scheme(const results *r, size_t index, const char *scheme, con
         if (at < n_max)
             out[at] = &entry->cell;
         n++;
+    }
+    return n;
+}
+
+size_t results_pair(const cell **a, size_t n_a, const cell **b, size_t n_b)
+{
+    size_t n = 0;
+    for (size_t i = 0, j = 0; i < n_a && j < n_b;) {
+        const int order = compare_windows(a[i], b[j]);
+        if (order == 0) {
+            a[n] = a[i];
+            b[n++] = b[j];
+        }
+        i += order <= 0 ? 1 : 0;
+        j += order >= 0 ? 1 : 0;
     }
     return n;
 }

@@ -46,9 +46,13 @@ void results_free(results *r); /* an all-zero one is fine */
 /** The entry with this key; NULL if there is none. */
 const cell *results_find(const results *r, uint64_t key);
 
-/** The cells of one scheme (canonical text) in the experiment of that index, by window: writes at most n_max pointers, returns how
- * many there are. */
+/** The cells of one scheme (canonical text) in the experiment of that index, by window, those of one window (of texts
+ * with the same name) by their token ids' checksum: writes at most n_max pointers, returns how many there are. */
 size_t results_of_scheme(const results *r, size_t index, const char *scheme, const cell **out, size_t n_max);
+
+/** Of two schemes' cells, as results_of_scheme gives them, keep those of the same tokens: the first n of both, pair by
+ * pair. Returns n. */
+size_t results_pair(const cell **a, size_t n_a, const cell **b, size_t n_b);
 
 /** The i-th distinct scheme of an experiment in the order of first appearance; NULL past the last. */
 const char *results_scheme(const results *r, size_t index, size_t i);

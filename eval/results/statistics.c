@@ -152,6 +152,11 @@ estimate statistics_estimate(figure f, const cell *const *cells, size_t n, uint6
     return e;
 }
 
+bool statistics_beats(double size, double value, double other_size, double other_value)
+{
+    return size <= other_size && value <= other_value && (size < other_size || value < other_value);
+}
+
 /* The replicates of two schemes on the same draws. */
 static void compare_units(difference *d, figure f, const units *a, const units *b, uint64_t seed)
 {
@@ -169,7 +174,10 @@ static void compare_units(difference *d, figure f, const units *a, const units *
         of_b[i] = value_of(f, &sb);
         diff[i] = of_a[i] - of_b[i];
         ratio[i] = of_a[i] > 0.0 && of_b[i] > 0.0 ? log(of_a[i] / of_b[i]) : (double)NAN;
-        n_less += of_a[i] < of_b[i] ? 1.0 : of_a[i] == of_b[i] ? 0.5 : 0.0;
+        n_less += isnan(diff[i]) && of_a[i] != of_b[i] ? (double)NAN
+                  : of_a[i] < of_b[i]                  ? 1.0
+                  : of_a[i] == of_b[i]                 ? 0.5
+                                                       : 0.0;
     }
     const double va = value_of(f, &a->total), vb = value_of(f, &b->total);
     d->a = from_replicates(va, of_a, a->n);

@@ -43,11 +43,16 @@ const char *statistics_unit(size_t n_windows);
  * seed, on nothing else. */
 estimate statistics_estimate(figure f, const cell *const *cells, size_t n, uint64_t seed);
 
+/** Is a scheme of this size and figure (less is better) at least as good as another in both, and better in one? On the
+ * front are those that no other beats. False where something is NaN. */
+bool statistics_beats(double size, double value, double other_size, double other_value);
+
 typedef struct difference {
     estimate a, b;
     estimate diff;      /* a - b, paired */
     estimate log_ratio; /* log(a / b), paired; NaN where a figure is not positive */
-    double a_is_less;   /* share of the replicates where a is less than b, ties counting half */
+    double
+        a_is_less; /* share of the replicates where a is less than b, ties counting half; NaN where one is */
 } difference;
 
 /** Two schemes' cells of the same windows in the same order. */

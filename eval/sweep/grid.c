@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { LONGEST_SCHEME = 65535 }; /* characters of any scheme (kvq.h) */
+
 /* ---- the list ---- */
 
 void scheme_list_free(scheme_list *list)
@@ -67,13 +69,15 @@ bool scheme_list_add_file(scheme_list *list, const char *path, eval_error *e)
     for (size_t number = 1; good && at < end; number++) {
         const char *newline = memchr(at, '\n', (size_t)(end - at));
         const char *stop = newline ? newline : end, *next = newline ? newline + 1 : end;
-        char source[4200], text[4096];
+        char source[4200];
+        static char text[LONGEST_SCHEME + 1];
         while (at < stop && strchr(" \t\r", *at))
             at++;
         while (stop > at && strchr(" \t\r", stop[-1]))
             stop--;
         snprintf(source, sizeof source, "%s: line %zu", name, number);
-        snprintf(text, sizeof text, "%.*s", (int)(stop - at < 4095 ? stop - at : 4095), at);
+        snprintf(text, sizeof text, "%.*s", (int)(stop - at < LONGEST_SCHEME ? stop - at : LONGEST_SCHEME),
+                 at);
         if (strlen(text) != (size_t)(stop - at)) /* a zero, or longer than any scheme */
             good = eval_fail(e, "%s: no scheme's text", source);
         else if (text[0] != '\0' && text[0] != '#')

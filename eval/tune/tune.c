@@ -437,7 +437,8 @@ static int best_unseen_first(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The chosen one against the best uniform one on windows that neither was chosen by. */
+/* The chosen one against the best uniform one, on windows that the chosen one has not seen. The uniform one is the best
+ * of several there, which is in its favour. */
 static bool compare(tuner *t, const batch *b, eval_error *e)
 {
     const size_t first = t->config->n_tune_windows, n = t->config->sweep.in->n_windows - first;
