@@ -124,6 +124,14 @@ Test(sweep, a_file_of_schemes)
     cr_assert_not(scheme_list_add_file(&list, path, &e));
     cr_assert(strstr(e.text, "list: line 2: scheme 'kivi9': ") && strstr(e.text, "at character 5"), "%s",
               e.text);
+    /* A scheme may name many layers. */
+    static char many[1 << 15];
+    size_t used = (size_t)snprintf(many, sizeof many, "kivi2");
+    for (int layer = 0; layer < 600; layer++)
+        used += (size_t)snprintf(many + used, sizeof many - used, "+%d=kivi%d", layer, layer % 2 ? 4 : 8);
+    write_text("list", many, used);
+    cr_assert(scheme_list_add_file(&list, path, &e), "%s", e.text);
+    cr_assert_eq(list.n, 4, "one more");
     write_text("list", "# none\n", 7);
     cr_assert_not(scheme_list_add_file(&list, path, &e));
     cr_assert(strstr(e.text, "no scheme in it"), "%s", e.text);

@@ -2,6 +2,7 @@
 #include "eval/cli/tune_report.h"
 
 #include "eval/common/output_file.h"
+#include "eval/report/estimate.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -69,17 +70,6 @@ void tune_report_people(FILE *f, const tune_config *c, const tune_result *r)
 }
 
 /* ---- for programs ---- */
-
-static json_t *real_json(double x)
-{
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
-static json_t *estimate_json(const estimate *x)
-{
-    return json_pack("{s:o,s:o,s:o,s:o}", "value", real_json(x->value), "se", real_json(x->se), "low",
-                     real_json(x->low), "high", real_json(x->high));
-}
 
 static json_t *tuned_json(const tuned *x)
 {

@@ -86,7 +86,8 @@ bool model_is_gguf(const char *path);
 void model_free(model *m); /* NULL is fine */
 
 /** XXH3-64 of all weights as little-endian float32 in a fixed order: the same for every stored type that holds
- * the same numbers. After them come the constants that the forward pass depends on besides: epsilon, rotation, windows. */
+ * the same numbers. After them come the constants that the forward pass depends on besides: epsilon, rotation,
+ * windows. */
 uint64_t model_checksum(const model *m);
 
 /** Number of floats that `scratch` must hold for calls with up to n tokens. */

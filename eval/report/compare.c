@@ -1,6 +1,7 @@
 /* Comparisons (compare.h). */
 #include "eval/report/compare.h"
 
+#include "eval/report/estimate.h"
 #include "eval/report/format.h"
 
 #include <inttypes.h>
@@ -142,17 +143,6 @@ void report_compare(FILE *f, const experiment *x, const cell *const *a, const ce
 }
 
 /* ---- for programs ---- */
-
-static json_t *real_json(double x)
-{
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
-static json_t *estimate_json(const estimate *e)
-{
-    return json_pack("{s:o,s:o,s:o,s:o}", "value", real_json(e->value), "se", real_json(e->se), "low",
-                     real_json(e->low), "high", real_json(e->high));
-}
 
 static json_t *side_json(const cell *c)
 {

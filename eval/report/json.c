@@ -1,5 +1,6 @@
 /* The report as JSON, schema kvq-eval/1, whose runs are made from the list of columns (report.h). */
 #include "eval/report/columns.h"
+#include "eval/report/estimate.h"
 #include "eval/report/report.h"
 
 #include <inttypes.h>
@@ -135,7 +136,7 @@ static json_t *window_json(const evaluation *ev, const cell *c)
     for (size_t i = 0; i < sizeof shown / sizeof shown[0]; i++) {
         const double x = statistics_estimate(shown[i].figure, &c, 1, STATISTICS_SEED).value;
         if (ev->has_quality || !shown[i].needs_quality)
-            json_object_set_new(o, shown[i].name, isfinite(x) ? json_real(x) : json_null());
+            json_object_set_new(o, shown[i].name, real_json(x));
     }
     return o;
 }

@@ -174,7 +174,7 @@ size_t results_of_scheme(const results *r, size_t index, const char *scheme, con
         const results_entry *entry = &r->entries[i];
         if (entry->experiment != index || strcmp(entry->cell.scheme, scheme) != 0)
             continue;
-        /* In order; all that do not fit are the last. */
+        /* Kept in order; what does not fit is the last. */
         size_t at = n < n_max ? n : n_max;
         while (at > 0 && compare_windows(out[at - 1], &entry->cell) > 0) {
             if (at < n_max)
