@@ -154,7 +154,8 @@ static inline void page_fill_heads(cell *c, const page_scheme *s, uint64_t *seed
         cell_head *h = &c->heads[i];
         const double law =
             fmin(page_law(s), 0.3) * exp(0.4 * page_random(seed)) * (1 + (double)(i / PAGE_HEADS));
-        h->k_reference = h->v_reference = h->attn_reference = 10;
+        h->k_reference = h->attn_reference = 10;
+        h->v_reference = 15;
         h->attn_error = law;
         h->n_steps = PAGE_BLOCKS * CELL_BLOCK;
         if (i % (PAGE_HEADS / PAGE_KV_HEADS) != 0) {

@@ -77,6 +77,42 @@ Test(compare, figures_are_those_of_the_report)
     json_decref(r);
 }
 
+/* What people read is what programs read: the factor and its limits either way round, units, bytes. */
+static void expect_same_in_words(const char *schemes, bool a_is_closer)
+{
+    cr_assert_eq(run("$E compare %s --json r.json " WHERE, schemes), 0, "%s", err);
+    static char text[1 << 14];
+    read_file("r.json", text, sizeof text);
+    json_t *root = load_json(text);
+    const json_t *kl = figure(root, "kld_mean");
+    const double sign = a_is_closer ? -1.0 : 1.0;
+    double factor = 0.0, low = 0.0, high = 0.0, top1 = 0.0, se = 0.0, percent = 0.0;
+    cr_assert_eq(sscanf(strstr(out, "closer to fp32 than ") + 21, ": %lf times", &factor), 1, "%s", out);
+    cr_assert_eq(sscanf(strstr(out, "(95 % interval "), "(95 %% interval %lf to %lf)", &low, &high), 2, "%s",
+                 out);
+    cr_expect_float_eq(log(factor), sign * value(kl, "log_ratio", "value"), 0.01);
+    cr_expect_float_eq(log(low), sign * value(kl, "log_ratio", a_is_closer ? "high" : "low"), 0.01);
+    cr_expect_float_eq(log(high), sign * value(kl, "log_ratio", a_is_closer ? "low" : "high"), 0.01);
+    cr_assert_eq(sscanf(strstr(out, "top-1 same, %"), "top-1 same, %% %lf ± %lf", &top1, &se), 2, "%s", out);
+    cr_expect_float_eq(top1, 100.0 * value(figure(root, "top1"), "a", "value"), 0.006);
+    cr_expect_float_eq(se / (100.0 * value(figure(root, "top1"), "a", "se")), 1.0, 0.5, "one digit: %g", se);
+    const char *line = strstr(out, "bytes of the cache");
+    const char *end = strstr(line, " %\n");
+    while (end[-1] != ' ')
+        end--;
+    percent = strtod(end, NULL);
+    const double of_a = json_number_value(json_object_get(json_object_get(root, "a"), "bytes"));
+    const double of_b = json_number_value(json_object_get(json_object_get(root, "b"), "bytes"));
+    cr_expect_float_eq(percent, 100.0 * (of_a / of_b - 1.0), 0.051, "%g", percent);
+    json_decref(root);
+}
+
+Test(compare, words_say_what_json_says)
+{
+    expect_same_in_words("kivi4,r=32 kivi2,r=32", true);
+    expect_same_in_words("kivi2,r=32 kivi4,r=32", false);
+}
+
 Test(compare, results_give_what_measuring_gives)
 {
     cr_assert_eq(run("$E sweep --out r.jsonl --scheme kivi4,r=32 --scheme kivi2,r=32 " WHERE), 0, "%s", err);

@@ -353,6 +353,114 @@ Test(page, points_lie_where_their_values_are)
     results_free(&r);
 }
 
+/* Each point's bar stands before it, and reaches from one limit to the other. */
+Test(page, bars_are_intervals)
+{
+    const experiment x = page_experiment();
+    results r = load(&x, 1, 3);
+    page p = make(&r);
+    const view *v = &p.views[0];
+    const picture *fig = find(&p, 0, "quality-bits");
+    const reading ry = read_axis(fig->body, "ty", " y=\"");
+    size_t n = 0;
+    for (const char *at = fig->body; (at = strstr(at, "<line class=\"bar ")); at++) {
+        const double y1 = strtod(strstr(at, " y1=\"") + 5, NULL), y2 = strtod(strstr(at, " y2=\"") + 5, NULL);
+        const char *title = strstr(at, "<title>") + 7;
+        const size_t length = (size_t)(strstr(title, ": ") - title);
+        for (size_t i = 0; i < v->n; i++) {
+            const scheme_view *s = &v->schemes[i];
+            const estimate *q = &s->figures[FIGURE_KL];
+            if (strlen(s->text) != length || strncmp(s->text, title, length) != 0)
+                continue;
+            cr_expect(fabs(read_at(ry, y1) / q->low - 1) < 4e-3, "%s: %g", s->text, read_at(ry, y1));
+            cr_expect(fabs(read_at(ry, y2) / q->high - 1) < 4e-3, "%s: %g", s->text, read_at(ry, y2));
+            n++;
+        }
+    }
+    cr_expect_eq(n, PAGE_N_SCHEMES - 1, "%zu", n);
+    page_free(&p);
+    results_free(&r);
+}
+
+static double table_at(const table *t, size_t row, size_t column)
+{
+    return strtod(t->cells[row * t->n_columns + column], NULL);
+}
+
+/* Places, means of blocks, shares above an edge, errors of heads: by definition, from one window's cell. */
+static void expect_lines(bool quality)
+{
+    experiment x = page_experiment();
+    x.has_quality = quality;
+    results r = load(&x, 1, 1);
+    page p = make(&r);
+    const view *v = &p.views[0];
+    const cell *c = v->schemes[v->chosen[0]].cells[0];
+    const table *position = &find(&p, 0, "position")->table, *values = &find(&p, 0, "heads-values")->table;
+    cr_assert_eq(position->n_cells / position->n_columns, PAGE_BLOCKS);
+    for (size_t b = 0; b < PAGE_BLOCKS; b++) {
+        const cell_block *block = &c->blocks[b];
+        const double mean =
+            quality ? block->kl / block->n_steps : sqrt(block->attn_error / block->attn_reference);
+        cr_expect_eq(table_at(position, b, 0), (double)(x.n_prompt + b * CELL_BLOCK));
+        cr_expect_float_eq(table_at(position, b, 1) / mean, 1.0, 1e-5);
+    }
+    for (size_t layer = 0; layer < PAGE_LAYERS; layer++) {
+        const cell_head *h = &c->heads[layer * PAGE_HEADS + 2];
+        cr_expect_float_eq(table_at(values, layer * PAGE_KV_HEADS + 1, 2) / sqrt(h->v_error / h->v_reference),
+                           1.0, 1e-5);
+    }
+    if (quality) {
+        const table *spread = &find(&p, 0, "spread")->table;
+        for (size_t row = 0; row < spread->n_cells / spread->n_columns; row++) {
+            double above = 0.0, total = 0.0;
+            for (size_t b = 0; b < CELL_N_BINS; b++) {
+                total += c->bins[b];
+                above += cell_bin_edge(b) >= table_at(spread, row, 0) * (1 - 1e-4) ? c->bins[b] : 0;
+            }
+            cr_expect_float_eq(table_at(spread, row, 1), 100.0 * above / total, 1e-3);
+        }
+    }
+    page_free(&p);
+    results_free(&r);
+}
+
+Test(page, lines_and_maps_are_of_the_cells)
+{
+    expect_lines(true);
+    expect_lines(false);
+}
+
+Test(page, words_and_tables_have_the_right_limits)
+{
+    const experiment x = page_experiment();
+    results r = load(&x, 1, 3);
+    page p = make(&r);
+    const view *v = &p.views[0];
+    const estimate *ratio = &v->against.log_ratio;
+    char *text = text_of(write_page, &p);
+    double times = 0.0, low = 0.0, high = 0.0;
+    cr_assert_eq(
+        sscanf(strstr(text, "That is <b>"), "That is <b>%lf times</b> [%lf, %lf]", &times, &low, &high), 3);
+    cr_expect_float_eq(log(times), -ratio->value, 0.006);
+    cr_expect_float_eq(log(low), -ratio->high, 0.006);
+    cr_expect_float_eq(log(high), -ratio->low, 0.006);
+    free(text);
+    const table *t = &find(&p, 0, "schemes")->table;
+    size_t kl = 0;
+    while (strcmp(t->names[kl], "KL") != 0)
+        kl++;
+    for (size_t i = 1; i < v->n; i++) {
+        const estimate *q = &v->schemes[i].figures[FIGURE_KL];
+        if (q->value == 0.0)
+            continue;
+        cr_expect_float_eq(table_at(t, i, kl) / q->value, 1.0, 1e-5);
+        cr_expect_float_eq(table_at(t, i, kl + 1) / (q->high - q->low), 0.5, 1e-5);
+    }
+    page_free(&p);
+    results_free(&r);
+}
+
 Test(page, the_front_is_the_front)
 {
     const experiment x = page_experiment();

@@ -339,6 +339,47 @@ Test(plan, limits_are_limits)
     cr_expect(!p.schemes[0].fits && p.schemes[0].max_batch == 0 && p.schemes[0].max_context == 0);
 }
 
+/* Where batches stop fitting, outweigh the weights and are bound by FLOPs: one sequence fewer does not. */
+Test(plan, limits_of_batches_are_exact)
+{
+    progress none;
+    static plan_result p;
+    plan_request r = {.weights = TENSOR_BF16, .context = 1024, .batch = 2, .n_schemes = 2};
+    eval_error e;
+    r.schemes[0] = scheme_of("fp16");
+    r.schemes[1] = scheme_of("kvq2");
+    r.dims = toy();
+    r.dims.head_dim = 32;
+    r.dims.n_embd = 512;
+    r.dims.n_inner = 2048;
+    r.machine = (plan_machine){"some", 30e6, 1e6, 8e6};
+    progress_start(&none, true);
+    cr_assert(plan_compute(&r, &p, &none, &e), "%s", e.text);
+    for (size_t i = 0; i < 2; i++) {
+        const plan_scheme *s = &p.schemes[i];
+        const double weights = (double)p.weight_bytes, room = r.machine.memory - weights;
+        const double each = (double)s->cache.total / 2.0, read = (double)usage_read(&s->cache) / 2.0;
+        cr_expect((double)s->max_batch * each <= room && (double)(s->max_batch + 1) * each > room, "%s: %llu",
+                  s->text, (unsigned long long)s->max_batch);
+        cr_expect((double)s->outweighs_batch * each > weights &&
+                      (double)(s->outweighs_batch - 1) * each <= weights,
+                  "%s: %llu", s->text, (unsigned long long)s->outweighs_batch);
+        cache_bytes less, more;
+        cr_assert_gt(s->outweighs_at, 2048);
+        cr_assert(usage_of(&r.dims, r.schemes[i], s->outweighs_at * 17 / 20, 2, USAGE_BUDGET, &less, &e));
+        cr_assert(usage_of(&r.dims, r.schemes[i], s->outweighs_at * 23 / 20, 2, USAGE_BUDGET, &more, &e));
+        cr_expect((double)less.total < weights && (double)more.total > weights, "%s: context %llu", s->text,
+                  (unsigned long long)s->outweighs_at);
+        const size_t batch = s->compute_from_batch;
+        cr_assert_gt(batch, 1);
+        cr_expect(plan_decode_step(&r.dims, r.weights, &r.machine, 1024, batch, read * (double)batch)
+                      .binds_on_compute);
+        cr_expect_not(
+            plan_decode_step(&r.dims, r.weights, &r.machine, 1024, batch - 1, read * (double)(batch - 1))
+                .binds_on_compute);
+    }
+}
+
 /* ---- the command ---- */
 
 Test(plan, the_command_writes_tables_and_json)

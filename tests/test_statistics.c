@@ -85,6 +85,57 @@ Test(statistics, the_standard_error_of_independent_blocks_is_what_theory_says)
     free_cells(cells, 8);
 }
 
+Test(statistics, limits_are_the_quantiles_of_95_percent)
+{
+    /* Sums of 480 numbers are normal: the limits lie 1.96 standard errors from the mean, those of 90 % at 1.64. One
+     * quantile of 1000 draws strays by .08 of them; the mean over 20 seeds by .02. */
+    cell *cells = make_cells(8, 60, uniform, 7);
+    double low = 0.0, high = 0.0;
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        const estimate e = statistics_estimate(FIGURE_KL, pointers(cells, 8), 8, seed);
+        low += (e.value - e.low) / e.se / 20;
+        high += (e.high - e.value) / e.se / 20;
+    }
+    cr_expect_float_eq(low, 1.96, 0.08, "%g", low);
+    cr_expect_float_eq(high, 1.96, 0.08, "%g", high);
+    free_cells(cells, 8);
+}
+
+Test(statistics, every_figure_has_its_own_uncertainty)
+{
+    /* Blocks in which all figures are functions of the divergence: from the same draws they have the same quantiles. */
+    cell *cells = make_cells(4, 16, uniform, 17);
+    for (size_t i = 0; i < 4 * 16; i++) {
+        cell_block *b = &cells[i / 16].blocks[i % 16];
+        b->n_agree = (uint32_t)b->kl; /* whole */
+        b->kl = b->n_agree;
+        b->nll = b->kl;
+        b->nll_fp32 = 0.25 * b->kl;
+        b->n_attn = 1000;
+        b->attn_kl = b->kl * 1000 / CELL_BLOCK;
+        b->attn_reference = 3.0;
+        b->attn_error = 3.0 * b->kl / CELL_BLOCK;
+    }
+    estimate of[N_FIGURES];
+    for (int f = 0; f < N_FIGURES; f++)
+        of[f] = statistics_estimate((figure)f, pointers(cells, 4), 4, 3);
+    const double limits[] = {of[FIGURE_KL].low, of[FIGURE_KL].high};
+    for (size_t i = 0; i < 2; i++) {
+        const double x = limits[i];
+        const double found[] = {i == 0 ? of[FIGURE_TOP1].low : of[FIGURE_TOP1].high,
+                                i == 0 ? of[FIGURE_PPL].low : of[FIGURE_PPL].high,
+                                i == 0 ? of[FIGURE_PPL_CHANGE].low : of[FIGURE_PPL_CHANGE].high,
+                                i == 0 ? of[FIGURE_ATTN_ERROR].low : of[FIGURE_ATTN_ERROR].high,
+                                i == 0 ? of[FIGURE_ATTN_KL].low : of[FIGURE_ATTN_KL].high};
+        const double wanted[] = {x, exp(x), 100.0 * expm1(0.75 * x), sqrt(x), x};
+        for (size_t f = 0; f < 5; f++)
+            assert_close(found[f], wanted[f], 1e-9);
+    }
+    assert_close(of[FIGURE_TOP1].se, of[FIGURE_KL].se, 1e-9);
+    assert_close(of[FIGURE_ATTN_KL].se, of[FIGURE_KL].se, 1e-9);
+    free_cells(cells, 4);
+}
+
 Test(statistics, an_interval_holds_the_truth_about_as_often_as_it_says)
 {
     /* 200 experiments of 64 blocks each: 95 % of the intervals should hold the true mean .5; the number that do has

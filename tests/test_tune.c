@@ -162,6 +162,15 @@ Test(tune, finds_a_scheme_that_fits_and_goes_on_from_its_file)
     cr_expect_lt(figure_of(chosen, "kld_tuning"), best_at_tuning, "where it was tuned it must be better");
     cr_expect_float_eq(figure_of(report, "log_ratio"), log(figure_of(chosen, "kld_unseen") / best), 1e-6);
 
+    double times = 0.0, low = 0.0, high = 0.0;
+    cr_assert_eq(sscanf(strstr(out, "it diverges "), "it diverges %lf times", &times), 1, "%s", out);
+    cr_assert_eq(sscanf(strstr(out, "(95 % interval "), "(95 %% interval %lf to %lf)", &low, &high), 2, "%s",
+                 out);
+    const json_t *ratio = json_object_get(report, "log_ratio");
+    cr_expect_float_eq(times, exp(-figure_of(report, "log_ratio")), 0.006);
+    cr_expect_float_eq(low, exp(-json_number_value(json_object_get(ratio, "high"))), 0.006);
+    cr_expect_float_eq(high, exp(-json_number_value(json_object_get(ratio, "low"))), 0.006);
+
     /* The text is a scheme for every command, and gives the figure that was promised. */
     read_file("s.txt", text, sizeof text);
     text[strcspn(text, "\n")] = '\0';
