@@ -327,6 +327,71 @@ Test(sweep, recordings_and_random_weights)
     cr_assert(strstr(err, "2 of 2 cells, 2 of them measured now"), "%s", err);
 }
 
+/* What changes figures is measured anew into the same file, and found the second time. */
+Test(sweep, options_that_change_figures_are_other_cells)
+{
+    static const char *const options[] = {"",
+                                          "--precision exact",
+                                          "--append-only",
+                                          "--prompt 8",
+                                          "--tokens 41",
+                                          "--model random:2,2,32,128,100",
+                                          "--model random:2,2,32,128,100 --seed 2"};
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
+        for (int again = 0; again < 2; again++) {
+            cr_assert_eq(
+                run("$E sweep --tokens 40 --windows 1 --scheme kivi2,r=32 --out r.jsonl %s", options[i]), 0,
+                "%s", err);
+            cr_expect(strstr(err, again ? "2 of 2 cells, 0 of them measured now"
+                                        : "2 of 2 cells, 2 of them measured now"),
+                      "%s: %s", options[i], err);
+        }
+    }
+}
+
+/* Marks, bits, divergences and their errors, as one reads them off. */
+Test(sweep, the_table_has_the_front_and_the_errors_of_the_report)
+{
+    enum { N = 4 };
+    static const char *const texts[N] = {"kivi2,r=32", "kivi4,r=32", "kivi8,r=32",
+                                         "k=4@token/32,v=4@token/32,r=32"};
+    static char command[1024];
+    size_t used = 0;
+    for (size_t i = 0; i < N; i++)
+        used += (size_t)snprintf(command + used, sizeof command - used, " --scheme %s", texts[i]);
+    cr_assert_eq(run("$E sweep --tokens 200 --windows 1 --quiet --out r.jsonl %s", command), 0, "%s", err);
+    double bits[N], kl[N], se[N];
+    bool front[N];
+    for (size_t i = 0; i < N; i++) {
+        char line_start[64];
+        snprintf(line_start, sizeof line_start, " %s ", texts[i]);
+        const char *at = strstr(out, line_start);
+        cr_assert_not_null(at, "%s", out);
+        front[i] = at[-1] == '*';
+        cr_assert_eq(sscanf(at + strlen(line_start), "%lf %*s %*s %lf ± %lf", &bits[i], &kl[i], &se[i]), 3,
+                     "%s", out);
+    }
+    for (size_t i = 0; i < N; i++) {
+        bool beaten = false;
+        for (size_t j = 0; j < N; j++)
+            beaten = beaten || (bits[j] < bits[i] && kl[j] < kl[i]);
+        cr_expect_eq(front[i], !beaten, "%s: %s", texts[i], out);
+    }
+    cr_assert_eq(run("$E --tokens 200 --windows 1 --quiet --bound off --json - %s", command), 0, "%s", err);
+    json_t *report = load_json(out);
+    for (size_t i = 0; i < N; i++) {
+        const json_t *part =
+            json_object_get(json_array_get(json_object_get(report, "runs"), i + 1), "propagated");
+        const double mean = json_number_value(json_object_get(part, "kld_mean"));
+        const double error = json_number_value(json_object_get(part, "kld_mean_se"));
+        cr_expect(mean > 0.0 && kl[i] / (1000.0 * mean) > 0.99 && kl[i] / (1000.0 * mean) < 1.01, "%g",
+                  kl[i]);
+        cr_expect(error > 0.0 && se[i] / (1000.0 * error) > 0.94 && se[i] / (1000.0 * error) < 1.06, "%g, %g",
+                  se[i], 1000.0 * error);
+    }
+    json_decref(report);
+}
+
 Test(sweep, bad_input_gets_one_line_and_leaves_nothing)
 {
     static const struct {
