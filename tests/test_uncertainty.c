@@ -64,17 +64,22 @@ Test(uncertainty, windows_of_a_report_add_up)
 typedef struct sums {
     size_t n, n_next, n_agree;
     double kl, nll;
+    json_int_t next; /* of the line before */
 } sums;
+
+enum { PROMPT = 30, COUNTED = 200 - PROMPT }; /* steps of a window */
 
 static void add_line(sums *s, const char *line, size_t at)
 {
     json_t *x = load_json(line);
     cr_assert_str_eq(json_string_value(json_object_get(x, "scheme")), "kivi2,r=32");
-    cr_assert_eq(number(x, "window"), (double)(at / 200));
-    cr_assert_eq(number(x, "position"), (double)(at % 200));
+    cr_assert_eq(number(x, "window"), (double)(at / COUNTED));
+    cr_assert_eq(number(x, "position"), (double)(PROMPT + at % COUNTED));
     const json_t *next = json_object_get(x, "next"), *nll = json_object_get(x, "nll");
-    cr_assert_eq(json_is_null(next), at % 200 == 199);
+    cr_assert_eq(json_is_null(next), at % COUNTED == COUNTED - 1);
     cr_assert_eq(json_is_null(nll), json_is_null(next));
+    cr_assert(at % COUNTED == 0 || json_integer_value(json_object_get(x, "token")) == s->next);
+    s->next = json_integer_value(next);
     s->n++;
     s->n_next += !json_is_null(next);
     s->n_agree +=
@@ -86,7 +91,8 @@ static void add_line(sums *s, const char *line, size_t at)
 
 Test(uncertainty, a_line_for_each_token)
 {
-    cr_assert_eq(run("$E " TWO "--per-token - > t.jsonl && $E " TWO "--json - --per-token again.jsonl && "
+    cr_assert_eq(run("$E " TWO "--prompt 30 --per-token - > t.jsonl && $E " TWO
+                     "--prompt 30 --json - --per-token again.jsonl && "
                      "cmp t.jsonl again.jsonl"),
                  0, "%s", err);
     json_t *root = load_json(out);
@@ -97,11 +103,11 @@ Test(uncertainty, a_line_for_each_token)
     for (char *line = strtok(lines, "\n"); line; line = strtok(NULL, "\n"))
         add_line(&s, line, at++);
     const json_t *whole = part_of(root, 1, "propagated");
-    cr_assert_eq(s.n, 400);
-    cr_assert_eq(s.n_next, 398);
-    cr_expect(fabs(s.kl / 400.0 - number(whole, "kld_mean")) <= 1e-7 * s.kl / 400.0);
-    cr_expect(fabs((double)s.n_agree / 400.0 - number(whole, "top1")) < 1e-8);
-    cr_expect(fabs(exp(s.nll / 398.0) / number(whole, "ppl") - 1.0) < 1e-7);
+    cr_assert_eq(s.n, 2 * COUNTED);
+    cr_assert_eq(s.n_next, 2 * COUNTED - 2);
+    cr_expect(fabs(s.kl / (2 * COUNTED) / number(whole, "kld_mean") - 1.0) < 1e-7);
+    cr_expect(fabs((double)s.n_agree / (2 * COUNTED) - number(whole, "top1")) < 1e-8);
+    cr_expect(fabs(exp(s.nll / (2 * COUNTED - 2)) / number(whole, "ppl") - 1.0) < 1e-7);
     json_decref(root);
     cr_expect_eq(run("$E --model random:2,2,32,128,100 --per-token x"), 2);
     cr_expect(strstr(err, "--per-token means nothing for random weights"), "%s", err);
