@@ -21,36 +21,25 @@ static inputs load(size_t n_windows, size_t n_tokens)
     return in;
 }
 
-/* ---- against texts that are written ---- */
+/* ---- against texts that schemes write ---- */
 
-static void write_text_with(const inputs *in, const kvq_scheme *scheme, kvq_precision precision,
-                            size_t window, size_t n_prompt, size_t n, int32_t *out_ids)
+enum { N_SCHEMES = 8 };
+static const char *const scheme_texts[N_SCHEMES] = {
+    "kivi2,r=32", "fp32",         "kivi1,r=32",          "kvq2,s=0", "kivi2,r=0,mode=sliding",
+    "kivi4,r=32", "k=1,v=8,r=32", "kivi1,r=32+0-2=kivi4"};
+
+/* The run of the i-th scheme: fp32's is the first. */
+static size_t run_of(size_t i)
 {
-    eval_error e;
-    double seconds;
-    bool packed;
-    const generate_config config = {.model = in->model,
-                                    .scheme = scheme,
-                                    .ids = in->ids + window * in->n_tokens,
-                                    .n_prompt = n_prompt,
-                                    .n_tokens = n,
-                                    .precision = precision};
-    cr_assert(generate(&config, out_ids, &seconds, &packed, &e), "%s", e.text);
+    return i == 0 ? 1 : i == 1 ? 0 : i;
 }
 
-enum { N_WINDOWS = 4, N_TOKENS = 400, N_WRITTEN = 90 };
-#define SCHEMES                                                                                              \
-    {                                                                                                        \
-        scheme_of("kivi2,r=32"), scheme_of("fp32"), scheme_of("kivi1,r=32"), scheme_of("kvq2"),              \
-            scheme_of("kivi2,r=0,mode=sliding"), scheme_of("kivi4,r=32"), scheme_of("k=1,v=8,r=32"),         \
-            scheme_of("kvq1.5,s=0"), scheme_of("kivi1,r=32+0-2=kivi4"), scheme_of("q4_0")                    \
-    }
-enum { N_SCHEMES = 10 };
-
-/* What a prompt of n_prompt tokens of each window gives, each scheme by itself; returns how many texts differ. */
-static size_t expect_as_written(const inputs *in, size_t n_prompt, kvq_precision precision, int n_threads)
+static divergence measured(const inputs *in, kvq_precision precision, int n_threads, size_t n_prompt,
+                           size_t n)
 {
-    kvq_scheme *const schemes[] = SCHEMES;
+    kvq_scheme *schemes[N_SCHEMES];
+    for (size_t i = 0; i < N_SCHEMES; i++)
+        schemes[i] = scheme_of(scheme_texts[i]);
     const evaluate_config config = {.model = in->model,
                                     .ids = in->ids,
                                     .n_windows = in->n_windows,
@@ -61,49 +50,159 @@ static size_t expect_as_written(const inputs *in, size_t n_prompt, kvq_precision
                                     .n_threads = n_threads};
     divergence d;
     eval_error e;
-    cr_assert(divergence_measure(&d, &config, n_prompt, N_WRITTEN, &e), "%s", e.text);
-    cr_assert_eq(d.n_runs, N_SCHEMES);
-    cr_assert(d.n == N_WRITTEN && d.n_prompt == n_prompt && d.n_windows == in->n_windows &&
+    cr_assert(divergence_measure(&d, &config, n_prompt, n, &e), "%s", e.text);
+    cr_assert(d.n_runs == N_SCHEMES && d.n == n && d.n_prompt == n_prompt && d.n_windows == in->n_windows &&
               d.n_windows_asked == in->n_windows);
-    size_t n_differ = 0;
-    for (size_t window = 0; window < in->n_windows; window++) {
-        int32_t fp32[N_WRITTEN], own[N_WRITTEN];
-        write_text_with(in, schemes[1], precision, window, n_prompt, N_WRITTEN, fp32);
-        cr_expect_eq(d.runs[0].first[window], N_WRITTEN, "fp32 differs from itself");
-        for (size_t i = 0; i < N_SCHEMES; i++) {
-            if (i == 1) /* fp32, which is the first run */
-                continue;
-            const size_t found = d.runs[i == 0 ? 1 : i].first[window];
-            size_t n_same = 0;
-            write_text_with(in, schemes[i], precision, window, n_prompt, N_WRITTEN, own);
-            while (n_same < N_WRITTEN && own[n_same] == fp32[n_same])
-                n_same++;
-            cr_expect_eq(found, n_same, "%s, window %zu, prompt %zu: found %zu, written %zu",
-                         kvq_scheme_text(schemes[i]), window, n_prompt, found, n_same);
-            n_differ += n_same < N_WRITTEN;
-        }
-    }
-    divergence_free(&d);
-    return n_differ;
+    for (size_t window = 0; window < d.n_windows; window++)
+        cr_expect_eq(d.runs[0].first[window], n, "fp32 differs from itself");
+    return d;
 }
 
-Test(divergence, is_where_texts_that_schemes_write_differ, .disabled = SANITIZED)
+static void write_with(const inputs *in, const char *scheme, kvq_precision precision, size_t window,
+                       size_t n_prompt, size_t n, int32_t *ids)
 {
+    eval_error e;
+    double seconds;
+    bool packed;
+    const generate_config config = {.model = in->model,
+                                    .scheme = scheme_of(scheme),
+                                    .ids = in->ids + window * in->n_tokens,
+                                    .n_prompt = n_prompt,
+                                    .n_tokens = n,
+                                    .precision = precision};
+    cr_assert(generate(&config, ids, &seconds, &packed, &e), "%s", e.text);
+}
+
+static size_t n_same(const int32_t *a, const int32_t *b, size_t n)
+{
+    size_t i = 0;
+    while (i < n && a[i] == b[i])
+        i++;
+    return i;
+}
+
+/* The text that a scheme writes in the arithmetic of evaluate: its choice after each step becomes the next token
+ * before all is run again, over as many tokens each time, so that matrix products round alike. A step's results
+ * depend on no later token. ids: [n_prompt + n], of which the prompt and the first token are given. */
+static void write_by_evaluating(const inputs *in, const char *scheme_text, int32_t *ids, size_t n_prompt,
+                                size_t n)
+{
+    kvq_scheme *const scheme = scheme_of(scheme_text);
+    const evaluate_config config = {.model = in->model,
+                                    .ids = ids,
+                                    .n_windows = 1,
+                                    .n_tokens = n_prompt + n,
+                                    .n_prompt = n_prompt,
+                                    .schemes = &scheme,
+                                    .n_schemes = 1,
+                                    .propagated_only = true,
+                                    .n_threads = 1};
+    for (size_t i = 1; i < n; i++) {
+        evaluation ev;
+        eval_error e;
+        cr_assert(evaluate(&ev, &config, &e), "%s", e.text);
+        ids[n_prompt + i] = ev.runs[ev.n_runs - 1].steps[i - 1].best;
+        evaluation_free(&ev);
+    }
+}
+
+Test(divergence, is_exactly_where_a_text_written_in_the_same_arithmetic_differs, .disabled = SANITIZED)
+{
+    enum { P = 40, N = 16, WINDOWS = 2 };
+    inputs in = load(WINDOWS, P + N);
+    divergence d = measured(&in, KVQ_PRECISION_FAST, 1, P, N);
+    size_t n_differ = 0;
+    for (size_t window = 0; window < WINDOWS; window++) {
+        int32_t fp32[P + N], own[P + N];
+        memcpy(fp32, in.ids + window * (P + N), P * sizeof fp32[0]);
+        write_with(&in, "fp32", KVQ_PRECISION_FAST, window, P, N, fp32 + P);
+        for (size_t i = 0; i < N_SCHEMES; i++) {
+            memcpy(own, fp32, sizeof own);
+            memset(own + P + 1, 0, (N - 1) * sizeof own[0]);
+            write_by_evaluating(&in, scheme_texts[i], own, P, N);
+            const size_t found = d.runs[run_of(i)].first[window], written = n_same(own + P, fp32 + P, N);
+            cr_expect_eq(found, written, "%s, window %zu: found %zu, written %zu", scheme_texts[i], window,
+                         found, written);
+            n_differ += written < N;
+        }
+    }
+    cr_expect(n_differ >= 4 && n_differ <= WINDOWS * (N_SCHEMES - 2), "%zu texts differ: both must be seen",
+              n_differ);
+    divergence_free(&d);
+    inputs_free(&in);
+}
+
+/* Token by token matrix products round otherwise, which lets a number near the middle of two codes have the other
+ * one. None of these 42 texts does;
+ * of 108 others, of 90 tokens, one did, of a scheme of one bit. Hence one may. */
+Test(divergence, is_where_texts_written_token_by_token_differ, .disabled = SANITIZED)
+{
+    enum { TOKENS = 200, N = 40, WINDOWS = 2, N_CASES = 3 };
     static const struct {
         size_t n_prompt;
         kvq_precision precision;
         int n_threads;
-    } cases[] = {{1, KVQ_PRECISION_FAST, 2},
-                 {200, KVQ_PRECISION_FAST, 1},
-                 {N_TOKENS - N_WRITTEN, KVQ_PRECISION_EXACT, 0}};
-    inputs in = load(N_WINDOWS, N_TOKENS);
-    size_t n_differ = 0;
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        n_differ += expect_as_written(&in, cases[i].n_prompt, cases[i].precision, cases[i].n_threads);
-    const size_t n_texts = N_WINDOWS * (N_SCHEMES - 1) * sizeof cases / sizeof cases[0];
-    printf("%zu of %zu texts differ\n", n_differ, n_texts);
+    } cases[N_CASES] = {
+        {1, KVQ_PRECISION_FAST, 2}, {100, KVQ_PRECISION_FAST, 1}, {TOKENS - N, KVQ_PRECISION_EXACT, 0}};
+    inputs in = load(WINDOWS, TOKENS);
+    size_t n_differ = 0, n_other = 0;
+    for (size_t c = 0; c < N_CASES; c++) {
+        const size_t P = cases[c].n_prompt;
+        divergence d = measured(&in, cases[c].precision, cases[c].n_threads, P, N);
+        for (size_t window = 0; window < WINDOWS; window++) {
+            int32_t fp32[N], own[N];
+            write_with(&in, "fp32", cases[c].precision, window, P, N, fp32);
+            for (size_t i = 0; i < N_SCHEMES; i++) {
+                if (i == 1)
+                    continue;
+                write_with(&in, scheme_texts[i], cases[c].precision, window, P, N, own);
+                const size_t found = d.runs[run_of(i)].first[window], written = n_same(own, fp32, N);
+                n_differ += written < N;
+                n_other += found != written;
+                if (found != written)
+                    fprintf(stderr, "%s, window %zu, prompt %zu: found %zu, written %zu\n", scheme_texts[i],
+                            window, P, found, written);
+            }
+        }
+        divergence_free(&d);
+    }
+    const size_t n_texts = N_CASES * WINDOWS * (N_SCHEMES - 1);
+    fprintf(stderr, "%zu of %zu texts differ, %zu elsewhere than found\n", n_differ, n_texts, n_other);
     cr_expect(n_differ > n_texts / 4 && n_differ < n_texts, "%zu of %zu texts differ: both must be seen",
               n_differ, n_texts);
+    cr_expect_leq(n_other, 1);
+    inputs_free(&in);
+}
+
+/* Without local caches the runs that feed themselves are the same. */
+Test(divergence, propagated_only_leaves_them_as_they_are)
+{
+    inputs in = load(2, 70);
+    kvq_scheme *const schemes[] = {scheme_of("kivi1,r=32"), scheme_of("kvq2,r=0,s=0")};
+    evaluate_config config = {.model = in.model,
+                              .ids = in.ids,
+                              .n_windows = 2,
+                              .n_tokens = 70,
+                              .n_prompt = 20,
+                              .schemes = schemes,
+                              .n_schemes = 2};
+    evaluation whole, part;
+    eval_error e;
+    cr_assert(evaluate(&whole, &config, &e), "%s", e.text);
+    config.propagated_only = true;
+    cr_assert(evaluate(&part, &config, &e), "%s", e.text);
+    cr_assert_eq(part.n_runs, 3);
+    for (size_t i = 0; i < 3; i++) {
+        const evaluate_run *a = &whole.runs[i], *b = &part.runs[i];
+        cr_expect(a->kld_mean == b->kld_mean && a->kld_p99 == b->kld_p99 && a->top1 == b->top1 &&
+                  a->ppl == b->ppl && (i == 0 || b->kld_mean > 0.0));
+        for (size_t t = 0; t < 100; t++)
+            cr_expect(a->steps[t].best == b->steps[t].best && a->steps[t].kl == b->steps[t].kl &&
+                      a->steps[t].nll == b->steps[t].nll);
+        cr_expect(b->k_rel_l2 == 0.0 && b->attn_rel_l2 == 0.0 && (i == 0 || b->usage.total == 0));
+    }
+    evaluation_free(&whole);
+    evaluation_free(&part);
     inputs_free(&in);
 }
 

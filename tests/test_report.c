@@ -583,11 +583,11 @@ static void expect_comparison_of(size_t n_runs, size_t unpacked, const char *sen
     runs[0].scheme = scheme_of("fp32");
     runs[0].text = "fp32";
     static const char *const names[] = {NULL, "first", "second", "third"};
-    static const double divergence[] = {0, 0.02, 0.05, 0.005};
+    static const double kl[] = {0, 0.02, 0.05, 0.005};
     static const size_t total[] = {0, 3000, 4000, 5000};
     for (size_t i = 1; i < 4; i++) {
         runs[i].text = names[i];
-        runs[i].kld_mean = divergence[i];
+        runs[i].kld_mean = kl[i];
         runs[i].usage.total = total[i];
         runs[i].bits_packed = (double)i;
         runs[i].usage.n_packed_elements = i == unpacked ? 0 : 1000;
