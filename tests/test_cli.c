@@ -23,7 +23,8 @@ Test(cli, the_report_fits_the_width_and_ends_with_sentences)
         {"unset COLUMNS", 100, "perplexity   change\n", "K error, V error"},
         {"export COLUMNS=80", 80, "same   change\n", "perplexity"},
         {"export COLUMNS=100", 100, "perplexity   change\n", "K error, V error"},
-        {"export COLUMNS=120", 120, "      K       V   attn.", "K err. packed, V err. packed"},
+        {"export COLUMNS=120", 120, "change    s.e.\n", "K error, V error, K err. packed"},
+        {"export COLUMNS=140", 140, "      K       V   attn.", "K err. packed, V err. packed"},
         {"export COLUMNS=wide", 100, "perplexity   change\n", "K error, V error"},
         {"export COLUMNS=200", 200, "  K err.  V err.", NULL},
     };
