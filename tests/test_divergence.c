@@ -147,8 +147,8 @@ Test(divergence, is_exactly_where_a_text_written_in_the_same_arithmetic_differs,
 }
 
 /* Token by token matrix products round otherwise, which lets a number near the middle of two codes have the other
- * one. None of these 42 texts does;
- * of 108 others, of 90 tokens, one did, of a scheme of one bit. Hence one may. */
+ * one. Measured: one of these 42 texts, or none, by the number of threads, and one of 108 others of 90 tokens differed
+ * elsewhere, always of a scheme of one bit. Hence two may. */
 Test(divergence, is_where_texts_written_token_by_token_differ, .init = one_thread, .disabled = SANITIZED)
 {
     enum { TOKENS = 200, N = 40, WINDOWS = 2, N_CASES = 3 };
@@ -184,7 +184,7 @@ Test(divergence, is_where_texts_written_token_by_token_differ, .init = one_threa
     fprintf(stderr, "%zu of %zu texts differ, %zu elsewhere than found\n", n_differ, n_texts, n_other);
     cr_expect(n_differ > n_texts / 4 && n_differ < n_texts, "%zu of %zu texts differ: both must be seen",
               n_differ, n_texts);
-    cr_expect_leq(n_other, 1);
+    cr_expect_leq(n_other, 2);
     inputs_free(&in);
 }
 

@@ -28,8 +28,8 @@ typedef struct divergence {
  * A scheme's text is fp32's up to the first difference, so no scheme has to write: it is run over prompt and
  * fp32's text with the prompt prefilled (evaluate, propagated errors only), and the first step that prefers
  * another token than fp32 there is the one. The prompt sees itself in full precision, so the first token is
- * always fp32's. What a scheme would write token by token may differ by the rounding of matrix products of one
- * token and of many, where two tokens are as likely but for that.
+ * always fp32's. What a scheme writes token by token may differ elsewhere, rarely: matrix products of one token and
+ * of many round otherwise, and near the middle of two codes, or of two tokens as likely, that decides.
  *
  * config    of a model with trained weights, not append_only, whose prompts attend to packed tokens; n_prompt,
  *           bound_every and logits_stream of it are not used.
