@@ -1,5 +1,6 @@
-/* Where greedy text differs first: found without letting schemes write, it is where texts that they do write, token
- * by token, differ; medians of hand-made lists; what is left of work that was stopped; --greedy as a user runs it. */
+/* Where greedy text differs first: found without letting schemes write, it is where texts that they do write,
+ * token by token, differ; medians of hand-made lists; what is left of work that was stopped; --greedy as a
+ * user runs it. */
 #define _XOPEN_SOURCE 700
 
 #include "eval/measure/divergence.h"
@@ -89,9 +90,10 @@ static size_t n_same(const int32_t *a, const int32_t *b, size_t n)
     return i;
 }
 
-/* How many tokens a scheme writes like fp32 in the arithmetic of evaluate: its choice after each step becomes the next
- * token before all is run again, over as many tokens each time, so that matrix products round alike. A step's results
- * depend on no later token; those are 0 here. fp32: a prompt and what fp32 writes after it. */
+/* How many tokens a scheme writes like fp32 in the arithmetic of evaluate: its choice after each step becomes
+ * the next token before all is run again, over as many tokens each time, so that matrix products round alike.
+ * A step's results depend on no later token; those are 0 here. fp32: a prompt and what fp32 writes after it.
+ */
 static size_t written_by_evaluating(const inputs *in, const char *scheme_text, const int32_t *fp32,
                                     size_t n_prompt, size_t n)
 {
@@ -146,9 +148,9 @@ Test(divergence, is_exactly_where_a_text_written_in_the_same_arithmetic_differs,
     inputs_free(&in);
 }
 
-/* Token by token matrix products round otherwise, which lets a number near the middle of two codes have the other
- * one. Measured: one of these 42 texts, or none, by the number of threads, and one of 108 others of 90 tokens differed
- * elsewhere, always of a scheme of one bit. Hence two may. */
+/* Token by token matrix products round otherwise, which lets a number near the middle of two codes have the
+ * other one. Measured: one of these 42 texts, or none, by the number of threads, and one of 108 others of 90
+ * tokens differed elsewhere, always of a scheme of one bit. Hence two may. */
 Test(divergence, is_where_texts_written_token_by_token_differ, .init = one_thread, .disabled = SANITIZED)
 {
     enum { TOKENS = 200, N = 40, WINDOWS = 2, N_CASES = 3 };

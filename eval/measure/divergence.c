@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A token that is written takes about as long as this many that are run through one cache, all at once. Only the
- * time left depends on it. */
+/* A token that is written takes about as long as this many that are run through one cache, all at once. Only
+ * the time left depends on it. */
 static const double PASSES_OF_WRITING = 4.0;
 
 /* fp32's texts, one window's after the other's, and how far the work is. */
