@@ -2,6 +2,7 @@
  * those of the steps. */
 #include "eval/measure/cells.h"
 #include "eval/model/inputs.h"
+#include "eval/report/report.h"
 #include "eval/results/statistics.h"
 #include "tests/support.h"
 
@@ -145,6 +146,43 @@ Test(cells, blocks_bins_and_the_worst_are_those_of_the_steps)
     cr_assert_eq(n_above, 1, "of 137 steps one lies above the 99th of a hundred");
     for (size_t i = 1; i < CELL_N_WORST; i++)
         cr_assert(c->worst[i].kl <= c->worst[i - 1].kl);
+    clear(&m);
+}
+
+/* Every step as a line of its own: all numbers, in the order of schemes, windows and positions. */
+Test(cells, lines_per_token_are_the_steps)
+{
+    measured m = {0};
+    measure(&m, 2, 1);
+    char *text = NULL;
+    size_t size = 0, n = 0;
+    FILE *f = open_memstream(&text, &size);
+    report_per_token(f, &m.ev, m.in.ids);
+    fclose(f);
+    char *at = text;
+    for (size_t run = 1; run < m.ev.n_runs; run++) {
+        for (size_t i = 0; i < 2 * N_COUNTED; i++, n++) {
+            const evaluate_step *step = &m.ev.runs[run].steps[i], *fp32 = &m.ev.runs[0].steps[i];
+            const size_t window = i / N_COUNTED, position = N_PROMPT + i % N_COUNTED;
+            const int32_t *token = m.in.ids + window * N_TOKENS + position;
+            const bool last = position + 1 == N_TOKENS;
+            char wanted[1024], tail[256] = ", \"next\": null, \"nll\": null, \"nll_fp32\": null";
+            if (!last)
+                snprintf(tail, sizeof tail, ", \"next\": %d, \"nll\": %.17g, \"nll_fp32\": %.17g",
+                         (int)token[1], step->nll, fp32->nll);
+            snprintf(
+                wanted, sizeof wanted,
+                "{\"scheme\": \"%s\", \"window\": %zu, \"position\": %zu, \"token\": %d, \"kl\": %.17g%s, "
+                "\"best\": %d, \"best_fp32\": %d}\n",
+                m.ev.runs[run].text, window, position, (int)token[0], step->kl, tail, (int)step->best,
+                (int)fp32->best);
+            cr_assert(strncmp(at, wanted, strlen(wanted)) == 0, "line %zu is %.300s, expected %s", n + 1, at,
+                      wanted);
+            at += strlen(wanted);
+        }
+    }
+    cr_assert_eq(*at, '\0');
+    free(text);
     clear(&m);
 }
 

@@ -23,7 +23,8 @@ Test(cli, the_report_fits_the_width_and_ends_with_sentences)
         {"unset COLUMNS", 100, "perplexity   change\n", "K error, V error"},
         {"export COLUMNS=80", 80, "same   change\n", "perplexity"},
         {"export COLUMNS=100", 100, "perplexity   change\n", "K error, V error"},
-        {"export COLUMNS=120", 120, "      K       V   attn.", "K err. packed, V err. packed"},
+        {"export COLUMNS=120", 120, "change    s.e.\n", "K error, V error, K err. packed"},
+        {"export COLUMNS=140", 140, "      K       V   attn.", "K err. packed, V err. packed"},
         {"export COLUMNS=wide", 100, "perplexity   change\n", "K error, V error"},
         {"export COLUMNS=200", 200, "  K err.  V err.", NULL},
     };
@@ -125,10 +126,11 @@ static void check_keys(const json_t *object, const char *where, const key *keys,
         check_keys(object, where, keys_, sizeof keys_ / sizeof keys_[0]);                                    \
     } while (0)
 
-/* A run of SMALL has every column of the list, in its object, and nothing else but the array per layer. */
+/* A run of SMALL has every column of the list, in its object, and nothing else but the arrays per window and
+ * per layer. */
 static void check_run(const json_t *r)
 {
-    size_t n_found[N_PARTS] = {0}, n_top = 1;
+    size_t n_found[N_PARTS] = {0}, n_top = 2;
     for (size_t i = 0; i < n_columns; i++) {
         const column *c = &columns[i];
         const char *object = column_parts[c->part].object;
@@ -165,8 +167,8 @@ Test(cli, json_has_every_key_and_fp32_is_exactly_zero)
     cr_assert_eq(run("$E " SMALL "--scheme fp32 --json -"), 0);
     json_t *root = load_json(out);
     CHECK_KEYS(root, "report", {"schema", 's'}, {"version", 's'}, {"isa", 's'}, {"precision", 's'},
-               {"append_only", 'b'}, {"bound_every", 'i'}, {"threads", 'i'}, {"seed", 'i'}, {"partial", 'b'},
-               {"model", 'o'}, {"text", 'o'}, {"runs", 'a'});
+               {"append_only", 'b'}, {"bound_every", 'i'}, {"threads", 'i'}, {"seed", 'i'},
+               {"uncertainty", 'o'}, {"partial", 'b'}, {"model", 'o'}, {"text", 'o'}, {"runs", 'a'});
     cr_assert_str_eq(json_string_value(json_object_get(root, "schema")), "kvq-eval/1");
     CHECK_KEYS(json_object_get(root, "model"), "model", {"name", 's'}, {"n_layer", 'i'}, {"n_head", 'i'},
                {"n_kv_head", 'i'}, {"architecture", 's'}, {"attn_window", 'n'}, {"n_layer_windowed", 'i'},

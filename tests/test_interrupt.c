@@ -191,6 +191,38 @@ Test(interrupt, before_a_window_is_done_there_is_nothing_to_report)
     cr_assert_eq(n_files(), 0, "a file is left");
 }
 
+/* All figures are there by then, and the greedy text of the windows that are done. */
+Test(interrupt, greedy_text_ends_with_the_windows_that_are_done)
+{
+    static watched w;
+    static char text[1 << 17];
+    start(&w, (const char *const[]){"--threads", "1", "--windows", "2", "--tokens", "300", "--greedy", "280",
+                                    "--json", "r.json", "--max-kld", "0", NULL});
+    while (!strstr(w.seen, "greedy text: "))
+        cr_assert(watch(&w), "%s", w.seen);
+    kill(w.pid, SIGINT);
+    const int status = finish(&w);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 130, "status %x: %s", (unsigned)status, w.seen);
+    cr_expect(
+        strstr(w.seen, "kvq-eval: interrupted: 2 of 2 windows are done, and the greedy text of 0\n") ||
+            strstr(w.seen, "kvq-eval: interrupted: 2 of 2 windows are done, and the greedy text of 0\r\n"),
+        "%s", w.seen);
+    cr_expect(!strstr(w.seen, "--max-kld"), "limits are about all windows: %s", w.seen);
+    cr_expect(strstr(out, "PARTIAL: interrupted when the greedy text of 0 of 2 windows was done.\n") &&
+                  strstr(out, "perplexity"),
+              "%s", out);
+    read_file("r.json", text, sizeof text);
+    json_t *root = load_json(text);
+    const json_t *run_1 = json_array_get(json_object_get(root, "runs"), 1),
+                 *greedy = json_object_get(run_1, "greedy");
+    cr_expect(json_is_true(json_object_get(root, "partial")));
+    cr_expect_eq(json_integer_value(json_object_get(json_object_get(root, "text"), "n_windows")), 2);
+    cr_expect(json_is_array(json_object_get(greedy, "first_difference")) &&
+              json_array_size(json_object_get(greedy, "first_difference")) == 0 &&
+              json_is_null(json_object_get(greedy, "median")));
+    json_decref(root);
+}
+
 /* ---- and the second ---- */
 
 Test(interrupt, a_second_signal_ends_at_once_and_leaves_no_temporary_file)

@@ -421,6 +421,72 @@ Test(report, small_numbers_keep_two_digits_and_zero_has_no_sign)
     }
 }
 
+/* ---- greedy text ---- */
+
+/* What report_people prints with these first differences, of 1,500 tokens, of three runs in three windows. */
+static char *people_of_greedy(size_t n_windows, const report_style *style)
+{
+    evaluate_run runs[3] = {made_up_run(), made_up_run(), made_up_run()};
+    static size_t first[3][3] = {{1500, 1500, 1500}, {1200, 7, 1500}, {1500, 1500, 3}};
+    divergence_run found[3] = {{first[0], 1500}, {first[1], 1200}, {first[2], 1500}};
+    runs[0].is_reference = true;
+    runs[0].text = "fp32";
+    runs[1].text = "short";
+    evaluation ev = evaluation_of(runs);
+    ev.n_runs = 3;
+    const divergence d = {.n = 1500,
+                          .n_prompt = 262,
+                          .n_windows = n_windows,
+                          .n_windows_asked = 3,
+                          .runs = n_windows > 0 ? found : NULL,
+                          .n_runs = 3};
+    report_context with = context;
+    with.greedy = &d;
+    char *text = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&text, &size);
+    cr_assert_not_null(f);
+    report_people(f, &with, &ev, style);
+    cr_assert_eq(fclose(f), 0);
+    return text;
+}
+
+#define GREEDY_SENTENCE                                                                                      \
+    "Greedy text, 1,500 tokens after a prompt of 262 in each of 3 windows: tokens as fp32 writes them "      \
+    "before "                                                                                                \
+    "the first that differs (1,500+: none does).\n"
+
+Test(report, greedy_text_has_a_table)
+{
+    char *text = people_of_greedy(3, &(report_style){0});
+    cr_expect(strstr(text, "\n\n" GREEDY_SENTENCE "scheme          median     least      most         never\n"
+                           "short            1,200         7    1,500+        1 of 3\n"
+                           "k=4/64,v=2,r=192,mode=sliding,s=7\n"
+                           "                1,500+         3    1,500+        2 of 3\n\n"),
+              "%s", text);
+    free(text);
+    text = people_of_greedy(3, &(report_style){.markdown = true});
+    cr_expect(strstr(text, "\n\n" GREEDY_SENTENCE "\n| scheme | median | least | most | never |\n"
+                           "|---|---:|---:|---:|---:|\n| short | 1,200 | 7 | 1,500+ | 1 of 3 |\n"
+                           "| k=4/64,v=2,r=192,mode=sliding,s=7 | 1,500+ | 3 | 1,500+ | 2 of 3 |\n\n"),
+              "%s", text);
+    free(text);
+}
+
+Test(report, greedy_text_that_was_interrupted_says_so)
+{
+    char *text = people_of_greedy(2, &(report_style){0});
+    cr_expect(strstr(text, "PARTIAL: interrupted when the greedy text of 2 of 3 windows was done.\n") &&
+                  strstr(text, "in each of 2 windows") &&
+                  strstr(text, "short            1,200         7     1,200        0 of 2\n"),
+              "%s", text);
+    free(text);
+    text = people_of_greedy(0, &(report_style){0});
+    cr_expect(strstr(text, "the greedy text of 0 of 3 windows was done.\n") && !strstr(text, "Greedy text,"),
+              "%s", text);
+    free(text);
+}
+
 /* ---- the sentences ---- */
 
 static void expect_sentence(const evaluate_run *run, const char *sentence, bool wanted)
@@ -517,11 +583,11 @@ static void expect_comparison_of(size_t n_runs, size_t unpacked, const char *sen
     runs[0].scheme = scheme_of("fp32");
     runs[0].text = "fp32";
     static const char *const names[] = {NULL, "first", "second", "third"};
-    static const double divergence[] = {0, 0.02, 0.05, 0.005};
+    static const double kl[] = {0, 0.02, 0.05, 0.005};
     static const size_t total[] = {0, 3000, 4000, 5000};
     for (size_t i = 1; i < 4; i++) {
         runs[i].text = names[i];
-        runs[i].kld_mean = divergence[i];
+        runs[i].kld_mean = kl[i];
         runs[i].usage.total = total[i];
         runs[i].bits_packed = (double)i;
         runs[i].usage.n_packed_elements = i == unpacked ? 0 : 1000;

@@ -11,6 +11,7 @@
 #include "eval/common/progress.h"
 #include "eval/common/stop.h"
 #include "eval/common/terminal.h"
+#include "eval/measure/divergence.h"
 #include "eval/measure/evaluate.h"
 #include "eval/measure/memory.h"
 #include "eval/report/report.h"
@@ -53,6 +54,31 @@ static bool should_stop(void *ctx)
     return stop_requested() != 0;
 }
 
+static void show_greedy(void *ctx, double fraction)
+{
+    progress_update(ctx, "greedy text", fraction);
+}
+
+static evaluate_config config_of(const inputs *in, const options *o, progress *line)
+{
+    return (evaluate_config){.model = in->model,
+                             .recording = in->recording,
+                             .ids = in->ids,
+                             .n_windows = in->n_windows,
+                             .n_tokens = in->n_tokens,
+                             .n_prompt = in->n_prompt,
+                             .schemes = o->schemes,
+                             .n_schemes = o->n_schemes,
+                             .precision = o->precision,
+                             .append_only = o->append_only,
+                             .bound_every =
+                                 o->bound_set ? o->bound : evaluate_default_bound_every(in->n_tokens),
+                             .n_threads = o->threads,
+                             .progress = show_progress,
+                             .progress_ctx = line,
+                             .stop = should_stop};
+}
+
 /* Run the windows, with the logits' header before them and the progress line around. */
 static bool measure(evaluation *ev, const inputs *in, const options *o, FILE *logits, progress *line,
                     eval_error *e)
@@ -60,26 +86,41 @@ static bool measure(evaluation *ev, const inputs *in, const options *o, FILE *lo
     if (logits)
         report_npy_header(logits, in->n_tokens, in->model->shape.vocab_size);
     progress_count(line, (double)in->n_windows * (double)(in->n_tokens - in->n_prompt), "steps");
-    const evaluate_config config = {.model = in->model,
-                                    .recording = in->recording,
-                                    .ids = in->ids,
-                                    .n_windows = in->n_windows,
-                                    .n_tokens = in->n_tokens,
-                                    .n_prompt = in->n_prompt,
-                                    .schemes = o->schemes,
-                                    .n_schemes = o->n_schemes,
-                                    .precision = o->precision,
-                                    .append_only = o->append_only,
-                                    .bound_every =
-                                        o->bound_set ? o->bound : evaluate_default_bound_every(in->n_tokens),
-                                    .n_threads = o->threads,
-                                    .logits_stream = logits,
-                                    .progress = show_progress,
-                                    .progress_ctx = line,
-                                    .stop = should_stop};
+    evaluate_config config = config_of(in, o, line);
+    config.logits_stream = logits;
     progress_update(line, "decoding", 0.0);
     stop_on_request(true);
     const bool good = evaluate(ev, &config, e);
+    stop_on_request(false);
+    return good;
+}
+
+/* Of each window, the prompt that is continued: as asked for, or half of what the text to be written leaves. */
+static bool find_greedy_prompt(size_t *n_prompt, const inputs *in, const options *o, eval_error *e)
+{
+    const size_t most = in->n_tokens > o->greedy ? in->n_tokens - o->greedy : 0;
+    *n_prompt = o->in.prompt_set ? in->n_prompt : (most + 1) / 2;
+    if (most == 0)
+        return eval_fail(e, "--greedy %zu: windows of %zu tokens have no room for a prompt before it",
+                         o->greedy, in->n_tokens);
+    if (*n_prompt == 0)
+        return eval_fail(e, "--prompt 0: --greedy needs a prompt of at least 1 token");
+    return *n_prompt <= most ||
+           eval_fail(e, "--greedy %zu: with a prompt of %zu over the windows' %zu tokens", o->greedy,
+                     *n_prompt, in->n_tokens);
+}
+
+/* What is written after prompts of each window, if that is asked for. */
+static bool measure_greedy(divergence *d, const inputs *in, const options *o, size_t n_prompt, progress *line,
+                           eval_error *e)
+{
+    if (o->greedy == 0)
+        return true;
+    progress_count(line, (double)in->n_windows * (double)o->greedy, "tokens");
+    evaluate_config config = config_of(in, o, line);
+    config.progress = show_greedy;
+    stop_on_request(true);
+    const bool good = divergence_measure(d, &config, n_prompt, o->greedy, e);
     stop_on_request(false);
     return good;
 }
@@ -151,10 +192,17 @@ static int write_reports(const options *o, const inputs *in, const report_contex
     return status;
 }
 
-static int say_stopped(const evaluation *ev)
+static bool is_partial(const evaluation *ev, const divergence *greedy)
 {
-    fprintf(stderr, "kvq-eval: interrupted: %zu of %zu windows are done\n", ev->n_windows,
-            ev->n_windows_asked);
+    return evaluation_is_partial(ev) || greedy->n_windows < greedy->n_windows_asked;
+}
+
+static int say_stopped(const evaluation *ev, const divergence *greedy)
+{
+    fprintf(stderr, "kvq-eval: interrupted: %zu of %zu windows are done", ev->n_windows, ev->n_windows_asked);
+    if (greedy->n_windows < greedy->n_windows_asked)
+        fprintf(stderr, ", and the greedy text of %zu", greedy->n_windows);
+    fputc('\n', stderr);
     return STATUS_SIGNAL + stop_requested();
 }
 
@@ -163,6 +211,10 @@ static int run_evaluation(const inputs *in, const options *o, const char *isa, p
     evaluation ev = {0};
     eval_error e = {""};
     output_file logits = {0};
+    divergence greedy = {0};
+    size_t n_greedy_prompt = 0;
+    if (o->greedy > 0 && !find_greedy_prompt(&n_greedy_prompt, in, o, &e))
+        return complain(&e);
     if (o->max_attn_error.set && in->recording && !recording_has_queries(in->recording)) {
         (void)eval_fail(&e, "--max-attn-error: %s has no queries, so attention cannot be measured",
                         in->model_name);
@@ -172,11 +224,13 @@ static int run_evaluation(const inputs *in, const options *o, const char *isa, p
         (o->per_token && !output_file_check(o->per_token, &e)) ||
         (o->logits && !output_file_open(&logits, o->logits, &e)))
         return complain(&e); /* better now than after the work */
-    const bool good = measure(&ev, in, o, logits.stream, line, &e);
+    const bool measured = measure(&ev, in, o, logits.stream, line, &e);
+    const bool good = measured && measure_greedy(&greedy, in, o, n_greedy_prompt, line, &e);
     progress_end(line);
     if (!good) {
+        evaluation_free(&ev);
         output_file_discard(&logits);
-        if (!stop_requested())
+        if (measured || !stop_requested())
             return complain(&e);
         fputs("kvq-eval: interrupted before a window was done: there is nothing to report\n", stderr);
         return STATUS_SIGNAL + stop_requested();
@@ -190,14 +244,16 @@ static int run_evaluation(const inputs *in, const options *o, const char *isa, p
                               .model = in->model,
                               .recording = in->recording,
                               .text_name = in->text_name,
-                              .bos_id = in->bos_id};
+                              .bos_id = in->bos_id,
+                              .greedy = o->greedy > 0 ? &greedy : NULL};
     if (o->json && context.model)
         context.model_checksum = model_checksum(context.model);
     int status = write_reports(o, in, &context, &ev, &logits);
-    if (evaluation_is_partial(&ev)) /* limits are about all windows */
-        status = say_stopped(&ev);
+    if (is_partial(&ev, &greedy)) /* limits are about all windows */
+        status = say_stopped(&ev, &greedy);
     else if (status == STATUS_GOOD && limits_check(stderr, o, &ev) > 0)
         status = STATUS_LIMIT_VIOLATED;
+    divergence_free(&greedy);
     evaluation_free(&ev);
     return status;
 }

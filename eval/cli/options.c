@@ -30,6 +30,7 @@ enum {
     KEY_KV,
     KEY_PROMPT,
     KEY_GENERATE,
+    KEY_GREEDY,
     KEY_PRECISION,
     KEY_APPEND_ONLY,
     KEY_BOUND,
@@ -96,6 +97,11 @@ const struct argp_option options_list[] = {
     {"windows", INPUT_KEY_WINDOWS, "N", 0,
      "Windows taken from the text one after the other (default: up to 4)", 2},
     {"prompt", KEY_PROMPT, "N", 0, "The first N tokens of a window are a prefill and not counted (default 0)",
+     2},
+    {"greedy", KEY_GREEDY, "N", 0,
+     "Also let fp32 write N tokens greedily after the beginning of each window (--prompt tokens, else half "
+     "of "
+     "what N leaves), and tell where each scheme's text would differ first",
      2},
     {"generate", KEY_GENERATE, "N", 0,
      "Instead of measuring, write N tokens greedily after the text's first --prompt tokens (default 32)", 2},
@@ -307,6 +313,9 @@ static error_t parse_input_option(int key, char *arg, const struct argp_state *s
     case KEY_GENERATE:
         o->in.generate = argument_number(state, "generate", arg, 1, many);
         return 0;
+    case KEY_GREEDY:
+        o->greedy = argument_number(state, "greedy", arg, 2, many);
+        return 0;
     case KEY_PRECISION:
         o->precision = strcmp(one_of(state, "precision", arg, key), "fast") == 0 ? KVQ_PRECISION_FAST
                                                                                  : KVQ_PRECISION_EXACT;
@@ -355,15 +364,34 @@ static void check_recording(const struct argp_state *state, const options *o)
     const struct {
         bool given;
         const char *name;
-    } others[] = {{o->in.model, "model"},         {o->in.text, "text"},
-                  {o->in.no_bos, "no-bos"},       {o->in.seed_set, "seed"},
-                  {o->in.context > 0, "context"}, {o->in.generate > 0, "generate"},
-                  {o->logits, "logits"},          {o->per_token, "per-token"},
-                  {o->max_kld.set, "max-kld"},    {o->max_ppl_increase.set, "max-ppl-increase"}};
+    } others[] = {{o->in.model, "model"},
+                  {o->in.text, "text"},
+                  {o->in.no_bos, "no-bos"},
+                  {o->in.seed_set, "seed"},
+                  {o->in.context > 0, "context"},
+                  {o->in.generate > 0, "generate"},
+                  {o->logits, "logits"},
+                  {o->per_token, "per-token"},
+                  {o->greedy > 0, "greedy"},
+                  {o->max_kld.set, "max-kld"},
+                  {o->max_ppl_increase.set, "max-ppl-increase"}};
     for (size_t i = 0; o->in.kv && i < sizeof others / sizeof others[0]; i++)
         if (others[i].given)
             argp_error(state, "--kv and --%s: a recording has no model to run and no text; take one of them",
                        others[i].name);
+}
+
+/* What a scheme would write, step by step. */
+static void check_greedy(const struct argp_state *state, const options *o, bool random)
+{
+    if (o->greedy > 0 && o->in.generate > 0)
+        argp_error(state, "--greedy and --generate: the former measures, the latter shows texts and measures "
+                          "nothing; take one of them");
+    if (o->greedy > 0 && o->append_only)
+        argp_error(state, "--greedy and --append-only: prompts are not in full precision then, and texts "
+                          "would differ from their first token on; take one of them");
+    if (o->greedy > 0 && random)
+        argp_error(state, "--greedy means nothing for random weights");
 }
 
 static void check_combinations(const struct argp_state *state, const options *o)
@@ -393,6 +421,7 @@ static void check_combinations(const struct argp_state *state, const options *o)
         argp_error(
             state,
             "--confident is about --max-kld, --max-attn-error and --max-ppl-increase, and none is given");
+    check_greedy(state, o, random);
     if (random && o->per_token)
         argp_error(state, "--per-token means nothing for random weights");
     if (random && (o->max_kld.set || o->max_ppl_increase.set))

@@ -26,8 +26,9 @@ typedef struct options {
     kvq_precision precision;
     bool append_only;
     bool bound_set;
-    size_t bound; /* every how many steps the certified bound is checked; 0: never */
-    int threads;  /* 0: as many as OpenMP gives */
+    size_t bound;  /* every how many steps the certified bound is checked; 0: never */
+    size_t greedy; /* tokens of greedy text to compare with fp32's; 0: none */
+    int threads;   /* 0: as many as OpenMP gives */
     bool per_layer, markdown, quiet;
     const char *json, *csv, *logits, *per_token; /* files; NULL: not wanted; "-": standard output */
     bool confident;                              /* limits hold against the end of the 95 % interval */

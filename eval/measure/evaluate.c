@@ -116,7 +116,7 @@ static bool finish_window(work *w, size_t window, eval_error *e)
     w->ref_seconds = 0.0;
     for (size_t i = 0; i < w->n_streams; i++) {
         stream *s = &w->streams[i];
-        if (!measure_bytes(s->run, s->local, w, e) || !cells_make(w, i, window, e))
+        if ((s->local && !measure_bytes(s->run, s->local, w, e)) || !cells_make(w, i, window, e))
             return false;
         merge_heads(s->run->heads, s->heads, w->L * w->H);
         memset(s->blocks, 0, cells_n_blocks(w->config) * sizeof s->blocks[0]);
@@ -280,10 +280,11 @@ static bool estimate_run(const evaluation *result, evaluate_run *run, eval_error
 static bool summarize(const work *w, eval_error *e)
 {
     evaluation *result = w->result;
-    for (size_t i = 0; i < result->n_runs; i++)
+    const bool local = !w->config->propagated_only;
+    for (size_t i = 0; local && i < result->n_runs; i++)
         if (!estimate_run(result, &result->runs[i], e))
             return false;
-    for (size_t i = 0; i < result->n_runs; i++)
+    for (size_t i = 0; local && i < result->n_runs; i++)
         summarize_local(&result->runs[i], w->L, w->H);
     for (size_t i = 0; w->quality && i < w->n_streams; i++)
         quality_finish(w->quality, i, w->streams[i].run);
@@ -299,7 +300,8 @@ static bool evaluate_runs(evaluation *result, const evaluate_config *config, eva
     const size_t n_streams = result->n_runs - (result->runs[0].is_reference ? 1 : 0);
     const size_t n_threads = (size_t)(config->n_threads > 0 ? config->n_threads : omp_get_max_threads());
     const size_t n_workers = n_threads < config->n_windows ? n_threads : config->n_windows;
-    const double passes = 1.0 + (result->has_quality ? 2.0 : 1.0) * (double)n_streams;
+    const double per_stream = (result->has_quality ? 1.0 : 0.0) + (config->propagated_only ? 0.0 : 1.0);
+    const double passes = 1.0 + per_stream * (double)n_streams;
     shared_progress steps = {.total = (double)config->n_windows * (double)shape->n_layer *
                                       (double)(config->n_tokens - config->n_prompt) * passes};
     if (result->has_quality)
@@ -325,6 +327,7 @@ bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
 {
     const model_shape *shape = evaluate_shape(config);
     assert(!config->model != !config->recording);
+    assert(!config->propagated_only || (config->model && !config->model->random));
     assert(!config->recording ||
            config->first_window + config->n_windows <= recording_n_sequences(config->recording));
     if (config->n_tokens < 2 || config->n_tokens > shape->n_ctx || config->n_prompt + 2 > config->n_tokens ||
@@ -347,7 +350,7 @@ bool evaluate(evaluation *out, const evaluate_config *config, eval_error *e)
         result.n_layer_windowed += window > 0 ? 1 : 0;
         result.attn_window = window > 0 ? window : result.attn_window;
     }
-    if (!make_runs(&result, config, e) || !weigh_runs(&result, config, e) ||
+    if (!make_runs(&result, config, e) || (!config->propagated_only && !weigh_runs(&result, config, e)) ||
         !evaluate_runs(&result, config, e)) {
         evaluation_free(&result);
         return false;

@@ -29,6 +29,9 @@ typedef struct evaluate_config {
     bool append_only; /* queries teach the caches nothing: append and attend apart, instead of a step */
     /* Of each window: prefilled with full-precision attention and not counted; at most n_tokens - 2. */
     size_t n_prompt;
+    /* Only runs that feed themselves, in about half the time: figures of K, V, attention and bytes stay 0, and
+     * there are no estimates. For a model with trained weights. */
+    bool propagated_only;
     kvq_scheme *const *schemes; /* [n_schemes] */
     size_t n_schemes;
     kvq_precision precision; /* of attention, but for steps that ask for the bound, which are exact */

@@ -8,6 +8,11 @@
 
 #include <assert.h>
 
+static bool stopped(const generate_config *config, eval_error *e)
+{
+    return config->stop && config->stop(config->stop_ctx) && !eval_fail(e, "stopped while generating");
+}
+
 typedef struct generator {
     const model *model;
     kvq_cache *cache;
@@ -60,10 +65,11 @@ bool generate(const generate_config *config, int32_t *out, double *seconds, bool
     const size_t n_prompt = config->n_prompt;
     assert(n_prompt > 0 && config->n_tokens > 0);
     generator g = {.model = config->model, .precision = config->precision, .n_threads = config->n_threads};
-    bool good = set_up(&g, config->scheme, n_prompt, e) && feed(&g, config->ids, 0, n_prompt, &out[0], e);
+    bool good = set_up(&g, config->scheme, n_prompt, e) && !stopped(config, e) &&
+                feed(&g, config->ids, 0, n_prompt, &out[0], e);
     const double start = progress_now();
     for (size_t i = 0; good && i < config->n_tokens; i++) {
-        good = i == 0 || feed(&g, &out[i - 1], n_prompt + i - 1, 1, &out[i], e);
+        good = i == 0 || (!stopped(config, e) && feed(&g, &out[i - 1], n_prompt + i - 1, 1, &out[i], e));
         if (good && config->chosen)
             config->chosen(config->ctx, out[i]);
     }

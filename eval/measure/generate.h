@@ -18,6 +18,9 @@ typedef struct generate_config {
     int n_threads;                         /* for attention; 0: as many as OpenMP gives */
     void (*chosen)(void *ctx, int32_t id); /* told of each token at once; may be NULL */
     void *ctx;
+    /* Asked before every token, the prompt's among them; true ends the work with a failure. May be NULL. */
+    bool (*stop)(void *ctx);
+    void *stop_ctx;
 } generate_config;
 
 /**

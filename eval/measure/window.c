@@ -86,7 +86,7 @@ static bool make_caches(work *w, eval_error *e)
         return false;
     for (size_t i = 0; i < w->n_streams; i++) {
         stream *s = &w->streams[i];
-        if (!memory_make_cache(&s->local, shape, w->L, s->run->scheme, e))
+        if (i < w->n_local && !memory_make_cache(&s->local, shape, w->L, s->run->scheme, e))
             return false;
         if (w->quality &&
             !memory_make_cache(&s->propagated, shape, 1, kvq_scheme_of_layer(s->run->scheme, 0), e))
@@ -100,6 +100,7 @@ static bool make_streams(work *w, eval_error *e)
     evaluation *result = w->result;
     const size_t first = result->runs[0].is_reference ? 1 : 0;
     w->n_streams = result->n_runs - first;
+    w->n_local = w->config->propagated_only ? 0 : w->n_streams;
     w->streams = calloc(w->n_streams ? w->n_streams : 1, sizeof w->streams[0]);
     if (!w->streams)
         return eval_fail(e, "out of memory");
@@ -367,10 +368,10 @@ static bool reference_step(work *w, size_t layer, size_t t, eval_error *e)
     w->ref_seconds += progress_now() - start;
     for (size_t h = 0; with_bound && h < w->H; h++)
         metric_bound_add(&w->ref_heads[layer * w->H + h].bound, (double)w->ref_bound[h], 0.0, 0.0);
-    for (size_t i = 0; i < w->n_streams; i++)
+    for (size_t i = 0; i < w->n_local; i++)
         if (!local_step(w, &w->streams[i], layer, t, with_bound, e))
             return false;
-    work_steps_done(w, 1.0 + (double)w->n_streams);
+    work_steps_done(w, 1.0 + (double)w->n_local);
     return true;
 }
 
@@ -382,7 +383,7 @@ static bool attend_layer(work *w, size_t layer, eval_error *e)
     if (!prefill(w, w->reference, "fp32", layer, layer, w->ref_q, w->ref_k, w->ref_v, w->ref_out, e))
         return false;
     w->ref_seconds += progress_now() - start;
-    for (size_t i = 0; i < w->n_streams; i++)
+    for (size_t i = 0; i < w->n_local; i++)
         if (!prefill(w, w->streams[i].local, w->streams[i].run->text, layer, layer, w->ref_q, w->ref_k,
                      w->ref_v, w->out, e))
             return false;
@@ -420,7 +421,7 @@ static bool reference_layer(work *w, size_t layer, eval_error *e)
     w->ref_seconds += progress_now() - start;
     if (!(w->has_queries ? attend_layer(w, layer, e) : append_layer(w, layer, e)))
         return false;
-    for (size_t i = 0; i < w->n_streams; i++)
+    for (size_t i = 0; i < w->n_local; i++)
         if (!compare_cache(w, &w->streams[i], layer, e))
             return false;
     start = progress_now();

@@ -11,7 +11,7 @@ typedef struct stream {
     evaluate_head *heads;  /* [L][H], of this window */
     cell_block *blocks;    /* of this window: attention's sums only */
     double seconds;        /* likewise */
-    kvq_cache *local;      /* all layers, fed by the reference */
+    kvq_cache *local;      /* all layers, fed by the reference; NULL if propagated_only */
     kvq_cache *propagated; /* one layer at a time, fed by x; NULL without quality */
     float *x;              /* [T][E]; NULL without quality */
     bool is_reference;     /* x is the reference's so far: only fp32 layers lie behind */
@@ -44,8 +44,8 @@ typedef struct work {
     metric_l2 *step_l2;                       /* [H] of one step */
     double *step_kl;                          /* likewise */
     stream *streams;
-    size_t n_streams;
-    quality *quality; /* shared; NULL where there are only local errors */
+    size_t n_streams, n_local; /* n_local: with a local cache, which is all of them or none */
+    quality *quality;          /* shared; NULL where there are only local errors */
     shared_progress *progress;
     bool finished, interrupted; /* the window it was given last: through all its layers, or stopped before */
 } work;

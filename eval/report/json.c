@@ -1,6 +1,7 @@
 /* The report as JSON, schema kvq-eval/1, whose runs are made from the list of columns (report.h). */
 #include "eval/report/columns.h"
 #include "eval/report/estimate.h"
+#include "eval/report/greedy.h"
 #include "eval/report/report.h"
 
 #include <inttypes.h>
@@ -149,8 +150,9 @@ static json_t *windows_json(const evaluation *ev, const evaluate_run *run)
     return list;
 }
 
-static json_t *run_json(const evaluation *ev, const evaluate_run *run)
+static json_t *run_json(const report_context *context, const evaluation *ev, size_t index)
 {
+    const evaluate_run *run = &ev->runs[index];
     json_t *o = json_object();
     for (size_t c = 0; c < n_columns; c++) {
         if (!column_applies(&columns[c], ev))
@@ -159,6 +161,8 @@ static json_t *run_json(const evaluation *ev, const evaluate_run *run)
         json_object_set_new(object_of(o, &column_parts[columns[c].part]), columns[c].name,
                             value_json(&value));
     }
+    if (context->greedy)
+        json_object_set_new(o, "greedy", greedy_json(context->greedy, index));
     json_object_set_new(o, "per_window", windows_json(ev, run));
     json_object_set_new(o, "per_layer", per_layer_json(ev, run));
     return o;
@@ -174,7 +178,7 @@ bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_er
     json_object_set_new(text, "bos_id", c->bos_id >= 0 ? json_integer(c->bos_id) : json_null());
     json_t *runs = json_array();
     for (size_t i = 0; i < ev->n_runs; i++)
-        json_array_append_new(runs, run_json(ev, &ev->runs[i]));
+        json_array_append_new(runs, run_json(c, ev, i));
     json_t *root = json_object();
     json_object_set_new(root, "schema", json_string("kvq-eval/1"));
     json_object_set_new(root, "version", json_string(kvq_version()));
@@ -185,7 +189,8 @@ bool report_json(FILE *f, const report_context *c, const evaluation *ev, eval_er
     json_object_set_new(root, "threads", json_integer(c->threads));
     json_object_set_new(root, "seed", whole(c->seed));
     json_object_set_new(root, "uncertainty", uncertainty_json(ev));
-    json_object_set_new(root, "partial", json_boolean(evaluation_is_partial(ev)));
+    const bool all_greedy = !c->greedy || c->greedy->n_windows == c->greedy->n_windows_asked;
+    json_object_set_new(root, "partial", json_boolean(evaluation_is_partial(ev) || !all_greedy));
     json_object_set_new(root, "model", c->recording ? recorded_model_json(c, ev) : model_json(c, ev));
     if (c->recording)
         json_object_set_new(root, "recording", recording_json(c->recording));

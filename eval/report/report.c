@@ -2,6 +2,7 @@
 #include "eval/report/report.h"
 
 #include "eval/report/format.h"
+#include "eval/report/greedy.h"
 #include "eval/report/sentences.h"
 #include "eval/report/table.h"
 
@@ -61,6 +62,8 @@ void report_people(FILE *f, const report_context *c, const evaluation *ev, const
                 ev->n_windows_asked);
     }
     table_runs(f, ev, style);
+    if (c->greedy)
+        greedy_table(f, c->greedy, ev, style);
     for (size_t i = 0; style->per_layer && i < ev->n_runs; i++)
         if (!ev->runs[i].is_reference)
             table_heads(f, ev, &ev->runs[i], style);

@@ -3,6 +3,7 @@
 #define KVQ_EVAL_REPORT_REPORT_H
 
 #include "eval/common/error.h"
+#include "eval/measure/divergence.h"
 #include "eval/measure/evaluate.h"
 
 #include <stdbool.h>
@@ -19,8 +20,9 @@ typedef struct report_context {
     const model *model;     /* NULL for a recording */
     const recording *recording;
     uint64_t model_checksum;
-    const char *text_name; /* "" if a recording does not say */
-    int32_t bos_id;        /* what each window begins with; -1: with the text */
+    const char *text_name;    /* "" if a recording does not say */
+    int32_t bos_id;           /* what each window begins with; -1: with the text */
+    const divergence *greedy; /* of the same schemes; NULL: not measured */
 } report_context;
 
 typedef struct report_style {
