@@ -1,5 +1,7 @@
 /* Cells of an evaluation: they add up to its figures, whatever the windows are shared out to, and their details are
  * those of the steps. */
+#define _POSIX_C_SOURCE 200809L
+
 #include "eval/measure/cells.h"
 #include "eval/model/inputs.h"
 #include "eval/report/report.h"
@@ -8,6 +10,7 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
