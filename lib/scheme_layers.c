@@ -165,7 +165,7 @@ static kvq_status create_layered(kvq_scheme **out, const kvq_scheme *base, kvq_t
     size_t n = 0;
     for (const char *at = t->at; *at != '\0' && n < KVQ_MAX_LAYERS; at++)
         n += *at == '+';
-    reading r = {.range = malloc(n * sizeof r.range[0])};
+    reading r = {.range = malloc((n > 0 ? n : 1) * sizeof r.range[0])};
     if (r.range == NULL)
         return kvq_fail(err, KVQ_ERR_NOMEM, "out of memory", 0);
     bool good = true;

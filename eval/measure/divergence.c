@@ -62,6 +62,7 @@ static bool write_all(writing *w, eval_error *e)
     const int most = w->config->n_threads > 0 ? w->config->n_threads : omp_get_max_threads();
     if (n == 1) /* so that the threads may serve within a step */
         return write_one(w, 0, w->config->n_threads, e);
+    (void)most; /* where OpenMP is left out, as static analysis does */
     size_t failed = n;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(most)
     for (size_t i = 0; i < n; i++) {

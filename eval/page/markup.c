@@ -75,7 +75,7 @@ size_t markup_length(const char *text)
 void markup_cut(char *s, size_t size, const char *text, size_t most)
 {
     if (markup_length(text) <= most && strlen(text) < size) {
-        strcpy(s, text);
+        snprintf(s, size, "%s", text);
         return;
     }
     size_t end = 0, n = 0, kept = 0;
@@ -87,7 +87,7 @@ void markup_cut(char *s, size_t size, const char *text, size_t most)
             break;
     }
     memcpy(s, text, kept);
-    strcpy(s + kept, "\xe2\x80\xa6");
+    snprintf(s + kept, size - kept, "\xe2\x80\xa6");
 }
 
 /* 2.87e-6, not 2.87e-06. */
@@ -106,9 +106,9 @@ void markup_number(char s[MARKUP_NUMBER], double x)
 {
     const double a = fabs(x);
     if (isnan(x))
-        strcpy(s, "\xe2\x80\x93");
+        snprintf(s, MARKUP_NUMBER, "\xe2\x80\x93");
     else if (x == 0.0)
-        strcpy(s, "0");
+        snprintf(s, MARKUP_NUMBER, "0");
     else if (a >= 1e6 || a < 1e-4)
         put_exponent(s, x);
     else if (a >= 100.0)

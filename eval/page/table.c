@@ -86,7 +86,7 @@ void table_html(FILE *f, const table *t)
         fputs("</th>", f);
     }
     fputs("</tr></thead>\n<tbody>\n", f);
-    for (size_t i = 0; i < t->n_cells; i++) {
+    for (size_t i = 0; t->n_columns > 0 && i < t->n_cells; i++) {
         const size_t column = i % t->n_columns;
         fputs(column == 0 ? "<tr>" : "", f);
         if (strcmp(t->names[column], TABLE_TEXT_BEFORE) == 0) {
@@ -130,7 +130,7 @@ void table_csv(FILE *f, const table *t)
 {
     for (size_t i = 0; i < t->n_columns; i++)
         csv_cell(f, t->names[i], i + 1 == t->n_columns);
-    for (size_t i = 0; i < t->n_cells; i++)
+    for (size_t i = 0; t->n_columns > 0 && i < t->n_cells; i++)
         csv_cell(f, t->cells[i], (i + 1) % t->n_columns == 0);
 }
 

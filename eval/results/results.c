@@ -16,9 +16,10 @@ uint64_t results_key(const experiment *x, const char *scheme, size_t window, uin
 char *results_line(const experiment *x, const cell *c)
 {
     char *text = line_write(x, c);
-    char *line = text ? realloc(text, strlen(text) + 2) : NULL;
+    const size_t n = text ? strlen(text) : 0;
+    char *line = text ? realloc(text, n + 2) : NULL;
     if (line)
-        strcat(line, "\n");
+        memcpy(line + n, "\n", 2);
     else
         free(text);
     return line;

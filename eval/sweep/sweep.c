@@ -305,6 +305,7 @@ static void run_tasks(sweep *s)
 {
     const size_t n_threads = (size_t)s->config->n_threads;
     const int n = (int)(s->n_tasks < n_threads ? s->n_tasks : n_threads);
+    (void)n; /* where OpenMP is left out, as static analysis does */
 #pragma omp parallel num_threads(n)
     while (!should_stop(s)) {
         size_t mine;
