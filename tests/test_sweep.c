@@ -417,6 +417,16 @@ Test(sweep, bad_input_gets_one_line_and_leaves_nothing)
     cr_assert_eq(run("$E sweep --text - --jobs 2"), 2);
     cr_assert_eq(run("$E sweep --kv a --model b"), 2);
     cr_assert_eq(run("$E sweep --out -"), 2);
+    /* What is no regular file is refused at once: opening a pipe would wait for its other end. */
+    cr_assert_eq(run("mkfifo pipe"), 0);
+    static const char *const others[] = {"pipe", "/dev/full", "/dev/stdout | cat >&2"};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        for (size_t tunes = 0; tunes < 2; tunes++) {
+            const char *command = tunes ? "tune --bits 4 --windows 2 --tokens 48" : "sweep --scheme kivi2";
+            (void)run("timeout 30 $E %s --quiet --out %s", command, others[i]);
+            cr_expect(strstr(err, ": is no regular file") && n_lines(err) == 1, "%s --out %s: %s", command,
+                      others[i], err);
+        }
     cr_assert_eq(
         run("echo '{\"schema\":\"other\"}' >r.jsonl; $E sweep --tokens 48 --scheme kivi2 --out r.jsonl"), 1);
     cr_assert(strstr(err, "r.jsonl: line 1: schema is \"other\""), "%s", err);

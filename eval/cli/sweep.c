@@ -9,6 +9,7 @@
 #include "eval/common/exit_status.h"
 #include "eval/common/output_file.h"
 #include "eval/common/stop.h"
+#include "eval/sweep/append.h"
 #include "eval/sweep/jobs.h"
 
 #include <cblas.h>
@@ -50,7 +51,8 @@ const struct argp_option sweep_options_list[] = {
     {"no-bos", INPUT_KEY_NO_BOS, NULL, 0, "Windows begin with the text", 2},
     {"context", INPUT_KEY_CONTEXT, "N", 0, "Context length", 2},
     {"tokens", INPUT_KEY_TOKENS, "N", 0, "Tokens of each window", 2},
-    {"windows", INPUT_KEY_WINDOWS, "N", 0, "Windows taken from the text one after the other (default: up to 2)", 2},
+    {"windows", INPUT_KEY_WINDOWS, "N", 0,
+     "Windows taken from the text one after the other (default: up to 2)", 2},
     {"prompt", KEY_PROMPT, "N", 0, "The first N tokens of a window are not counted", 2},
     {"precision", KEY_PRECISION, "P", 0, "Arithmetic of attention: fast (default) or exact", 2},
     {"append-only", KEY_APPEND_ONLY, NULL, 0, "Let queries teach the caches nothing", 2},
@@ -384,7 +386,7 @@ int sweep_main(const char *doc, int argc, char **argv)
     const char *wanted = getenv("KVQ_ISA");
     bool good = kvq_isa() || eval_fail(&e, "KVQ_ISA=%s: no instruction set of that name runs here", wanted);
     good = good && (o.shard ? shard_parse(&part, o.shard, &e) : shard_from_environment(&part, &e));
-    good = good && make_list(&list, &o, &e) && output_file_check(o.out, &e);
+    good = good && make_list(&list, &o, &e) && output_file_check(o.out, &e) && append_check(o.out, &e);
     if (good && part.n > 1 && !o.quiet)
         fprintf(stderr, "kvq-eval: part %zu of %zu of the cells (%s)\n", part.index + 1, part.n, part.source);
     int status = STATUS_BAD_INPUT;
