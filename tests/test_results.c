@@ -165,7 +165,9 @@ Test(results, a_last_line_cut_anywhere_is_skipped_and_counted)
             sprintf(more, "%.*s\n%s", (int)(n_first + n), text, last);
             write_file(more, strlen(more));
             cr_assert(load(&r, &e), "%zu bytes: %s", n, e.text);
-            cr_assert(r.n_entries == 2 && r.n_cut == 1, "%zu bytes: %zu entries", n, r.n_entries);
+            cr_assert(r.n_entries == 2 && r.n_cut == 0 && r.n_skipped == 1 && r.first_skipped == 2,
+                      "%zu bytes: %zu entries", n, r.n_entries);
+            cr_assert_str_eq(r.first_skipped_in, path);
             results_free(&r);
             free(more);
         }
@@ -270,7 +272,7 @@ Test(results, other_files_are_told_from_cut_ones)
     eval_error e = {""};
     write_file("# a text\nof two lines\n", 22);
     cr_assert_not(load(&r, &e));
-    cr_assert(strstr(e.text, "line 1 is no JSON object"), "%s", e.text);
+    cr_assert(strstr(e.text, ", line 1: is not a line of results"), "%s", e.text);
     write_file("", 0);
     cr_assert(load(&r, &e));
     cr_assert(r.n_entries == 0 && r.n_cut == 0 && results_find(&r, 0) == NULL);
@@ -278,6 +280,61 @@ Test(results, other_files_are_told_from_cut_ones)
     unlink(path);
     cr_assert_not(load(&r, &e));
     cr_assert(strstr(e.text, path), "%s", e.text);
+}
+
+/* A line of `cell` stands where @ does. */
+Test(results, files_that_are_not_ours_are_refused)
+{
+    static const struct {
+        const char *text;
+        size_t n_cells, n_cut, n_skipped;
+        const char *wanted; /* NULL: they are read */
+    } cases[] = {
+        {"@", 1, 0, 0, NULL},
+        {"@\n\n", 1, 0, 0, NULL},
+        {"{\"schema\":\"kvq-eval-ce", 0, 1, 0, NULL}, /* killed at the first line */
+        {"{", 0, 1, 0, NULL},
+        {"{\"schema\":\"kvq-eval-ce\n@", 1, 0, 1, NULL}, /* and gone on */
+        {"@{\"schema\":\"kvq-eval-ce\njunk\n@", 1, 0, 2, NULL},
+        {"@junk", 1, 1, 0, NULL},
+        {"{\n  \"schema\": \"kvq-eval/1\"\n}\n", 0, 0, 0, ", line 1: is not a line of results"},
+        {"{\n  \"schema\": \"kvq-eval/1\"\n}", 0, 0, 0, ", line 1: is not a line of results"},
+        {"{color: red}\n", 0, 0, 0, ", line 1: is not a line of results"},
+        {"{color: red}", 0, 0, 0, ", line 1: is not a line of results"},
+        {"[1]\n@", 0, 0, 0, ", line 1: is not a line of results"},
+        {"\n\njunk\n@", 0, 0, 0, ", line 3: is not a line of results"},
+        {"\n", 0, 0, 0, ", line 1: is not a line of results"},
+    };
+    char *line = line_of("kivi2", 1, 2);
+    static char text[1 << 16];
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        results r = {.n_entries = 77};
+        eval_error e = {""};
+        text[0] = '\0';
+        for (const char *at = cases[i].text; *at; at++) {
+            const size_t used = strlen(text);
+            if (*at == '@')
+                strcpy(text + used, line);
+            else
+                snprintf(text + used, 2, "%c", *at);
+        }
+        write_file(text, strlen(text));
+        cr_expect_eq(load(&r, &e), cases[i].wanted == NULL, "%s: %s", cases[i].text, e.text);
+        if (cases[i].wanted) {
+            cr_expect(strstr(e.text, cases[i].wanted) && r.n_entries == 77, "%s: %s", cases[i].text, e.text);
+            continue;
+        }
+        cr_expect(r.n_entries == cases[i].n_cells && r.n_cut == cases[i].n_cut &&
+                      r.n_skipped == cases[i].n_skipped,
+                  "%s: %zu cells, %zu cut, %zu skipped", cases[i].text, r.n_entries, r.n_cut, r.n_skipped);
+        results_free(&r);
+        const char *const paths[] = {path};
+        const bool some = results_load_some(&r, paths, 1, &e);
+        cr_expect_eq(some, cases[i].n_cells > 0, "%s", cases[i].text);
+        if (some)
+            results_free(&r);
+    }
+    free(line);
 }
 
 Test(results, cells_by_scheme_and_window)

@@ -164,8 +164,9 @@ static bool compare_results(request *r, eval_error *e)
 {
     results all = {0};
     size_t n_said = 0;
-    if (!results_load(&all, r->files, r->n_files, e))
+    if (!results_load_some(&all, r->files, r->n_files, e))
         return false;
+    results_note_skipped(stderr, &all);
     bool good = true;
     for (size_t i = 0; good && i < all.n_experiments; i++)
         good = compare_in(r, &all, i, &n_said, e);

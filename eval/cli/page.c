@@ -154,8 +154,10 @@ static bool make(const request *r, const char *command, eval_error *e)
     page p = {0};
     if (r->html && !output_file_check(r->html, e))
         return false;
+    if (!results_load_some(&all, r->files, r->n_files, e))
+        return false;
+    results_note_skipped(stderr, &all);
     bool good =
-        results_load(&all, r->files, r->n_files, e) &&
         check_baseline(&all, kvq_scheme_text(r->baseline), e) &&
         page_make(&p, &all, command, r->files, r->n_files, r->context, kvq_scheme_text(r->baseline), e);
     good = good && write_figures(&p, r->svg, "svg", e) && write_figures(&p, r->csv, "csv", e) &&

@@ -311,6 +311,7 @@ static bool report(const session *s, const sweep_plan *plan, const sweep_state *
     const size_t all = plan->n_windows * plan->n_schemes;
     if (!sweep_load(&r, s->o->out, e))
         return false;
+    results_note_skipped(stderr, &r);
     for (size_t i = 0; i < plan->n_schemes; i++)
         for (size_t w = 0; w < plan->n_windows; w++)
             n += results_find(&r, sweep_key(plan, i, w)) ? 1 : 0;
