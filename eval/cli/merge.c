@@ -83,7 +83,7 @@ int merge_main(const char *doc, int argc, char **argv)
         fputs("kvq-eval: out of memory\n", stderr);
         return STATUS_BAD_INPUT;
     }
-    arguments_parse(merge_options_list, parse_option, doc, "", argc, argv, &r);
+    arguments_parse_words(merge_options_list, parse_option, "FILE...", doc, "", argc, argv, &r);
     const bool good = merge(&r, &e);
     if (!good)
         fprintf(stderr, "kvq-eval: %s\n", e.text);

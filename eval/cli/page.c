@@ -175,7 +175,7 @@ int page_main(const char *doc, int argc, char **argv)
     r.files = calloc((size_t)argc + 1, sizeof *r.files);
     bool good = (command && r.files) || eval_fail(&e, "no memory");
     if (good) {
-        arguments_parse(page_options_list, parse_option, doc, "", argc, argv, &r);
+        arguments_parse_words(page_options_list, parse_option, "RESULTS...", doc, "", argc, argv, &r);
         good = make(&r, command, &e);
     }
     free(command);
