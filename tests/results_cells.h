@@ -37,13 +37,20 @@ static inline experiment some_experiment(void)
     return x;
 }
 
-/* A double of any bits that JSON can hold: all but NaN and infinities. */
+/* A double of any bits but the sign's that JSON can hold: all but NaN and infinities. */
 static inline double any_double(uint64_t seed, uint64_t i)
 {
     double x;
     const uint64_t bits = splitmix64(seed, i + 1);
     memcpy(&x, &bits, sizeof x);
-    return isfinite(x) ? x : -0.0;
+    return isfinite(x) ? fabs(x) : -0.0;
+}
+
+/* Of any mantissa, and not above 1. */
+static inline double some_double(uint64_t seed, uint64_t i)
+{
+    int exponent;
+    return frexp(any_double(seed, i), &exponent);
 }
 
 static inline void fill_blocks(cell *c, uint64_t seed)
@@ -53,8 +60,8 @@ static inline void fill_blocks(cell *c, uint64_t seed)
                                     .n_targets = i == 1 ? 63 : 64,
                                     .n_agree = (uint32_t)(60 + i),
                                     .kl = any_double(seed, 10 * i),
-                                    .nll = any_double(seed, 10 * i + 1),
-                                    .nll_fp32 = any_double(seed, 10 * i + 2),
+                                    .nll = some_double(seed, 10 * i + 1),
+                                    .nll_fp32 = some_double(seed, 10 * i + 2),
                                     .attn_error = (double)NAN,
                                     .attn_reference = (double)INFINITY,
                                     .attn_kl = 5e-324,
@@ -75,7 +82,7 @@ static inline cell some_cell(const experiment *x, const char *scheme, size_t win
     c.heads = calloc(x->n_layer * x->n_head, sizeof c.heads[0]);
     for (size_t i = 0; i < x->n_layer * x->n_head; i++)
         c.heads[i] =
-            (cell_head){any_double(seed, 100 + i), 0.1, 1e300, DBL_MIN, DBL_MAX, -0.0, (double)-INFINITY,
+            (cell_head){any_double(seed, 100 + i), 0.1, 1e300, DBL_MIN, DBL_MAX, -0.0, (double)INFINITY,
                         UINT64_MAX / 2 + i};
     for (size_t i = 0; i < CELL_N_BINS; i++)
         c.bins[i] = (uint32_t)(UINT32_MAX - i);
@@ -94,7 +101,8 @@ static inline cell some_cell(const experiment *x, const char *scheme, size_t win
         c.portrait.k[i] = (float)i / 3.0f;
         c.portrait.v[i] = i == 5 ? NAN : i == 6 ? -INFINITY : -0.0f;
     }
-    c.usage = (kvq_usage){sizeof(kvq_usage), 1, 2, 3, 4, 5, UINT64_MAX, (UINT64_C(1) << 63) - 1, 8, 9, 10};
+    const uint64_t most = (UINT64_C(1) << 63) - 1;
+    c.usage = (kvq_usage){sizeof(kvq_usage), 1, 2, 3, 4, 5, most, most + 25, 8, 9, 10};
     c.seconds = 1.25;
     strcpy(c.isa, "avx512");
     return c;

@@ -51,6 +51,19 @@ Test(commands, help_tells_of_every_option)
     }
 }
 
+Test(commands, usage_has_the_words_that_a_command_takes)
+{
+    static const char *const lines[] = {"compare [OPTION...] A B [RESULTS...]\n",
+                                        "merge [OPTION...] FILE...\n", "report [OPTION...] RESULTS...\n",
+                                        "completion [OPTION...] SHELL\n", "sweep [OPTION...]\n"};
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        char wanted[80];
+        snprintf(wanted, sizeof wanted, "Usage: kvq-eval %s", lines[i]);
+        cr_assert_eq(run("$E %.*s --help", (int)strcspn(lines[i], " "), lines[i]), 0);
+        cr_expect_eq(strncmp(out, wanted, strlen(wanted)), 0, "%s: %s", lines[i], out);
+    }
+}
+
 /* The options of which a part of the manual has an item: .It Fl -one , Fl -two */
 static size_t options_of_manual(const char *part, const char *end, char names[][64], size_t most)
 {

@@ -40,6 +40,18 @@ Test(compare, nothing_has_no_factor)
         "%s", out);
 }
 
+/* Both schemes keep the first tokens whole, so in some draws of short windows nothing differs: no ratio. */
+Test(compare, says_why_there_is_no_interval)
+{
+    cr_assert_eq(run("$E compare kivi4,r=128 kivi2,r=128 " WHERE), 0, "%s", err);
+    cr_expect(strstr(out, "times less next-token divergence (no interval: some draws have no divergence)"),
+              "%s", out);
+    cr_assert_eq(run("$E compare kivi4,r=32 kivi2,r=32 " WHERE), 0, "%s", err);
+    cr_expect(strstr(out, "(95 % interval ") && !strstr(out, "no interval"), "%s", out);
+    cr_assert_eq(run("$E compare fp32 kivi2,r=32 " WHERE), 0, "%s", err);
+    cr_expect(!strstr(out, "interval:"), "%s", out);
+}
+
 Test(compare, figures_are_those_of_the_report)
 {
     cr_assert_eq(run("$E compare kivi4,r=32 kivi2,r=32 --json - " WHERE), 0, "%s", err);

@@ -165,7 +165,9 @@ Test(results, a_last_line_cut_anywhere_is_skipped_and_counted)
             sprintf(more, "%.*s\n%s", (int)(n_first + n), text, last);
             write_file(more, strlen(more));
             cr_assert(load(&r, &e), "%zu bytes: %s", n, e.text);
-            cr_assert(r.n_entries == 2 && r.n_cut == 1, "%zu bytes: %zu entries", n, r.n_entries);
+            cr_assert(r.n_entries == 2 && r.n_cut == 0 && r.n_skipped == 1 && r.first_skipped == 2,
+                      "%zu bytes: %zu entries", n, r.n_entries);
+            cr_assert_str_eq(r.first_skipped_in, path);
             results_free(&r);
             free(more);
         }
@@ -227,14 +229,39 @@ Test(results, what_is_no_cell_is_an_error_that_names_line_and_field)
          "experiment.bos_id is -2147483649, expected a 32-bit integer"},
         {"\"precision\":\"fast\"", "\"precision\":\"very fast\"",
          "experiment.precision is \"very fast\", expected a string of at most 7 bytes"},
-        {"[[64,64,60", "[[64,65,60", "cell.blocks[0]: 64 steps"},
-        {"[[64,64,60", "[[63,64,60", "cell.blocks[0]: 63 steps, 64 expected there"},
+        {"[[64,64,60", "[[64,65,60", "line 2: cell.blocks[0].n_targets is 65, expected at most 64"},
+        {"[[64,64,60", "[[64,64,640", "line 2: cell.blocks[0].n_agree is 640, expected at most 64"},
+        {"[[64,64,60", "[[63,64,60", "line 2: cell.blocks[0].n_steps is 63, expected 64"},
+        {"[[64,64,60,", "[[64,64,60,-0.5,0,0,0,0,0,1],[64,64,60,",
+         "line 2: cell.blocks[0].kl is -0.5, expected a number from 0"},
+        {"[[64,64,60,", "[[64,64,60,\"inf\",0,0,0,0,0,1],[64,64,60,",
+         "line 2: cell.blocks[0].kl is inf, expected 0 to"},
+        {"[[64,64,60,", "[[64,64,60,0,1e8,0,0,0,0,1],[64,64,60,",
+         "line 2: cell.blocks[0].nll is 1e+08, expected 0 to 6.4e+07"},
+        {"[[64,64,60,", "[[64,64,60,0,0,null,0,0,0,1],[64,64,60,",
+         "line 2: cell.blocks[0].nll_fp32 is nan, expected 0 to 6.4e+07"},
+        {"[[64,64,60,", "[[64,64,60,0,0,-1,0,0,0,1],[64,64,60,",
+         "line 2: cell.blocks[0].nll_fp32 is -1, expected a number from 0"},
+        {"[[64,64,60,", "[[64,64,60,0,0,0,-1,0,0,1],[64,64,60,",
+         "line 2: cell.blocks[0].attn_error is -1, expected a number from 0"},
+        {"[[64,64,60,", "[[64,64,60,0,0,0,0,\"-inf\",0,1],[64,64,60,",
+         "line 2: cell.blocks[0].attn_reference is \"-inf\", expected a number from 0"},
+        {"[[64,64,60,", "[[64,64,60,0,0,0,0,0,-1e-9,1],[64,64,60,", "line 2: cell.blocks[0].attn_kl is -1"},
+        {"\"heads\":[[", "\"heads\":[[-", "line 2: cell.heads[0].k_error is -"},
+        {"\"kl\":0.25", "\"kl\":-0.25", "line 2: cell.worst[0].kl is -0.25, expected a number from 0"},
+        {"\"total\":\"0x8000000000000018\"", "\"total\":0",
+         "line 2: cell.usage.total is 0, less than the sum of its parts"},
+        {"\"total\":\"0x8000000000000018\"", "\"total\":\"0x8000000000000017\"",
+         "line 2: cell.usage.total is 9223372036854775831, less than the sum of its parts"},
+        {"\"total\":\"0x8000000000000018\"", "\"total\":\"0x8000000000000019\"",
+         "line 2: cell.usage.total is 9223372036854775833, expected the sum of its parts, "
+         "9223372036854775832"},
         {"[[64,64,60", "[[64,60", "cell.blocks[0] is "},
         {"[[64,64,60", "[[64,-1,60", "cell.blocks[0].n_targets is -1, expected a whole number"},
         {"[[64,64,60", "[[64,4294967296,60",
          "cell.blocks[0].n_targets is 4294967296, expected a whole number"},
         {"\"kld_p99\":0.33333333333333331", "\"kld_p99\":\"much\"",
-         "cell.kld_p99 is \"much\", expected a number, null, \"inf\" or \"-inf\""},
+         "cell.kld_p99 is \"much\", expected a number from 0, null or \"inf\""},
         {"\"attn_max_abs\":3.4", "\"attn_max_abs\":4.4", "cell.attn_max_abs is 4.4"},
         {"\"bins\":[4294967295", "\"bins\":[\"x\"", "cell.bins[0] is \"x\", expected a whole number"},
         {"\"bins\":[4294967295,", "\"bins\":[", "cell.bins is ["},
@@ -270,7 +297,7 @@ Test(results, other_files_are_told_from_cut_ones)
     eval_error e = {""};
     write_file("# a text\nof two lines\n", 22);
     cr_assert_not(load(&r, &e));
-    cr_assert(strstr(e.text, "line 1 is no JSON object"), "%s", e.text);
+    cr_assert(strstr(e.text, ", line 1: is not a line of results"), "%s", e.text);
     write_file("", 0);
     cr_assert(load(&r, &e));
     cr_assert(r.n_entries == 0 && r.n_cut == 0 && results_find(&r, 0) == NULL);
@@ -278,6 +305,61 @@ Test(results, other_files_are_told_from_cut_ones)
     unlink(path);
     cr_assert_not(load(&r, &e));
     cr_assert(strstr(e.text, path), "%s", e.text);
+}
+
+/* A line of `cell` stands where @ does. */
+Test(results, files_that_are_not_ours_are_refused)
+{
+    static const struct {
+        const char *text;
+        size_t n_cells, n_cut, n_skipped;
+        const char *wanted; /* NULL: they are read */
+    } cases[] = {
+        {"@", 1, 0, 0, NULL},
+        {"@\n\n", 1, 0, 0, NULL},
+        {"{\"schema\":\"kvq-eval-ce", 0, 1, 0, NULL}, /* killed at the first line */
+        {"{", 0, 1, 0, NULL},
+        {"{\"schema\":\"kvq-eval-ce\n@", 1, 0, 1, NULL}, /* and gone on */
+        {"@{\"schema\":\"kvq-eval-ce\njunk\n@", 1, 0, 2, NULL},
+        {"@junk", 1, 1, 0, NULL},
+        {"{\n  \"schema\": \"kvq-eval/1\"\n}\n", 0, 0, 0, ", line 1: is not a line of results"},
+        {"{\n  \"schema\": \"kvq-eval/1\"\n}", 0, 0, 0, ", line 1: is not a line of results"},
+        {"{color: red}\n", 0, 0, 0, ", line 1: is not a line of results"},
+        {"{color: red}", 0, 0, 0, ", line 1: is not a line of results"},
+        {"[1]\n@", 0, 0, 0, ", line 1: is not a line of results"},
+        {"\n\njunk\n@", 0, 0, 0, ", line 3: is not a line of results"},
+        {"\n", 0, 0, 0, ", line 1: is not a line of results"},
+    };
+    char *line = line_of("kivi2", 1, 2);
+    static char text[1 << 16];
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        results r = {.n_entries = 77};
+        eval_error e = {""};
+        text[0] = '\0';
+        for (const char *at = cases[i].text; *at; at++) {
+            const size_t used = strlen(text);
+            if (*at == '@')
+                strcpy(text + used, line);
+            else
+                snprintf(text + used, 2, "%c", *at);
+        }
+        write_file(text, strlen(text));
+        cr_expect_eq(load(&r, &e), cases[i].wanted == NULL, "%s: %s", cases[i].text, e.text);
+        if (cases[i].wanted) {
+            cr_expect(strstr(e.text, cases[i].wanted) && r.n_entries == 77, "%s: %s", cases[i].text, e.text);
+            continue;
+        }
+        cr_expect(r.n_entries == cases[i].n_cells && r.n_cut == cases[i].n_cut &&
+                      r.n_skipped == cases[i].n_skipped,
+                  "%s: %zu cells, %zu cut, %zu skipped", cases[i].text, r.n_entries, r.n_cut, r.n_skipped);
+        results_free(&r);
+        const char *const paths[] = {path};
+        const bool some = results_load_some(&r, paths, 1, &e);
+        cr_expect_eq(some, cases[i].n_cells > 0, "%s", cases[i].text);
+        if (some)
+            results_free(&r);
+    }
+    free(line);
 }
 
 Test(results, cells_by_scheme_and_window)

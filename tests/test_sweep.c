@@ -417,9 +417,69 @@ Test(sweep, bad_input_gets_one_line_and_leaves_nothing)
     cr_assert_eq(run("$E sweep --text - --jobs 2"), 2);
     cr_assert_eq(run("$E sweep --kv a --model b"), 2);
     cr_assert_eq(run("$E sweep --out -"), 2);
+    /* What is no regular file is refused at once: opening a pipe would wait for its other end. */
+    cr_assert_eq(run("mkfifo pipe"), 0);
+    static const char *const others[] = {"pipe", "/dev/full", "/dev/stdout | cat >&2"};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        for (size_t tunes = 0; tunes < 2; tunes++) {
+            const char *command = tunes ? "tune --bits 4 --windows 2 --tokens 48" : "sweep --scheme kivi2";
+            (void)run("timeout 30 $E %s --quiet --out %s", command, others[i]);
+            cr_expect(strstr(err, ": is no regular file") && n_lines(err) == 1, "%s --out %s: %s", command,
+                      others[i], err);
+        }
     cr_assert_eq(
         run("echo '{\"schema\":\"other\"}' >r.jsonl; $E sweep --tokens 48 --scheme kivi2 --out r.jsonl"), 1);
     cr_assert(strstr(err, "r.jsonl: line 1: schema is \"other\""), "%s", err);
+}
+
+/* Nothing is appended to what is no file of results, nor is it replaced by what merge understands of it. */
+Test(sweep, files_of_others_stay_as_they_are)
+{
+    cr_assert_eq(run("$E " SMALL "--json r.json && echo '{color: red}' >style && cp r.json kept && "
+                     "printf '\\n{\"schema\":' >empty"),
+                 0, "%s", err);
+    static const char *const commands[] = {"sweep " TINY "--scheme kivi2,r=32 --out r.json",
+                                           "tune --bits 4 " TINY "--out r.json",
+                                           "sweep " TINY "--scheme kivi2,r=32 --out style",
+                                           "merge r.json --out r.json",
+                                           "compare kvq2 kivi2 r.json",
+                                           "report r.json --html page.html"};
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        cr_expect_eq(run("$E %s", commands[i]), 1, "%s", commands[i]);
+        cr_expect(strstr(err, ", line 1: is not a line of results"), "%s: %s", commands[i], err);
+    }
+    cr_assert_eq(run("cmp r.json kept && echo '{color: red}' | cmp - style && ! ls page.html"), 0, "%s%s",
+                 out, err);
+    /* No cell at all. */
+    cr_assert_eq(run(": >none && $E merge none --out none"), 0, "%s", err);
+    static const char *const none[] = {"compare kvq2 kivi2 none", "report none --html page.html",
+                                       "report none empty --html page.html", "merge empty --out empty"};
+    for (size_t i = 0; i < sizeof none / sizeof none[0]; i++) {
+        cr_expect_eq(run("$E %s", none[i]), 1, "%s", none[i]);
+        cr_expect(strstr(err, "line 1: is not a line of results") && n_lines(err) == 1, "%s: %s", none[i],
+                  err);
+    }
+    cr_assert_eq(run("! ls page.html && wc -c <empty"), 0, "%s", out);
+    cr_assert_eq(atoi(out), 11, "%s", out);
+}
+
+/* A last line may be cut short; a line between others that is no cell is left out, and everybody says so. */
+Test(sweep, lines_left_out_are_told)
+{
+    cr_assert_eq(run("$E sweep " TINY "--scheme kivi2,r=32 --scheme kivi4,r=32 --out r.jsonl && "
+                     "sed -i '2s/.*/{\"schema\":\"kvq-eval-cell/;3i junk' r.jsonl"),
+                 0, "%s", err);
+    static const char *const commands[] = {
+        "merge r.jsonl --quiet", "compare kivi2,r=32 kivi4,r=32 r.jsonl", "report r.jsonl --html page.html",
+        "sweep " TINY "--scheme kivi2,r=32 --scheme kivi4,r=32 --out r.jsonl"};
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        cr_expect_eq(run("$E %s", commands[i]), 0, "%s: %s", commands[i], err);
+        cr_expect(strstr(err, "note: 2 lines are no cells and skipped; the first is r.jsonl, line 2\n"),
+                  "%s: %s", commands[i], err);
+    }
+    cr_expect(strstr(err, "6 of 6 cells, 1 of them measured now"), "%s", err);
+    cr_assert_eq(run("head -c -10 r.jsonl >cut && sed -i 2,3d cut && $E merge cut"), 0, "%s", err);
+    cr_expect(!strstr(err, "note") && strstr(err, "0 repeated, 1 cut short"), "%s", err);
 }
 
 /* Heads of 1,000 dimensions are more than its codes of outliers can point to. */

@@ -164,8 +164,9 @@ static bool compare_results(request *r, eval_error *e)
 {
     results all = {0};
     size_t n_said = 0;
-    if (!results_load(&all, r->files, r->n_files, e))
+    if (!results_load_some(&all, r->files, r->n_files, e))
         return false;
+    results_note_skipped(stderr, &all);
     bool good = true;
     for (size_t i = 0; good && i < all.n_experiments; i++)
         good = compare_in(r, &all, i, &n_said, e);
@@ -272,7 +273,8 @@ int compare_main(const char *doc, int argc, char **argv)
     r.files = calloc((size_t)argc + 1, sizeof r.files[0]);
     bool good = r.files || eval_fail(&e, "out of memory");
     if (good)
-        arguments_parse(compare_options_list, parse_option, doc, "", argc, argv, &r);
+        arguments_parse_words(compare_options_list, parse_option, "A B [RESULTS...]", doc, "", argc, argv,
+                              &r);
     good =
         good && (kvq_isa() || eval_fail(&e, "KVQ_ISA=%s: no instruction set of that name runs here", wanted));
     good = good && run(&r, &e);

@@ -107,7 +107,7 @@ static void print_bash(void)
 
 int completion_main(const char *doc, int argc, char **argv)
 {
-    arguments_parse(completion_options_list, parse_option, doc, "", argc, argv, NULL);
+    arguments_parse_words(completion_options_list, parse_option, "SHELL", doc, "", argc, argv, NULL);
     print_bash();
     return STATUS_GOOD;
 }

@@ -55,6 +55,11 @@ static bool merge(const request *r, eval_error *e)
     output_file file;
     if (!results_load(&all, r->files, r->n_files, e))
         return false;
+    if (all.n_entries == 0 && all.n_cut > 0) { /* of empty files one may well be made */
+        results_free(&all);
+        return results_load_some(&all, r->files, r->n_files, e);
+    }
+    results_note_skipped(stderr, &all);
     bool good = output_file_open(&file, r->out, e);
     if (good && !merge_write(file.stream, &all, e)) {
         output_file_discard(&file);
@@ -78,7 +83,7 @@ int merge_main(const char *doc, int argc, char **argv)
         fputs("kvq-eval: out of memory\n", stderr);
         return STATUS_BAD_INPUT;
     }
-    arguments_parse(merge_options_list, parse_option, doc, "", argc, argv, &r);
+    arguments_parse_words(merge_options_list, parse_option, "FILE...", doc, "", argc, argv, &r);
     const bool good = merge(&r, &e);
     if (!good)
         fprintf(stderr, "kvq-eval: %s\n", e.text);

@@ -154,8 +154,10 @@ static bool make(const request *r, const char *command, eval_error *e)
     page p = {0};
     if (r->html && !output_file_check(r->html, e))
         return false;
+    if (!results_load_some(&all, r->files, r->n_files, e))
+        return false;
+    results_note_skipped(stderr, &all);
     bool good =
-        results_load(&all, r->files, r->n_files, e) &&
         check_baseline(&all, kvq_scheme_text(r->baseline), e) &&
         page_make(&p, &all, command, r->files, r->n_files, r->context, kvq_scheme_text(r->baseline), e);
     good = good && write_figures(&p, r->svg, "svg", e) && write_figures(&p, r->csv, "csv", e) &&
@@ -173,7 +175,7 @@ int page_main(const char *doc, int argc, char **argv)
     r.files = calloc((size_t)argc + 1, sizeof *r.files);
     bool good = (command && r.files) || eval_fail(&e, "no memory");
     if (good) {
-        arguments_parse(page_options_list, parse_option, doc, "", argc, argv, &r);
+        arguments_parse_words(page_options_list, parse_option, "RESULTS...", doc, "", argc, argv, &r);
         good = make(&r, command, &e);
     }
     free(command);

@@ -9,6 +9,7 @@
 #include "eval/common/exit_status.h"
 #include "eval/common/output_file.h"
 #include "eval/common/stop.h"
+#include "eval/sweep/append.h"
 #include "eval/sweep/jobs.h"
 
 #include <cblas.h>
@@ -310,6 +311,7 @@ static bool report(const session *s, const sweep_plan *plan, const sweep_state *
     const size_t all = plan->n_windows * plan->n_schemes;
     if (!sweep_load(&r, s->o->out, e))
         return false;
+    results_note_skipped(stderr, &r);
     for (size_t i = 0; i < plan->n_schemes; i++)
         for (size_t w = 0; w < plan->n_windows; w++)
             n += results_find(&r, sweep_key(plan, i, w)) ? 1 : 0;
@@ -385,7 +387,7 @@ int sweep_main(const char *doc, int argc, char **argv)
     const char *wanted = getenv("KVQ_ISA");
     bool good = kvq_isa() || eval_fail(&e, "KVQ_ISA=%s: no instruction set of that name runs here", wanted);
     good = good && (o.shard ? shard_parse(&part, o.shard, &e) : shard_from_environment(&part, &e));
-    good = good && make_list(&list, &o, &e) && output_file_check(o.out, &e);
+    good = good && make_list(&list, &o, &e) && output_file_check(o.out, &e) && append_check(o.out, &e);
     if (good && part.n > 1 && !o.quiet)
         fprintf(stderr, "kvq-eval: part %zu of %zu of the cells (%s)\n", part.index + 1, part.n, part.source);
     int status = STATUS_BAD_INPUT;

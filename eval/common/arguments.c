@@ -12,18 +12,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-void arguments_parse(const struct argp_option *options, argp_parser_t parser, const char *doc,
-                     const char *after, int argc, char **argv, void *input)
+void arguments_parse_words(const struct argp_option *options, argp_parser_t parser, const char *words,
+                           const char *doc, const char *after, int argc, char **argv, void *input)
 {
     char text[4096];
     snprintf(text, sizeof text, "%s\v%s", doc, after);
-    const struct argp how = {options, parser, NULL, text, NULL, NULL, NULL};
+    const struct argp how = {options, parser, words, text, NULL, NULL, NULL};
     argp_err_exit_status = STATUS_BAD_USAGE;
     const error_t status = argp_parse(&how, argc, argv, 0, NULL, input);
     if (status != 0) { /* what the command line says wrong has ended the process already */
         fprintf(stderr, "%s: cannot read the command line: %s\n", argv[0], strerror(status));
         exit(STATUS_BAD_USAGE);
     }
+}
+
+void arguments_parse(const struct argp_option *options, argp_parser_t parser, const char *doc,
+                     const char *after, int argc, char **argv, void *input)
+{
+    arguments_parse_words(options, parser, NULL, doc, after, argc, argv, input);
 }
 
 uint64_t argument_number(const struct argp_state *state, const char *name, const char *text, uint64_t min,

@@ -11,6 +11,10 @@
 void arguments_parse(const struct argp_option *options, argp_parser_t parser, const char *doc,
                      const char *after, int argc, char **argv, void *input);
 
+/** The same for a command that takes words, too: `words` is what --help says of them beside "[OPTION...]". */
+void arguments_parse_words(const struct argp_option *options, argp_parser_t parser, const char *words,
+                           const char *doc, const char *after, int argc, char **argv, void *input);
+
 /** The value of the option --name as a whole number from min to max. */
 uint64_t argument_number(const struct argp_state *state, const char *name, const char *text, uint64_t min,
                          uint64_t max);

@@ -99,6 +99,9 @@ static void print_verdict(FILE *f, const compared *c, const difference *d, const
             const double first = less ? -d->log_ratio.high : d->log_ratio.low;
             const double last = less ? -d->log_ratio.low : d->log_ratio.high;
             fprintf(f, "%.3g to %.3g)", exp(first), exp(last));
+        } else if (isfinite(d->log_ratio.value) && isfinite(d->diff.low)) {
+            fprintf(f, " (no interval: some draws have no %s)",
+                    c->figure == FIGURE_KL ? "divergence" : "error");
         }
         fputs(isnan(d->diff.low) ? "; how sure that is, one block of tokens cannot tell"
               : sure             ? ", which is more than chance"

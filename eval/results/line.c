@@ -428,8 +428,8 @@ static bool read_unsigned(const reader *r, const field *f, const char *path, con
 static bool read_real(const reader *r, const field *f, const char *path, const json_t *value, void *at)
 {
     double x = 0.0;
-    if (!to_real(value, &x))
-        return wrong(r, path, value, "a number, null, \"inf\" or \"-inf\"");
+    if (!to_real(value, &x) || x < 0.0) /* they are sums of what is never below zero, or the largest of it */
+        return wrong(r, path, value, "a number from 0, null or \"inf\"");
     if (f->type == DOUBLE) {
         memcpy(at, &x, sizeof x);
         return true;
@@ -515,6 +515,29 @@ static bool read_rows(const reader *r, const char *path, const json_t *array, co
     return true;
 }
 
+/* Steps are as many as they must be, those of a kind no more, and what was computed of logits is finite. */
+static bool check_block(const reader *r, const cell_block *b, size_t i, uint64_t due)
+{
+    const double most_nll = 1e6 * (double)due; /* float32 logits hardly reach a thousandth of it */
+    const struct {
+        const char *name;
+        uint64_t value;
+    } counts[] = {{"n_steps", b->n_steps}, {"n_targets", b->n_targets}, {"n_agree", b->n_agree}};
+    const struct {
+        const char *name;
+        double value, most;
+    } sums[] = {{"kl", b->kl, DBL_MAX}, {"nll", b->nll, most_nll}, {"nll_fp32", b->nll_fp32, most_nll}};
+    for (size_t j = 0; j < COUNT(counts); j++)
+        if (counts[j].value > due || (j == 0 && counts[j].value < due))
+            return eval_fail(r->e, "%s: cell.blocks[%zu].%s is %" PRIu64 ", expected %s%" PRIu64, r->where, i,
+                             counts[j].name, counts[j].value, j > 0 ? "at most " : "", due);
+    for (size_t j = 0; j < COUNT(sums); j++)
+        if (!(sums[j].value <= sums[j].most))
+            return eval_fail(r->e, "%s: cell.blocks[%zu].%s is %g, expected 0 to %g", r->where, i,
+                             sums[j].name, sums[j].value, sums[j].most);
+    return true;
+}
+
 /* Blocks of CELL_BLOCK steps, of which the last may be shorter, that cover the window's counted steps. */
 static bool read_blocks(const reader *r, const experiment *x, const json_t *array, cell *c)
 {
@@ -530,10 +553,8 @@ static bool read_blocks(const reader *r, const experiment *x, const json_t *arra
     uint64_t left = x->n_tokens - x->n_prompt;
     for (size_t i = 0; i < c->n_blocks; i++) {
         const uint64_t due = left < CELL_BLOCK ? left : CELL_BLOCK;
-        const cell_block *b = &c->blocks[i];
-        if (b->n_steps != due || b->n_targets > due || b->n_agree > due)
-            return eval_fail(r->e, "%s: cell.blocks[%zu]: %" PRIu32 " steps, %" PRIu64 " expected there",
-                             r->where, i, b->n_steps, due);
+        if (!check_block(r, &c->blocks[i], i, due))
+            return false;
         left -= due;
     }
     return left == 0 || eval_fail(r->e, "%s: cell.blocks: the last %" PRIu64 " steps of %zu are missing",
@@ -638,6 +659,26 @@ static bool read_experiment(const reader *r, const json_t *object, experiment *x
     return true;
 }
 
+/* Bytes by purpose, and their sum. */
+static bool read_usage(const reader *r, const json_t *object, kvq_usage *u)
+{
+    u->struct_size = sizeof *u;
+    if (!read_fields(r, "cell.usage", object, usage_fields, COUNT(usage_fields), u))
+        return false;
+    const uint64_t parts[] = {u->payload, u->metadata,    u->residual, u->sinks,
+                              u->slack,   u->bookkeeping, u->evidence};
+    uint64_t left = u->total;
+    for (size_t i = 0; i < COUNT(parts); i++) {
+        if (parts[i] > left)
+            return eval_fail(r->e, "%s: cell.usage.total is %" PRIu64 ", less than the sum of its parts",
+                             r->where, u->total);
+        left -= parts[i];
+    }
+    return left == 0 ||
+           eval_fail(r->e, "%s: cell.usage.total is %" PRIu64 ", expected the sum of its parts, %" PRIu64,
+                     r->where, u->total, u->total - left);
+}
+
 static bool read_cell(const reader *r, const json_t *object, const experiment *x, cell *c)
 {
     enum { MAX_SCHEME = 65535 }; /* of any scheme (kvq.h): with layers that differ a text is long */
@@ -651,9 +692,7 @@ static bool read_cell(const reader *r, const json_t *object, const experiment *x
     if (!c->scheme)
         return eval_fail(r->e, "%s: out of memory", r->where);
     memcpy(c->scheme, json_string_value(scheme), n + 1);
-    c->usage.struct_size = sizeof c->usage;
-    return read_fields(r, "cell.usage", json_object_get(object, "usage"), usage_fields, COUNT(usage_fields),
-                       &c->usage) &&
+    return read_usage(r, json_object_get(object, "usage"), &c->usage) &&
            read_blocks(r, x, json_object_get(object, "blocks"), c) &&
            read_heads(r, x, json_object_get(object, "heads"), c) &&
            read_bins(r, json_object_get(object, "bins"), c) &&

@@ -105,32 +105,69 @@ static bool add_line(results *r, const json_t *object, const char *where, eval_e
     return true;
 }
 
-/* All lines of a file. One that was cut short is no JSON object, or has no newline. */
+/* Does a line begin as every line does that is written here, as far as it goes? Then it may have been cut short. */
+static bool is_beginning(const char *line, size_t n)
+{
+    static const char start[] = "{\"schema\":\"" LINE_SCHEMA "\"";
+    return memcmp(line, start, n < sizeof start - 1 ? n : sizeof start - 1) == 0;
+}
+
+static void skip_line(results *r, const char *name, size_t number)
+{
+    if (r->n_skipped++ > 0)
+        return;
+    r->first_skipped = number;
+    snprintf(r->first_skipped_in, sizeof r->first_skipped_in, "%.255s", name);
+}
+
+/* What a file's lines turned out to be. */
+typedef struct tally {
+    size_t n_cells, n_others; /* no JSON objects, but for a last one without its newline */
+    size_t first;             /* number of the first line that is not empty; 0: there is none */
+    bool foreign;             /* it is neither a cell nor the beginning of one */
+} tally;
+
+static bool read_line(results *r, tally *t, const char *line, size_t n, bool ended, const char *name,
+                      size_t number, eval_error *e)
+{
+    char where[4200];
+    json_t *object = ended ? json_loadb(line, n, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    bool good = true;
+    if (t->first == 0) {
+        t->first = number;
+        t->foreign = !json_is_object(object) && !is_beginning(line, n);
+    }
+    if (json_is_object(object)) {
+        snprintf(where, sizeof where, "%s: line %zu", name, number);
+        good = add_line(r, object, where, e);
+        t->n_cells++;
+    } else if (ended) {
+        skip_line(r, name, number);
+        t->n_others++;
+    } else {
+        r->n_cut++;
+    }
+    json_decref(object);
+    return good;
+}
+
+/* All lines of a file. */
 static bool read_lines(results *r, const input_file *file, const char *name, eval_error *e)
 {
     const char *at = (const char *)file->data, *end = at + file->size;
-    char where[4200];
-    size_t n_whole = 0;
+    tally t = {0};
     for (size_t number = 1; at < end; number++) {
         const char *newline = memchr(at, '\n', (size_t)(end - at));
         const size_t n = (size_t)((newline ? newline : end) - at);
-        json_t *object = newline && n > 0 ? json_loadb(at, n, JSON_REJECT_DUPLICATES, NULL) : NULL;
-        bool good = true;
-        if (json_is_object(object)) {
-            snprintf(where, sizeof where, "%s: line %zu", name, number);
-            good = add_line(r, object, where, e);
-            n_whole++;
-        } else {
-            r->n_cut += n > 0 ? 1 : 0;
-        }
-        json_decref(object);
-        if (!good)
+        if (n > 0 && !read_line(r, &t, at, n, newline != NULL, name, number, e))
             return false;
         at += n + (newline ? 1 : 0);
     }
-    /* A file of something else should not pass for one whose lines are all cut. */
-    return n_whole > 0 || file->size == 0 || file->data[0] == '{' || file->data[0] == '\n' ||
-           eval_fail(e, "%s: line 1 is no JSON object; expected lines that kvq-eval sweep has written", name);
+    /* A file of something else should not pass for one whose lines are all cut: lines would be appended to it. */
+    if (t.foreign || (t.n_cells == 0 && (t.n_others > 0 || (file->size > 0 && t.first == 0))))
+        return eval_fail(e, "%s, line %zu: is not a line of results, which kvq-eval sweep writes", name,
+                         t.first > 0 ? t.first : 1);
+    return true;
 }
 
 bool results_load(results *out, const char *const *paths, size_t n_paths, eval_error *e)
@@ -148,6 +185,29 @@ bool results_load(results *out, const char *const *paths, size_t n_paths, eval_e
     }
     *out = r;
     return true;
+}
+
+bool results_load_some(results *out, const char *const *paths, size_t n_paths, eval_error *e)
+{
+    results r = {0};
+    if (!results_load(&r, paths, n_paths, e))
+        return false;
+    if (r.n_entries == 0) {
+        results_free(&r);
+        return eval_fail(e, "%s%s, line 1: is not a line of results, which kvq-eval sweep writes",
+                         strcmp(paths[0], "-") == 0 ? "standard input" : paths[0],
+                         n_paths > 1 ? " and the other files" : "");
+    }
+    *out = r;
+    return true;
+}
+
+void results_note_skipped(FILE *f, const results *r)
+{
+    if (r->n_skipped > 0)
+        fprintf(f, "kvq-eval: note: %zu line%s no cell%s and skipped; the first is %s, line %zu\n",
+                r->n_skipped, r->n_skipped == 1 ? " is" : "s are", r->n_skipped == 1 ? "" : "s",
+                r->first_skipped_in, r->first_skipped);
 }
 
 void results_free(results *r)

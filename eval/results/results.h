@@ -4,13 +4,17 @@
  * "cell": {...}. The key is XXH3-64 over all that could change what is measured (the experiment, the scheme, the
  * window and its token ids), so a run that is repeated finds what is there. A line is written by one write()
  * to a file opened for appending: several processes may share a file, and one that is killed leaves at most its
- * last line cut short, which is recognised (no newline at its end, or no JSON object), skipped and counted.
+ * last line cut short. That one has no newline at its end; it is skipped and counted. The next process that appends ends
+ * it first, so such lines stand between others, too: they are skipped, and counted apart, because what is no cell for
+ * another reason looks the same.
  */
 #ifndef KVQ_EVAL_RESULTS_RESULTS_H
 #define KVQ_EVAL_RESULTS_RESULTS_H
 
 #include "eval/common/error.h"
 #include "eval/results/cell.h"
+
+#include <stdio.h>
 
 typedef struct results_entry {
     uint64_t key;
@@ -23,9 +27,12 @@ typedef struct results {
     size_t n_experiments;
     results_entry *entries; /* one for each key, the first that was read */
     size_t n_entries;
-    size_t n_cut;      /* lines cut short */
-    size_t n_repeated; /* lines whose key was there before */
-    size_t *slots;     /* [n_slots]: places of entries by their keys, for results_find */
+    size_t n_cut;         /* last lines cut short */
+    size_t n_repeated;    /* lines whose key was there before */
+    size_t n_skipped;     /* lines that are no JSON objects, with others behind them or a newline */
+    size_t first_skipped; /* the number of the first, and its file */
+    char first_skipped_in[256];
+    size_t *slots; /* [n_slots]: places of entries by their keys, for results_find */
     size_t n_slots;
 } results;
 
@@ -37,9 +44,16 @@ char *results_line(const experiment *x, const cell *c);
 
 /**
  * Read files that were appended to; "-" is standard input. Errors name file, line and field: a line that is JSON
- * but not a cell, one of another schema, a key that does not fit its content. On failure *out is untouched.
+ * but not a cell, one of another schema, a key that does not fit its content, a file that holds something else: no cell,
+ * and more than one line cut short, or a first line that is not even the beginning of one. On failure *out is untouched.
  */
 EVAL_MUST_CHECK bool results_load(results *out, const char *const *paths, size_t n_paths, eval_error *e);
+
+/** The same for those who need a cell: none in all files is an error. */
+EVAL_MUST_CHECK bool results_load_some(results *out, const char *const *paths, size_t n_paths, eval_error *e);
+
+/** One line on `f` about lines that were skipped, if any were. */
+void results_note_skipped(FILE *f, const results *r);
 
 void results_free(results *r); /* an all-zero one is fine */
 

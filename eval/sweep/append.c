@@ -10,17 +10,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+bool append_check(const char *path, eval_error *e)
+{
+    struct stat info;
+    return stat(path, &info) != 0 || S_ISREG(info.st_mode) ||
+           eval_fail(e, "%s: is no regular file, and results are read again", path);
+}
+
 int append_open(const char *path, eval_error *e)
 {
+    if (!append_check(path, e))
+        return -1;
     const int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-    struct stat info;
     if (fd < 0) {
         (void)eval_fail(e, "%s: cannot write: %s", path, strerror(errno));
-        return -1;
-    }
-    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-        (void)eval_fail(e, "%s: is no regular file, and results are read again", path);
-        (void)close(fd);
         return -1;
     }
     return fd;

@@ -6,6 +6,12 @@
 
 #include <stddef.h>
 
+/**
+ * Can lines be appended to `path` and read again? Not where it is there and no regular file. It is not opened, which
+ * would wait for the other end of a pipe.
+ */
+EVAL_MUST_CHECK bool append_check(const char *path, eval_error *e);
+
 /** Open `path` for appending, and make it if it is not there. -1 on failure. */
 EVAL_MUST_CHECK int append_open(const char *path, eval_error *e);
 

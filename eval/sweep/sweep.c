@@ -91,6 +91,8 @@ uint64_t sweep_key(const sweep_plan *plan, size_t scheme, size_t window)
 bool sweep_load(results *out, const char *path, eval_error *e)
 {
     struct stat info;
+    if (!append_check(path, e))
+        return false;
     if (stat(path, &info) == 0)
         return results_load(out, &path, 1, e);
     memset(out, 0, sizeof *out);
