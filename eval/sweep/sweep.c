@@ -13,6 +13,8 @@
 #include "eval/sweep/append.h"
 
 #include <assert.h>
+#include <cblas.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -308,6 +310,10 @@ static void run_tasks(sweep *s)
     const size_t n_threads = (size_t)s->config->n_threads;
     const int n = (int)(s->n_tasks < n_threads ? s->n_tasks : n_threads);
     (void)n; /* where OpenMP is left out, as static analysis does */
+    /* A cell is one thread's work from first to last. Where one task is left, the products inside it would be
+     * shared out among idle threads and round otherwise: what a cell says must not depend on who is beside it. */
+    omp_set_num_threads(1);
+    openblas_set_num_threads(1);
 #pragma omp parallel num_threads(n)
     while (!should_stop(s)) {
         size_t mine;
