@@ -145,7 +145,7 @@ Test(layers, beyond_the_model_are_refused)
 
 Test(layers, beyond_the_model_end_every_command_before_its_work)
 {
-    static const char *const commands[] = {"$E " SMALL, "$E --generate 4 --prompt 8 --quiet ",
+    static const char *const commands[] = {("$E " SMALL), "$E --generate 4 --prompt 8 --quiet ",
                                            "$E --kv kv.safetensors --quiet "};
     cr_assert_eq(run("$E dump --windows 1 --tokens 60 --quiet --out kv.safetensors"), 0, "%s", err);
     for (size_t i = 0; i < 3; i++) {

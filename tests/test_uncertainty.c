@@ -35,6 +35,8 @@ Test(uncertainty, a_confident_limit_is_the_intervals_end)
     json_decref(c);
     /* A window of one block has no interval, so nothing can be said. */
     cr_expect_eq(run("$E --windows 1 --tokens 60 --scheme kivi2,r=32 --quiet --max-kld 100 --confident"), 3);
+    cr_expect(strstr(err, "mean next-token KL has no interval, so --max-kld --confident cannot hold"), "%s",
+              err);
     cr_expect_eq(run("$E " TWO "--confident"), 2);
     cr_expect(strstr(err, "--confident is about"), "%s", err);
 }

@@ -3,6 +3,8 @@
 
 #include "eval/report/report.h"
 
+#include <math.h>
+
 static size_t check_one(FILE *f, const evaluate_run *run, const char *what, double value, const char *option,
                         const options_limit *limit, bool at_least)
 {
@@ -21,6 +23,13 @@ static size_t check_figure(FILE *f, const evaluate_run *run, const char *what, d
     char text[96];
     if (!confident)
         return check_one(f, run, what, value, option, limit, false);
+    if (limit->set && isnan(run->estimates[which].high)) {
+        fprintf(f,
+                "kvq-eval: %s: %s has no interval, so --%s --confident cannot hold: take more windows or "
+                "tokens\n",
+                run->text, what, option);
+        return 1;
+    }
     snprintf(text, sizeof text, "the 95 %% interval's end of %s", what);
     return check_one(f, run, text, run->estimates[which].high, option, limit, false);
 }

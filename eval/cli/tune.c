@@ -36,7 +36,7 @@ enum {
 const struct argp_option tune_options_list[] = {
     {NULL, 0, NULL, 0, "The size, one of:", 1},
     {"bits", KEY_BITS, "B", 0,
-     "Bits that a key or value adds to a long cache, all layers' mean, everything counted", 1},
+     "Bits that a key or value adds to a long cache, all layers' mean, metadata and tables counted", 1},
     {"bytes-per-token", KEY_BYTES_PER_TOKEN, "N", 0, "Bytes that a token adds to a long cache, all layers",
      1},
     {"bytes-at", KEY_BYTES_AT, "CONTEXT=BYTES", 0,

@@ -36,14 +36,20 @@ static void print_verdict(FILE *f, const tune_result *r)
         fputs("No scheme with the same widths in all layers fits the size.\n", f);
         return;
     }
+    if (!isfinite(d->log_ratio.value)) {
+        fputs("One of the two does not diverge at all on unseen windows: take more of them.\n", f);
+        return;
+    }
+    const bool less = d->log_ratio.value < 0.0;
     fprintf(f,
-            "On unseen windows it diverges %.2f times less than the best uniform scheme of at most this size",
-            exp(-d->log_ratio.value));
+            "On unseen windows it diverges %.2f times %s than the best uniform scheme of at most this size",
+            exp(fabs(d->log_ratio.value)), less ? "less" : "more");
     if (isfinite(d->log_ratio.low))
-        fprintf(f, "\n(95 %% interval %.2f to %.2f): %s.\n", exp(-d->log_ratio.high), exp(-d->log_ratio.low),
-                d->log_ratio.high < 0.0  ? "better, and more than chance"
-                : d->log_ratio.low > 0.0 ? "worse, and more than chance: take the uniform one"
-                                         : "this may be chance");
+        fprintf(f, "\n(95 %% interval of the ratio %.2f to %.2f): %s.\n", exp(-d->log_ratio.high),
+                exp(-d->log_ratio.low),
+                d->log_ratio.high < 0.0 ? "better, and more than chance"
+                : less                  ? "this may be chance"
+                                        : "no better, so take the uniform one");
     else
         fputs(".\n", f);
 }

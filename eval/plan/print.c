@@ -128,7 +128,7 @@ static void print_fit(const plan_request *r, const plan_result *p)
 static void print_speed(const plan_request *r, const plan_result *p)
 {
     printf("\nA decode step of the batch\n%-*s%11s%9s%9s%12s%11s%10s\n", NAME_WIDTH, "scheme", "reads",
-           "FLOP/B", "binds", "time", "tokens/s", "vs fp16");
+           "FLOP/B", "binds", "time", "tokens/s", "time:fp16");
     for (size_t i = 0; i < r->n_schemes; i++) {
         const plan_scheme *s = &p->schemes[i];
         char bytes[FORMAT_SIZE], seconds[FORMAT_SIZE], rate[FORMAT_SIZE];

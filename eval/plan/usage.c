@@ -60,6 +60,9 @@ static bool run(const model_dims *d, const kvq_scheme *scheme, const filling *f,
     config.scheme = scheme;
     kvq_cache *cache = NULL;
     kvq_status status = kvq_cache_create(&cache, &config);
+    if (status == KVQ_ERR_SCHEME && kvq_scheme_min_layers(scheme) > config.n_layers)
+        return eval_fail(e, "scheme %.600s: layer %zu is named, but the model has no more than %zu",
+                         kvq_scheme_text(scheme), kvq_scheme_min_layers(scheme) - 1, config.n_layers);
     if (status == KVQ_ERR_SCHEME)
         return eval_fail(e, "scheme %s: cannot store heads of %zu numbers", kvq_scheme_text(scheme),
                          d->head_dim);

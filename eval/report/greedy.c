@@ -29,7 +29,7 @@ static cells cells_of(const divergence *d, const divergence_run *run)
         most = first > most ? first : most;
         n_never += first == d->n ? 1 : 0;
     }
-    cells c;
+    cells c = {.text = {{0}}};
     count_cell(c.text[0], run->median, d->n);
     count_cell(c.text[1], least, d->n);
     count_cell(c.text[2], most, d->n);

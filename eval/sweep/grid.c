@@ -120,7 +120,8 @@ static bool parse_values(factor *f, char *text, eval_error *e)
     const char separator = strchr(text, '|') ? '|' : ',';
     const char *prefix = "";
     size_t n_prefix = 0;
-    for (char *at = text, *end = at; end; at = end + 1) {
+    char *end;
+    for (char *at = text; at; at = end ? end + 1 : NULL) {
         end = strchr(at, separator);
         if (end)
             *end = '\0';

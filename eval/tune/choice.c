@@ -71,9 +71,12 @@ bool choice_bytes(const model_shape *shape, const char *scheme, const choice_bud
     kvq_scheme *s = NULL;
     const bool good = evaluate_make_scheme(&s, scheme, e) && memory_weigh(shape, s, lengths, n, usage, e);
     kvq_scheme_free(s);
-    if (good)
-        *bytes = n == 1 ? (double)usage[0].total
-                        : ((double)usage[1].total - (double)usage[0].total) / (double)LONG;
+    if (good && n == 1)
+        *bytes = (double)usage[0].total;
+    else if (
+        good) /* room for tokens to come grows in steps: it would tell two lengths apart, not two schemes */
+        *bytes = ((double)(usage[1].total - usage[1].slack) - (double)(usage[0].total - usage[0].slack)) /
+                 (double)LONG;
     return good;
 }
 

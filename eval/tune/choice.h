@@ -39,7 +39,9 @@ char *choice_text_alone(size_t layer, bool keys, size_t width, const choice_comm
 /* What the bytes of a choice may be. */
 typedef struct choice_budget {
     double bytes;
-    size_t context; /* of a cache with this many tokens; 0: that a token adds to a long cache, in the mean */
+    size_t
+        context; /* of a cache with this many tokens; 0: that a token adds to a long cache, in the mean, without
+                       room that holds no token yet */
 } choice_budget;
 
 /** Bytes of a cache of all layers, as budget.context says: those of a real one. */

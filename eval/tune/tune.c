@@ -1,6 +1,7 @@
 /* The tuner (tune.h). */
 #include "eval/tune/tune.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -129,6 +130,19 @@ static const char *batch_text(const batch *b, size_t i)
 
 /* ---- 1. sensitivities ---- */
 
+/* Every width is as good as any other where nothing has left the residual yet. */
+static bool check_packed(const tuner *t, eval_error *e)
+{
+    const choice_table *table = &t->out->table;
+    for (size_t l = 0; l < table->n_layers; l++)
+        if (table->k_kl[l * CHOICE_N_K] != table->k_kl[(l + 1) * CHOICE_N_K - 1])
+            return true;
+    return eval_fail(e,
+                     "in windows of %zu tokens nothing is packed yet, so there is nothing to tune by: these "
+                     "schemes keep the newest 128 to 255 tokens as they are; take more --tokens",
+                     t->config->sweep.in->n_tokens);
+}
+
 static bool measure_table(tuner *t, eval_error *e)
 {
     const size_t L = n_layers(t), n = t->config->n_tune_windows;
@@ -159,7 +173,7 @@ static bool measure_table(tuner *t, eval_error *e)
     }
     t->out->n_measured += b.list.n;
     batch_free(&b);
-    return good;
+    return good && check_packed(t, e);
 }
 
 /* ---- 2. choices for the budget ---- */
@@ -175,6 +189,33 @@ static bool bytes_of_choices(const tuner *t, const choice *choices, double *byte
     const bool good = (text || eval_fail(e, "out of memory")) && bytes_of(t, text, bytes, e);
     free(text);
     return good;
+}
+
+/* `least`: what any choice needs. */
+static bool fail_budget(const tuner *t, double least, eval_error *e)
+{
+    const choice_budget *b = &t->config->budget;
+    if (b->context > 0)
+        return eval_fail(e, "%.0f bytes are too few for %zu tokens of this model: the least is %.0f",
+                         b->bytes, b->context, least);
+    return eval_fail(e, "%.2f bytes per token are too few for this model: the least is %.2f", b->bytes,
+                     least);
+}
+
+/* Is there a choice that fits? Better asked before hours of measuring than after. */
+static bool check_budget(tuner *t, eval_error *e)
+{
+    double least = (double)INFINITY;
+    choice *narrowest = calloc(n_layers(t), sizeof narrowest[0]);
+    bool good = narrowest || eval_fail(e, "out of memory");
+    for (size_t i = 0; good && i < N_RESIDUALS; i++) {
+        double bytes = 0.0;
+        t->common = (choice_common){heavy_hitters[0], residuals[i]};
+        good = bytes_of_choices(t, narrowest, &bytes, e);
+        least = fmin(least, bytes);
+    }
+    free(narrowest);
+    return good && (least <= t->config->budget.bytes || fail_budget(t, least, e));
 }
 
 /* What one layer costs in each pair of widths, and what a cache shares among its layers. */
@@ -248,24 +289,12 @@ static bool measure_choices(tuner *t, const choice *choices, const choice_common
     return good;
 }
 
-/* The least that any choice needs, for a message. */
-static bool fail_budget(tuner *t, double least, eval_error *e)
-{
-    const choice_budget *b = &t->config->budget;
-    if (b->context > 0)
-        return eval_fail(e, "%.0f bytes are too few for %zu tokens of this model: the least is %.0f",
-                         b->bytes, b->context, least);
-    return eval_fail(e, "%.2f bytes per token are too few for this model: the least is %.2f", b->bytes,
-                     least);
-}
-
 static bool choose_first(tuner *t, double *best_kl, eval_error *e)
 {
     const size_t L = n_layers(t);
     choice *choices = calloc(N_HH * N_RESIDUALS * L, sizeof choices[0]);
     choice_common commons[N_HH * N_RESIDUALS];
     size_t n = 0;
-    double least = (double)INFINITY;
     bool good = choices || eval_fail(e, "out of memory"), better = false;
     for (size_t i = 0; good && i < N_HH * N_RESIDUALS; i++) {
         /* A smaller window saves nothing that a token adds. */
@@ -274,12 +303,10 @@ static bool choose_first(tuner *t, double *best_kl, eval_error *e)
         t->common = (choice_common){heavy_hitters[i % N_HH], residuals[i / N_HH]};
         bool fits = false;
         good = weigh_layers(t, e) && choose(t, choices + n * L, &fits, e);
-        least = fmin(least, t->out->table.bytes[0][0] * (double)L - t->overhead);
         commons[n] = t->common;
         n += good && fits ? 1 : 0;
     }
-    if (good && n == 0)
-        good = fail_budget(t, least, e);
+    assert(!good || n > 0); /* check_budget has seen to that */
     good = good && measure_choices(t, choices, commons, n, best_kl, &better, e);
     free(choices);
     t->common = t->out->common;
@@ -403,9 +430,13 @@ static bool list_uniform(tuner *t, char **texts, size_t *n, eval_error *e)
         qsort(all, n_all, sizeof all[0], least_promised_first);
     *n = 0;
     for (size_t i = 0; good && i < n_all && *n < N_UNIFORM; i++) {
+        double bytes = 0.0;
         texts[*n] = choice_text(&all[i].widths, 1, &all[i].common);
-        good = texts[*n] || eval_fail(e, "out of memory");
-        *n += good ? 1 : 0;
+        good = (texts[*n] || eval_fail(e, "out of memory")) && bytes_of(t, texts[*n], &bytes, e);
+        if (good && bytes <= t->config->budget.bytes)
+            (*n)++;
+        else
+            free(texts[*n]);
     }
     t->common = t->out->common;
     free(same);
@@ -492,6 +523,7 @@ bool tune(tune_result *out, const tune_config *config, eval_error *e)
     double kl = (double)INFINITY;
     result.choices = calloc(n_layers(&t), sizeof result.choices[0]);
     bool good = result.choices || eval_fail(e, "out of memory");
+    good = good && check_budget(&t, e);
     say(&t, "layers alone");
     good = good && measure_table(&t, e);
     say(&t, "choices");
