@@ -423,7 +423,7 @@ Test(sweep, bad_input_gets_one_line_and_leaves_nothing)
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         for (size_t tunes = 0; tunes < 2; tunes++) {
             const char *command = tunes ? "tune --bits 4 --windows 2 --tokens 48" : "sweep --scheme kivi2";
-            (void)run("timeout 30 $E %s --quiet --out %s", command, others[i]);
+            (void)run("timeout -s KILL 30 $E %s --quiet --out %s", command, others[i]);
             cr_expect(strstr(err, ": is no regular file") && n_lines(err) == 1, "%s --out %s: %s", command,
                       others[i], err);
         }
