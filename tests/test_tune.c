@@ -4,6 +4,7 @@
 #include "eval/common/splitmix.h"
 #include "eval/measure/evaluate.h"
 #include "eval/tune/choice.h"
+#include "tests/support.h"
 #include "tests/tool.h"
 
 #include <criterion/criterion.h>
@@ -137,6 +138,8 @@ static double figure_of(const json_t *tuned, const char *which)
 
 Test(tune, finds_a_scheme_that_fits_and_goes_on_from_its_file)
 {
+    if (SANITIZED) /* minutes; what it measures with, sweeps, is tested there as well */
+        return;
     cr_assert_eq(run("$E tune --bits 2.3 " TUNE "--json r.json --scheme-file s.txt"), 0, "%s", err);
     cr_expect(strstr(out, "judged on 2 windows of 320 tokens") && strstr(out, "--scheme "), "%s", out);
     char text[1 << 14];
