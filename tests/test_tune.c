@@ -110,18 +110,18 @@ Test(choice, texts_are_schemes_of_the_layers)
 
 Test(choice, bytes_are_those_of_a_cache_and_of_its_growth)
 {
-    const model_shape shape = {.n_layer = 2, .n_head = 4, .n_kv_head = 2, .head_dim = 64, .n_ctx = 1 << 20};
+    const model_shape small = {.n_layer = 2, .n_head = 4, .n_kv_head = 2, .head_dim = 64, .n_ctx = 1 << 20};
     eval_error e = {""};
     double at_300 = 0.0, per_token = 0.0;
-    cr_assert(choice_bytes(&shape, "fp16", &(choice_budget){.context = 300}, &at_300, &e), "%s", e.text);
-    cr_assert(choice_bytes(&shape, "fp16", &(choice_budget){.context = 0}, &per_token, &e), "%s", e.text);
+    cr_assert(choice_bytes(&small, "fp16", &(choice_budget){.context = 300}, &at_300, &e), "%s", e.text);
+    cr_assert(choice_bytes(&small, "fp16", &(choice_budget){.context = 0}, &per_token, &e), "%s", e.text);
     /* 300 tokens of 2 layers, keys and values, 2 heads of 64 halves: 307,200 bytes. They lie on three pages of 128, and
      * the pool of pages has up to an eighth more. */
     cr_expect(at_300 >= 307200.0 && at_300 < 307200.0 * 384 / 300 * 1.13, "%g", at_300);
     /* A token adds its 1,024 bytes and a share of its page's tables. */
     cr_expect(per_token >= 1024.0 && per_token < 1.03 * 1024.0, "%g", per_token);
     double narrow = 0.0;
-    cr_assert(choice_bytes(&shape, "kvq2", &(choice_budget){.context = 0}, &narrow, &e), "%s", e.text);
+    cr_assert(choice_bytes(&small, "kvq2", &(choice_budget){.context = 0}, &narrow, &e), "%s", e.text);
     cr_expect(narrow < per_token / 5.0, "%g", narrow);
 }
 
