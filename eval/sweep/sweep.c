@@ -310,8 +310,9 @@ static void run_tasks(sweep *s)
     const size_t n_threads = (size_t)s->config->n_threads;
     const int n = (int)(s->n_tasks < n_threads ? s->n_tasks : n_threads);
     (void)n; /* where OpenMP is left out, as static analysis does */
-    /* A cell is one thread's work from first to last. Where one task is left, the products inside it would be
-     * shared out among idle threads and round otherwise: what a cell says must not depend on who is beside it. */
+    /* A cell's matrix products are one thread's. Where one task is left they would be shared out among idle threads
+     * and round otherwise, and what a cell says must not depend on who is beside it. Attention may have the threads:
+     * its bits do not depend on them. */
     omp_set_num_threads(1);
     openblas_set_num_threads(1);
 #pragma omp parallel num_threads(n)
