@@ -186,6 +186,7 @@ static void dequantize_levels_v(const kvq_token_codes *codes, const float *level
             v_store_part(out + c, v_add(x, v_load_part(add + c, dim - c)), dim - c);
     }
 }
+
 /* The slots of a table that this file fills. */
 #define V_TIER_KERNELS                                                                                       \
     .fold_row = fold_row_v, .fold_row_rest = fold_row_rest_v, .fold_ordered = fold_ordered_v,                \
