@@ -194,8 +194,8 @@ typedef struct kvq_kernels {
 
     /* For codec_tier.c, where the formulas are: 128 tokens of sixteen channels.
      *
-     * EXACT. What they look like; row t is x + t * stride. */
-    void (*channel_stats)(const float *x, size_t stride, kvq_channels *stats);
+     * EXACT. What they look like, token t at row[t] + c. */
+    void (*channel_stats)(const float *const *row, size_t c, kvq_channels *stats);
     /* EXACT. Fit each channel, x[16 t + channel], with codes of 0, 1, 2, 4 or 6 bits, xhat = lo + code *
      * 2^(exponent/8), u the weight of gain errors: exponent[16], lo[16] as halves; codes, a byte each, of
      * channel 4 k + j and token t: codes[4 (128 k + t) + j]. stats is what channel_stats says of them. */
@@ -338,7 +338,7 @@ void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, co
                                 float *acc);
 
 /* Likewise portable_tier.c. */
-void kvq_channel_stats_portable(const float *x, size_t stride, kvq_channels *stats);
+void kvq_channel_stats_portable(const float *const *row, size_t c, kvq_channels *stats);
 void kvq_fit_channels_portable(const float *x, const kvq_channels *stats, uint32_t bits, float u,
                                uint8_t *codes, int8_t *exponent, uint16_t *lo);
 void kvq_fit_channel_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,

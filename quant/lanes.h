@@ -103,6 +103,11 @@ V_INLINE v_f v_abs(v_f x)
     V_EACH_LANE(x.lane[j] < 0.0f ? -x.lane[j] : x.lane[j]);
 }
 
+V_INLINE v_f v_clamp(v_f x, v_f most)
+{
+    return v_min(v_max(x, v_set1(0.0f)), most);
+}
+
 V_INLINE v_f v_if_less(v_f a, v_f b, v_f x, v_f y)
 {
     V_EACH_LANE(a.lane[j] < b.lane[j] ? x.lane[j] : y.lane[j]);

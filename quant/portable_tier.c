@@ -7,9 +7,9 @@
 #include "quant/vector_fit.h"
 #include "quant/vector_tier.h"
 
-void kvq_channel_stats_portable(const float *x, size_t stride, kvq_channels *stats)
+void kvq_channel_stats_portable(const float *const *row, size_t c, kvq_channels *stats)
 {
-    channel_stats_v(x, stride, stats);
+    channel_stats_v(row, c, stats);
 }
 
 void kvq_fit_channels_portable(const float *x, const kvq_channels *stats, uint32_t bits, float u,

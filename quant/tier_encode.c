@@ -60,14 +60,37 @@ double kvq_geometric_mean_16(const double x[16])
     return mean[0];
 }
 
+/* Two sorted runs, the first n places and the others up to 2 n, into one; without branches on what is
+ * compared, which nobody could predict. */
+static void merge(const double *weight, const uint16_t *from, size_t n, size_t end, uint16_t *to)
+{
+    size_t a = 0, b = n;
+    for (; a < n && b < end; to++) {
+        bool second = weight[from[b]] > weight[from[a]];
+        *to = from[second ? b : a];
+        b += second;
+        a += !second;
+    }
+    memcpy(to, from + a, (n - a) * sizeof *to);
+    memcpy(to + (n - a), from + b, (end - b) * sizeof *to);
+}
+
 void kvq_sort_down(const double *weight, size_t n, uint16_t *order)
 {
-    for (size_t i = 0; i < n; i++) {
-        size_t at = i;
-        for (; at > 0 && weight[order[at - 1]] < weight[i]; at--)
-            order[at] = order[at - 1];
-        order[at] = (uint16_t)i;
+    uint16_t other[KVQ_DIM_MAX], *from = order, *to = other;
+    for (size_t i = 0; i < n; i++)
+        order[i] = (uint16_t)i;
+    for (size_t run = 1; run < n; run *= 2) {
+        for (size_t i = 0; i < n; i += 2 * run) {
+            size_t left = n - i;
+            merge(weight, from + i, run < left ? run : left, 2 * run < left ? 2 * run : left, to + i);
+        }
+        uint16_t *swap = from;
+        from = to;
+        to = swap;
     }
+    if (from != order)
+        memcpy(order, from, n * sizeof *order);
 }
 
 void kvq_allocate_widths(const double *weight, size_t n_blocks, size_t budget, bool six, uint8_t *width)
@@ -106,47 +129,38 @@ typedef struct page {
     size_t stride;
     uint8_t kept[KVQ_HEAVY_HITTERS_MAX];
     float mean[KVQ_DIM_MAX]; /* what stands for the kept tokens */
+    const float *row[T];     /* of every token: that, or its own */
     kvq_channels stats[KVQ_TIER_BLOCKS_MAX];
     double weight[KVQ_DIM_MAX];  /* of channels; 0 of those that pad */
     uint16_t order[KVQ_DIM_MAX]; /* channels by weight */
     uint8_t width[KVQ_TIER_BLOCKS_MAX];
 } page;
 
-/* Sixteen channels, those past D as 0: channel[j], or first + j. */
-static void load_tile(const page *p, const uint16_t *channel, size_t first, float *tile)
+/* The rows, the mean in place of kept ones. */
+static void find_rows(page *p, const float *x, size_t stride)
 {
-    size_t at[BLOCK] = {0}, n = 0;
-    for (; n < BLOCK && (channel != NULL || first + n < p->l->dim); n++)
-        at[n] = channel != NULL ? channel[n] : first + n;
-    while (channel != NULL && n > 0 && at[n - 1] >= p->l->dim) /* padding is last in every order */
-        n--;
-    if (n < BLOCK)
-        memset(tile, 0, TILE * sizeof *tile);
-    for (size_t t = 0; t < T; t++) {
-        const float *row = p->x + t * p->stride;
-        float *to = tile + t * BLOCK;
-        for (size_t j = 0; j < BLOCK && n == BLOCK; j++)
-            to[j] = row[at[j]];
-        for (size_t j = 0; j < n && n < BLOCK; j++)
-            to[j] = row[at[j]];
-    }
+    for (size_t t = 0; t < T; t++)
+        p->row[t] = x + t * stride;
     for (size_t i = 0; i < p->l->n_rows; i++)
-        for (size_t j = 0; j < n && p->kept[i] != KVQ_NO_TOKEN; j++)
-            tile[p->kept[i] * BLOCK + j] = p->mean[at[j]];
+        if (p->kept[i] != KVQ_NO_TOKEN)
+            p->row[p->kept[i]] = p->mean;
 }
 
 /* What the channels look like, and the variance of each, finite. */
 static void find_variances(page *p, double *variance)
 {
-    _Alignas(KVQ_ALIGNMENT) float tile[TILE];
-    const bool any_kept = p->l->n_rows > 0 && p->kept[0] != KVQ_NO_TOKEN;
     for (size_t c = 0; c < p->l->dim_padded; c += BLOCK) {
         kvq_channels *stats = &p->stats[c / BLOCK];
-        if (any_kept || c + BLOCK > p->l->dim) {
-            load_tile(p, NULL, c, tile);
-            p->k->channel_stats(tile, BLOCK, stats);
-        } else {
-            p->k->channel_stats(p->x + c, p->stride, stats);
+        if (c + BLOCK <= p->l->dim) {
+            p->k->channel_stats(p->row, c, stats);
+        } else { /* some are missing: 0 */
+            float tile[TILE] = {0};
+            const float *row[T];
+            for (size_t t = 0; t < T; t++) {
+                row[t] = tile + t * BLOCK;
+                memcpy(tile + t * BLOCK, p->row[t] + c, (p->l->dim - c) * sizeof *tile);
+            }
+            p->k->channel_stats(row, 0, stats);
         }
         for (size_t j = 0; j < BLOCK; j++)
             variance[c + j] = stats->square[j] < FLT_MAX ? (double)stats->square[j] / T : (double)FLT_MAX;
@@ -220,7 +234,7 @@ static void store_channel(const kvq_tier *l, uint8_t *superblock, size_t c, int8
     kvq_store_u16(superblock + l->lo + 2 * c, lo);
 }
 
-/* What sixteen channels of the order look like. */
+/* Sixteen channels of the order: what they look like. */
 static void collect_stats(const page *p, const uint16_t *channel, kvq_channels *stats)
 {
     for (size_t j = 0; j < BLOCK; j++) {
@@ -233,17 +247,39 @@ static void collect_stats(const page *p, const uint16_t *channel, kvq_channels *
     }
 }
 
+enum { TILES = 4, ROWS = 32, AT_ONCE = 4 };
+
+/* Tiles of channels of the order; those that pad are any other. ROWS rows at a time, which stay in the cache
+ * until all their channels have moved; AT_ONCE channels of them, whose places stay in registers. */
+static void collect_tiles(const page *p, const uint16_t *channel, size_t n_tiles, float *tiles)
+{
+    for (size_t t0 = 0; t0 < T; t0 += ROWS)
+        for (size_t j = 0; j < n_tiles * BLOCK; j += AT_ONCE) {
+            size_t at[AT_ONCE];
+            float *to = tiles + j / BLOCK * TILE + t0 * BLOCK + j % BLOCK;
+            for (size_t i = 0; i < AT_ONCE; i++)
+                at[i] = channel[j + i] < p->l->dim ? channel[j + i] : 0;
+            for (size_t t = t0; t < t0 + ROWS; t++, to += BLOCK) {
+                const float *row = p->row[t];
+                for (size_t i = 0; i < AT_ONCE; i++)
+                    to[i] = row[at[i]];
+            }
+        }
+}
+
 static void fit(const page *p, uint8_t *codes, uint8_t *superblock)
 {
-    _Alignas(KVQ_ALIGNMENT) float tile[TILE];
+    _Alignas(KVQ_ALIGNMENT) float tiles[TILES * TILE];
     for (size_t i = 0; i < p->l->n_blocks; i++) {
         const uint16_t *channel = p->order + i * BLOCK;
         int8_t exponent[BLOCK];
         uint16_t lo[BLOCK];
         kvq_channels stats;
+        if (i % TILES == 0 && p->width[i] > 0)
+            collect_tiles(p, channel, p->l->n_blocks - i < TILES ? p->l->n_blocks - i : TILES, tiles);
         collect_stats(p, channel, &stats);
-        load_tile(p, channel, 0, tile);
-        p->k->fit_channels(tile, &stats, p->width[i], p->l->u, codes + i * TILE, exponent, lo);
+        p->k->fit_channels(tiles + i % TILES * TILE, &stats, p->width[i], p->l->u, codes + i * TILE, exponent,
+                           lo);
         for (size_t j = BLOCK; j-- > 0 && channel[j] >= p->l->dim;)
             for (size_t t = 0; t < T; t++)
                 codes_at(codes, i * BLOCK + j)[4 * t] = 0;
@@ -348,9 +384,7 @@ static void fit_with_feedback(const page *p, const uint16_t *turn, const double 
         uint16_t lo;
         feed(fed, (const float(*)[T])owed, u + row_of(i), i);
         for (size_t t = 0; t < T; t++) {
-            float x = p->x[t * p->stride + c];
-            x = kvq_is_kept(p->kept, p->l->n_rows, t) ? p->mean[c] : x;
-            float with = x - fed[t];
+            float x = p->row[t][c], with = x - fed[t];
             own[t] = fabsf(with) <= FLT_MAX ? with : x;
         }
         p->k->fit_channel(own, p->width[block], p->l->u, one, &exponent, &lo);
@@ -430,6 +464,7 @@ void kvq_tier_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superbloc
     memset(superblock, 0, s->bytes);
     kvq_heaviest(e->received, T, l->n_rows, p.kept);
     kvq_mean_of_others(k, x, stride, l->dim, p.kept, l->n_rows, p.mean);
+    find_rows(&p, x, stride);
     find_variances(&p, variance);
     for (size_t c = 0; c < l->dim; c++)
         p.weight[c] = (e->energy != NULL ? (double)e->energy[c] : 1) * variance[c];

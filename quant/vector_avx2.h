@@ -145,6 +145,18 @@ V_INLINE v_f v_abs(v_f x)
     return (v_f){_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
 }
 
+/* Numbers without a sign compare as integers do, and those have twice as many ports on some processors. */
+V_INLINE __m256 v_clamp_eight(__m256 x, __m256 most)
+{
+    __m256i bits = _mm256_max_epi32(_mm256_castps_si256(x), _mm256_setzero_si256());
+    return _mm256_castsi256_ps(_mm256_min_epi32(bits, _mm256_castps_si256(most)));
+}
+
+V_INLINE v_f v_clamp(v_f x, v_f most)
+{
+    return (v_f){v_clamp_eight(x.a, most.a), v_clamp_eight(x.b, most.b)};
+}
+
 V_INLINE v_f v_if_less(v_f a, v_f b, v_f x, v_f y)
 {
     return (v_f){_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(a.a, b.a, _CMP_LT_OQ)),

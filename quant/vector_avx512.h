@@ -117,6 +117,13 @@ V_INLINE v_f v_abs(v_f x)
     return _mm512_abs_ps(x);
 }
 
+/* Numbers without a sign compare as integers do, and those have twice as many ports on some processors. */
+V_INLINE v_f v_clamp(v_f x, v_f most)
+{
+    __m512i bits = _mm512_max_epi32(_mm512_castps_si512(x), _mm512_setzero_si512());
+    return _mm512_castsi512_ps(_mm512_min_epi32(bits, _mm512_castps_si512(most)));
+}
+
 V_INLINE v_f v_if_less(v_f a, v_f b, v_f x, v_f y)
 {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);

@@ -20,22 +20,22 @@
 
 /* Sums of x / 128 cannot pass the largest float by more than rounding, which the clamp takes back; the
  * second pass makes the mean as exact as the numbers. Sums of squares may become Inf. */
-static void channel_stats_v(const float *x, size_t stride, kvq_channels *stats)
+static void channel_stats_v(const float *const *row, size_t c, kvq_channels *stats)
 {
     const v_f part = v_set1(1.0f / KVQ_SUPERBLOCK);
-    v_f sum = v_set1(0.0f), rest = v_set1(0.0f), square = v_set1(0.0f), min = v_load(x), max = min;
+    v_f sum = v_set1(0.0f), rest = v_set1(0.0f), square = v_set1(0.0f), min = v_load(row[0] + c), max = min;
     for (size_t t = 0; t < KVQ_SUPERBLOCK; t++) {
-        v_f row = v_load(x + t * stride);
-        sum = v_add(sum, v_mul(row, part));
-        min = v_min(min, row);
-        max = v_max(max, row);
+        v_f x = v_load(row[t] + c);
+        sum = v_add(sum, v_mul(x, part));
+        min = v_min(min, x);
+        max = v_max(max, x);
     }
     v_f mean = v_min(v_max(sum, min), max), mean_part = v_mul(mean, part);
     for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
-        rest = v_add(rest, v_sub(v_mul(v_load(x + t * stride), part), mean_part));
+        rest = v_add(rest, v_sub(v_mul(v_load(row[t] + c), part), mean_part));
     mean = v_min(v_max(v_add(mean, rest), min), max);
     for (size_t t = 0; t < KVQ_SUPERBLOCK; t++) {
-        v_f centred = v_sub(v_load(x + t * stride), mean);
+        v_f centred = v_sub(v_load(row[t] + c), mean);
         square = v_add(square, v_mul(centred, centred));
     }
     const v_f no_sign =
@@ -129,7 +129,7 @@ V_INLINE candidate candidate_of_tile(const search *s, size_t i)
 /* Code of x. */
 V_INLINE v_f code_of(v_f x, const candidate *c, v_f levels)
 {
-    return v_round(v_min(v_max(v_mul(v_sub(x, c->lo), c->per_step), v_set1(0.0f)), levels));
+    return v_round(v_clamp(v_mul(v_sub(x, c->lo), c->per_step), levels));
 }
 
 /* What it stands for, minus x. */

@@ -47,6 +47,11 @@ V_BINARY(v_f, v_div, vdivq_f32)
 V_BINARY(v_f, v_min, vminq_f32)
 V_BINARY(v_f, v_max, vmaxq_f32)
 
+V_INLINE v_f v_clamp(v_f x, v_f most)
+{
+    return v_min(v_max(x, v_set1(0.0f)), most);
+}
+
 V_INLINE v_f v_if_less(v_f a, v_f b, v_f x, v_f y)
 {
     v_f result;

@@ -24,13 +24,18 @@ static double square_by_formula(const float *x, size_t j, double *mean)
     return square;
 }
 
-/* Rows of a tile, further apart. */
-static const float *spread(const float *x, size_t stride)
+/* The statistics of a tile, from rows further apart, some of them in a place of their own. */
+static void stats_of(const kvq_kernels *k, const float *x, size_t stride, kvq_channels *stats)
 {
-    float *rows = place(&in_b, random_placing(&r), (T - 1) * stride + LANES, sizeof *rows);
-    for (size_t t = 0; t < T; t++)
-        memcpy(rows + t * stride, x + t * LANES, LANES * sizeof *rows);
-    return rows;
+    float *rows = place(&in_b, random_placing(&r), T * stride, sizeof *rows), elsewhere[2 * LANES];
+    const float *row[T];
+    const size_t odd = rng_below(&r, T), c = stride - LANES;
+    memset(rows, 0xff, T * stride * sizeof *rows); /* NaN, which is not looked at */
+    for (size_t t = 0; t < T; t++) {
+        row[t] = t == odd ? elsewhere : rows + t * stride;
+        memcpy((t == odd ? elsewhere : rows + t * stride) + c, x + t * LANES, LANES * sizeof *rows);
+    }
+    k->channel_stats(row, c, stats);
 }
 
 void check_channel_stats(const kvq_kernels *k)
@@ -38,10 +43,9 @@ void check_channel_stats(const kvq_kernels *k)
     for (size_t i = 0; i < 8 * N_FILLS; i++) {
         fill_kind kind = (fill_kind)(i % N_FILLS);
         const float *x = tile_in(&in_a, kind);
-        const size_t stride = LANES + rng_below(&r, 3);
         kvq_channels *got = place(&out_a, random_placing(&r), 1, sizeof *got), spec;
-        k->channel_stats(spread(x, stride), stride, got);
-        kvq_kernels_portable.channel_stats(x, LANES, &spec);
+        stats_of(k, x, LANES + rng_below(&r, 3), got);
+        stats_of(&kvq_kernels_portable, x, LANES, &spec);
         check_canaries(&out_a, "channel_stats");
         cr_assert(same_bits("channel_stats", got, &spec, sizeof spec), "%s", fill_names[kind]);
         for (size_t j = 0; j < LANES; j++) {
@@ -110,7 +114,7 @@ void check_fit_channels(const kvq_kernels *k)
         int8_t exponent[LANES], spec_exponent[LANES];
         uint16_t lo[LANES], spec_lo[LANES];
         kvq_channels stats;
-        kvq_kernels_portable.channel_stats(x, LANES, &stats);
+        stats_of(&kvq_kernels_portable, x, LANES, &stats);
         k->fit_channels(x, &stats, bits, u, codes, exponent, lo);
         kvq_kernels_portable.fit_channels(x, &stats, bits, u, spec, spec_exponent, spec_lo);
         check_canaries(&out_a, "fit_channels");

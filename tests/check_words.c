@@ -293,6 +293,20 @@ static bool holds_v_abs(rng *r)
     return v_is(v_abs(v_load(x)), wanted);
 }
 
+static bool holds_v_clamp(rng *r)
+{
+    float x[N], most[N], got[N];
+    fill_floats(r, rng_u64(r) & 1 ? any_float : small_float, x, N);
+    fill_floats(r, any_float, most, N);
+    for (size_t i = 0; i < N; i++)
+        most[i] = rng_below(r, 4) == 0 ? fabsf(x[i]) : fabsf(most[i]);
+    v_store(got, v_clamp(v_load(x), v_load(most)));
+    for (size_t i = 0; i < N; i++)
+        if (got[i] != (x[i] < 0 ? 0 : x[i] > most[i] ? most[i] : x[i]))
+            return false;
+    return true;
+}
+
 static bool holds_v_if_less(rng *r)
 {
     float x[4 * N], wanted[N];

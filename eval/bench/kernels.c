@@ -149,7 +149,10 @@ static const kernel_bench bench_accumulate_i8 = {run_accumulate_i8, false, false
 static size_t run_channel_stats(const kvq_kernels *k, workspace *w, size_t i)
 {
     kvq_channels stats;
-    k->channel_stats(w->rows + i * w->n_floats, 16, &stats);
+    const float *row[T];
+    for (size_t t = 0; t < T; t++)
+        row[t] = w->rows + i * w->n_floats + t * 16;
+    k->channel_stats(row, 0, &stats);
     w->sink += stats.square[0];
     return (size_t)T * 16 * sizeof(float);
 }
