@@ -104,6 +104,12 @@ typedef struct kvq_log_scales {
     size_t n_left_out;
 } kvq_log_scales;
 
+/** What 128 tokens of sixteen channels look like. */
+typedef struct kvq_channels {
+    float mean[16], min[16], max[16];
+    float square[16]; /* sum of (x - mean)^2; Inf if it overflows */
+} kvq_channels;
+
 /** The codes of one token: of each plane (layout.h), the dwords of its first sixteen channels, those of the
  * next sixteen `stride` bytes on. Code: sum over planes of (dword >> at & mask) << up. */
 typedef struct kvq_token_codes {
@@ -233,14 +239,15 @@ typedef struct kvq_kernels {
     void (*accumulate_i8)(const uint8_t *rows, size_t stride, size_t n, const float *p, size_t n_q,
                           size_t dim, float *acc);
 
-    /* For codec_tier.c, where the formulas are: tiles of 128 tokens of sixteen channels, x[16 t + channel].
+    /* For codec_tier.c, where the formulas are: 128 tokens of sixteen channels.
      *
-     * EXACT. square[j] = sum over tokens of (x - mean)^2; Inf if it overflows. */
-    void (*channel_squares)(const float *x, float *square);
-    /* EXACT. Fit each channel with codes of 0, 1, 2, 4 or 6 bits, xhat = lo + code * 2^(exponent/8), u the
-     * weight of gain errors: codes[16 t + channel], exponent[16], lo[16] as halves. */
-    void (*fit_channels)(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
-                         uint16_t *lo);
+     * EXACT. What they look like, token t at row[t] + c. */
+    void (*channel_stats)(const float *const *row, size_t c, kvq_channels *stats);
+    /* EXACT. Fit each channel, x[16 t + channel], with codes of 0, 1, 2, 4 or 6 bits, xhat = lo + code *
+     * 2^(exponent/8), u the weight of gain errors: exponent[16], lo[16] as halves; codes, a byte each, of
+     * channel 4 k + j and token t: codes[4 (128 k + t) + j]. stats is what channel_stats says of them. */
+    void (*fit_channels)(const float *x, const kvq_channels *stats, uint32_t bits, float u, uint8_t *codes,
+                         int8_t *exponent, uint16_t *lo);
 
     /* EXACT. Likewise one channel, x[t], sums in the order of dot_f32: codes[t]. */
     void (*fit_channel)(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
@@ -315,7 +322,7 @@ typedef struct kvq_kernels {
     X(convert_i8_f32)                                                                                        \
     X(dot_i8)                                                                                                \
     X(accumulate_i8)                                                                                         \
-    X(channel_squares)                                                                                       \
+    X(channel_stats)                                                                                         \
     X(fit_channels)                                                                                          \
     X(fit_channel)                                                                                           \
     X(fold_row)                                                                                              \
@@ -381,9 +388,9 @@ void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, co
                                 size_t dim, float *acc);
 
 /* Likewise portable_tier.c. */
-void kvq_channel_squares_portable(const float *x, float *square);
-void kvq_fit_channels_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
-                               uint16_t *lo);
+void kvq_channel_stats_portable(const float *const *row, size_t c, kvq_channels *stats);
+void kvq_fit_channels_portable(const float *x, const kvq_channels *stats, uint32_t bits, float u,
+                               uint8_t *codes, int8_t *exponent, uint16_t *lo);
 void kvq_fit_channel_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
                               uint16_t *lo);
 float kvq_fold_row_portable(const float *x, size_t n, float per_unit, int8_t *folded);

@@ -7,15 +7,15 @@
 #include "quant/vector_fit.h"
 #include "quant/vector_tier.h"
 
-void kvq_channel_squares_portable(const float *x, float *square)
+void kvq_channel_stats_portable(const float *const *row, size_t c, kvq_channels *stats)
 {
-    channel_squares_v(x, square);
+    channel_stats_v(row, c, stats);
 }
 
-void kvq_fit_channels_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
-                               uint16_t *lo)
+void kvq_fit_channels_portable(const float *x, const kvq_channels *stats, uint32_t bits, float u,
+                               uint8_t *codes, int8_t *exponent, uint16_t *lo)
 {
-    fit_channels_v(x, bits, u, codes, exponent, lo);
+    fit_channels_v(x, stats, bits, u, codes, exponent, lo);
 }
 
 void kvq_fit_channel_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,

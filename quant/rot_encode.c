@@ -224,7 +224,7 @@ void kvq_rot_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superblock
             heaviness[t] = weight[t] < (double)FLT_MAX ? (float)weight[t] : FLT_MAX;
     }
     kvq_heaviest(received == NULL || l->bits != 0 ? received : heaviness, T, l->n_rows, p.kept);
-    kvq_mean_of_others(x, stride, l->dim, p.kept, l->n_rows, p.mean);
+    kvq_mean_of_others(k, x, stride, l->dim, p.kept, l->n_rows, p.mean);
     if (l->bits == 0)
         sort_tokens(&p, weight, superblock);
     encode_tokens(&p, codes, superblock);

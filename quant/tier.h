@@ -72,9 +72,9 @@ static inline bool kvq_is_kept(const uint8_t *index, size_t m, size_t t)
     return kept;
 }
 
-/** The mean of the rows that are not kept, clamped to finite numbers. */
-void kvq_mean_of_others(const float *x, size_t stride, size_t dim, const uint8_t *index, size_t m,
-                        float *mean);
+/** The mean of the rows that are not kept, clamped to finite numbers; 0 if none is. */
+void kvq_mean_of_others(const kvq_kernels *k, const float *x, size_t stride, size_t dim, const uint8_t *index,
+                        size_t m, float *mean);
 
 /** Blocks of 16, sorted, with these weights: the widths that a budget buys. units[i] is the cost of a block.
  */

@@ -65,7 +65,12 @@
     X(v_f, v_div, (v_f x, v_f y))                                                                            \
     X(v_f, v_min, (v_f x, v_f y))                                                                            \
     X(v_f, v_max, (v_f x, v_f y))                                                                            \
+    X(v_f, v_clamp, (v_f x, v_f most))          /* to 0 .. most, which is not negative */                    \
     X(v_f, v_abs, (v_f x))                                                                                   \
+    X(v_f, v_if_less, (v_f a, v_f b, v_f x, v_f y)) /* a < b ? x : y; y where a or b is NaN */               \
+    /* Lanes j and j + n, j & n = 0, become their sum and the first minus the second; n is 1, 2, 4 or 8,     \
+     * constant. */                                                                                          \
+    X(v_f, v_butterfly, (v_f x, int n))                                                                      \
     X(v_f, v_fma, (v_f x, v_f y, v_f z))        /* x * y + z, fused or not: for TOL kernels only */          \
     X(v_f, v_round, (v_f x))                    /* to the nearest whole number, ties to even */              \
     /* The float whose exponent bits are whole + offset; 0 < whole + offset < 255. */                        \

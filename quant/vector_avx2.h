@@ -145,6 +145,43 @@ V_INLINE v_f v_abs(v_f x)
     return (v_f){_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
 }
 
+/* Numbers without a sign compare as integers do, and those have twice as many ports on some processors. */
+V_INLINE __m256 v_clamp_eight(__m256 x, __m256 most)
+{
+    __m256i bits = _mm256_max_epi32(_mm256_castps_si256(x), _mm256_setzero_si256());
+    return _mm256_castsi256_ps(_mm256_min_epi32(bits, _mm256_castps_si256(most)));
+}
+
+V_INLINE v_f v_clamp(v_f x, v_f most)
+{
+    return (v_f){v_clamp_eight(x.a, most.a), v_clamp_eight(x.b, most.b)};
+}
+
+V_INLINE v_f v_if_less(v_f a, v_f b, v_f x, v_f y)
+{
+    return (v_f){_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(a.a, b.a, _CMP_LT_OQ)),
+                 _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(a.b, b.b, _CMP_LT_OQ))};
+}
+
+/* A difference is the sum with a number of the other sign. */
+V_INLINE __m256 v_butterfly_eight(__m256 x, int n)
+{
+#define SIGN(j) (((j)&n) != 0 ? -0.0f : 0.0f)
+    const __m256 sign = _mm256_setr_ps(0.0f, SIGN(1), SIGN(2), SIGN(3), SIGN(4), SIGN(5), SIGN(6), SIGN(7));
+#undef SIGN
+    __m256 other = n == 4   ? _mm256_permute2f128_ps(x, x, 1)
+                   : n == 2 ? _mm256_permute_ps(x, 0x4e)
+                            : _mm256_permute_ps(x, 0xb1);
+    return _mm256_add_ps(other, _mm256_xor_ps(x, sign));
+}
+
+V_INLINE v_f v_butterfly(v_f x, int n)
+{
+    if (n == 8)
+        return (v_f){_mm256_add_ps(x.a, x.b), _mm256_sub_ps(x.a, x.b)};
+    return (v_f){v_butterfly_eight(x.a, n), v_butterfly_eight(x.b, n)};
+}
+
 V_INLINE __m256 v_power_of_2_eight(__m256 whole, int offset)
 {
     __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(offset));

@@ -117,6 +117,28 @@ V_INLINE v_f v_abs(v_f x)
     return _mm512_abs_ps(x);
 }
 
+/* Numbers without a sign compare as integers do, and those have twice as many ports on some processors. */
+V_INLINE v_f v_clamp(v_f x, v_f most)
+{
+    __m512i bits = _mm512_max_epi32(_mm512_castps_si512(x), _mm512_setzero_si512());
+    return _mm512_castsi512_ps(_mm512_min_epi32(bits, _mm512_castps_si512(most)));
+}
+
+V_INLINE v_f v_if_less(v_f a, v_f b, v_f x, v_f y)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+}
+
+V_INLINE v_f v_butterfly(v_f x, int n)
+{
+    const __mmask16 second = n == 8 ? 0xff00 : n == 4 ? 0xf0f0 : n == 2 ? 0xcccc : 0xaaaa;
+    v_f other = n == 8   ? _mm512_shuffle_f32x4(x, x, 0x4e)
+                : n == 4 ? _mm512_shuffle_f32x4(x, x, 0xb1)
+                : n == 2 ? _mm512_permute_ps(x, 0x4e)
+                         : _mm512_permute_ps(x, 0xb1);
+    return _mm512_mask_sub_ps(_mm512_add_ps(x, other), second, other, x);
+}
+
 V_INLINE v_f v_power_of_2(v_f whole, int offset)
 {
     __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(whole), _mm512_set1_epi32(offset));

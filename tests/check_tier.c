@@ -24,20 +24,43 @@ static double square_by_formula(const float *x, size_t j, double *mean)
     return square;
 }
 
-void check_channel_squares(const kvq_kernels *k)
+/* The statistics of a tile, from rows further apart, some of them in a place of their own. */
+static void stats_of(const kvq_kernels *k, const float *x, size_t stride, kvq_channels *stats)
+{
+    float *rows = place(&in_b, random_placing(&r), T * stride, sizeof *rows), elsewhere[2 * LANES];
+    const float *row[T];
+    const size_t odd = rng_below(&r, T), c = stride - LANES;
+    memset(rows, 0xff, T * stride * sizeof *rows); /* NaN, which is not looked at */
+    for (size_t t = 0; t < T; t++) {
+        row[t] = t == odd ? elsewhere : rows + t * stride;
+        memcpy((t == odd ? elsewhere : rows + t * stride) + c, x + t * LANES, LANES * sizeof *rows);
+    }
+    k->channel_stats(row, c, stats);
+}
+
+void check_channel_stats(const kvq_kernels *k)
 {
     for (size_t i = 0; i < 8 * N_FILLS; i++) {
         fill_kind kind = (fill_kind)(i % N_FILLS);
         const float *x = tile_in(&in_a, kind);
-        float *square = place(&out_a, random_placing(&r), LANES, sizeof *square), spec[LANES];
-        k->channel_squares(x, square);
-        kvq_kernels_portable.channel_squares(x, spec);
-        check_canaries(&out_a, "channel_squares");
-        cr_assert(same_bits("channel_squares", square, spec, sizeof spec), "%s", fill_names[kind]);
-        for (size_t j = 0; j < LANES && kind < FILL_HUGE; j++) {
-            double mean, wanted = square_by_formula(x, j, &mean), scale = mean * mean * 1e-9;
-            cr_assert(fabs((double)square[j] - wanted) <= 1e-4 * wanted + scale + 1e-30, "%s: %g, not %g",
-                      fill_names[kind], (double)square[j], wanted);
+        kvq_channels *got = place(&out_a, random_placing(&r), 1, sizeof *got), spec;
+        stats_of(k, x, LANES + rng_below(&r, 3), got);
+        stats_of(&kvq_kernels_portable, x, LANES, &spec);
+        check_canaries(&out_a, "channel_stats");
+        cr_assert(same_bits("channel_stats", got, &spec, sizeof spec), "%s", fill_names[kind]);
+        for (size_t j = 0; j < LANES; j++) {
+            double mean, square = square_by_formula(x, j, &mean);
+            float min = INFINITY, max = -INFINITY;
+            for (size_t t = 0; t < T; t++) {
+                min = fminf(min, x[t * LANES + j]);
+                max = fmaxf(max, x[t * LANES + j]);
+            }
+            cr_assert(got->min[j] == min && got->max[j] == max && got->mean[j] >= min && got->mean[j] <= max);
+            if (kind >= FILL_HUGE)
+                continue;
+            cr_assert(fabs((double)got->mean[j] - mean) <= 1e-6 * (double)fmaxf(-min, max) + 1e-38);
+            cr_assert(fabs((double)got->square[j] - square) <= 1e-4 * square + mean * mean * 1e-9 + 1e-30,
+                      "%s: %g, not %g", fill_names[kind], (double)got->square[j], square);
         }
     }
 }
@@ -90,8 +113,10 @@ void check_fit_channels(const kvq_kernels *k)
         uint8_t *codes = place(&out_a, random_placing(&r), TILE, 1), spec[TILE];
         int8_t exponent[LANES], spec_exponent[LANES];
         uint16_t lo[LANES], spec_lo[LANES];
-        k->fit_channels(x, bits, u, codes, exponent, lo);
-        kvq_kernels_portable.fit_channels(x, bits, u, spec, spec_exponent, spec_lo);
+        kvq_channels stats;
+        stats_of(&kvq_kernels_portable, x, LANES, &stats);
+        k->fit_channels(x, &stats, bits, u, codes, exponent, lo);
+        kvq_kernels_portable.fit_channels(x, &stats, bits, u, spec, spec_exponent, spec_lo);
         check_canaries(&out_a, "fit_channels");
         cr_assert(same_bits("fit_channels", codes, spec, TILE), "%u bits, %s", bits, fill_names[kind]);
         cr_assert(memcmp(exponent, spec_exponent, LANES) == 0 && memcmp(lo, spec_lo, sizeof lo) == 0,

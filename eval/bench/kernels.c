@@ -146,17 +146,25 @@ static const kernel_bench bench_accumulate_i8 = {run_accumulate_i8, false, true}
 
 /* ---- what encodes and folds for kvq2 ---- */
 
-static size_t run_channel_squares(const kvq_kernels *k, workspace *w, size_t i)
+static size_t run_channel_stats(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->channel_squares(w->rows + i * w->n_floats, w->acc);
+    kvq_channels stats;
+    const float *row[T];
+    for (size_t t = 0; t < T; t++)
+        row[t] = w->rows + i * w->n_floats + t * 16;
+    k->channel_stats(row, 0, &stats);
+    w->sink += stats.square[0];
     return (size_t)T * 16 * sizeof(float);
 }
-static const kernel_bench bench_channel_squares = {run_channel_squares, false, false};
+static const kernel_bench bench_channel_stats = {run_channel_stats, false, false};
 
 static size_t run_fit_channels(const kvq_kernels *k, workspace *w, size_t i)
 {
     int8_t exponents[16];
-    k->fit_channels(w->rows + i * w->n_floats, 2, 3.0f, (uint8_t *)w->floats, exponents, w->halves);
+    kvq_channels stats; /* of normal numbers */
+    for (size_t j = 0; j < 16; j++)
+        stats.mean[j] = 0.0f, stats.min[j] = -2.5f, stats.max[j] = 2.5f, stats.square[j] = (float)T;
+    k->fit_channels(w->rows + i * w->n_floats, &stats, 2, 3.0f, (uint8_t *)w->floats, exponents, w->halves);
     return (size_t)T * 16 * sizeof(float);
 }
 static const kernel_bench bench_fit_channels = {run_fit_channels, false, false};
