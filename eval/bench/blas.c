@@ -5,6 +5,7 @@
 #include "eval/bench/target.h"
 
 #include <cblas.h>
+#include <math.h>
 #include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -45,14 +46,16 @@ void bench_blas_fill(bench_blas *b, size_t at, const float *k, const float *v, s
     }
 }
 
-/* exp(x), x <= 0: x = n ln 2 + r, |r| <= ln 2 / 2; a polynomial for exp(r), and 2^n into the exponent. The
- * relative error is below 1e-6; arguments under -87 give about 1e-38 instead of 0. */
+/*
+ * exp(x), -1e6 < x <= 0: x = n ln 2 + r, |r| <= ln 2 / 2; a polynomial for exp(r), and 2^n into the exponent. The
+ * relative error is below 1e-6; arguments under -88 give 0. It is the exponent that is kept from leaving its
+ * range, not x: where x were a constant, gcc would make a path of its own for it, and no vectors.
+ */
 static inline BENCH_INLINE float exp_nonpositive(float x)
 {
-    const float clamped = x < -87.0f ? -87.0f : x;
     const float magic = 0x1.8p23f; /* adding and subtracting it rounds to the nearest integer */
-    const float n = (clamped * 1.44269504f + magic) - magic;
-    const float r = (clamped - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
+    const float n = (x * 1.44269504f + magic) - magic;
+    const float r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
     float p = 1.0f / 720;
     p = p * r + 1.0f / 120;
     p = p * r + 1.0f / 24;
@@ -60,24 +63,27 @@ static inline BENCH_INLINE float exp_nonpositive(float x)
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    const uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
+    const int32_t exponent = (int32_t)n + 127;
+    const uint32_t bits = (uint32_t)(exponent > 0 ? exponent : 0) << 23;
     float power;
     memcpy(&power, &bits, sizeof power);
     return p * power;
 }
 
-/* Sixteen sums side by side, so that the compiler may use vectors without being allowed to reorder sums. */
+/* Sixteen sums side by side, so that the compiler may use vectors without being allowed to reorder sums.
+ * Nothing reads x[0] before the loops: clang would carry it from turn to turn in the loop that writes x, and
+ * make no vectors. tests/bench_assembly_test.sh looks whether there are some. */
 static inline BENCH_INLINE void softmax_body(float *x, size_t n)
 {
     enum { LANES = 16 };
     float max[LANES], sum[LANES] = {0};
     const size_t whole = n / LANES * LANES;
     for (size_t j = 0; j < LANES; j++)
-        max[j] = x[0];
+        max[j] = -INFINITY;
     for (size_t i = 0; i < whole; i += LANES)
         for (size_t j = 0; j < LANES; j++)
             max[j] = x[i + j] > max[j] ? x[i + j] : max[j];
-    float largest = x[0], total = 0.0f;
+    float largest = -INFINITY, total = 0.0f;
     for (size_t i = whole; i < n; i++)
         largest = x[i] > largest ? x[i] : largest;
     for (size_t j = 0; j < LANES; j++)
