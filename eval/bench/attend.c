@@ -196,7 +196,7 @@ static void put_row(bench_table *t, const bench_report *r, const bench_cell *c, 
     bench_put_number(t, total);
     bench_put_number(t, fp32_bytes / total);
     bench_put_number(t, (double)c->n_layers);
-    bench_put_number(t, (double)who->us.n);
+    bench_put_number(t, (double)who->n_rounds);
 }
 
 /* The first scheme that packs everything, else the first one, on the best instruction set. */
@@ -378,8 +378,8 @@ bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_err
                        n_cells - i, n_cells);
             break;
         }
-        good =
-            bench_cell_run(c, &r->machine, o, shape, n_tokens, &skipped, p, (double)i / (double)n_cells, e);
+        good = bench_cell_open(c, &r->machine, o, shape, n_tokens, NULL, &skipped, e) &&
+               (skipped || bench_cell_run(c, p, (double)i / (double)n_cells, e));
         if (good && skipped) {
             bench_note(
                 r,
