@@ -9,6 +9,7 @@
 
 enum {
     MIN_ROUNDS = 9,
+    MIN_QUICK_ROUNDS = 5,
     MAX_ROUNDS = 101,
     MAX_CHUNK = 1024,
     MIN_LAYERS = 12,
@@ -147,42 +148,105 @@ static bool uses_evidence(const kvq_scheme *scheme)
            (k.uses_evidence || v.uses_evidence);
 }
 
-/* Tokens [at, at + n) of the repeated chunk. A scheme that learns from queries gets one for every 128 tokens,
- * so that its pages have all the parts that a decode's would have; a query for each would take too long. */
-static kvq_status fill_tokens(const bench_cell *c, const bench_source *s, size_t layer, size_t at, size_t n)
+/* Tokens [at, at + n) of the repeated chunk into sequence 0. A scheme that learns from queries gets one for every 128
+ * tokens, so that its pages have all the parts that a decode's would have; a query for each would take too long. */
+static kvq_status fill_tokens(const bench_cell *c, const bench_source *s, size_t at, size_t n)
 {
     const size_t row = c->shape.n_kv_heads * c->shape.head_dim;
     const float *k = c->k + at % c->n_chunk * row, *v = c->v + at % c->n_chunk * row;
     if (!uses_evidence(s->scheme))
-        return kvq_cache_append(s->cache, layer, 0, k, v, n);
+        return kvq_cache_append(s->cache, 0, 0, k, v, n);
     const size_t last = n - 1;
-    const kvq_status status = kvq_cache_append(s->cache, layer, 0, k, v, last);
+    const kvq_status status = kvq_cache_append(s->cache, 0, 0, k, v, last);
     return status != KVQ_OK ? status
-                            : kvq_cache_step(s->cache, layer, NULL, 1, NULL, c->q, k + last * row,
-                                             v + last * row, c->scale, NULL, c->out);
+                            : kvq_cache_step(s->cache, 0, NULL, 1, NULL, c->q, k + last * row, v + last * row,
+                                             c->scale, NULL, c->out);
+}
+
+static kvq_status fill_sequence(const bench_cell *c, const bench_source *s)
+{
+    kvq_status status = KVQ_OK;
+    for (size_t at = 0, n; status == KVQ_OK && at < c->n_tokens; at += n) {
+        const size_t left = c->n_tokens - at, to_chunk = c->n_chunk - at % c->n_chunk;
+        n = left < to_chunk ? left : to_chunk;
+        n = n < FILL_TOKENS ? n : FILL_TOKENS;
+        status = fill_tokens(c, s, at, n);
+    }
+    return status;
+}
+
+/* A saved sequence. */
+typedef struct saved {
+    uint8_t *data;
+    size_t n, capacity, at;
+} saved;
+
+static bool write_saved(void *ctx, const void *data, size_t n)
+{
+    saved *to = ctx;
+    if (to->capacity - to->n < n) {
+        const size_t capacity = 2 * (to->capacity + n);
+        uint8_t *more = realloc(to->data, capacity);
+        if (!more)
+            return false;
+        to->data = more;
+        to->capacity = capacity;
+    }
+    memcpy(to->data + to->n, data, n);
+    to->n += n;
+    return true;
+}
+
+static size_t read_saved(void *ctx, void *data, size_t n)
+{
+    saved *from = ctx;
+    const size_t left = from->n - from->at, taken = n < left ? n : left;
+    memcpy(data, from->data + from->at, taken);
+    from->at += taken;
+    return taken;
+}
+
+/* All layers are alike, so one is encoded, which takes long, and copied to the others; and to those of the same scheme
+ * on another instruction set, whose bytes would be the same. A cache has a sequence for each. */
+static kvq_status fill_layers(const bench_cell *c, const bench_source *s, const bench_source *like)
+{
+    saved copy = {0};
+    kvq_status status = like ? KVQ_OK : fill_sequence(c, s);
+    if (status == KVQ_OK)
+        status = kvq_cache_save(like ? like->cache : s->cache, NULL, 1, write_saved, &copy);
+    for (size_t layer = like ? 0 : 1; status == KVQ_OK && layer < c->n_layers; layer++) {
+        copy.at = 0;
+        status = kvq_cache_load_into(s->cache, &layer, 1, read_saved, &copy, NULL);
+    }
+    free(copy.data);
+    return status;
+}
+
+static const bench_source *same_scheme_before(const bench_cell *c, const bench_source *s)
+{
+    for (const bench_source *other = c->sources; other < s; other++)
+        if (strcmp(other->text, s->text) == 0)
+            return other;
+    return NULL;
 }
 
 static bool fill_source(const bench_cell *c, bench_source *s, eval_error *e)
 {
     kvq_config config;
     kvq_config_init(&config);
-    config.n_layers = c->n_layers;
+    config.n_layers = 1;
+    config.n_sequences = c->n_layers;
     config.n_heads = c->shape.n_heads;
     config.n_kv_heads = c->shape.n_kv_heads;
     config.head_dim = c->shape.head_dim;
     config.scheme = s->scheme;
     config.isa = s->isa;
-    kvq_status status = kvq_cache_create(&s->cache, &config);
-    for (size_t layer = 0; status == KVQ_OK && layer < c->n_layers; layer++) {
-        for (size_t at = 0, n; status == KVQ_OK && at < c->n_tokens; at += n) {
-            const size_t left = c->n_tokens - at, to_chunk = c->n_chunk - at % c->n_chunk;
-            n = left < to_chunk ? left : to_chunk;
-            n = n < FILL_TOKENS ? n : FILL_TOKENS;
-            status = fill_tokens(c, s, layer, at, n);
-        }
-    }
     kvq_usage u = {0};
-    status = status == KVQ_OK ? kvq_cache_usage(s->cache, &u) : status;
+    kvq_status status = kvq_cache_create(&s->cache, &config);
+    if (status == KVQ_OK)
+        status = fill_layers(c, s, same_scheme_before(c, s));
+    if (status == KVQ_OK)
+        status = kvq_cache_usage(s->cache, &u);
     if (status != KVQ_OK) {
         return eval_fail(e, "a cache of %s for %zu layers of %zu tokens, D = %zu: %s", s->text, c->n_layers,
                          c->n_tokens, c->shape.head_dim, kvq_status_string(status));
@@ -224,7 +288,7 @@ static bool attend(const bench_cell *c, const bench_competitor *who, size_t laye
     options.precision = who->precision;
     options.counters = counters;
     const kvq_status status =
-        kvq_cache_attend(who->source->cache, layer, NULL, 1, c->q, c->n_q, c->scale, &options, out);
+        kvq_cache_attend(who->source->cache, 0, &layer, 1, c->q, c->n_q, c->scale, &options, out);
     return status == KVQ_OK ||
            eval_fail(e, "attention over %s: %s", who->source->text, kvq_status_string(status));
 }
@@ -370,7 +434,8 @@ bool bench_cell_walk(const bench_cell *c, const bench_competitor *who, bench_sam
 
 bool bench_cell_goes_on(const bench_options *o, size_t n_rounds, double start)
 {
-    return n_rounds < MIN_ROUNDS || (n_rounds < MAX_ROUNDS && progress_now() - start < o->seconds);
+    return n_rounds < (o->quick ? MIN_QUICK_ROUNDS : MIN_ROUNDS) ||
+           (n_rounds < MAX_ROUNDS && progress_now() - start < o->seconds);
 }
 
 bool bench_cell_open(bench_cell *c, const bench_machine *m, const bench_options *o, bench_shape shape,

@@ -13,7 +13,7 @@ typedef struct bench_source {
     kvq_scheme *scheme; /* its own */
     const char *text;   /* of the scheme */
     const char *isa;
-    kvq_cache *cache;
+    kvq_cache *cache;   /* of one layer; its sequences are the layers */
     double bytes_read;  /* by one layer's attention: codes, metadata, residual, sinks */
     double bytes_total; /* of one layer's memory, slack and bookkeeping included */
     double fast_error;  /* of precision fast against exact, relative L2; NaN without packed values */

@@ -296,35 +296,33 @@ typedef struct mode_defaults {
     const char *schemes[8];
     size_t n_schemes, n_quick_schemes;
     bench_shape shapes[4];
-    size_t n_shapes, n_quick_shapes;
+    size_t n_shapes;
     size_t tokens[4], n_tokens, n_quick_tokens;
     double seconds, quick_seconds;
 } mode_defaults;
 
 static const mode_defaults defaults[] = {
-    [BENCH_ATTEND] = {{"kvq2", "kvq2,r=0,s=0", "kvq2,rtype=i8", "kivi2,mode=sliding,r=0", "kivi2",
-                       "kivi4,mode=sliding,r=0", "kivi8,mode=sliding,r=0"},
-                      7,
-                      4,
-                      {{64, 12, 12}, {128, 32, 32}, {128, 32, 8}},
-                      3,
-                      2,
-                      {1024, 4096, 16384, 65536},
-                      4,
-                      3,
-                      12.0,
-                      0.6},
-    [BENCH_PHASES] = {{"kvq2", "kvq2,rtype=i8", "kvq2,r=0,s=0", "kivi2"},
-                      4,
-                      4,
-                      {{64, 12, 12}, {128, 32, 32}, {128, 32, 8}, {64, 9, 3}},
-                      4,
-                      4,
-                      {1024, 4096},
-                      2,
-                      2,
-                      2.0,
-                      0.4},
+    [BENCH_ATTEND] = {.schemes = {"kvq2", "kvq2,r=0,s=0", "kvq2,rtype=i8", "kivi2,mode=sliding,r=0", "kivi2",
+                                  "kivi4,mode=sliding,r=0", "kivi8,mode=sliding,r=0"},
+                      .n_schemes = 7,
+                      .n_quick_schemes = 4,
+                      .shapes = {{64, 12, 12}, {128, 32, 32}, {128, 32, 8}},
+                      .n_shapes = 3,
+                      .tokens = {1024, 4096, 16384, 65536},
+                      .n_tokens = 4,
+                      .n_quick_tokens = 2,
+                      .seconds = 12.0,
+                      .quick_seconds = 0.6},
+    [BENCH_PHASES] = {.schemes = {"kvq2", "kvq2,rtype=i8", "kvq2,r=0,s=0", "kivi2"},
+                      .n_schemes = 4,
+                      .n_quick_schemes = 4,
+                      .shapes = {{64, 12, 12}, {128, 32, 32}, {128, 32, 8}, {64, 9, 3}},
+                      .n_shapes = 4,
+                      .tokens = {1024, 4096},
+                      .n_tokens = 2,
+                      .n_quick_tokens = 2,
+                      .seconds = 2.0,
+                      .quick_seconds = 0.4},
     [BENCH_KERNELS] = {.seconds = 0.3, .quick_seconds = 0.05},
     [BENCH_DECODE] = {.schemes = {"kivi4", "kivi2"}, .n_schemes = 2, .n_quick_schemes = 2},
 };
@@ -344,7 +342,7 @@ static void choose_grid(bench_options *o)
 {
     const mode_defaults *d = &defaults[o->mode];
     if (o->n_shapes == 0) {
-        o->n_shapes = o->quick ? d->n_quick_shapes : d->n_shapes;
+        o->n_shapes = d->n_shapes;
         memcpy(o->shapes, d->shapes, o->n_shapes * sizeof o->shapes[0]);
     }
     o->n_queries = o->n_queries > 0 ? o->n_queries : 1;
