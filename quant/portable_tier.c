@@ -1,9 +1,10 @@
 /*
- * The portable kernels behind codec_tier.c and codec_rot.c: the template that instruction sets use, on plain
+ * The portable kernels behind codec_tier.c and codec_rot.c: the templates that instruction sets use, on plain
  * arrays.
  */
 #include "quant/lanes.h"
 
+#include "quant/vector_fit.h"
 #include "quant/vector_tier.h"
 
 void kvq_channel_squares_portable(const float *x, float *square)

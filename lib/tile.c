@@ -1,0 +1,329 @@
+/*
+ * One tile of rows on its way through the tokens: chunk by chunk, scores, weights, sums; then its answer.
+ */
+#include "lib/tile.h"
+
+#include <math.h>
+
+/* Relative L2, estimated; a third of what is promised, because single rows may have bad luck. */
+static const float MAX_ERROR = 0x1.5p-12f;
+
+static const float SLACK = 8.0f; /* leaps in which ref follows the largest score, in powers of 2 */
+
+/* ---- Plain rows: of the residual, the sinks, or the call's own tokens ---- */
+
+static void score_rows(const kvq_tile *t, const kvq_stretch *s, float *scores)
+{
+    const kvq_kernels *k = t->a->call->cache->kernels;
+    for (size_t i = 0; i < t->n_rows; i++, scores += KVQ_SUPERBLOCK) {
+        const float *q = t->q + i * t->dim;
+        if (s->dtype == KVQ_F32)
+            k->dot_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, q, t->dim,
+                       scores);
+        else if (s->dtype == KVQ_F16)
+            k->dot_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, q, t->dim,
+                       scores);
+        else
+            k->dot_i8(s->rows, s->stride, s->n, q, t->dim, scores);
+    }
+}
+
+static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, const float *p)
+{
+    const kvq_kernels *k = t->a->call->cache->kernels;
+    for (size_t i = 0; i < t->n_rows; i++, p += KVQ_SUPERBLOCK) {
+        float *acc = t->now.acc + i * t->dim;
+        if (s->dtype == KVQ_F32)
+            k->accumulate_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, p,
+                              t->dim, acc);
+        else if (s->dtype == KVQ_F16)
+            k->accumulate_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, p,
+                              t->dim, acc);
+        else
+            k->accumulate_i8(s->rows, s->stride, s->n, p, t->dim, acc);
+    }
+}
+
+/* ---- One chunk: tokens [begin, begin + n), either sinks, or of one superblock ---- */
+
+typedef struct chunk {
+    bool sinks;
+    size_t begin, n;
+} chunk;
+
+/* How many tokens at a chunk's beginning are packed; 0 also if no row may see any of them. */
+static size_t n_packed_in(const kvq_tile *t, const chunk *c, kvq_role role)
+{
+    size_t end = t->view->plan->scheme.sinks + t->view->layer->packed[role];
+    return c->sinks || end <= kvq_max_size(c->begin, t->first_token) ? 0 : kvq_min_size(c->n, end - c->begin);
+}
+
+/* The first of the others that a row may see. */
+static size_t first_plain_in(const kvq_tile *t, const chunk *c, size_t n_packed)
+{
+    return kvq_max_size(c->begin + n_packed, t->first_token) - c->begin;
+}
+
+/* Do packed values tell what errors of a chunk's scores amount to? They must be there, and a window that
+ * begins here must not leave keys without them. That is asked of the newest window, so that the answer does
+ * not depend on the queries that share a tile. */
+static bool can_estimate(const kvq_tile *t, const chunk *c, size_t packed_keys, size_t packed_values)
+{
+    size_t newest = kvq_first_visible(t->a->call->window, kvq_view_n_tokens(t->view));
+    return packed_values > 0 && (packed_values >= packed_keys || newest <= c->begin);
+}
+
+static kvq_tokens packed_tokens(const kvq_tile *t, const chunk *c, kvq_role role, size_t n)
+{
+    const kvq_layer *layer = t->view->layer;
+    size_t index = c->begin - t->view->plan->scheme.sinks, page = index / KVQ_SUPERBLOCK;
+    /* Only for prefetching: another page here would cost time, and no result tells. */
+    bool more = index + KVQ_SUPERBLOCK < layer->packed[role];
+    return (kvq_tokens){
+        .superblock = kvq_superblock(t->view->plan, &layer->page[page], role, t->kv_head),
+        .next = more ? kvq_superblock(t->view->plan, &layer->page[page + 1], role, t->kv_head) : NULL,
+        .n = n,
+        .sums = t->sums,
+    };
+}
+
+static void score_chunk(kvq_tile *t, const chunk *c)
+{
+    const kvq_side *side = t->a->side[KVQ_KEYS];
+    size_t packed = n_packed_in(t, c, KVQ_KEYS);
+    memset(t->score_rms_error, 0, sizeof t->score_rms_error);
+    if (packed > 0) {
+        kvq_tokens tokens = packed_tokens(t, c, KVQ_KEYS, packed);
+        size_t packed_values = n_packed_in(t, c, KVQ_VALUES);
+        if (tokens.sums == KVQ_SUMS_FAST && !can_estimate(t, c, packed, packed_values))
+            tokens.sums = KVQ_SUMS_WIDE;
+        kvq_score_counts counts = {0};
+        kvq_side_score(t->a->call->cache->kernels, side, &tokens,
+                       side->codec->prepare != NULL ? t->q_packed : t->q, t->n_rows, t->scores,
+                       t->score_rms_error, &counts);
+        t->counters.superblocks_wide += counts.wide;
+        t->counters.superblocks_exact += counts.exact;
+        for (size_t row = 0; row < t->n_rows && packed_values < packed && packed_values > 0; row++)
+            t->score_rms_error[row] *=
+                sqrtf((float)packed / (float)packed_values); /* taken for as large as the others */
+    }
+    for (size_t i = first_plain_in(t, c, packed); i < c->n;) {
+        kvq_stretch s = kvq_find_stretch(t->view, KVQ_KEYS, t->kv_head, c->begin + i, c->n - i);
+        score_rows(t, &s, t->scores + i);
+        i += s.n;
+    }
+}
+
+static void accumulate_chunk(kvq_tile *t, const chunk *c)
+{
+    const kvq_side *side = t->a->side[KVQ_VALUES];
+    size_t packed = n_packed_in(t, c, KVQ_VALUES);
+    if (packed > 0) {
+        kvq_tokens tokens = packed_tokens(t, c, KVQ_VALUES, packed);
+        const kvq_sum_rows rows = {.plain = t->now.acc, .packed = t->now.packed, .error = t->now.error};
+        kvq_side_accumulate(t->a->call->cache->kernels, side, &tokens, t->scores, t->n_rows,
+                            t->score_rms_error, &rows);
+    }
+    for (size_t i = first_plain_in(t, c, packed); i < c->n;) {
+        kvq_stretch s = kvq_find_stretch(t->view, KVQ_VALUES, t->kv_head, c->begin + i, c->n - i);
+        accumulate_rows(t, &s, t->scores + i);
+        i += s.n;
+    }
+}
+
+/* How many of n tokens from `first` on are below a limit. */
+static size_t n_below(size_t limit, size_t first, size_t n)
+{
+    return limit > first ? kvq_min_size(n, limit - first) : 0;
+}
+
+/* Scores of tokens [token, token + n) go where the row's probabilities will lie: finish_row has the final
+ * ref. */
+static void keep_scores(const kvq_tile *t, size_t row, size_t token, size_t n, const float *scores)
+{
+    const kvq_probabilities *to = &t->probabilities;
+    size_t from = kvq_max_size(token, to->first);
+    if (from < token + n)
+        memcpy(to->p + t->span_index[row] * to->stride + from - to->first, scores + from - token,
+               (token + n - from) * sizeof *scores);
+}
+
+/* Turn a row's scores into weights relative to its ref. That follows the maximum only in leaps, because what
+ * was added up so far must follow, and float does not mind weights of up to 2^SLACK. */
+static void weigh_row(kvq_tile *t, size_t row, size_t token, size_t n)
+{
+    const kvq_kernels *kernels = t->a->call->cache->kernels;
+    float *scores = t->scores + row * KVQ_SUPERBLOCK;
+    size_t begin = n_below(t->first_visible[row], token, n), end = n_below(t->n_visible[row], token, n);
+    for (size_t i = 0; i < begin; i++)
+        scores[i] = 0.0f; /* as weights: what the row may not see */
+    for (size_t i = end; i < n; i++)
+        scores[i] = 0.0f;
+    if (begin == end)
+        return;
+    scores += begin;
+    token += begin;
+    n = end - begin;
+    if (!kernels->all_finite_f32(scores, n)) { /* kernels differ in what they make of Inf and NaN */
+        t->now.overflowed[row] = 1.0f;
+        memset(scores, 0, n * sizeof *scores);
+    }
+    if (t->probabilities.p != NULL)
+        keep_scores(t, row, token, n, scores);
+    float max = kernels->max_f32(scores, n);
+    if (max > t->now.ref[row] + SLACK)
+        kvq_sums_raise(t->a, &t->now, row, max);
+    t->now.sum[row] += kernels->exp2_sum_f32(scores, n, t->now.ref[row]);
+}
+
+static void process_chunk(kvq_tile *t, const chunk *c)
+{
+    if (n_packed_in(t, c, KVQ_KEYS) > 0 || n_packed_in(t, c, KVQ_VALUES) > 0) {
+        t->counters.superblocks += t->n_rows;
+        t->counters.superblocks_exact += t->sums == KVQ_SUMS_EXACT ? t->n_rows : 0;
+    }
+    score_chunk(t, c);
+    for (size_t row = 0; row < t->n_rows; row++)
+        weigh_row(t, row, c->begin, c->n);
+    accumulate_chunk(t, c);
+}
+
+/* ---- A tile: start, segments, finish ---- */
+
+void kvq_tile_start(kvq_tile *t, const kvq_attention_work *a, size_t i)
+{
+    const kvq_kernels *kernels = a->call->cache->kernels;
+    const kvq_config *config = &a->call->cache->config;
+    const kvq_span *span = a->spans;
+    while (span + 1 < a->spans + a->n_spans && span[1].first_tile <= i)
+        span++;
+    size_t n_heads = config->n_heads, n_rows = span->n_q * a->heads_per_kv;
+    size_t tiles_per_head = (n_rows + KVQ_QUERY_TILE - 1) / KVQ_QUERY_TILE;
+    size_t first = (i - span->first_tile) % tiles_per_head * KVQ_QUERY_TILE;
+    t->a = a;
+    t->view = &span->view;
+    t->probabilities = span->probabilities;
+    t->dim = config->head_dim;
+    t->kv_head = (i - span->first_tile) / tiles_per_head;
+    t->sums = a->sums;
+    t->counters = (kvq_attend_counters){0};
+    t->n_rows = kvq_min_size(KVQ_QUERY_TILE, n_rows - first);
+    t->first_token = SIZE_MAX;
+    t->n_tokens = 0;
+    for (size_t row = 0; row < t->n_rows; row++) {
+        size_t query = (first + row) / a->heads_per_kv;
+        size_t head = t->kv_head * a->heads_per_kv + (first + row) % a->heads_per_kv;
+        float *q = t->q + row * t->dim;
+        t->span_index[row] = query * n_heads + head;
+        t->row_index[row] = span->first_query * n_heads + t->span_index[row];
+        t->n_visible[row] = span->n_before + query + 1;
+        t->first_visible[row] = kvq_first_visible(a->call->window, t->n_visible[row]);
+        t->first_token = kvq_min_size(t->first_token, t->first_visible[row]);
+        t->n_tokens = kvq_max_size(t->n_tokens, t->n_visible[row]);
+        for (size_t c = 0; c < t->dim; c++)
+            q[c] = a->call->q[t->row_index[row] * t->dim + c] * a->log2_scale;
+        t->finite[row] = kernels->all_finite_f32(q, t->dim);
+        if (!t->finite[row]) /* kernels take finite numbers only */
+            memset(q, 0, t->dim * sizeof *q);
+        if (a->side[KVQ_KEYS]->codec->prepare != NULL)
+            a->side[KVQ_KEYS]->codec->prepare(kernels, a->side[KVQ_KEYS], q, t->q_packed + row * t->dim);
+    }
+}
+
+size_t kvq_tile_first_segment(const kvq_tile *t)
+{
+    return kvq_past_sinks(t->view->plan, t->first_token) / KVQ_SEGMENT;
+}
+
+void kvq_tile_run_segment(kvq_tile *t, size_t segment, float *memory)
+{
+    size_t sinks = kvq_min_size(t->view->plan->scheme.sinks, t->n_tokens), n = t->n_tokens - sinks;
+    size_t first = kvq_past_sinks(t->view->plan, t->first_token) / KVQ_SUPERBLOCK * KVQ_SUPERBLOCK;
+    size_t first_sink = t->first_token < sinks ? t->first_token / KVQ_SUPERBLOCK * KVQ_SUPERBLOCK : sinks;
+    t->now = kvq_sums_start(t->a, memory, t->n_rows);
+    for (size_t row = 0; row < t->n_rows; row++)
+        t->now.overflowed[row] = t->finite[row] ? 0.0f : 1.0f;
+    for (size_t i = first_sink; segment == 0 && i < sinks; i += KVQ_SUPERBLOCK)
+        process_chunk(t, &(chunk){.sinks = true, .begin = i, .n = kvq_min_size(sinks - i, KVQ_SUPERBLOCK)});
+    size_t end = kvq_min_size(n, (segment + 1) * KVQ_SEGMENT);
+    for (size_t i = kvq_max_size(segment * KVQ_SEGMENT, first); i < end; i += KVQ_SUPERBLOCK)
+        process_chunk(t, &(chunk){.begin = sinks + i, .n = kvq_min_size(n - i, KVQ_SUPERBLOCK)});
+}
+
+/* The scores of a row, where its probabilities will lie, become those. */
+static void finish_probabilities(const kvq_tile *t, size_t row, const kvq_tile_sums *total)
+{
+    const kvq_probabilities *of = &t->probabilities;
+    size_t begin = n_below(t->first_visible[row], of->first, of->stride);
+    size_t end = n_below(t->n_visible[row], of->first, of->stride);
+    float *p = of->p + t->span_index[row] * of->stride;
+    (void)t->a->call->cache->kernels->exp2_sum_f32(p + begin, end - begin, total->ref[row]);
+    for (size_t i = begin; i < end; i++)
+        p[i] = total->overflowed[row] > 0 ? NAN : p[i] / total->sum[row];
+    memset(p, 0, begin * sizeof *p);
+    memset(p + end, 0, (of->stride - end) * sizeof *p);
+}
+
+static void finish_row(const kvq_tile *t, size_t row, const kvq_tile_sums *total)
+{
+    const kvq_attention_call *call = t->a->call;
+    size_t index = t->row_index[row];
+    float *out = call->out + index * t->dim;
+    for (size_t c = 0; c < t->dim; c++)
+        out[c] = total->overflowed[row] > 0 ? NAN : total->acc[row * t->dim + c] / total->sum[row];
+    if (t->probabilities.p != NULL)
+        finish_probabilities(t, row, total);
+    if (call->bound != NULL)
+        call->bound[index] = kvq_attend_bound(t->view, t->kv_head, call->q + index * t->dim, call->scale,
+                                              t->first_visible[row], t->n_visible[row], out);
+}
+
+/* Could a row's sums be off by more than MAX_ERROR? Not if they overflowed: then exact ones may do so,
+ * too. */
+static bool is_too_far_off(const kvq_tile_sums *total, size_t row, size_t dim)
+{
+    float norm = 0.0f;
+    for (size_t c = 0; c < dim; c++)
+        norm += total->acc[row * dim + c] * total->acc[row * dim + c];
+    return total->error[row] > MAX_ERROR * MAX_ERROR * norm;
+}
+
+kvq_tile_sums kvq_tile_run(kvq_tile *t, float *now, float *all)
+{
+    kvq_tile_sums total = kvq_sums_start(t->a, all, t->n_rows);
+    size_t segment = kvq_tile_first_segment(t);
+    do {
+        kvq_tile_run_segment(t, segment, now);
+        kvq_sums_add(t->a, &total, &t->now, t->n_rows);
+    } while (++segment * KVQ_SEGMENT < t->n_tokens);
+    kvq_sums_finish(t->a, &total, t->n_rows);
+    return total;
+}
+
+void kvq_tile_finish(kvq_tile *t, const kvq_tile_sums *total, float *now, float *all)
+{
+    size_t dim = t->dim, n_again = 0;
+    for (size_t row = 0; row < t->n_rows; row++) {
+        if (t->sums != KVQ_SUMS_FAST || !is_too_far_off(total, row, dim)) {
+            finish_row(t, row, total);
+            continue;
+        }
+        t->row_index[n_again] = t->row_index[row];
+        t->span_index[n_again] = t->span_index[row];
+        t->first_visible[n_again] = t->first_visible[row];
+        t->n_visible[n_again] = t->n_visible[row];
+        t->finite[n_again] = t->finite[row];
+        memmove(t->q + n_again * dim, t->q + row * dim, dim * sizeof *t->q);
+        if (t->a->side[KVQ_KEYS]->codec->prepare != NULL)
+            memmove(t->q_packed + n_again * dim, t->q_packed + row * dim, dim * sizeof *t->q);
+        n_again++;
+    }
+    if (n_again == 0)
+        return;
+    t->n_rows = n_again;
+    t->sums = KVQ_SUMS_WIDE;
+    t->counters.heads_again += n_again;
+    kvq_tile_sums wide = kvq_tile_run(t, now, all);
+    for (size_t row = 0; row < n_again; row++)
+        finish_row(t, row, &wide);
+}
