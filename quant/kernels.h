@@ -345,6 +345,14 @@ const kvq_kernels *kvq_kernels_for_isa(const char *isa);
 /** The i-th table that runs here, from the plainest up; NULL past the last. */
 const kvq_kernels *kvq_kernels_at(size_t i);
 
+/**
+ * Let kvq_kernels_for_isa find one more table by its name, and so kvq_config.isa: one that counts or times what it
+ * passes on, say. It has every slot, a name of its own (instruction sets come first), and outlives the caches that
+ * use it. It takes the place of the one offered before; NULL: there is none again. kvq_kernels_at and
+ * kvq_kernels_get never give it. Not while another thread looks for a table.
+ */
+void kvq_kernels_offer(const kvq_kernels *table);
+
 extern const kvq_kernels kvq_kernels_portable;
 extern const kvq_kernels kvq_kernels_avx2, kvq_kernels_avxvnni, kvq_kernels_avx512; /* on x86-64 only */
 extern const kvq_kernels kvq_kernels_neon;                                          /* on AArch64 only */
