@@ -280,14 +280,18 @@ typedef struct kvq_kernels {
     void (*dequantize_levels)(const kvq_token_codes *codes, const float *levels, float scale,
                               const float *add, size_t dim, float *out);
 
-    /* EXACT. codes[c] = how many of the 2^width - 1 thresholds y[c] passes, for n numbers, a multiple of 16;
-     * width 1 .. 4. Returns sum_c y[c] * levels[codes[c]] in the order of dot_f32. */
+    /* EXACT. codes[c] = how many of the 2^width - 1 thresholds, which ascend, y[c] passes, for n numbers, a
+     * multiple of 16; width 1 .. 4. To pass is to be larger than the threshold plus 2^-127. Returns sum_c y[c] * levels[codes[c]] in the order of dot_f32. */
     float (*choose_levels)(const float *y, size_t n, const float *thresholds, const float *levels,
                            uint32_t width, uint8_t *codes);
 
     /* EXACT. x = H x in place, n a power of two: butterflies (a + b, a - b) at distances 1, 2, 4, ..., then
      * times 2^(-log2(n) / 2). */
     void (*hadamard_f32)(float *x, size_t n);
+    /* EXACT. y = H (x * 2^shift), dim numbers, then 0 up to a multiple of 16; H as hadamard_f32 on powers of
+     * two, the largest first. Returns shift, which makes the largest |x| about 1: 126 minus its exponent's
+     * bits, at least -126; *square = sum of y^2 in the order of dot_f32. */
+    int32_t (*rotate_row)(const float *x, size_t dim, float *y, float *square);
 
     /* EXACT. Largest of x[0..n), n >= 1; x may hold -Inf. */
     float (*max_f32)(const float *x, size_t n);
@@ -332,6 +336,7 @@ typedef struct kvq_kernels {
     X(choose_levels)                                                                                         \
     X(dequantize_levels)                                                                                     \
     X(hadamard_f32)                                                                                          \
+    X(rotate_row)                                                                                            \
     X(max_f32)                                                                                               \
     X(exp2_sum_f32)
 
@@ -412,5 +417,6 @@ void kvq_dequantize_levels_portable(const kvq_token_codes *codes, const float *l
 float kvq_choose_levels_portable(const float *y, size_t n, const float *thresholds, const float *levels,
                                  uint32_t width, uint8_t *codes);
 void kvq_hadamard_f32_portable(float *x, size_t n);
+int32_t kvq_rotate_row_portable(const float *x, size_t dim, float *y, float *square);
 
 #endif /* KVQ_QUANT_KERNELS_H */

@@ -62,3 +62,8 @@ void kvq_hadamard_f32_portable(float *x, size_t n)
 {
     hadamard_f32_v(x, n);
 }
+
+int32_t kvq_rotate_row_portable(const float *x, size_t dim, float *y, float *square)
+{
+    return rotate_row_v(x, dim, y, square);
+}

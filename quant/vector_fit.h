@@ -333,77 +333,138 @@ static void fit_channel_v(const float *x, uint32_t bits, float u, uint8_t *codes
 
 /* ---- Levels ---- */
 
-static float choose_levels_v(const float *y, size_t n, const float *thresholds, const float *levels,
-                             uint32_t width, uint8_t *codes)
+/* `n_thresholds` is a constant. The last level whose threshold is passed stands; to pass is to be larger by
+ * 2^-127, which is nothing beside any threshold but 0. */
+V_INLINE float choose(const float *y, size_t n, const float *thresholds, const float *levels,
+                      size_t n_thresholds, uint8_t *codes)
 {
-    const v_f zero = v_set1(0.0f), one = v_set1(1.0f), steep = v_set1(0x1p126f);
-    const size_t n_thresholds = ((size_t)1 << width) - 1;
-    float table[16] = {0};
-    v_f sum = zero;
-    memcpy(table, levels, sizeof *table << width);
+    v_f sum = v_set1(0.0f);
     for (size_t c = 0; c < n; c += 16) {
-        v_f x = v_load(y + c), code = zero;
-        for (size_t i = 0; i < n_thresholds; i++) /* a difference is 0 or, times 2^126, at least 1 or so */
-            code = v_add(code, v_min(v_max(v_mul(v_sub(x, v_set1(thresholds[i])), steep), zero), one));
-        code = v_round(code);
+        v_f x = v_load(y + c), code = v_set1(0.0f), level = v_set1(levels[0]);
+        V_UNROLL(15)
+        for (size_t i = 0; i < n_thresholds; i++) {
+            const v_f threshold = v_set1(thresholds[i] + 0x1p-127f);
+            code = v_if_less(threshold, x, v_set1((float)(i + 1)), code);
+            level = v_if_less(threshold, x, v_set1(levels[i + 1]), level);
+        }
         v_store_i8((int8_t *)codes + c, code);
-        sum = v_add(sum, v_mul(x, v_i_pick(v_i_nearest(code), table)));
+        sum = v_add(sum, v_mul(x, level));
     }
     return v_sum(sum);
 }
 
+static float choose_levels_v(const float *y, size_t n, const float *thresholds, const float *levels,
+                             uint32_t width, uint8_t *codes)
+{
+    switch (width) {
+    case 1:
+        return choose(y, n, thresholds, levels, 1, codes);
+    case 2:
+        return choose(y, n, thresholds, levels, 3, codes);
+    case 3:
+        return choose(y, n, thresholds, levels, 7, codes);
+    default:
+        return choose(y, n, thresholds, levels, 15, codes);
+    }
+}
+
 /* ---- The Hadamard transform ---- */
 
-/* Distances below 16, inside vectors, in a form that compilers make shuffles of. */
-V_INLINE void butterflies_within(float *x, size_t n, size_t distance)
+/* n <= 64 numbers, n / 16 a constant, all butterflies in registers; then times `factor`. */
+V_INLINE void hadamard_in_registers(float *x, size_t n, float factor)
 {
-    for (size_t i = 0; i < n; i += 2 * distance)
-        for (size_t j = i; j < i + distance; j++) {
-            float a = x[j], b = x[j + distance];
-            x[j] = a + b;
-            x[j + distance] = a - b;
+    const v_f by = v_set1(factor);
+    v_f row[4];
+    V_UNROLL(4)
+    for (size_t i = 0; i < n / 16; i++) {
+        row[i] = v_butterfly(v_load(x + 16 * i), 1);
+        row[i] = v_butterfly(row[i], 2);
+        row[i] = v_butterfly(row[i], 4);
+        row[i] = v_butterfly(row[i], 8);
+    }
+    V_UNROLL(2)
+    for (size_t half = 1; half < n / 16; half *= 2)
+        V_UNROLL(4)
+    for (size_t i = 0; i < n / 16; i++)
+        if ((i & half) == 0) {
+            v_f a = row[i], b = row[i + half];
+            row[i] = v_add(a, b);
+            row[i + half] = v_sub(a, b);
         }
+    V_UNROLL(4)
+    for (size_t i = 0; i < n / 16; i++)
+        v_store(x + 16 * i, v_mul(row[i], by));
+}
+
+/* n < 16. */
+V_INLINE void hadamard_of_few(float *x, size_t n, float factor)
+{
+    for (size_t half = 1; half < n; half *= 2)
+        for (size_t i = 0; i < n; i++)
+            if ((i & half) == 0) {
+                float a = x[i], b = x[i + half];
+                x[i] = a + b;
+                x[i + half] = a - b;
+            }
+    for (size_t i = 0; i < n; i++)
+        x[i] *= factor;
 }
 
 static void hadamard_f32_v(float *x, size_t n)
 {
-    for (size_t distance = 1, half = n / 2; distance <= half; distance *= 2) {
-        if (distance < 16) {
-            switch (distance) {
-            case 1:
-                butterflies_within(x, n, 1);
-                break;
-            case 2:
-                butterflies_within(x, n, 2);
-                break;
-            case 4:
-                butterflies_within(x, n, 4);
-                break;
-            default:
-                butterflies_within(x, n, 8);
-            }
-            continue;
-        }
-        for (size_t i = 0; i < n; i += 2 * distance)
-            for (size_t j = i; j < i + distance; j += 16) {
-                v_f a = v_load(x + j), b = v_load(x + j + distance);
-                v_store(x + j, v_add(a, b));
-                v_store(x + j + distance, v_sub(a, b));
-            }
-    }
-    float scale = 1.0f;
+    float factor = 1.0f;
     size_t left = n;
     for (; left >= 4; left /= 4)
-        scale *= 0.5f;
+        factor *= 0.5f;
     if (left == 2)
-        scale *= 0x1.6a09e6p-1f; /* the float nearest to sqrt(1/2) */
-    for (size_t i = 0; i < n; i++)
-        x[i] *= scale;
+        factor *= 0x1.6a09e6p-1f; /* the float nearest to sqrt(1/2) */
+    if (n < 16) {
+        hadamard_of_few(x, n, factor);
+    } else if (n == 16) {
+        hadamard_in_registers(x, 16, factor);
+    } else if (n == 32) {
+        hadamard_in_registers(x, 32, factor);
+    } else {
+        for (size_t i = 0; i < n; i += 64)
+            hadamard_in_registers(x + i, 64, n == 64 ? factor : 1.0f);
+        for (size_t half = 64; half < n; half *= 2) {
+            const v_f by = v_set1(2 * half == n ? factor : 1.0f);
+            for (size_t i = 0; i < n; i += 16)
+                if ((i & half) == 0) {
+                    v_f a = v_load(x + i), b = v_load(x + i + half);
+                    v_store(x + i, v_mul(v_add(a, b), by));
+                    v_store(x + i + half, v_mul(v_sub(a, b), by));
+                }
+        }
+    }
+}
+
+static int32_t rotate_row_v(const float *x, size_t dim, float *y, float *square)
+{
+    v_f largest = v_set1(0.0f), sum = largest;
+    for (size_t c = 0; c < dim; c += 16)
+        largest = v_max(largest, v_abs(row_part(x, dim, c)));
+    const uint32_t bits = kvq_bits_of_f32(v_largest(largest));
+    const int32_t to_one = 126 - (int32_t)(bits >> 23), shift = to_one < -126 ? -126 : to_one;
+    const v_f factor = v_set1(kvq_f32_of_bits((uint32_t)(shift + 127) << 23));
+    for (size_t c = 0; c < dim; c += 16)
+        v_store(y + c, v_mul(row_part(x, dim, c), factor));
+    for (size_t c = 0, n = 0; c < dim; c += n) {
+        for (n = KVQ_DIM_MAX; n > dim - c;)
+            n /= 2;
+        hadamard_f32_v(y + c, n);
+    }
+    for (size_t c = 0; c < dim; c += 16) {
+        v_f part = v_load(y + c);
+        sum = v_add(sum, v_mul(part, part));
+    }
+    *square = v_sum(sum);
+    return shift;
 }
 
 /* The slots of a table that this file fills. */
 #define V_FIT_KERNELS                                                                                        \
     .channel_stats = channel_stats_v, .fit_channels = fit_channels_v, .fit_channel = fit_channel_v,          \
-    .choose_levels = choose_levels_v, .hadamard_f32 = hadamard_f32_v
+    .choose_levels = choose_levels_v, .hadamard_f32 = hadamard_f32_v, .rotate_row = rotate_row_v
 
 #endif /* KVQ_QUANT_VECTOR_FIT_H */

@@ -5,6 +5,8 @@
 #include "quant/logstep.h"
 #include "tests/kernel_checks.h"
 
+#include <float.h>
+
 enum { TILE = T * LANES };
 
 static const float *tile_in(guarded *g, fill_kind kind)
@@ -102,6 +104,17 @@ static void check_search(const float *x, size_t j, uint32_t bits, float u, int e
               least);
 }
 
+/* The codes of channel j are in the order of its numbers. */
+static void check_order(const float *x, size_t j, const uint8_t *codes)
+{
+    const uint8_t *own = codes + j / 4 * 4 * T + j % 4;
+    for (size_t t = 0; t < T; t++) {
+        size_t other = rng_below(&r, T);
+        cr_assert(x[t * LANES + j] < x[other * LANES + j] ? own[4 * t] <= own[4 * other]
+                                                          : own[4 * t] >= own[4 * other]);
+    }
+}
+
 void check_fit_channels(const kvq_kernels *k)
 {
     static const uint32_t widths[] = {0, 1, 2, 4, 6};
@@ -125,6 +138,7 @@ void check_fit_channels(const kvq_kernels *k)
             cr_assert(codes[j] < 1u << bits, "code %u of %u bits", codes[j], bits);
         for (size_t j = 0; j < LANES; j++) {
             cr_assert((lo[j] & 0x7fffu) < 0x7c00u, "lo is not finite");
+            check_order(x, j, codes);
             if (kind == FILL_NORMAL && bits > 0)
                 check_search(x, j, bits, u, exponent[j]);
         }
@@ -364,11 +378,13 @@ void check_choose_levels(const kvq_kernels *k)
         for (size_t j = 0; j + 1 < n_levels; j++)
             thresholds[j] = ((float)j + 1.0f - (float)n_levels / 2) / 2;
         y[0] = thresholds[0]; /* is not passed */
+        y[1] = 0x1p-127f;     /* does not pass 0 */
+        y[2] = 0x1.4p-127f;
         float sum = k->choose_levels(y, n, thresholds, levels, width, codes);
         check_canaries(&out_a, "choose_levels");
         for (size_t c = 0; c < n; c++) {
             size_t code = 0;
-            while (code + 1 < n_levels && y[c] > thresholds[code])
+            while (code + 1 < n_levels && (double)y[c] > (double)thresholds[code] + 0x1p-127)
                 code++;
             cr_assert(codes[c] == code, "%u bits: %g became %u", width, (double)y[c], codes[c]);
             float product = single((double)y[c] * (double)levels[code]);
@@ -427,4 +443,35 @@ void check_hadamard_f32(const kvq_kernels *k)
                 cr_assert(fabs((double)x[a] - wanted[a]) <= 1e-6 * sqrt(norm), "n = %zu: %g, not %g", n,
                           (double)x[a], wanted[a]);
         }
+}
+
+void check_rotate_row(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < 120; i++) {
+        const size_t dim = i < 40 ? i + 1 : 1 + rng_below(&r, i < 80 ? MAX_DIM : KVQ_DIM_MAX),
+                     padded = (dim + LANES - 1) / LANES * LANES;
+        const float *x = floats_in(&in_a, (fill_kind)(i % N_FILLS), 1, dim);
+        float *y = place(&out_a, random_placing(&r), padded, sizeof *y), wanted[KVQ_DIM_MAX] = {0},
+              lane[LANES] = {0}, square, largest = 0;
+        const int32_t shift = k->rotate_row(x, dim, y, &square);
+        check_canaries(&out_a, "rotate_row");
+        for (size_t c = 0; c < dim; c++) {
+            largest = fmaxf(largest, fabsf(x[c]));
+            wanted[c] = single(ldexp((double)x[c], shift));
+        }
+        cr_assert(largest < FLT_MIN ? shift == 126
+                                    : shift == -126 || (ldexp((double)largest, shift) >= 0.5 &&
+                                                        ldexp((double)largest, shift) < 1),
+                  "2^%d times %a", shift, (double)largest);
+        for (size_t c = 0, n = KVQ_DIM_MAX; c < dim; c += n) {
+            while (n > dim - c)
+                n /= 2;
+            kvq_kernels_portable.hadamard_f32(wanted + c, n);
+        }
+        cr_assert(same_bits("rotate_row", y, wanted, padded * sizeof *y), "D = %zu, %s", dim,
+                  fill_names[i % N_FILLS]);
+        for (size_t c = 0; c < padded; c++)
+            lane[c % LANES] = single((double)lane[c % LANES] + (double)single((double)y[c] * (double)y[c]));
+        cr_assert(square == sum_lanes_by_contract(lane), "D = %zu", dim);
+    }
 }

@@ -246,6 +246,13 @@ static size_t run_hadamard_f32(const kvq_kernels *k, workspace *w, size_t i)
 }
 static const kernel_bench bench_hadamard_f32 = {run_hadamard_f32, false, false};
 
+static size_t run_rotate_row(const kvq_kernels *k, workspace *w, size_t i)
+{
+    w->sink += (float)k->rotate_row(w->rows + i * w->n_floats, w->dim, w->floats, w->bias);
+    return w->dim * sizeof(float);
+}
+static const kernel_bench bench_rotate_row = {run_rotate_row, false, false};
+
 static size_t run_max_f32(const kvq_kernels *k, workspace *w, size_t i)
 {
     w->sink += k->max_f32(w->rows + i * w->n_floats, T);
