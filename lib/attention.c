@@ -11,10 +11,10 @@
  * order of the sums. This is why a cache that still holds everything in a float32 residual gives the bits of
  * the fp32 scheme.
  *
- * Every KVQ_SEGMENT tokens the sums start afresh, and segments are added up in their order. So a segment can
- * be computed by any thread at any time without changing a bit of the result: a single thread goes from
- * segment to segment and adds as it goes; where there are fewer tiles than threads to feed, segments are
- * dealt out and their sums kept until all are there.
+ * At certain tokens the sums start afresh (tile.h), and the segments between are added up in their order. So
+ * a segment can be computed by any thread at any time without changing a bit of the result: a single thread
+ * goes from segment to segment and adds as it goes; where a tile is more than its share of a call, its
+ * segments are dealt out and their sums kept until all are there.
  *
  * Of a sliding window every row has a lower limit next to its upper one. Chunks, and so segments, that lie
  * before what any row of a tile may see are left out; in the chunk in which a window begins, older tokens
@@ -31,132 +31,234 @@
  */
 #include "lib/tile.h"
 
-#include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 enum {
-    MIN_PARALLEL_ELEMENTS = 1 << 16, /* keys to visit, below which threads cost more than they save */
-    JOBS_PER_THREAD = 4,             /* pieces of work that balance the threads */
+    MIN_THREAD_ELEMENTS =
+        1 << 15,           /* of keys to visit, below which one more thread costs more than it saves */
+    PIECES_PER_THREAD = 2, /* into which work that is left is cut */
+    PLAIN_COST = 3,        /* of a token that is not packed, in packed ones */
 };
 
-/* ---- Jobs: a tile, or a segment of one ---- */
+/* ---- Jobs: a tile, or a run of its segments ---- */
 
-/* Add what a tile counted to what the call did. Once per tile and job. */
-static void count(const kvq_tile *t)
+/* A tile that several jobs share. Its segments' sums lie apart until all are there. */
+typedef struct cut_tile {
+    float *sums;          /* [at.n_segments], each of kvq_sums_floats */
+    atomic_size_t n_left; /* jobs that have not ended */
+} cut_tile;
+
+typedef struct job {
+    kvq_tile_place at;
+    size_t segment, n_segments; /* counted from the tile's first one */
+    cut_tile *cut;              /* NULL: the whole tile */
+} job;
+
+/* What the jobs of a call have done, in the order of kvq_attend_counters. */
+typedef struct tally {
+    atomic_uint_least64_t superblocks, wide, exact, again;
+} tally;
+
+typedef struct job_list {
+    const kvq_attention_work *a;
+    tally *tally;
+    job *jobs;
+    cut_tile *cuts;
+    float *sums;
+    size_t n_jobs, n_cuts, n_sums; /* n_sums: floats */
+} job_list;
+
+static void add_to(atomic_uint_least64_t *sum, uint64_t n)
 {
-    kvq_attend_counters *sum = t->a->call->counters;
-#pragma omp atomic
-    sum->superblocks += t->counters.superblocks;
-#pragma omp atomic
-    sum->superblocks_wide += t->counters.superblocks_wide;
-#pragma omp atomic
-    sum->superblocks_exact += t->counters.superblocks_exact;
-#pragma omp atomic
-    sum->heads_again += t->counters.heads_again;
+    if (n > 0)
+        atomic_fetch_add_explicit(sum, n, memory_order_relaxed);
 }
 
-/* One tile from segment to segment. */
-static void run_tile(const kvq_attention_work *a, size_t number)
+static void count(tally *sum, const kvq_attend_counters *n)
+{
+    add_to(&sum->superblocks, n->superblocks);
+    add_to(&sum->wide, n->superblocks_wide);
+    add_to(&sum->exact, n->superblocks_exact);
+    add_to(&sum->again, n->heads_again);
+}
+
+/* A job's segments into their places. True for the last of a tile's jobs, with the sums of all of them. */
+static bool run_segments(kvq_tile *t, const job *j, kvq_tile_sums *total)
+{
+    size_t stride = kvq_sums_floats(t->a, t->n_rows);
+    for (size_t i = j->segment; i < j->segment + j->n_segments; i++)
+        kvq_tile_run_segment(t, t->at.first_segment + i, j->cut->sums + i * stride);
+    if (atomic_fetch_sub_explicit(&j->cut->n_left, 1, memory_order_acq_rel) > 1)
+        return false;
+    *total = kvq_sums_in(t->a, j->cut->sums, t->n_rows);
+    for (size_t i = 1; i < t->at.n_segments; i++) {
+        kvq_tile_sums part = kvq_sums_in(t->a, j->cut->sums + i * stride, t->n_rows);
+        kvq_sums_add(t->a, total, &part, t->n_rows);
+    }
+    kvq_sums_finish(t->a, total, t->n_rows);
+    return true;
+}
+
+static void run_job(const kvq_attention_work *a, const job *j, tally *sum)
 {
     float now[KVQ_SUMS_FLOATS_MAX], all[KVQ_SUMS_FLOATS_MAX];
     kvq_tile t; /* its arrays are large and filled as far as they are used */
-    kvq_tile_start(&t, a, number);
-    kvq_tile_sums total = kvq_tile_run(&t, now, all);
-    kvq_tile_finish(&t, &total, now, all);
-    count(&t);
+    kvq_tile_sums total;
+    bool ends = true;
+    kvq_tile_start(&t, a, &j->at);
+    if (j->cut == NULL)
+        total = kvq_tile_run(&t, now, all);
+    else
+        ends = run_segments(&t, j, &total);
+    if (ends)
+        kvq_tile_finish(&t, &total, now, all);
+    count(sum, &t.counters);
 }
 
-/* Segment job % n_segments, from its first one on, of tile number job / n_segments, into its own place. */
-static void run_job(const kvq_attention_work *a, size_t job, size_t n_segments, float *memory, size_t stride)
+static void run_job_number(void *arg, size_t i)
 {
-    kvq_tile t;
-    kvq_tile_start(&t, a, job / n_segments);
-    kvq_tile_run_segment(&t, kvq_tile_first_segment(&t) + job % n_segments, memory + job * stride);
-    count(&t);
+    const job_list *list = arg;
+    run_job(list->a, &list->jobs[i], list->tally);
 }
 
-static void add_segments(const kvq_attention_work *a, size_t number, size_t n_segments, float *memory,
-                         size_t stride)
+/* ---- Dealing out ---- */
+
+/* What tokens [begin, end) cost a tile, in packed tokens of a row. */
+static size_t cost_of(const kvq_tile_place *at, size_t begin, size_t end)
 {
-    float now[KVQ_SUMS_FLOATS_MAX], all[KVQ_SUMS_FLOATS_MAX];
-    kvq_tile t;
-    kvq_tile_start(&t, a, number);
-    kvq_tile_sums total = kvq_sums_start(a, all, t.n_rows);
-    for (size_t segment = 0; segment < n_segments; segment++) {
-        kvq_tile_sums part = kvq_sums_in(a, memory + (number * n_segments + segment) * stride, t.n_rows);
-        kvq_sums_add(a, &total, &part, t.n_rows);
-    }
-    kvq_sums_finish(a, &total, t.n_rows);
-    kvq_tile_finish(&t, &total, now, all);
-    count(&t);
+    const kvq_layer *layer = at->span->view.layer;
+    size_t packed = kvq_min_size(layer->packed[KVQ_KEYS], layer->packed[KVQ_VALUES]);
+    size_t plain = kvq_max_size(begin, packed + at->span->view.plan->scheme.sinks);
+    return (end - begin + (plain < end ? end - plain : 0) * (PLAIN_COST - 1)) * at->n_rows;
 }
 
-/* All tiles on several threads. Pragmas are chosen by branches, not by an if clause: with libomp,
- * num_threads(1) would stay for someone else's region. */
-static void run_parallel(const kvq_attention_work *a, size_t n_segments, int n_threads)
+/* What a whole tile costs. */
+static size_t cost_of_tile(const kvq_tile_place *at)
 {
-    size_t n_jobs = a->n_tiles * n_segments, stride = kvq_sums_floats(a, a->most_rows);
-    bool split = n_segments > 1 && a->n_tiles < (size_t)n_threads * JOBS_PER_THREAD;
-    float *memory = split ? malloc(n_jobs * stride * sizeof *memory) : NULL;
-    if (memory == NULL) { /* nothing to gain, or no memory: the result is the same */
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads)
-        for (size_t i = 0; i < a->n_tiles; i++)
-            run_tile(a, i);
-        return;
+    return cost_of(at, at->first_token, at->n_tokens);
+}
+
+/* What one of its segments costs, counted from the first. */
+static size_t cost_of_segment(const kvq_tile_place *at, size_t i)
+{
+    size_t sinks = at->span->view.plan->scheme.sinks, segment = at->first_segment + i;
+    size_t begin = i == 0 ? at->first_token : sinks + kvq_segment_begin(segment);
+    size_t end = kvq_min_size(sinks + kvq_segment_begin(segment + 1), at->n_tokens);
+    return begin < end ? cost_of(at, begin, end) : 0;
+}
+
+static void add_job(job_list *list, const job *j)
+{
+    if (list->jobs != NULL)
+        list->jobs[list->n_jobs] = *j;
+    list->n_jobs++;
+}
+
+/* Cut a tile, from its newest segment back, into jobs of at most a share of the work that is left. */
+static void cut(job_list *list, const kvq_tile_place *at, size_t n_shares, size_t left)
+{
+    cut_tile *whole = list->cuts == NULL ? NULL : &list->cuts[list->n_cuts];
+    size_t n_before = list->n_jobs;
+    for (size_t end = at->n_segments, begin; end > 0; end = begin) {
+        size_t cost = cost_of_segment(at, end - 1);
+        for (begin = end - 1; begin > 0; begin--) {
+            size_t more = cost_of_segment(at, begin - 1);
+            if (cost + more > left / n_shares)
+                break;
+            cost += more;
+        }
+        left -= kvq_min_size(cost, left);
+        add_job(list, &(job){.at = *at, .segment = begin, .n_segments = end - begin, .cut = whole});
     }
-#pragma omp parallel num_threads(n_threads)
-    {
-#pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < n_jobs; i++)
-            run_job(a, i, n_segments, memory, stride);
-#pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < a->n_tiles; i++)
-            add_segments(a, i, n_segments, memory, stride);
+    if (whole != NULL) {
+        whole->sums = list->sums + list->n_sums;
+        atomic_init(&whole->n_left, list->n_jobs - n_before);
     }
-    free(memory);
+    list->n_cuts++;
+    list->n_sums += at->n_segments * kvq_sums_floats(list->a, at->n_rows);
+}
+
+/* Make the list, or, without arrays, count what it takes. Each job is at most a share of what is left to do
+ * when its turn comes (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Computers 36(12), 1987),
+ * but for single segments. So threads end together without any sorting: many tiles stay whole but for the
+ * last ones, and a long sequence is cut wherever it comes. */
+static void make_list(job_list *list, const kvq_span *spans, size_t n_spans, int n_threads, size_t left)
+{
+    size_t n_shares = (size_t)n_threads * PIECES_PER_THREAD;
+    list->n_jobs = list->n_cuts = list->n_sums = 0;
+    for (size_t s = 0; s < n_spans; s++)
+        for (size_t i = 0; i < kvq_n_tiles(list->a, &spans[s]); i++) {
+            kvq_tile_place at = kvq_tile_find(list->a, &spans[s], i);
+            size_t cost = cost_of_tile(&at);
+            if (at.n_segments > 1 && cost > left / n_shares)
+                cut(list, &at, n_shares, left);
+            else
+                add_job(list, &(job){.at = at, .n_segments = at.n_segments});
+            left -= kvq_min_size(cost, left);
+        }
+}
+
+/* False if there is no memory to do so. */
+static bool run_parallel(const kvq_attention_work *a, const kvq_span *spans, size_t n_spans, int n_threads,
+                         size_t cost, tally *sum)
+{
+    job_list list = {.a = a, .tally = sum};
+    make_list(&list, spans, n_spans, n_threads, cost);
+    list.jobs = malloc(list.n_jobs * sizeof *list.jobs + list.n_cuts * sizeof *list.cuts +
+                       list.n_sums * sizeof *list.sums);
+    if (list.jobs == NULL)
+        return false;
+    list.cuts = (cut_tile *)(void *)(list.jobs + list.n_jobs);
+    list.sums = (float *)(void *)(list.cuts + list.n_cuts);
+    make_list(&list, spans, n_spans, n_threads, cost);
+    kvq_parallel_for(a->call->cache, n_threads, list.n_jobs, run_job_number, &list);
+    free(list.jobs);
+    return true;
+}
+
+static void run_serial(const kvq_attention_work *a, const kvq_span *spans, size_t n_spans, tally *sum)
+{
+    for (size_t s = 0; s < n_spans; s++)
+        for (size_t i = 0; i < kvq_n_tiles(a, &spans[s]); i++)
+            run_job(a, &(job){.at = kvq_tile_find(a, &spans[s], i)}, sum);
 }
 
 /* ---- The call ---- */
 
-/* Of how many segments a tile may see anything, at most. */
-static size_t most_segments(size_t window, size_t n_tokens)
-{
-    size_t all = (n_tokens + KVQ_SEGMENT - 1) / KVQ_SEGMENT;
-    if (window == 0 || window >= n_tokens)
-        return all;
-    size_t n = window + KVQ_QUERY_TILE - 1; /* of a tile whose rows are all of different queries */
-    return kvq_min_size(all, (n + KVQ_SEGMENT - 2) / KVQ_SEGMENT + 1);
-}
-
-void kvq_attention(const kvq_attention_call *call, kvq_span *spans, size_t n_spans)
+void kvq_attention(const kvq_attention_call *call, const kvq_span *spans, size_t n_spans)
 {
     const kvq_config *config = &call->cache->config;
     const kvq_layer_plan *plan = call->plan;
     kvq_attention_work a = {
         .call = call,
-        .spans = spans,
-        .n_spans = n_spans,
         .heads_per_kv = config->n_heads / config->n_kv_heads,
         .log2_scale = call->scale * 0x1.715476p+0f,
         .side = {&plan->side[KVQ_KEYS], &plan->side[KVQ_VALUES]},
         .apart = plan->side[KVQ_VALUES].codec->finish != NULL,
         .sums = call->fast && kvq_plan_folds(plan) ? KVQ_SUMS_FAST : KVQ_SUMS_EXACT,
     };
-    size_t n_segments = 0, n_keys = 0;
+    tally sum = {0};
+    size_t cost = 0, n_pieces = 0, n_elements = 0;
     for (size_t s = 0; s < n_spans; s++) {
-        size_t n_rows = spans[s].n_q * a.heads_per_kv, n_tokens = spans[s].n_before + spans[s].n_q;
-        spans[s].first_tile = a.n_tiles;
-        a.n_tiles += (n_rows + KVQ_QUERY_TILE - 1) / KVQ_QUERY_TILE * config->n_kv_heads;
-        a.most_rows = kvq_max_size(a.most_rows, kvq_min_size(n_rows, KVQ_QUERY_TILE));
-        n_segments = kvq_max_size(n_segments, most_segments(call->window, n_tokens));
-        n_keys += (n_tokens - kvq_first_visible(call->window, n_tokens)) * spans[s].n_q;
+        size_t n_tokens = spans[s].n_before + spans[s].n_q;
+        size_t n_seen = n_tokens - kvq_first_visible(call->window, n_tokens);
         call->counters->heads += spans[s].n_q * config->n_heads;
+        n_elements += n_seen * spans[s].n_q * config->n_heads * config->head_dim;
     }
-    int n_threads = kvq_n_threads(call->n_threads, a.n_tiles * n_segments);
-    if (n_threads > 1 && n_keys * config->n_heads * config->head_dim >= MIN_PARALLEL_ELEMENTS) {
-        run_parallel(&a, n_segments, n_threads);
-        return;
-    }
-    for (size_t i = 0; i < a.n_tiles; i++)
-        run_tile(&a, i);
+    size_t most_threads = n_elements / MIN_THREAD_ELEMENTS;
+    int n_threads = most_threads > 1 ? kvq_n_threads(call->cache, call->n_threads, most_threads) : 1;
+    for (size_t s = 0; s < n_spans && n_threads > 1; s++)
+        for (size_t i = 0; i < kvq_n_tiles(&a, &spans[s]); i++) {
+            kvq_tile_place at = kvq_tile_find(&a, &spans[s], i);
+            cost += cost_of_tile(&at);
+            n_pieces += at.n_segments;
+        }
+    n_threads = n_pieces < (size_t)n_threads ? (int)kvq_max_size(n_pieces, 1) : n_threads;
+    if (n_threads == 1 || !run_parallel(&a, spans, n_spans, n_threads, cost, &sum))
+        run_serial(&a, spans, n_spans, &sum);
+    call->counters->superblocks += sum.superblocks;
+    call->counters->superblocks_wide += sum.wide;
+    call->counters->superblocks_exact += sum.exact;
+    call->counters->heads_again += sum.again;
 }
