@@ -27,47 +27,21 @@
  * may have become small by cancelling, and a row that could be off by more than MAX_ERROR is computed again
  * with wide sums, which are as good as float32.
  *
- * Here is the call and how it is dealt out to threads; tile.c walks one tile's tokens, sums.c adds up.
+ * Here is the call; jobs.c cuts it up for threads, tile.c walks one tile's tokens, sums.c adds up.
  */
-#include "lib/tile.h"
-
-#include <stdatomic.h>
-#include <stdlib.h>
+#include "lib/jobs.h"
 
 enum {
     MIN_THREAD_ELEMENTS =
-        1 << 15,           /* of keys to visit, below which one more thread costs more than it saves */
-    PIECES_PER_THREAD = 2, /* into which work that is left is cut */
-    PLAIN_COST = 3,        /* of a token that is not packed, in packed ones */
+        1 << 15, /* of keys to visit, below which one more thread costs more than it saves */
 };
 
-/* ---- Jobs: a tile, or a run of its segments ---- */
+/* ---- Jobs ---- */
 
-/* A tile that several jobs share. Its segments' sums lie apart until all are there. */
-typedef struct cut_tile {
-    float *sums;          /* [at.n_segments], each of kvq_sums_floats */
-    atomic_size_t n_left; /* jobs that have not ended */
-} cut_tile;
-
-typedef struct job {
-    kvq_tile_place at;
-    size_t segment, n_segments; /* counted from the tile's first one */
-    cut_tile *cut;              /* NULL: the whole tile */
-} job;
-
-/* What the jobs of a call have done, in the order of kvq_attend_counters. */
+/* What the jobs of a call have counted. */
 typedef struct tally {
     atomic_uint_least64_t superblocks, wide, exact, again;
 } tally;
-
-typedef struct job_list {
-    const kvq_attention_work *a;
-    tally *tally;
-    job *jobs;
-    cut_tile *cuts;
-    float *sums;
-    size_t n_jobs, n_cuts, n_sums; /* n_sums: floats */
-} job_list;
 
 static void add_to(atomic_uint_least64_t *sum, uint64_t n)
 {
@@ -84,7 +58,7 @@ static void count(tally *sum, const kvq_attend_counters *n)
 }
 
 /* A job's segments into their places. True for the last of a tile's jobs, with the sums of all of them. */
-static bool run_segments(kvq_tile *t, const job *j, kvq_tile_sums *total)
+static bool run_segments(kvq_tile *t, const kvq_job *j, kvq_tile_sums *total)
 {
     size_t stride = kvq_sums_floats(t->a, t->n_rows);
     for (size_t i = j->segment; i < j->segment + j->n_segments; i++)
@@ -100,7 +74,7 @@ static bool run_segments(kvq_tile *t, const job *j, kvq_tile_sums *total)
     return true;
 }
 
-static void run_job(const kvq_attention_work *a, const job *j, tally *sum)
+static void run_job(const kvq_attention_work *a, const kvq_job *j, tally *sum)
 {
     float now[KVQ_SUMS_FLOATS_MAX], all[KVQ_SUMS_FLOATS_MAX];
     kvq_tile t; /* its arrays are large and filled as far as they are used */
@@ -116,112 +90,52 @@ static void run_job(const kvq_attention_work *a, const job *j, tally *sum)
     count(sum, &t.counters);
 }
 
-static void run_job_number(void *arg, size_t i)
-{
-    const job_list *list = arg;
-    run_job(list->a, &list->jobs[i], list->tally);
-}
+/* ---- On one thread and on several ---- */
 
-/* ---- Dealing out ---- */
-
-/* What tokens [begin, end) cost a tile, in packed tokens of a row. */
-static size_t cost_of(const kvq_tile_place *at, size_t begin, size_t end)
+static void run_serial(const kvq_attention_work *a, const kvq_span *spans, size_t n_spans, tally *sum)
 {
-    const kvq_layer *layer = at->span->view.layer;
-    size_t packed = kvq_min_size(layer->packed[KVQ_KEYS], layer->packed[KVQ_VALUES]);
-    size_t plain = kvq_max_size(begin, packed + at->span->view.plan->scheme.sinks);
-    return (end - begin + (plain < end ? end - plain : 0) * (PLAIN_COST - 1)) * at->n_rows;
-}
-
-/* What a whole tile costs. */
-static size_t cost_of_tile(const kvq_tile_place *at)
-{
-    return cost_of(at, at->first_token, at->n_tokens);
-}
-
-/* What one of its segments costs, counted from the first. */
-static size_t cost_of_segment(const kvq_tile_place *at, size_t i)
-{
-    size_t sinks = at->span->view.plan->scheme.sinks, segment = at->first_segment + i;
-    size_t begin = i == 0 ? at->first_token : sinks + kvq_segment_begin(segment);
-    size_t end = kvq_min_size(sinks + kvq_segment_begin(segment + 1), at->n_tokens);
-    return begin < end ? cost_of(at, begin, end) : 0;
-}
-
-static void add_job(job_list *list, const job *j)
-{
-    if (list->jobs != NULL)
-        list->jobs[list->n_jobs] = *j;
-    list->n_jobs++;
-}
-
-/* Cut a tile, from its newest segment back, into jobs of at most a share of the work that is left. */
-static void cut(job_list *list, const kvq_tile_place *at, size_t n_shares, size_t left)
-{
-    cut_tile *whole = list->cuts == NULL ? NULL : &list->cuts[list->n_cuts];
-    size_t n_before = list->n_jobs;
-    for (size_t end = at->n_segments, begin; end > 0; end = begin) {
-        size_t cost = cost_of_segment(at, end - 1);
-        for (begin = end - 1; begin > 0; begin--) {
-            size_t more = cost_of_segment(at, begin - 1);
-            if (cost + more > left / n_shares)
-                break;
-            cost += more;
-        }
-        left -= kvq_min_size(cost, left);
-        add_job(list, &(job){.at = *at, .segment = begin, .n_segments = end - begin, .cut = whole});
-    }
-    if (whole != NULL) {
-        whole->sums = list->sums + list->n_sums;
-        atomic_init(&whole->n_left, list->n_jobs - n_before);
-    }
-    list->n_cuts++;
-    list->n_sums += at->n_segments * kvq_sums_floats(list->a, at->n_rows);
-}
-
-/* Make the list, or, without arrays, count what it takes. Each job is at most a share of what is left to do
- * when its turn comes (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Computers 36(12), 1987),
- * but for single segments. So threads end together without any sorting: many tiles stay whole but for the
- * last ones, and a long sequence is cut wherever it comes. */
-static void make_list(job_list *list, const kvq_span *spans, size_t n_spans, int n_threads, size_t left)
-{
-    size_t n_shares = (size_t)n_threads * PIECES_PER_THREAD;
-    list->n_jobs = list->n_cuts = list->n_sums = 0;
     for (size_t s = 0; s < n_spans; s++)
-        for (size_t i = 0; i < kvq_n_tiles(list->a, &spans[s]); i++) {
-            kvq_tile_place at = kvq_tile_find(list->a, &spans[s], i);
-            size_t cost = cost_of_tile(&at);
-            if (at.n_segments > 1 && cost > left / n_shares)
-                cut(list, &at, n_shares, left);
-            else
-                add_job(list, &(job){.at = at, .n_segments = at.n_segments});
-            left -= kvq_min_size(cost, left);
-        }
+        for (size_t i = 0; i < kvq_n_tiles(a, &spans[s]); i++)
+            run_job(a, &(kvq_job){.at = kvq_tile_find(a, &spans[s], i)}, sum);
+}
+
+typedef struct dealt {
+    const kvq_attention_work *a;
+    kvq_job_list list;
+    tally *sum;
+} dealt;
+
+static void run_dealt(void *arg, size_t i)
+{
+    const dealt *d = arg;
+    run_job(d->a, &d->list.jobs[i], d->sum);
 }
 
 /* False if there is no memory to do so. */
 static bool run_parallel(const kvq_attention_work *a, const kvq_span *spans, size_t n_spans, int n_threads,
                          size_t cost, tally *sum)
 {
-    job_list list = {.a = a, .tally = sum};
-    make_list(&list, spans, n_spans, n_threads, cost);
-    list.jobs = malloc(list.n_jobs * sizeof *list.jobs + list.n_cuts * sizeof *list.cuts +
-                       list.n_sums * sizeof *list.sums);
-    if (list.jobs == NULL)
+    dealt d = {.a = a, .sum = sum};
+    if (!kvq_jobs_make(&d.list, a, spans, n_spans, n_threads, cost))
         return false;
-    list.cuts = (cut_tile *)(void *)(list.jobs + list.n_jobs);
-    list.sums = (float *)(void *)(list.cuts + list.n_cuts);
-    make_list(&list, spans, n_spans, n_threads, cost);
-    kvq_parallel_for(a->call->cache, n_threads, list.n_jobs, run_job_number, &list);
-    free(list.jobs);
+    kvq_parallel_for(a->call->cache, n_threads, d.list.n_jobs, run_dealt, &d);
+    kvq_jobs_free(&d.list);
     return true;
 }
 
-static void run_serial(const kvq_attention_work *a, const kvq_span *spans, size_t n_spans, tally *sum)
+/* How many threads it is worth. */
+static int threads_for(const kvq_attention_work *a, const kvq_span *spans, size_t n_spans)
 {
-    for (size_t s = 0; s < n_spans; s++)
-        for (size_t i = 0; i < kvq_n_tiles(a, &spans[s]); i++)
-            run_job(a, &(job){.at = kvq_tile_find(a, &spans[s], i)}, sum);
+    const kvq_attention_call *call = a->call;
+    const kvq_config *config = &call->cache->config;
+    size_t n_elements = 0;
+    for (size_t s = 0; s < n_spans; s++) {
+        size_t n_tokens = spans[s].n_before + spans[s].n_q;
+        size_t n_seen = n_tokens - kvq_first_visible(call->window, n_tokens);
+        n_elements += n_seen * spans[s].n_q * config->n_heads * config->head_dim;
+    }
+    size_t most = n_elements / MIN_THREAD_ELEMENTS;
+    return most > 1 ? kvq_n_threads(call->cache, call->n_threads, most) : 1;
 }
 
 /* ---- The call ---- */
@@ -239,24 +153,15 @@ void kvq_attention(const kvq_attention_call *call, const kvq_span *spans, size_t
         .sums = call->fast && kvq_plan_folds(plan) ? KVQ_SUMS_FAST : KVQ_SUMS_EXACT,
     };
     tally sum = {0};
-    size_t cost = 0, n_pieces = 0, n_elements = 0;
-    for (size_t s = 0; s < n_spans; s++) {
-        size_t n_tokens = spans[s].n_before + spans[s].n_q;
-        size_t n_seen = n_tokens - kvq_first_visible(call->window, n_tokens);
-        call->counters->heads += spans[s].n_q * config->n_heads;
-        n_elements += n_seen * spans[s].n_q * config->n_heads * config->head_dim;
-    }
-    size_t most_threads = n_elements / MIN_THREAD_ELEMENTS;
-    int n_threads = most_threads > 1 ? kvq_n_threads(call->cache, call->n_threads, most_threads) : 1;
-    for (size_t s = 0; s < n_spans && n_threads > 1; s++)
-        for (size_t i = 0; i < kvq_n_tiles(&a, &spans[s]); i++) {
-            kvq_tile_place at = kvq_tile_find(&a, &spans[s], i);
-            cost += cost_of_tile(&at);
-            n_pieces += at.n_segments;
-        }
-    n_threads = n_pieces < (size_t)n_threads ? (int)kvq_max_size(n_pieces, 1) : n_threads;
-    if (n_threads == 1 || !run_parallel(&a, spans, n_spans, n_threads, cost, &sum))
+    int n_threads = threads_for(&a, spans, n_spans);
+    kvq_work_size size = {0};
+    if (n_threads > 1)
+        size = kvq_work_size_of(&a, spans, n_spans);
+    n_threads = size.n_segments < (size_t)n_threads ? (int)size.n_segments : n_threads;
+    if (n_threads <= 1 || !run_parallel(&a, spans, n_spans, n_threads, size.cost, &sum))
         run_serial(&a, spans, n_spans, &sum);
+    for (size_t s = 0; s < n_spans; s++)
+        call->counters->heads += spans[s].n_q * config->n_heads;
     call->counters->superblocks += sum.superblocks;
     call->counters->superblocks_wide += sum.wide;
     call->counters->superblocks_exact += sum.exact;
