@@ -48,8 +48,8 @@ static float dot_of(const float *row, const float *q, size_t dim)
     return sum_lanes(lane);
 }
 
-static void dot_f32_portable(const float *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
-                             size_t dim, float *scores)
+static void dot_f32_portable(const float *rows, size_t stride, size_t n, kvq_next next, const float *q,
+                             size_t n_q, size_t dim, float *scores)
 {
     (void)next;
     for (size_t j = 0; j < n; j++)
@@ -57,8 +57,8 @@ static void dot_f32_portable(const float *rows, size_t stride, size_t n, kvq_nex
             scores[i * KVQ_SUPERBLOCK + j] = dot_of(rows + j * stride, q + i * dim, dim);
 }
 
-static void dot_f16_portable(const uint16_t *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
-                             size_t dim, float *scores)
+static void dot_f16_portable(const uint16_t *rows, size_t stride, size_t n, kvq_next next, const float *q,
+                             size_t n_q, size_t dim, float *scores)
 {
     float row[KVQ_DIM_MAX];
     for (size_t j = 0; j < n; j++) {
@@ -67,8 +67,8 @@ static void dot_f16_portable(const uint16_t *rows, size_t stride, size_t n, kvq_
     }
 }
 
-static void accumulate_f32_portable(const float *rows, size_t stride, size_t n, kvq_next next, const float *p, size_t n_q,
-                                    size_t dim, float *acc)
+static void accumulate_f32_portable(const float *rows, size_t stride, size_t n, kvq_next next, const float *p,
+                                    size_t n_q, size_t dim, float *acc)
 {
     (void)next;
     for (size_t j = 0; j < n; j++)
@@ -77,8 +77,8 @@ static void accumulate_f32_portable(const float *rows, size_t stride, size_t n, 
                 acc[i * dim + c] += p[i * KVQ_SUPERBLOCK + j] * rows[j * stride + c];
 }
 
-static void accumulate_f16_portable(const uint16_t *rows, size_t stride, size_t n, kvq_next next, const float *p, size_t n_q,
-                                    size_t dim, float *acc)
+static void accumulate_f16_portable(const uint16_t *rows, size_t stride, size_t n, kvq_next next,
+                                    const float *p, size_t n_q, size_t dim, float *acc)
 {
     float row[KVQ_DIM_MAX];
     for (size_t j = 0; j < n; j++) {

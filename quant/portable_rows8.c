@@ -43,8 +43,8 @@ static float dot_of(const uint8_t *row, const float *q, size_t dim)
     return kvq_row8_scale(row) * lane[0];
 }
 
-void kvq_dot_i8_portable(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
-                         size_t dim, float *scores)
+void kvq_dot_i8_portable(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *q,
+                         size_t n_q, size_t dim, float *scores)
 {
     (void)next;
     for (size_t j = 0; j < n; j++, rows += stride)
