@@ -94,24 +94,36 @@ static void encode_head(const kvq_cache *cache, const kvq_layer_plan *plan, cons
     }
 }
 
-static void encode_heads(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                         kvq_role role, size_t begin, size_t end, const append_input *in, bool gathered)
+/* Indices [begin, end) of all heads. */
+typedef struct encoding {
+    const kvq_cache *cache;
+    const kvq_layer_plan *plan;
+    const kvq_layer *layer;
+    kvq_role role;
+    size_t begin, end;
+    const append_input *in;
+    float *scratch;        /* NULL: encoded where they lie */
+    size_t scratch_stride; /* 0: one thread's, for all heads */
+} encoding;
+
+static void encode_task(void *arg, size_t head)
 {
-    size_t n_heads = cache->config.n_kv_heads, scratch_floats = KVQ_SUPERBLOCK * cache->config.head_dim;
-    bool large = (end - begin) * n_heads * cache->config.head_dim >= MIN_PARALLEL_ELEMENTS;
-    int n_threads = large ? kvq_n_threads(in->n_threads, n_heads) : 1;
-    float *scratch = gathered ? cache->scratch : NULL;
+    const encoding *e = arg;
+    float *scratch = e->scratch == NULL ? NULL : e->scratch + head * e->scratch_stride;
+    encode_head(e->cache, e->plan, e->layer, e->role, head, e->begin, e->end, e->in, scratch);
+}
+
+static void encode_heads(encoding *e, bool gathered)
+{
+    size_t n_heads = e->cache->config.n_kv_heads, scratch_floats = KVQ_SUPERBLOCK * e->cache->config.head_dim;
+    bool large = (e->end - e->begin) * n_heads * e->cache->config.head_dim >= MIN_PARALLEL_ELEMENTS;
+    int n_threads = large ? kvq_n_threads(e->cache, e->in->n_threads, n_heads) : 1;
     float *more = n_threads > 1 && gathered ? malloc(n_heads * scratch_floats * sizeof *more) : NULL;
-    if (n_threads == 1 ||
-        (gathered && more == NULL)) { /* no pragma at all: see run_parallel in attention.c */
-        for (size_t head = 0; head < n_heads; head++)
-            encode_head(cache, plan, layer, role, head, begin, end, in, scratch);
-        return;
-    }
-#pragma omp parallel for schedule(static) num_threads(n_threads)
-    for (size_t head = 0; head < n_heads; head++)
-        encode_head(cache, plan, layer, role, head, begin, end, in,
-                    gathered ? more + head * scratch_floats : NULL);
+    e->scratch = !gathered ? NULL : more != NULL ? more : e->cache->scratch;
+    e->scratch_stride = more != NULL ? scratch_floats : 0;
+    if (gathered && more == NULL)
+        n_threads = 1;
+    kvq_parallel_for(e->cache, n_threads, n_heads, encode_task, e);
     free(more);
 }
 
@@ -125,8 +137,12 @@ static void pack_side(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *l
     bool rounded = plan->scheme.residual_dtype[role] != KVQ_F32;
     size_t direct = rounded ? target : (in->first + run - 1) / run * run;
     direct = kvq_max_size(begin, kvq_min_size(direct, target));
-    encode_heads(cache, plan, layer, role, begin, direct, in, true);
-    encode_heads(cache, plan, layer, role, direct, target, in, false);
+    encoding e = {
+        .cache = cache, .plan = plan, .layer = layer, .role = role, .begin = begin, .end = direct, .in = in};
+    encode_heads(&e, true);
+    e.begin = direct;
+    e.end = target;
+    encode_heads(&e, false);
 }
 
 /* ---- What stays in full precision ---- */

@@ -5,6 +5,7 @@
 #include "lib/sized.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 /* ---- Options and counters ---- */
 
@@ -85,7 +86,7 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
                             const float *q, size_t n_q, float scale, const kvq_attend_options *given,
                             float *out)
 {
-    enum { SPANS = 64 }; /* at a time, so that none need be allocated */
+    enum { SPANS = 64 }; /* which need not be allocated; as many at a time where there is no memory for all */
     kvq_attend_options options;
     kvq_attend_counters counters;
     KVQ_TRY(kvq_attend_options_read(given, &options, &counters));
@@ -108,13 +109,16 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
         .bound = options.bound,
         .counters = &counters,
     };
+    kvq_span few[SPANS], *all = n_sequences > SPANS ? malloc(n_sequences * sizeof *all) : NULL;
+    size_t most = all != NULL ? n_sequences : SPANS;
     for (size_t s = 0, n; s < n_sequences; s += n) {
-        kvq_span spans[SPANS];
-        n = kvq_min_size(n_sequences - s, SPANS);
+        kvq_span *spans = all != NULL ? all : few;
+        n = kvq_min_size(n_sequences - s, most);
         for (size_t i = 0; i < n; i++)
             spans[i] = make_span(cache, layer, sequences, s + i, n_q, options.probabilities);
         kvq_attention(&call, spans, n);
     }
+    free(all);
     kvq_attend_counters_write(&options, &counters);
     return KVQ_OK;
 }

@@ -11,10 +11,10 @@
  * order of the sums. This is why a cache that still holds everything in a float32 residual gives the bits of
  * the fp32 scheme.
  *
- * Every KVQ_SEGMENT tokens the sums start afresh, and segments are added up in their order. So a segment can
- * be computed by any thread at any time without changing a bit of the result: a single thread goes from
- * segment to segment and adds as it goes; where there are fewer tiles than threads to feed, segments are
- * dealt out and their sums kept until all are there.
+ * At certain tokens the sums start afresh (tile.h), and the segments between are added up in their order. So
+ * a segment can be computed by any thread at any time without changing a bit of the result: a single thread
+ * goes from segment to segment and adds as it goes; where a tile is more than its share of a call, its
+ * segments are dealt out and their sums kept until all are there.
  *
  * Of a sliding window every row has a lower limit next to its upper one. Chunks, and so segments, that lie
  * before what any row of a tile may see are left out; in the chunk in which a window begins, older tokens
@@ -27,136 +27,143 @@
  * may have become small by cancelling, and a row that could be off by more than MAX_ERROR is computed again
  * with wide sums, which are as good as float32.
  *
- * Here is the call and how it is dealt out to threads; tile.c walks one tile's tokens, sums.c adds up.
+ * Here is the call; jobs.c cuts it up for threads, tile.c walks one tile's tokens, sums.c adds up.
  */
-#include "lib/tile.h"
-
-#include <math.h>
-#include <stdlib.h>
+#include "lib/jobs.h"
 
 enum {
-    MIN_PARALLEL_ELEMENTS = 1 << 16, /* keys to visit, below which threads cost more than they save */
-    JOBS_PER_THREAD = 4,             /* pieces of work that balance the threads */
+    MIN_THREAD_ELEMENTS =
+        1 << 15, /* of keys to visit, below which one more thread costs more than it saves */
 };
 
-/* ---- Jobs: a tile, or a segment of one ---- */
+/* ---- Jobs ---- */
 
-/* Add what a tile counted to what the call did. Once per tile and job. */
-static void count(const kvq_tile *t)
+/* What the jobs of a call have counted. */
+typedef struct tally {
+    atomic_uint_least64_t superblocks, wide, exact, again;
+} tally;
+
+static void add_to(atomic_uint_least64_t *sum, uint64_t n)
 {
-    kvq_attend_counters *sum = t->a->call->counters;
-#pragma omp atomic
-    sum->superblocks += t->counters.superblocks;
-#pragma omp atomic
-    sum->superblocks_wide += t->counters.superblocks_wide;
-#pragma omp atomic
-    sum->superblocks_exact += t->counters.superblocks_exact;
-#pragma omp atomic
-    sum->heads_again += t->counters.heads_again;
+    if (n > 0)
+        atomic_fetch_add_explicit(sum, n, memory_order_relaxed);
 }
 
-/* One tile from segment to segment. */
-static void run_tile(const kvq_attention_work *a, size_t number)
+static void count(tally *sum, const kvq_attend_counters *n)
+{
+    add_to(&sum->superblocks, n->superblocks);
+    add_to(&sum->wide, n->superblocks_wide);
+    add_to(&sum->exact, n->superblocks_exact);
+    add_to(&sum->again, n->heads_again);
+}
+
+/* A job's segments into their places. True for the last of a tile's jobs, with the sums of all of them. */
+static bool run_segments(kvq_tile *t, const kvq_job *j, kvq_tile_sums *total)
+{
+    size_t stride = kvq_sums_floats(t->a, t->n_rows);
+    for (size_t i = j->segment; i < j->segment + j->n_segments; i++)
+        kvq_tile_run_segment(t, t->at.first_segment + i, j->cut->sums + i * stride);
+    if (atomic_fetch_sub_explicit(&j->cut->n_left, 1, memory_order_acq_rel) > 1)
+        return false;
+    *total = kvq_sums_in(t->a, j->cut->sums, t->n_rows);
+    for (size_t i = 1; i < t->at.n_segments; i++) {
+        kvq_tile_sums part = kvq_sums_in(t->a, j->cut->sums + i * stride, t->n_rows);
+        kvq_sums_add(t->a, total, &part, t->n_rows);
+    }
+    kvq_sums_finish(t->a, total, t->n_rows);
+    return true;
+}
+
+static void run_job(const kvq_attention_work *a, const kvq_job *j, tally *sum)
 {
     float now[KVQ_SUMS_FLOATS_MAX], all[KVQ_SUMS_FLOATS_MAX];
     kvq_tile t; /* its arrays are large and filled as far as they are used */
-    kvq_tile_start(&t, a, number);
-    kvq_tile_sums total = kvq_tile_run(&t, now, all);
-    kvq_tile_finish(&t, &total, now, all);
-    count(&t);
+    kvq_tile_sums total;
+    bool ends = true;
+    kvq_tile_start(&t, a, &j->at);
+    if (j->cut == NULL)
+        total = kvq_tile_run(&t, now, all);
+    else
+        ends = run_segments(&t, j, &total);
+    if (ends)
+        kvq_tile_finish(&t, &total, now, all);
+    count(sum, &t.counters);
 }
 
-/* Segment job % n_segments, from its first one on, of tile number job / n_segments, into its own place. */
-static void run_job(const kvq_attention_work *a, size_t job, size_t n_segments, float *memory, size_t stride)
+/* ---- On one thread and on several ---- */
+
+static void run_serial(const kvq_attention_work *a, const kvq_span *spans, size_t n_spans, tally *sum)
 {
-    kvq_tile t;
-    kvq_tile_start(&t, a, job / n_segments);
-    kvq_tile_run_segment(&t, kvq_tile_first_segment(&t) + job % n_segments, memory + job * stride);
-    count(&t);
+    for (size_t s = 0; s < n_spans; s++)
+        for (size_t i = 0; i < kvq_n_tiles(a, &spans[s]); i++)
+            run_job(a, &(kvq_job){.at = kvq_tile_find(a, &spans[s], i)}, sum);
 }
 
-static void add_segments(const kvq_attention_work *a, size_t number, size_t n_segments, float *memory,
-                         size_t stride)
+typedef struct dealt {
+    const kvq_attention_work *a;
+    kvq_job_list list;
+    tally *sum;
+} dealt;
+
+static void run_dealt(void *arg, size_t i)
 {
-    float now[KVQ_SUMS_FLOATS_MAX], all[KVQ_SUMS_FLOATS_MAX];
-    kvq_tile t;
-    kvq_tile_start(&t, a, number);
-    kvq_tile_sums total = kvq_sums_start(a, all, t.n_rows);
-    for (size_t segment = 0; segment < n_segments; segment++) {
-        kvq_tile_sums part = kvq_sums_in(a, memory + (number * n_segments + segment) * stride, t.n_rows);
-        kvq_sums_add(a, &total, &part, t.n_rows);
-    }
-    kvq_sums_finish(a, &total, t.n_rows);
-    kvq_tile_finish(&t, &total, now, all);
-    count(&t);
+    const dealt *d = arg;
+    run_job(d->a, &d->list.jobs[i], d->sum);
 }
 
-/* All tiles on several threads. Pragmas are chosen by branches, not by an if clause: with libomp,
- * num_threads(1) would stay for someone else's region. */
-static void run_parallel(const kvq_attention_work *a, size_t n_segments, int n_threads)
+/* False if there is no memory to do so. */
+static bool run_parallel(const kvq_attention_work *a, const kvq_span *spans, size_t n_spans, int n_threads,
+                         size_t cost, tally *sum)
 {
-    size_t n_jobs = a->n_tiles * n_segments, stride = kvq_sums_floats(a, a->most_rows);
-    bool split = n_segments > 1 && a->n_tiles < (size_t)n_threads * JOBS_PER_THREAD;
-    float *memory = split ? malloc(n_jobs * stride * sizeof *memory) : NULL;
-    if (memory == NULL) { /* nothing to gain, or no memory: the result is the same */
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads)
-        for (size_t i = 0; i < a->n_tiles; i++)
-            run_tile(a, i);
-        return;
+    dealt d = {.a = a, .sum = sum};
+    if (!kvq_jobs_make(&d.list, a, spans, n_spans, n_threads, cost))
+        return false;
+    kvq_parallel_for(a->call->cache, n_threads, d.list.n_jobs, run_dealt, &d);
+    kvq_jobs_free(&d.list);
+    return true;
+}
+
+/* How many threads it is worth. */
+static int threads_for(const kvq_attention_work *a, const kvq_span *spans, size_t n_spans)
+{
+    const kvq_attention_call *call = a->call;
+    const kvq_config *config = &call->cache->config;
+    size_t n_elements = 0;
+    for (size_t s = 0; s < n_spans; s++) {
+        size_t n_tokens = spans[s].n_before + spans[s].n_q;
+        size_t n_seen = n_tokens - kvq_first_visible(call->window, n_tokens);
+        n_elements += n_seen * spans[s].n_q * config->n_heads * config->head_dim;
     }
-#pragma omp parallel num_threads(n_threads)
-    {
-#pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < n_jobs; i++)
-            run_job(a, i, n_segments, memory, stride);
-#pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < a->n_tiles; i++)
-            add_segments(a, i, n_segments, memory, stride);
-    }
-    free(memory);
+    size_t most = n_elements / MIN_THREAD_ELEMENTS;
+    return most > 1 ? kvq_n_threads(call->cache, call->n_threads, most) : 1;
 }
 
 /* ---- The call ---- */
 
-/* Of how many segments a tile may see anything, at most. */
-static size_t most_segments(size_t window, size_t n_tokens)
-{
-    size_t all = (n_tokens + KVQ_SEGMENT - 1) / KVQ_SEGMENT;
-    if (window == 0 || window >= n_tokens)
-        return all;
-    size_t n = window + KVQ_QUERY_TILE - 1; /* of a tile whose rows are all of different queries */
-    return kvq_min_size(all, (n + KVQ_SEGMENT - 2) / KVQ_SEGMENT + 1);
-}
-
-void kvq_attention(const kvq_attention_call *call, kvq_span *spans, size_t n_spans)
+void kvq_attention(const kvq_attention_call *call, const kvq_span *spans, size_t n_spans)
 {
     const kvq_config *config = &call->cache->config;
     const kvq_layer_plan *plan = call->plan;
     kvq_attention_work a = {
         .call = call,
-        .spans = spans,
-        .n_spans = n_spans,
         .heads_per_kv = config->n_heads / config->n_kv_heads,
         .log2_scale = call->scale * 0x1.715476p+0f,
         .side = {&plan->side[KVQ_KEYS], &plan->side[KVQ_VALUES]},
         .apart = plan->side[KVQ_VALUES].codec->finish != NULL,
         .sums = call->fast && kvq_plan_folds(plan) ? KVQ_SUMS_FAST : KVQ_SUMS_EXACT,
     };
-    size_t n_segments = 0, n_keys = 0;
-    for (size_t s = 0; s < n_spans; s++) {
-        size_t n_rows = spans[s].n_q * a.heads_per_kv, n_tokens = spans[s].n_before + spans[s].n_q;
-        spans[s].first_tile = a.n_tiles;
-        a.n_tiles += (n_rows + KVQ_QUERY_TILE - 1) / KVQ_QUERY_TILE * config->n_kv_heads;
-        a.most_rows = kvq_max_size(a.most_rows, kvq_min_size(n_rows, KVQ_QUERY_TILE));
-        n_segments = kvq_max_size(n_segments, most_segments(call->window, n_tokens));
-        n_keys += (n_tokens - kvq_first_visible(call->window, n_tokens)) * spans[s].n_q;
+    tally sum = {0};
+    int n_threads = threads_for(&a, spans, n_spans);
+    kvq_work_size size = {0};
+    if (n_threads > 1)
+        size = kvq_work_size_of(&a, spans, n_spans);
+    n_threads = size.n_segments < (size_t)n_threads ? (int)size.n_segments : n_threads;
+    if (n_threads <= 1 || !run_parallel(&a, spans, n_spans, n_threads, size.cost, &sum))
+        run_serial(&a, spans, n_spans, &sum);
+    for (size_t s = 0; s < n_spans; s++)
         call->counters->heads += spans[s].n_q * config->n_heads;
-    }
-    int n_threads = kvq_n_threads(call->n_threads, a.n_tiles * n_segments);
-    if (n_threads > 1 && n_keys * config->n_heads * config->head_dim >= MIN_PARALLEL_ELEMENTS) {
-        run_parallel(&a, n_segments, n_threads);
-        return;
-    }
-    for (size_t i = 0; i < a.n_tiles; i++)
-        run_tile(&a, i);
+    call->counters->superblocks += sum.superblocks;
+    call->counters->superblocks_wide += sum.wide;
+    call->counters->superblocks_exact += sum.exact;
+    call->counters->heads_again += sum.again;
 }

@@ -193,7 +193,7 @@ typedef struct kvq_arrivals {
     /* [Hkv], received_stride apart: attention that each past the sinks has received; NULL: none. */
     const float *received;
     size_t received_stride;
-    int n_threads; /* for packing; 0: as many as OpenMP gives */
+    int n_threads; /* for packing; 0: as many as the cache's config says */
 } kvq_arrivals;
 
 /** The strides of [n_tokens][Hkv][D]. */
@@ -292,7 +292,6 @@ typedef struct kvq_span {
     size_t n_q, n_before;
     size_t first_query; /* in q, out and bound */
     kvq_probabilities probabilities;
-    size_t first_tile; /* filled by kvq_attention */
 } kvq_span;
 
 /** What the spans of one call have in common. */
@@ -315,7 +314,7 @@ static inline size_t kvq_first_visible(size_t window, size_t n_visible)
 }
 
 /** softmax(scale q K^T) V for every query of the spans. Cannot fail. */
-void kvq_attention(const kvq_attention_call *call, kvq_span *spans, size_t n_spans);
+void kvq_attention(const kvq_attention_call *call, const kvq_span *spans, size_t n_spans);
 
 /** Does fast precision serve a layer? */
 static inline bool kvq_plan_folds(const kvq_layer_plan *plan)
@@ -331,8 +330,20 @@ void kvq_attend_counters_write(const kvq_attend_options *options, const kvq_atte
 
 /* ---- threads.c ---- */
 
-/** Threads to use for n_tasks when `wanted` were asked for; 0 asks for as many as OpenMP gives. */
-int kvq_n_threads(int wanted, size_t n_tasks);
+/** Threads to use for n_tasks when `wanted` were asked for; 0 asks for as many as the cache's config says. */
+int kvq_n_threads(const kvq_cache *cache, int wanted, size_t n_tasks);
+
+typedef void (*kvq_task_fn)(void *arg, size_t i);
+
+/** Call task(arg, i) once for every i < n, begun in this order, on n_threads threads (of kvq_n_threads): the
+ * program's, if the cache has a parallel-for of it, or OpenMP's. Returns when all are done. */
+void kvq_parallel_for(const kvq_cache *cache, int n_threads, size_t n, kvq_task_fn task, void *arg);
+
+/** Can a config or load options say this? */
+static inline bool kvq_parallel_is_valid(kvq_parallel_fn parallel, int n_threads)
+{
+    return parallel == NULL ? n_threads >= 0 : n_threads > 0;
+}
 
 /* ---- bound.c ---- */
 

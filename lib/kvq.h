@@ -28,8 +28,11 @@
  *     that hand one out by the name without _sized. A smaller struct than the library's (none is
  *     smaller than in 0.2.0) gets defaults for what it lacks; a larger one is fine while the rest that the
  *     library does not know is zero, and KVQ_ERR_ARG otherwise. All other structs stay as they are.
+ *   - Calls that are worth it use OpenMP's threads, or those of the program's own parallel-for
+ *     (kvq_config.parallel). No result depends on which, nor on how many.
  *   - After fork(), calls in the child use one thread, whatever was asked for: OpenMP's threads do not
- *     survive it, and waiting for them would take for ever. The child's copy of a cache is its own.
+ *     survive it, and waiting for them would take for ever. (A program's own parallel-for is trusted to know
+ *     what it has left.) The child's copy of a cache is its own.
  */
 #ifndef KVQ_H
 #define KVQ_H
@@ -294,6 +297,23 @@ typedef struct kvq_allocator {
     void *ctx;
 } kvq_allocator;
 
+/**
+ * A program's own parallel-for: call task(arg, i) once for every i < n, on whatever threads it has, and return
+ * when all calls have returned. What the caller wrote before must be visible in them, and what they wrote to
+ * the caller afterwards, as any pool's locks see to.
+ *
+ * Any order will do, any thread, and fewer threads than promised: tasks never wait for each other, so a plain
+ * loop on the calling thread is a parallel-for, too. n is at least 2 and at most the n_threads of the config,
+ * and each task takes pieces of the call's work until none is left: there is nothing to gain from dealing
+ * them out cleverly. A task may use as much stack as a call (640 KB), never blocks, and starts no tasks of its
+ * own. It must run to its end: no longjmp, no exception, no cancelled thread.
+ *
+ * It is called by the thread that calls the library, and never again before it has returned; where several
+ * threads call the library at once, by several at once. A program that calls the library from tasks of its own
+ * pool needs a parallel-for that can be called from there.
+ */
+typedef void (*kvq_parallel_fn)(void *ctx, void (*task)(void *arg, size_t i), void *arg, size_t n);
+
 typedef struct kvq_config {
     size_t struct_size;
     size_t n_layers;          /* L */
@@ -308,6 +328,13 @@ typedef struct kvq_config {
     const kvq_scheme *const *layer_schemes;
     const kvq_allocator *allocator; /* NULL: the default one (see kvq_config_init); copied */
     const char *isa;                /* instruction set to use, as in KVQ_ISA; NULL: what kvq_isa() names */
+    /* Instead of OpenMP, for all calls on this cache: they start no threads then (examples/parallel.c). NULL
+     * for none. parallel_ctx is handed through. */
+    kvq_parallel_fn parallel;
+    void *parallel_ctx;
+    /* Threads that calls use if their options do not say, and what parallel has, which none can exceed. 0: as
+     * many as OpenMP gives; with parallel it must be set. */
+    int n_threads;
 } kvq_config;
 
 /** Call kvq_config_init instead. */
@@ -340,8 +367,8 @@ KVQ_API void kvq_cache_get_config_sized(const kvq_cache *cache, kvq_config *out,
 
 /**
  * The dimensions and schemes a cache was made with, ready to make another one alike. layer_schemes points to
- * [n_layers] schemes of the cache, none of which differs by layer, and lives as long as it; scheme_text, scheme and allocator are NULL, and
- * isa is the one in use.
+ * [n_layers] schemes of the cache, none of which differs by layer, and lives as long as it; scheme_text,
+ * scheme and allocator are NULL, isa is the one in use, and parallel, its context and n_threads are as given.
  */
 static inline void kvq_cache_get_config(const kvq_cache *cache, kvq_config *out)
 {
@@ -493,9 +520,9 @@ static inline void kvq_attend_counters_init(kvq_attend_counters *counters)
 typedef struct kvq_attend_options {
     size_t struct_size;
     kvq_precision precision;
-    /* 0: as many as OpenMP gives. The result does not depend on it. OpenMP's threads may spin while they
-     * wait: on machines with other work, set GOMP_SPINCOUNT=3000 (gcc) or KMP_BLOCKTIME=0 (clang) for the
-     * process. */
+    /* 0: as many as kvq_config.n_threads says. The result does not depend on it. OpenMP's threads may spin
+     * while they wait: on machines with other work, set GOMP_SPINCOUNT=3000 (gcc) or KMP_BLOCKTIME=0 (clang)
+     * for the process. */
     int n_threads;
     float *probabilities; /* out, [n_sequences][n_q][H][T]; all T must be equal. NULL: not wanted */
     /* out, [n_sequences][n_q][H]. NULL: not wanted. Costs 10 to 150 times the attention, which is exact
@@ -532,15 +559,16 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           lib/bound.c.
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, n_q = 0 or > T, scale not finite, unequal T with
  * probabilities, options not initialised or out of range); KVQ_ERR_NONFINITE (in q).
- * Memory    takes nothing from the cache's allocator. Where the heads are too few to feed all threads, 4 (D +
- *           4) bytes, with rotated values 4 (2 D + 4), per query head and 2,048 tokens come from malloc for
- *           the time of the call; without them one thread does the work of several.
+ * Memory    takes nothing from the cache's allocator. With several threads, some 150 bytes for each KV head of
+ *           each sequence (and eight query rows) come from malloc for the time of the call, and for a sequence
+ *           that threads share, 4 (D + 4) bytes, with rotated values 4 (2 D + 4), per query head and 2,048
+ *           tokens (512 of the first 2,048); without them one thread does the work of several.
  * Numerics  identical bits for any n_threads and any grouping of sequences into calls; with
  *           KVQ_PRECISION_FAST on any instruction set, too, while kvq_attend_counters.superblocks_exact stays
  *           0. Where fast precision serves it does so unless |q| times a key's scale passes 2^100, or |q|
  *           passes 2^100 times the largest such product, or |q| times a key's minimum passes 2^100.
  *           Sums are float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv
- *           1805.02867), in segments of 2,048 that threads share. A query for which scale * q, that times a
+ *           1805.02867), in segments of 2,048 (the first: of 512) that threads share. A query for which scale * q, that times a
  *           key's scale, a score, or a partial sum of one leaves the range of float gets NaN for its out and
  *           probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both
  *           cases.
@@ -662,6 +690,9 @@ typedef struct kvq_load_options {
     size_t struct_size;
     const kvq_allocator *allocator; /* as in kvq_config */
     const char *isa;                /* as in kvq_config */
+    kvq_parallel_fn parallel;       /* as in kvq_config, and the next two */
+    void *parallel_ctx;
+    int n_threads;
 } kvq_load_options;
 
 /** Call kvq_load_options_init instead. */

@@ -171,35 +171,37 @@ static void exchange_received(const step *s, const part *p, bool back)
     }
 }
 
-/* Add probabilities of n_q queries, [n_q][H] rows stride apart, to one KV head, query by query and head by
- * head. NaN, of queries that overflowed, counts for nothing. */
-static void add_received_of_head(const step *s, const part *of, size_t kv_head, const float *p, size_t stride,
-                                 size_t n_q)
+/* Probabilities of n_q queries of a part: [n_q][H] rows, stride apart, of the tokens watched. */
+typedef struct shares {
+    const step *s;
+    const part *of;
+    const float *p;
+    size_t stride, n_q;
+} shares;
+
+/* Add them up for one KV head, query by query and head by head. NaN, of queries that overflowed, counts for
+ * nothing. */
+static void add_received_of_head(void *arg, size_t kv_head)
 {
-    size_t n_heads = s->cache->config.n_heads, heads_per_kv = n_heads / s->cache->config.n_kv_heads;
-    float *sum = of->received + kv_head * of->watched;
-    for (size_t i = 0; i < n_q; i++)
+    const shares *x = arg;
+    size_t n_heads = x->s->cache->config.n_heads, heads_per_kv = n_heads / x->s->cache->config.n_kv_heads;
+    float *sum = x->of->received + kv_head * x->of->watched;
+    for (size_t i = 0; i < x->n_q; i++)
         for (size_t head = 0; head < heads_per_kv; head++) {
-            const float *row = p + (i * n_heads + kv_head * heads_per_kv + head) * stride;
-            for (size_t j = 0; j < of->watched; j++)
+            const float *row = x->p + (i * n_heads + kv_head * heads_per_kv + head) * x->stride;
+            for (size_t j = 0; j < x->of->watched; j++)
                 sum[j] += row[j] > 0.0f ? row[j] : 0.0f;
         }
 }
 
-static void add_received(const step *s, const part *of, const float *p, size_t stride, size_t n_q)
+static void add_received(shares x)
 {
     enum { MIN_PARALLEL = 1 << 18 }; /* additions, below which threads cost more than they save */
-    size_t n_kv_heads = s->cache->config.n_kv_heads;
-    bool large = n_q * s->cache->config.n_heads * of->watched >= MIN_PARALLEL;
-    int n_threads = large ? kvq_n_threads(s->attention.n_threads, n_kv_heads) : 1;
-    if (n_threads == 1) { /* no pragma at all: see run_parallel in attention.c */
-        for (size_t head = 0; head < n_kv_heads; head++)
-            add_received_of_head(s, of, head, p, stride, n_q);
-        return;
-    }
-#pragma omp parallel for schedule(static) num_threads(n_threads)
-    for (size_t head = 0; head < n_kv_heads; head++)
-        add_received_of_head(s, of, head, p, stride, n_q);
+    const kvq_cache *cache = x.s->cache;
+    size_t n_kv_heads = cache->config.n_kv_heads;
+    bool large = x.n_q * cache->config.n_heads * x.of->watched >= MIN_PARALLEL;
+    int n_threads = large ? kvq_n_threads(cache, x.s->attention.n_threads, n_kv_heads) : 1;
+    kvq_parallel_for(cache, n_threads, n_kv_heads, add_received_of_head, &x);
 }
 
 /* ---- Attention ---- */
@@ -245,7 +247,11 @@ static void attend_parts(const step *s, const part *parts, size_t n_parts, size_
     for (size_t i = 0; i < n_parts; i++) {
         const kvq_probabilities *w = &s->spans[i].probabilities;
         if (w->p != NULL)
-            add_received(s, &parts[i], w->p + w->stride - parts[i].watched, w->stride, s->spans[i].n_q);
+            add_received((shares){.s = s,
+                                  .of = &parts[i],
+                                  .p = w->p + w->stride - parts[i].watched,
+                                  .stride = w->stride,
+                                  .n_q = s->spans[i].n_q});
     }
 }
 

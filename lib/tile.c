@@ -10,32 +10,52 @@ static const float MAX_ERROR = 0x1.5p-12f;
 
 static const float SLACK = 8.0f; /* leaps in which ref follows the largest score, in powers of 2 */
 
-/* ---- Plain rows: of the residual, the sinks, or the call's own tokens ---- */
+/* ---- What will be read next, for prefetching: no result tells whether it is right ---- */
 
-static void score_rows(const kvq_tile *t, const kvq_stretch *s, float *scores)
+/* What is read of a role after the tokens before `token`: the next stretch of this KV head, or behind the
+ * last one the first of the next head. */
+static kvq_next what_follows(const kvq_tile *t, kvq_role role, size_t token)
 {
-    const kvq_kernels *k = t->a->call->cache->kernels;
-    if (s->dtype == KVQ_F32)
-        k->dot_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, t->q, t->n_rows,
-                   t->dim, scores);
-    else if (s->dtype == KVQ_F16)
-        k->dot_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, t->q,
-                   t->n_rows, t->dim, scores);
-    else
-        k->dot_i8(s->rows, s->stride, s->n, t->q, t->n_rows, t->dim, scores);
+    const size_t n_tokens = kvq_min_size(t->at.n_tokens, t->view->layer->n_tokens);
+    size_t head = t->kv_head;
+    if (token >= n_tokens) {
+        head++;
+        token = t->at.first_token;
+    }
+    if (head >= t->a->call->cache->config.n_kv_heads || token >= n_tokens)
+        return (kvq_next){NULL, 0}; /* nothing that is stored */
+    kvq_stretch s = kvq_find_stretch(t->view, role, head, token, n_tokens - token);
+    if (s.superblock != NULL)
+        return (kvq_next){s.superblock, t->a->side[role]->bytes};
+    return (kvq_next){s.rows, s.n * s.stride};
 }
 
-static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, const float *p)
+/* ---- Plain rows: of the residual, the sinks, or the call's own tokens ---- */
+
+static void score_rows(const kvq_tile *t, const kvq_stretch *s, kvq_next next, float *scores)
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
     if (s->dtype == KVQ_F32)
-        k->accumulate_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, p, t->n_rows,
-                          t->dim, t->now.acc);
+        k->dot_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, next, t->q,
+                   t->n_rows, t->dim, scores);
     else if (s->dtype == KVQ_F16)
-        k->accumulate_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, p,
-                          t->n_rows, t->dim, t->now.acc);
+        k->dot_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, next, t->q,
+                   t->n_rows, t->dim, scores);
     else
-        k->accumulate_i8(s->rows, s->stride, s->n, p, t->n_rows, t->dim, t->now.acc);
+        k->dot_i8(s->rows, s->stride, s->n, next, t->q, t->n_rows, t->dim, scores);
+}
+
+static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, kvq_next next, const float *p)
+{
+    const kvq_kernels *k = t->a->call->cache->kernels;
+    if (s->dtype == KVQ_F32)
+        k->accumulate_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, next, p,
+                          t->n_rows, t->dim, t->now.acc);
+    else if (s->dtype == KVQ_F16)
+        k->accumulate_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, next,
+                          p, t->n_rows, t->dim, t->now.acc);
+    else
+        k->accumulate_i8(s->rows, s->stride, s->n, next, p, t->n_rows, t->dim, t->now.acc);
 }
 
 /* ---- One chunk: tokens [begin, begin + n), either sinks, or of one superblock ---- */
@@ -49,13 +69,14 @@ typedef struct chunk {
 static size_t n_packed_in(const kvq_tile *t, const chunk *c, kvq_role role)
 {
     size_t end = t->view->plan->scheme.sinks + t->view->layer->packed[role];
-    return c->sinks || end <= kvq_max_size(c->begin, t->first_token) ? 0 : kvq_min_size(c->n, end - c->begin);
+    return c->sinks || end <= kvq_max_size(c->begin, t->at.first_token) ? 0
+                                                                        : kvq_min_size(c->n, end - c->begin);
 }
 
 /* The first of the others that a row may see. */
 static size_t first_plain_in(const kvq_tile *t, const chunk *c, size_t n_packed)
 {
-    return kvq_max_size(c->begin + n_packed, t->first_token) - c->begin;
+    return kvq_max_size(c->begin + n_packed, t->at.first_token) - c->begin;
 }
 
 /* Do packed values tell what errors of a chunk's scores amount to? They must be there, and a window that
@@ -70,13 +91,10 @@ static bool can_estimate(const kvq_tile *t, const chunk *c, size_t packed_keys, 
 static kvq_tokens packed_tokens(const kvq_tile *t, const chunk *c, kvq_role role, size_t n)
 {
     const kvq_layer *layer = t->view->layer;
-    size_t index = c->begin - t->view->plan->scheme.sinks, page = index / KVQ_SUPERBLOCK;
-    /* Only for prefetching: another page here would cost time, and no result tells. */
-    bool more = index + KVQ_SUPERBLOCK < layer->packed[role];
+    size_t page = (c->begin - t->view->plan->scheme.sinks) / KVQ_SUPERBLOCK;
     return (kvq_tokens){
         .superblock = kvq_superblock(t->view->plan, &layer->page[page], role, t->kv_head),
-        .next = {more ? kvq_superblock(t->view->plan, &layer->page[page + 1], role, t->kv_head) : NULL,
-                 more ? t->a->side[role]->bytes : 0},
+        .next = what_follows(t, role, c->begin + n),
         .n = n,
         .sums = t->sums,
     };
@@ -104,7 +122,7 @@ static void score_chunk(kvq_tile *t, const chunk *c)
     }
     for (size_t i = first_plain_in(t, c, packed); i < c->n;) {
         kvq_stretch s = kvq_find_stretch(t->view, KVQ_KEYS, t->kv_head, c->begin + i, c->n - i);
-        score_rows(t, &s, t->scores + i);
+        score_rows(t, &s, what_follows(t, KVQ_KEYS, c->begin + i + s.n), t->scores + i);
         i += s.n;
     }
 }
@@ -121,7 +139,7 @@ static void accumulate_chunk(kvq_tile *t, const chunk *c)
     }
     for (size_t i = first_plain_in(t, c, packed); i < c->n;) {
         kvq_stretch s = kvq_find_stretch(t->view, KVQ_VALUES, t->kv_head, c->begin + i, c->n - i);
-        accumulate_rows(t, &s, t->scores + i);
+        accumulate_rows(t, &s, what_follows(t, KVQ_VALUES, c->begin + i + s.n), t->scores + i);
         i += s.n;
     }
 }
@@ -185,36 +203,60 @@ static void process_chunk(kvq_tile *t, const chunk *c)
 
 /* ---- A tile: start, segments, finish ---- */
 
-void kvq_tile_start(kvq_tile *t, const kvq_attention_work *a, size_t i)
+static size_t tiles_per_head(const kvq_attention_work *a, const kvq_span *span)
+{
+    return (span->n_q * a->heads_per_kv + KVQ_QUERY_TILE - 1) / KVQ_QUERY_TILE;
+}
+
+size_t kvq_n_tiles(const kvq_attention_work *a, const kvq_span *span)
+{
+    return tiles_per_head(a, span) * a->call->cache->config.n_kv_heads;
+}
+
+kvq_tile_place kvq_tile_find(const kvq_attention_work *a, const kvq_span *span, size_t i)
+{
+    size_t per_head = tiles_per_head(a, span), first = i % per_head * KVQ_QUERY_TILE;
+    size_t n_rows = kvq_min_size(KVQ_QUERY_TILE, span->n_q * a->heads_per_kv - first);
+    size_t oldest =
+        span->n_before + first / a->heads_per_kv + 1; /* what a row's query sees, itself included */
+    size_t newest = span->n_before + (first + n_rows - 1) / a->heads_per_kv + 1;
+    kvq_tile_place at = {
+        .span = span,
+        .kv_head = i / per_head,
+        .first_row = first,
+        .n_rows = n_rows,
+        .first_token = kvq_first_visible(a->call->window, oldest),
+        .n_tokens = newest,
+    };
+    size_t past_sinks = kvq_past_sinks(span->view.plan, at.n_tokens);
+    size_t last = past_sinks > 0 ? kvq_segment_of(past_sinks - 1) : 0; /* sinks go with the first one */
+    at.first_segment = kvq_segment_of(kvq_past_sinks(span->view.plan, at.first_token));
+    at.n_segments = last - at.first_segment + 1;
+    return at;
+}
+
+void kvq_tile_start(kvq_tile *t, const kvq_attention_work *a, const kvq_tile_place *at)
 {
     const kvq_kernels *kernels = a->call->cache->kernels;
-    const kvq_config *config = &a->call->cache->config;
-    const kvq_span *span = a->spans;
-    while (span + 1 < a->spans + a->n_spans && span[1].first_tile <= i)
-        span++;
-    size_t n_heads = config->n_heads, n_rows = span->n_q * a->heads_per_kv;
-    size_t tiles_per_head = (n_rows + KVQ_QUERY_TILE - 1) / KVQ_QUERY_TILE;
-    size_t first = (i - span->first_tile) % tiles_per_head * KVQ_QUERY_TILE;
+    const kvq_span *span = at->span;
+    size_t n_heads = a->call->cache->config.n_heads;
     t->a = a;
+    t->at = *at;
     t->view = &span->view;
     t->probabilities = span->probabilities;
-    t->dim = config->head_dim;
-    t->kv_head = (i - span->first_tile) / tiles_per_head;
+    t->dim = a->call->cache->config.head_dim;
+    t->kv_head = at->kv_head;
+    t->n_rows = at->n_rows;
     t->sums = a->sums;
     t->counters = (kvq_attend_counters){0};
-    t->n_rows = kvq_min_size(KVQ_QUERY_TILE, n_rows - first);
-    t->first_token = SIZE_MAX;
-    t->n_tokens = 0;
     for (size_t row = 0; row < t->n_rows; row++) {
-        size_t query = (first + row) / a->heads_per_kv;
-        size_t head = t->kv_head * a->heads_per_kv + (first + row) % a->heads_per_kv;
+        size_t query = (at->first_row + row) / a->heads_per_kv;
+        size_t head = t->kv_head * a->heads_per_kv + (at->first_row + row) % a->heads_per_kv;
         float *q = t->q + row * t->dim;
         t->span_index[row] = query * n_heads + head;
         t->row_index[row] = span->first_query * n_heads + t->span_index[row];
         t->n_visible[row] = span->n_before + query + 1;
         t->first_visible[row] = kvq_first_visible(a->call->window, t->n_visible[row]);
-        t->first_token = kvq_min_size(t->first_token, t->first_visible[row]);
-        t->n_tokens = kvq_max_size(t->n_tokens, t->n_visible[row]);
         for (size_t c = 0; c < t->dim; c++)
             q[c] = a->call->q[t->row_index[row] * t->dim + c] * a->log2_scale;
         t->finite[row] = kernels->all_finite_f32(q, t->dim);
@@ -225,23 +267,19 @@ void kvq_tile_start(kvq_tile *t, const kvq_attention_work *a, size_t i)
     }
 }
 
-size_t kvq_tile_first_segment(const kvq_tile *t)
-{
-    return kvq_past_sinks(t->view->plan, t->first_token) / KVQ_SEGMENT;
-}
-
 void kvq_tile_run_segment(kvq_tile *t, size_t segment, float *memory)
 {
-    size_t sinks = kvq_min_size(t->view->plan->scheme.sinks, t->n_tokens), n = t->n_tokens - sinks;
-    size_t first = kvq_past_sinks(t->view->plan, t->first_token) / KVQ_SUPERBLOCK * KVQ_SUPERBLOCK;
-    size_t first_sink = t->first_token < sinks ? t->first_token / KVQ_SUPERBLOCK * KVQ_SUPERBLOCK : sinks;
+    size_t sinks = kvq_min_size(t->view->plan->scheme.sinks, t->at.n_tokens), n = t->at.n_tokens - sinks;
+    size_t first = kvq_past_sinks(t->view->plan, t->at.first_token) / KVQ_SUPERBLOCK * KVQ_SUPERBLOCK;
+    size_t first_sink =
+        t->at.first_token < sinks ? t->at.first_token / KVQ_SUPERBLOCK * KVQ_SUPERBLOCK : sinks;
     t->now = kvq_sums_start(t->a, memory, t->n_rows);
     for (size_t row = 0; row < t->n_rows; row++)
         t->now.overflowed[row] = t->finite[row] ? 0.0f : 1.0f;
     for (size_t i = first_sink; segment == 0 && i < sinks; i += KVQ_SUPERBLOCK)
         process_chunk(t, &(chunk){.sinks = true, .begin = i, .n = kvq_min_size(sinks - i, KVQ_SUPERBLOCK)});
-    size_t end = kvq_min_size(n, (segment + 1) * KVQ_SEGMENT);
-    for (size_t i = kvq_max_size(segment * KVQ_SEGMENT, first); i < end; i += KVQ_SUPERBLOCK)
+    size_t end = kvq_min_size(n, kvq_segment_begin(segment + 1));
+    for (size_t i = kvq_max_size(kvq_segment_begin(segment), first); i < end; i += KVQ_SUPERBLOCK)
         process_chunk(t, &(chunk){.begin = sinks + i, .n = kvq_min_size(n - i, KVQ_SUPERBLOCK)});
 }
 
@@ -285,12 +323,12 @@ static bool is_too_far_off(const kvq_tile_sums *total, size_t row, size_t dim)
 
 kvq_tile_sums kvq_tile_run(kvq_tile *t, float *now, float *all)
 {
-    kvq_tile_sums total = kvq_sums_start(t->a, all, t->n_rows);
-    size_t segment = kvq_tile_first_segment(t);
-    do {
-        kvq_tile_run_segment(t, segment, now);
+    kvq_tile_run_segment(t, t->at.first_segment, all);
+    kvq_tile_sums total = t->now;
+    for (size_t i = 1; i < t->at.n_segments; i++) {
+        kvq_tile_run_segment(t, t->at.first_segment + i, now);
         kvq_sums_add(t->a, &total, &t->now, t->n_rows);
-    } while (++segment * KVQ_SEGMENT < t->n_tokens);
+    }
     kvq_sums_finish(t->a, &total, t->n_rows);
     return total;
 }

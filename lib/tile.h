@@ -9,20 +9,42 @@
 
 enum {
     KVQ_QUERY_TILE = KVQ_ROWS_MAX,
-    KVQ_SEGMENT = 16 * KVQ_SUPERBLOCK, /* tokens: long enough that starting afresh costs nothing */
+    /* Tokens of a segment: long enough that starting afresh costs nothing. The first few are short, so that
+     * a short sequence, too, can be shared out evenly. */
+    KVQ_SEGMENT = 16 * KVQ_SUPERBLOCK,
+    KVQ_SHORT_SEGMENT = 4 * KVQ_SUPERBLOCK,
+    KVQ_N_SHORT_SEGMENTS = KVQ_SEGMENT / KVQ_SHORT_SEGMENT,
 };
+
+/** Tokens past the sinks, counted from 0, before segment i. */
+static inline size_t kvq_segment_begin(size_t i)
+{
+    return i < KVQ_N_SHORT_SEGMENTS ? i * KVQ_SHORT_SEGMENT : (i - KVQ_N_SHORT_SEGMENTS + 1) * KVQ_SEGMENT;
+}
+
+/** The segment of an index. */
+static inline size_t kvq_segment_of(size_t index)
+{
+    return index < KVQ_SEGMENT ? index / KVQ_SHORT_SEGMENT : index / KVQ_SEGMENT + KVQ_N_SHORT_SEGMENTS - 1;
+}
 
 /** The call, with what follows from it. */
 typedef struct kvq_attention_work {
     const kvq_attention_call *call;
-    const kvq_span *spans;
-    size_t n_spans, n_tiles, heads_per_kv;
-    size_t most_rows;        /* of a tile */
+    size_t heads_per_kv;
     float log2_scale;        /* scores carry log2(e), so that weights are powers of 2 */
     const kvq_side *side[2]; /* by role */
     bool apart;              /* packed values are added up apart, in their own domain */
     kvq_sums sums;
 } kvq_attention_work;
+
+/** One tile of a span: which rows of it, and what they see. */
+typedef struct kvq_tile_place {
+    const kvq_span *span;
+    size_t kv_head, first_row, n_rows; /* row r is query r / heads_per_kv */
+    size_t first_token, n_tokens;      /* tokens that any row sees: from this one, up to this number */
+    size_t first_segment, n_segments;  /* that they lie in */
+} kvq_tile_place;
 
 /** What a run of tokens adds up to, per row of a tile, in one piece of memory (kvq_sums_in). */
 typedef struct kvq_tile_sums {
@@ -38,6 +60,7 @@ enum { KVQ_SUMS_FLOATS_MAX = KVQ_QUERY_TILE * (4 + 2 * KVQ_DIM_MAX) }; /* floats
 /** Rows of one KV head of one sequence, in flight. */
 typedef struct kvq_tile {
     const kvq_attention_work *a;
+    kvq_tile_place at;
     const kvq_view *view;
     kvq_probabilities probabilities;
     size_t kv_head, n_rows, dim;
@@ -45,7 +68,6 @@ typedef struct kvq_tile {
     size_t span_index[KVQ_QUERY_TILE];     /* the same in the span: where its row of probabilities is */
     size_t first_visible[KVQ_QUERY_TILE];  /* tokens that it may see: from this one */
     size_t n_visible[KVQ_QUERY_TILE];      /* up to this number, excluded */
-    size_t first_token, n_tokens;          /* the same of all rows together */
     float q[KVQ_QUERY_TILE * KVQ_DIM_MAX]; /* scaled; [n_rows][D] */
     float q_packed[KVQ_QUERY_TILE * KVQ_DIM_MAX]; /* prepared, if the keys' codec does so */
     kvq_tile_sums now;                            /* of the segment in flight */
@@ -79,14 +101,17 @@ void kvq_sums_finish(const kvq_attention_work *a, const kvq_tile_sums *total, si
 
 /* ---- tile.c ---- */
 
-/** Tile number i of the call. Its sums are still nowhere. */
-void kvq_tile_start(kvq_tile *t, const kvq_attention_work *a, size_t i);
+/** How many tiles a span has. */
+size_t kvq_n_tiles(const kvq_attention_work *a, const kvq_span *span);
 
-/** The first segment of which a tile may see anything. */
-size_t kvq_tile_first_segment(const kvq_tile *t);
+/** Where tile number i of a span is. */
+kvq_tile_place kvq_tile_find(const kvq_attention_work *a, const kvq_span *span, size_t i);
 
-/** Tokens past the sinks [segment * KVQ_SEGMENT, (segment + 1) * KVQ_SEGMENT), and the sinks with segment 0,
- * from the first chunk on of which the tile may see anything; the sums go to memory. */
+/** Make a tile ready. Its sums are still nowhere. */
+void kvq_tile_start(kvq_tile *t, const kvq_attention_work *a, const kvq_tile_place *at);
+
+/** The tokens of a segment, and the sinks with segment 0, from the first chunk on of which the tile may see
+ * anything; the sums go to memory. */
 void kvq_tile_run_segment(kvq_tile *t, size_t segment, float *memory);
 
 /** From segment to segment, adding as it goes. now and all: room for sums; the result lies in all. */
