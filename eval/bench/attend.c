@@ -249,14 +249,14 @@ static void say_row(bench_report *r, const bench_value *row, size_t n_queries)
     if (n_queries > 1)
         snprintf(queries, sizeof queries, "with %zu queries ", n_queries);
     if (isfinite(packed))
-        snprintf(also, sizeof also, "; %.1fx without its window", packed);
-    bench_headline(
-        r,
-        "%s attends %.1fx faster than OpenBLAS fp32 (%s kernels; %s) %sover %.0f tokens of %s (D x KV heads; "
-        "%s, %d thread%s)%s.",
-        row[H_SCHEME].text, fmin(sgemv, sgemm), r->machine.blas,
-        n_queries > 1 ? "sgemm" : "the better of sgemv and sgemm", queries, row[H_TOKENS].number,
-        row[H_SHAPE].text, row[H_ISA].text, n_threads, n_threads == 1 ? "" : "s", also);
+        snprintf(also, sizeof also, "; %.1f times without its window", packed);
+    bench_headline(r,
+                   "%s attends %.1f times as fast as OpenBLAS fp32 (%s kernels; %s) %sover %.0f tokens of %s "
+                   "(D x KV heads; "
+                   "%s, %d thread%s)%s.",
+                   row[H_SCHEME].text, fmin(sgemv, sgemm), r->machine.blas,
+                   n_queries > 1 ? "sgemm" : "the better of sgemv and sgemm", queries, row[H_TOKENS].number,
+                   row[H_SHAPE].text, row[H_ISA].text, n_threads, n_threads == 1 ? "" : "s", also);
 }
 
 /* For each shape the longest context up to SPOKEN_TOKENS (the only one, if all are longer). */
