@@ -351,10 +351,10 @@ const kvq_kernels *kvq_kernels_for_isa(const char *isa);
 const kvq_kernels *kvq_kernels_at(size_t i);
 
 /**
- * Let kvq_kernels_for_isa find one more table by its name, and so kvq_config.isa: one that counts or times what it
- * passes on, say. It has every slot, a name of its own (instruction sets come first), and outlives the caches that
- * use it. It takes the place of the one offered before; NULL: there is none again. kvq_kernels_at and
- * kvq_kernels_get never give it. Not while another thread looks for a table.
+ * Let kvq_kernels_for_isa find one more table by its name, and so kvq_config.isa: one that counts or times
+ * what it passes on, say. It has every slot, a name of its own (instruction sets come first), and outlives
+ * the caches that use it. It takes the place of the one offered before; NULL: there is none again.
+ * kvq_kernels_at and kvq_kernels_get never give it. Not while another thread looks for a table.
  */
 void kvq_kernels_offer(const kvq_kernels *table);
 
