@@ -199,6 +199,7 @@ NOT_TIMED(encode_affine_token)
 NOT_TIMED(channel_stats)
 NOT_TIMED(fit_channels)
 NOT_TIMED(fit_channel)
+NOT_TIMED(rotate_row)
 NOT_TIMED(choose_levels)
 /* clang-format on */
 
