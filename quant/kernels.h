@@ -152,6 +152,17 @@ typedef struct kvq_kernels {
     void (*accumulate_affine)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
                               size_t n_q, float *acc);
 
+    /* TOL: likewise, of codes in any runs, times floats: scores[i][t] = bias[i] + sum over runs of factor *
+     * (code << shift), each within (n + 8) * 2^-23 * (|bias| + sum of |factor| * the largest such code), n the
+     * number of factors. Here the runs' folded and folded_stride are bytes in `factors`, all with one stride. */
+    void (*score_codes)(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, size_t n,
+                        const float *factors, const float *bias, size_t n_q, float *scores);
+
+    /* TOL: likewise acc[i][c] += bias[i] + sum_t factors[i][t] * code for channels [first, end), a multiple of
+     * 16 or what is left of D; factors have rows of KVQ_SUPERBLOCK, 0 from n on to a multiple of 32. */
+    void (*accumulate_codes)(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t first,
+                             size_t end, const float *factors, const float *bias, size_t n_q, float *acc);
+
     /* Fast precision, for layouts that fold (kvq_layout_folds): keys per channel with G >= 32 and values per
      * token, in the default arithmetic; portable_fast.c derives it. A factor that is constant along a sum
      * (q times scale, p times scale) is folded into whole numbers w, value ~ step * w, |w| <= KVQ_FOLDED_MAX,
@@ -311,6 +322,8 @@ typedef struct kvq_kernels {
     X(dequantize_affine)                                                                                     \
     X(score_affine)                                                                                          \
     X(accumulate_affine)                                                                                     \
+    X(score_codes)                                                                                           \
+    X(accumulate_codes)                                                                                      \
     X(fold_keys)                                                                                             \
     X(fold_keys_rest)                                                                                        \
     X(score_runs)                                                                                            \
@@ -373,6 +386,11 @@ void kvq_score_affine_portable(const kvq_layout *l, const uint8_t *superblock, s
                                size_t n_q, float *scores);
 void kvq_accumulate_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
                                     size_t n_q, float *acc);
+void kvq_score_codes_portable(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, size_t n,
+                              const float *factors, const float *bias, size_t n_q, float *scores);
+void kvq_accumulate_codes_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t first,
+                                   size_t end, const float *factors, const float *bias, size_t n_q,
+                                   float *acc);
 /* Likewise portable_fast.c. */
 void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
                             size_t n_q, int8_t *q_folded, float *step, float *bias);

@@ -440,7 +440,7 @@ enum {
     V_SUMS = 16,
     V_CHAINS = 2,
     V_ROOM = 0,
-    V_EXACT_QUERIES = 1, /* four would need 64 registers */
+    V_EXACT_SUMS = 4,
     V_NIBBLES = 1,
 };
 
