@@ -203,6 +203,7 @@ NOT_TIMED(fit_channels)
 NOT_TIMED(fit_channel)
 NOT_TIMED(rotate_row)
 NOT_TIMED(choose_levels)
+NOT_TIMED(rotate_row)
 /* clang-format on */
 
 static void (*const time_slots[])(kvq_kernels *table) = {
