@@ -118,6 +118,14 @@ typedef struct kvq_token_codes {
     uint32_t at[KVQ_MAX_PLANES], mask[KVQ_MAX_PLANES], up[KVQ_MAX_PLANES];
 } kvq_token_codes;
 
+/** The codes of a block of 32 tokens: of each plane (layout.h) `width` bits, which are those from bit `up` of
+ * a code on; the dwords of the first sixteen channels, those of the next sixteen `stride` bytes on. */
+typedef struct kvq_block_codes {
+    const uint8_t *from[KVQ_MAX_PLANES];
+    size_t stride[KVQ_MAX_PLANES], n_planes;
+    uint32_t width[KVQ_MAX_PLANES], up[KVQ_MAX_PLANES];
+} kvq_block_codes;
+
 typedef struct kvq_kernels {
     const char *isa; /* the name that KVQ_ISA takes */
 
@@ -291,6 +299,11 @@ typedef struct kvq_kernels {
     void (*dequantize_levels)(const kvq_token_codes *codes, const float *levels, float scale,
                               const float *add, size_t dim, float *out);
 
+    /* EXACT. acc[c] += factor[t] * levels[code of token t in channel c], multiply then add, for the tokens of
+     * a block in their order; dim is a multiple of 16. */
+    void (*accumulate_levels)(const kvq_block_codes *codes, const float *levels, const float *factor,
+                              size_t dim, float *acc);
+
     /* EXACT. codes[c] = how many of the 2^width - 1 thresholds, which ascend, y[c] passes, for n numbers, a
      * multiple of 16; width 1 .. 4. To pass is to be larger than the threshold plus 2^-127. Returns sum_c y[c] * levels[codes[c]] in the order of dot_f32. */
     float (*choose_levels)(const float *y, size_t n, const float *thresholds, const float *levels,
@@ -348,6 +361,7 @@ typedef struct kvq_kernels {
     X(fold_products)                                                                                         \
     X(choose_levels)                                                                                         \
     X(dequantize_levels)                                                                                     \
+    X(accumulate_levels)                                                                                     \
     X(hadamard_f32)                                                                                          \
     X(rotate_row)                                                                                            \
     X(max_f32)                                                                                               \
@@ -434,6 +448,8 @@ void kvq_dequantize_levels_portable(const kvq_token_codes *codes, const float *l
                                     const float *add, size_t dim, float *out);
 float kvq_choose_levels_portable(const float *y, size_t n, const float *thresholds, const float *levels,
                                  uint32_t width, uint8_t *codes);
+void kvq_accumulate_levels_portable(const kvq_block_codes *codes, const float *levels, const float *factor,
+                                    size_t dim, float *acc);
 void kvq_hadamard_f32_portable(float *x, size_t n);
 int32_t kvq_rotate_row_portable(const float *x, size_t dim, float *y, float *square);
 

@@ -161,6 +161,7 @@ const kvq_kernels kvq_kernels_portable = {
     .fold_products = kvq_fold_products_portable,
     .dequantize_levels = kvq_dequantize_levels_portable,
     .choose_levels = kvq_choose_levels_portable,
+    .accumulate_levels = kvq_accumulate_levels_portable,
     .hadamard_f32 = kvq_hadamard_f32_portable,
     .rotate_row = kvq_rotate_row_portable,
     .max_f32 = max_f32_portable,
