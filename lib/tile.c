@@ -15,33 +15,27 @@ static const float SLACK = 8.0f; /* leaps in which ref follows the largest score
 static void score_rows(const kvq_tile *t, const kvq_stretch *s, float *scores)
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
-    for (size_t i = 0; i < t->n_rows; i++, scores += KVQ_SUPERBLOCK) {
-        const float *q = t->q + i * t->dim;
-        if (s->dtype == KVQ_F32)
-            k->dot_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, q, t->dim,
-                       scores);
-        else if (s->dtype == KVQ_F16)
-            k->dot_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, q, t->dim,
-                       scores);
-        else
-            k->dot_i8(s->rows, s->stride, s->n, q, t->dim, scores);
-    }
+    if (s->dtype == KVQ_F32)
+        k->dot_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, t->q, t->n_rows,
+                   t->dim, scores);
+    else if (s->dtype == KVQ_F16)
+        k->dot_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, t->q,
+                   t->n_rows, t->dim, scores);
+    else
+        k->dot_i8(s->rows, s->stride, s->n, t->q, t->n_rows, t->dim, scores);
 }
 
 static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, const float *p)
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
-    for (size_t i = 0; i < t->n_rows; i++, p += KVQ_SUPERBLOCK) {
-        float *acc = t->now.acc + i * t->dim;
-        if (s->dtype == KVQ_F32)
-            k->accumulate_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, p,
-                              t->dim, acc);
-        else if (s->dtype == KVQ_F16)
-            k->accumulate_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, p,
-                              t->dim, acc);
-        else
-            k->accumulate_i8(s->rows, s->stride, s->n, p, t->dim, acc);
-    }
+    if (s->dtype == KVQ_F32)
+        k->accumulate_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, p, t->n_rows,
+                          t->dim, t->now.acc);
+    else if (s->dtype == KVQ_F16)
+        k->accumulate_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, p,
+                          t->n_rows, t->dim, t->now.acc);
+    else
+        k->accumulate_i8(s->rows, s->stride, s->n, p, t->n_rows, t->dim, t->now.acc);
 }
 
 /* ---- One chunk: tokens [begin, begin + n), either sinks, or of one superblock ---- */
@@ -82,7 +76,8 @@ static kvq_tokens packed_tokens(const kvq_tile *t, const chunk *c, kvq_role role
     bool more = index + KVQ_SUPERBLOCK < layer->packed[role];
     return (kvq_tokens){
         .superblock = kvq_superblock(t->view->plan, &layer->page[page], role, t->kv_head),
-        .next = more ? kvq_superblock(t->view->plan, &layer->page[page + 1], role, t->kv_head) : NULL,
+        .next = {more ? kvq_superblock(t->view->plan, &layer->page[page + 1], role, t->kv_head) : NULL,
+                 more ? t->a->side[role]->bytes : 0},
         .n = n,
         .sums = t->sums,
     };

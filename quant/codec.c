@@ -144,8 +144,7 @@ void kvq_score_dequantized(const kvq_kernels *k, const kvq_side *s, const kvq_to
     for (size_t t = 0, n; t < tokens->n; t += n) {
         n = tokens->n - t < SLICE ? tokens->n - t : SLICE;
         s->codec->dequantize(k, s, tokens->superblock, t, n, rows, s->dim);
-        for (size_t i = 0; i < n_q; i++)
-            k->dot_f32(rows, s->dim, n, q + i * s->dim, s->dim, scores + i * KVQ_SUPERBLOCK + t);
+        k->dot_f32(rows, s->dim, n, q, n_q, s->dim, scores + t);
     }
 }
 
@@ -156,8 +155,7 @@ void kvq_accumulate_dequantized(const kvq_kernels *k, const kvq_side *s, const k
     for (size_t t = 0, n; t < tokens->n; t += n) {
         n = tokens->n - t < SLICE ? tokens->n - t : SLICE;
         s->codec->dequantize(k, s, tokens->superblock, t, n, rows, s->dim);
-        for (size_t i = 0; i < n_q; i++)
-            k->accumulate_f32(rows, s->dim, n, p + i * KVQ_SUPERBLOCK + t, s->dim, packed + i * s->dim);
+        k->accumulate_f32(rows, s->dim, n, p + t, n_q, s->dim, packed);
     }
 }
 

@@ -370,18 +370,23 @@ static float sum_of_rest(const float *x, float per_unit)
     return sum_of(lane);
 }
 
-/* What is in the domain of the numbers: the page vector and, behind it, the kept rows. */
+/* What is in the domain of the numbers: the page vector and, behind it, the kept rows. Rows of p that could
+ * not be folded get nothing here. */
 static void accumulate_plain(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, const float *p,
-                             float sum_of_p, float *plain)
+                             size_t n_q, const kvq_fold *fold, float *plain)
 {
     const uint8_t *index = tokens->superblock + l->indices;
-    float weight[1 + KVQ_HEAVY_HITTERS_MAX];
+    float weight[KVQ_ROWS_MAX][T];
     size_t n = 0;
-    if (l->has_page)
-        weight[n++] = sum_of_p;
-    for (size_t i = 0; i < l->n_rows; i++)
-        weight[n++] = index[i] < tokens->n ? p[index[i]] : 0.0f;
-    k->accumulate_i8(tokens->superblock + l->page, l->row_bytes, n, weight, l->dim, plain);
+    for (size_t i = 0; i < n_q; i++, p += T) {
+        const bool fits = fold[i].step <= KVQ_FOLD_MAX;
+        n = 0;
+        if (l->has_page)
+            weight[i][n++] = fits ? fold[i].sum_of_p : 0.0f;
+        for (size_t j = 0; j < l->n_rows; j++)
+            weight[i][n++] = fits && index[j] < tokens->n ? p[index[j]] : 0.0f;
+    }
+    k->accumulate_i8(tokens->superblock + l->page, l->row_bytes, n, weight[0], n_q, l->dim, plain);
 }
 
 /* Root mean square errors as in codec_affine.c; here all levels have a mean square of about 1. */
@@ -416,7 +421,8 @@ static void accumulate_rest(const kvq_kernels *k, const kvq_rot *l, const kvq_to
     (void)k->fold_row_rest(x, T, fold->per_unit, folded);
     fold->step /= KVQ_REST_SCALE;
     float bias = -1.5f * fold->step * sum_of_rest(x, fold->per_unit);
-    k->accumulate_folded(&l->codes, tokens->superblock, NULL, tokens->n, folded, &fold->step, &bias, 1, acc);
+    k->accumulate_folded(&l->codes, tokens->superblock, (kvq_next){NULL, 0}, tokens->n, folded, &fold->step,
+                         &bias, 1, acc);
 }
 
 static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
@@ -427,20 +433,16 @@ static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kv
     _Alignas(KVQ_ALIGNMENT) int8_t folded[KVQ_ROWS_MAX * 2 * T];
     float x[KVQ_ROWS_MAX][T], step[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX]; /* x: p times scale */
     kvq_fold fold[KVQ_ROWS_MAX];
-    for (size_t i = l->code_bytes; tokens->next != NULL && i < s->bytes; i += KVQ_ALIGNMENT)
-        __builtin_prefetch(tokens->next + i, 0, 2);
     k->fold_products(&(kvq_log_scales){.n = tokens->superblock + l->scales,
                                        .unit = kvq_rot_page_scale(l, tokens->superblock) * KVQ_ROT_SPACING,
                                        .left_out = tokens->superblock + l->indices,
                                        .n_left_out = l->n_rows},
                      tokens->n, p, n_q, x[0], folded, fold);
+    accumulate_plain(k, l, tokens, p, n_q, fold, sums->plain);
     for (size_t i = 0; i < n_q; i++) {
-        const float *p_row = p + i * T;
-        if (fold[i].step <= KVQ_FOLD_MAX) {
-            accumulate_plain(k, l, tokens, p_row, fold[i].sum_of_p, sums->plain + i * l->dim);
-        } else { /* it does not fit 16 bits, and is all 0 */
+        if (!(fold[i].step <= KVQ_FOLD_MAX)) { /* it does not fit 16 bits, and is all 0 */
             fold[i].step = 0.0f;
-            kvq_accumulate_dequantized(k, s, tokens, p_row, 1, sums->packed + i * l->dim);
+            kvq_accumulate_dequantized(k, s, tokens, p + i * T, 1, sums->packed + i * l->dim);
         }
         step[i] = fold[i].step;
         bias[i] = -1.5f * fold[i].step * fold[i].sum;

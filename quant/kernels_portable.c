@@ -36,46 +36,53 @@ static float sum_lanes(float lane[LANES])
     return lane[0];
 }
 
-static void dot_f32_portable(const float *rows, size_t stride, size_t n, const float *q, size_t dim,
-                             float *scores)
+static float dot_of(const float *row, const float *q, size_t dim)
 {
     size_t whole = dim / LANES * LANES;
-    for (size_t i = 0; i < n; i++) {
-        const float *row = rows + i * stride;
-        float lane[LANES] = {0};
-        for (size_t c = 0; c < whole; c += LANES)
-            for (size_t j = 0; j < LANES; j++)
-                lane[j] += q[c + j] * row[c + j];
-        for (size_t c = whole; c < dim; c++)
-            lane[c - whole] += q[c] * row[c];
-        scores[i] = sum_lanes(lane);
-    }
+    float lane[LANES] = {0};
+    for (size_t c = 0; c < whole; c += LANES)
+        for (size_t j = 0; j < LANES; j++)
+            lane[j] += q[c + j] * row[c + j];
+    for (size_t c = whole; c < dim; c++)
+        lane[c - whole] += q[c] * row[c];
+    return sum_lanes(lane);
 }
 
-static void dot_f16_portable(const uint16_t *rows, size_t stride, size_t n, const float *q, size_t dim,
-                             float *scores)
+static void dot_f32_portable(const float *rows, size_t stride, size_t n, const float *q, size_t n_q,
+                             size_t dim, float *scores)
+{
+    for (size_t j = 0; j < n; j++)
+        for (size_t i = 0; i < n_q; i++)
+            scores[i * KVQ_SUPERBLOCK + j] = dot_of(rows + j * stride, q + i * dim, dim);
+}
+
+static void dot_f16_portable(const uint16_t *rows, size_t stride, size_t n, const float *q, size_t n_q,
+                             size_t dim, float *scores)
 {
     float row[KVQ_DIM_MAX];
-    for (size_t i = 0; i < n; i++) {
-        convert_f16_f32_portable(rows + i * stride, dim, row);
-        dot_f32_portable(row, 0, 1, q, dim, scores + i);
+    for (size_t j = 0; j < n; j++) {
+        convert_f16_f32_portable(rows + j * stride, dim, row);
+        dot_f32_portable(row, 0, 1, q, n_q, dim, scores + j);
     }
 }
 
-static void accumulate_f32_portable(const float *rows, size_t stride, size_t n, const float *p, size_t dim,
-                                    float *acc)
+static void accumulate_f32_portable(const float *rows, size_t stride, size_t n, const float *p, size_t n_q,
+                                    size_t dim, float *acc)
 {
-    for (size_t i = 0; i < n; i++)
-        for (size_t c = 0; c < dim; c++)
-            acc[c] += p[i] * rows[i * stride + c];
+    for (size_t j = 0; j < n; j++)
+        for (size_t i = 0; i < n_q; i++)
+            for (size_t c = 0; c < dim; c++)
+                acc[i * dim + c] += p[i * KVQ_SUPERBLOCK + j] * rows[j * stride + c];
 }
 
-static void accumulate_f16_portable(const uint16_t *rows, size_t stride, size_t n, const float *p, size_t dim,
-                                    float *acc)
+static void accumulate_f16_portable(const uint16_t *rows, size_t stride, size_t n, const float *p, size_t n_q,
+                                    size_t dim, float *acc)
 {
-    for (size_t i = 0; i < n; i++)
-        for (size_t c = 0; c < dim; c++)
-            acc[c] += p[i] * kvq_f32_from_f16(rows[i * stride + c]);
+    float row[KVQ_DIM_MAX];
+    for (size_t j = 0; j < n; j++) {
+        convert_f16_f32_portable(rows + j * stride, dim, row);
+        accumulate_f32_portable(row, 0, 1, p + j, n_q, dim, acc);
+    }
 }
 
 static float max_f32_portable(const float *x, size_t n)
@@ -128,6 +135,7 @@ const kvq_kernels kvq_kernels_portable = {
     .accumulate_affine = kvq_accumulate_affine_portable,
     .fold_keys = kvq_fold_keys_portable,
     .fold_keys_rest = kvq_fold_keys_rest_portable,
+    .score_runs = kvq_score_runs_portable,
     .score_folded = kvq_score_folded_portable,
     .fold_values = kvq_fold_values_portable,
     .fold_values_rest = kvq_fold_values_rest_portable,
@@ -140,7 +148,7 @@ const kvq_kernels kvq_kernels_portable = {
     .convert_i8_f32 = kvq_convert_i8_f32_portable,
     .dot_i8 = kvq_dot_i8_portable,
     .accumulate_i8 = kvq_accumulate_i8_portable,
-    .channel_squares = kvq_channel_squares_portable,
+    .channel_stats = kvq_channel_stats_portable,
     .fit_channels = kvq_fit_channels_portable,
     .fit_channel = kvq_fit_channel_portable,
     .fold_row = kvq_fold_row_portable,
@@ -150,6 +158,7 @@ const kvq_kernels kvq_kernels_portable = {
     .dequantize_levels = kvq_dequantize_levels_portable,
     .choose_levels = kvq_choose_levels_portable,
     .hadamard_f32 = kvq_hadamard_f32_portable,
+    .rotate_row = kvq_rotate_row_portable,
     .max_f32 = max_f32_portable,
     .exp2_sum_f32 = exp2_sum_f32_portable,
 };

@@ -83,6 +83,11 @@ V_INLINE v_f v_mul(v_f x, v_f y)
     V_EACH_LANE(x.lane[j] * y.lane[j]);
 }
 
+V_INLINE v_f v_div(v_f x, v_f y)
+{
+    V_EACH_LANE(x.lane[j] / y.lane[j]);
+}
+
 V_INLINE v_f v_min(v_f x, v_f y)
 {
     V_EACH_LANE(x.lane[j] < y.lane[j] ? x.lane[j] : y.lane[j]);
@@ -96,6 +101,25 @@ V_INLINE v_f v_max(v_f x, v_f y)
 V_INLINE v_f v_abs(v_f x)
 {
     V_EACH_LANE(x.lane[j] < 0.0f ? -x.lane[j] : x.lane[j]);
+}
+
+V_INLINE v_f v_clamp(v_f x, v_f most)
+{
+    return v_min(v_max(x, v_set1(0.0f)), most);
+}
+
+V_INLINE v_f v_if_less(v_f a, v_f b, v_f x, v_f y)
+{
+    V_EACH_LANE(a.lane[j] < b.lane[j] ? x.lane[j] : y.lane[j]);
+}
+
+V_INLINE v_f v_butterfly(v_f x, int n)
+{
+    v_f out;
+    for (size_t j = 0; j < 16; j++)
+        out.lane[j] =
+            (j & (size_t)n) == 0 ? x.lane[j] + x.lane[j ^ (size_t)n] : x.lane[j ^ (size_t)n] - x.lane[j];
+    return out;
 }
 
 /* Here only of |x| < 2^22, where adding and subtracting a large number rounds. */
@@ -157,6 +181,12 @@ V_INLINE void v_store_folded(int8_t *p, v_f x, v_f y)
     }
 }
 
+V_INLINE void v_store_half(uint16_t *p, v_f x)
+{
+    for (size_t j = 0; j < 16; j++)
+        p[j] = kvq_f16_from_f32(x.lane[j]);
+}
+
 /* ---- v_i ---- */
 
 typedef struct v_i {
@@ -177,6 +207,16 @@ V_INLINE v_i v_i_set1(uint32_t x)
 V_INLINE v_i v_i_load(const uint8_t *p)
 {
     V_EACH_DWORD(kvq_load_u32(p + 4 * j));
+}
+
+V_INLINE void v_i_store(uint8_t *p, v_i x)
+{
+    memcpy(p, x.lane, sizeof x.lane);
+}
+
+V_INLINE v_f v_codes(const uint8_t *p, uint32_t shift, uint32_t mask, uint32_t up)
+{
+    V_EACH_LANE((float)((kvq_load_u32(p + 4 * j) >> shift & mask) << up));
 }
 
 V_INLINE v_i v_i_and(v_i x, v_i y)
@@ -203,6 +243,23 @@ V_INLINE v_i v_i_nearest(v_f x)
 {
     x = v_round(x);
     V_EACH_DWORD((uint32_t)(int32_t)x.lane[j]);
+}
+
+V_INLINE v_i v_i_pack(const v_i x[4])
+{
+    v_i out;
+    for (size_t j = 0; j < 16; j++) {
+        const uint32_t *four = x[j % 4].lane + j / 4 * 4;
+        out.lane[j] = four[0] | four[1] << 8 | four[2] << 16 | four[3] << 24;
+    }
+    return out;
+}
+
+V_INLINE void v_i_transpose(const v_i x[4], v_i y[4])
+{
+    for (size_t k = 0; k < 4; k++)
+        for (size_t j = 0; j < 16; j++)
+            y[k].lane[j] = x[j / 4].lane[4 * k + j % 4];
 }
 
 V_INLINE v_f v_i_pick(v_i x, const float *table)

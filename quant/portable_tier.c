@@ -1,20 +1,21 @@
 /*
- * The portable kernels behind codec_tier.c and codec_rot.c: the template that instruction sets use, on plain
+ * The portable kernels behind codec_tier.c and codec_rot.c: the templates that instruction sets use, on plain
  * arrays.
  */
 #include "quant/lanes.h"
 
+#include "quant/vector_fit.h"
 #include "quant/vector_tier.h"
 
-void kvq_channel_squares_portable(const float *x, float *square)
+void kvq_channel_stats_portable(const float *const *row, size_t c, kvq_channels *stats)
 {
-    channel_squares_v(x, square);
+    channel_stats_v(row, c, stats);
 }
 
-void kvq_fit_channels_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
-                               uint16_t *lo)
+void kvq_fit_channels_portable(const float *x, const kvq_channels *stats, uint32_t bits, float u,
+                               uint8_t *codes, int8_t *exponent, uint16_t *lo)
 {
-    fit_channels_v(x, bits, u, codes, exponent, lo);
+    fit_channels_v(x, stats, bits, u, codes, exponent, lo);
 }
 
 void kvq_fit_channel_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
@@ -60,4 +61,9 @@ float kvq_choose_levels_portable(const float *y, size_t n, const float *threshol
 void kvq_hadamard_f32_portable(float *x, size_t n)
 {
     hadamard_f32_v(x, n);
+}
+
+int32_t kvq_rotate_row_portable(const float *x, size_t dim, float *y, float *square)
+{
+    return rotate_row_v(x, dim, y, square);
 }

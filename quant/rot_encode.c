@@ -8,23 +8,33 @@
 
 enum { T = KVQ_SUPERBLOCK, LANES = 16 };
 
+/* The codes of four tokens, rows of Dp bytes, side by side: byte i of dword j is that of token i and channel
+ * j. */
+static inline void interleave(const uint8_t *codes, size_t dim_padded, uint8_t quad[4 * LANES])
+{
+    for (size_t j = 0; j < LANES; j++)
+        for (size_t i = 0; i < 4; i++)
+            quad[4 * j + i] = codes[i * dim_padded + j];
+}
+
 /* Store a block's codes, 32 rows of Dp bytes; its bytes are 0. */
 static void pack_block(const kvq_rot *l, const kvq_rot_codes *b, const uint8_t *codes, uint8_t *superblock)
 {
-    for (size_t i = 0; i < b->n_planes; i++) {
-        const uint32_t width = b->plane_width[i], mask = (1u << width) - 1u, per_dword = 32 / width;
-        for (size_t c = 0; c < l->dim_padded; c += LANES)
-            for (size_t h = 0; h < width; h++) {
-                uint32_t dword[LANES] = {0};
-                for (uint32_t v = 0; v < per_dword; v++) {
-                    const uint8_t *row = codes + (h * per_dword + v) * l->dim_padded + c;
-                    const uint32_t at = v % 4 * 8 + v / 4 * width;
-                    for (size_t j = 0; j < LANES; j++)
-                        dword[j] |= ((uint32_t)row[j] >> b->shift[i] & mask) << at;
-                }
-                memcpy(superblock + b->offset[i] + c / LANES * b->stride[i] + h * 64, dword, sizeof dword);
+    for (size_t c = 0; c < l->dim_padded; c += LANES)
+        for (size_t k = 0; k < KVQ_ROT_CLASS / 4; k++) { /* four tokens are a row of dwords */
+            uint8_t quad[4 * LANES];
+            interleave(codes + 4 * k * l->dim_padded + c, l->dim_padded, quad);
+            for (size_t i = 0; i < b->n_planes; i++) {
+                const uint32_t width = b->plane_width[i], mask = ((1u << width) - 1u) * 0x01010101u,
+                               per_dword = 8 / width, up = (uint32_t)(k % per_dword) * width,
+                               down = b->shift[i];
+                uint8_t *to =
+                    superblock + b->offset[i] + c / LANES * b->stride[i] + k / per_dword * (4 * LANES);
+                for (size_t j = 0; j < 4 * LANES; j += 4)
+                    kvq_store_u32(to + j, kvq_load_u32(to + j) | (kvq_load_u32(quad + j) >> down & mask)
+                                                                     << up);
             }
-    }
+        }
 }
 
 typedef struct page {
@@ -37,25 +47,6 @@ typedef struct page {
     int32_t log[T];          /* of the scale; of a token that is 0, INT32_MIN */
     float share[T];          /* of the attention received: a_t / sum a; 0 for the kept ones */
 } page;
-
-/* y, Dp numbers, is x times 2^shift, so that the largest is about 1, rotated. False if all are 0. */
-static bool rotate_token(const page *p, const float *x, float *y, int32_t *shift)
-{
-    const size_t dim = p->l->dim;
-    uint32_t all = 0;
-    for (size_t c = 0; c < dim; c++) { /* the highest exponent, or one above */
-        uint32_t exponent = kvq_bits_of_f32(x[c]) & 0x7fffffffu;
-        all = exponent > all ? exponent : all;
-    }
-    *shift = 126 - (int32_t)(all >> 23);
-    *shift = *shift < -126 ? -126 : *shift;
-    const float factor = kvq_f32_of_bits((uint32_t)(*shift + 127) << 23);
-    for (size_t c = 0; c < dim; c++)
-        y[c] = x[c] * factor;
-    kvq_rotate(p->k, dim, y);
-    memset(y + dim, 0, (p->l->dim_padded - dim) * sizeof *y);
-    return all != 0;
-}
 
 /* Codes of y, Dp bytes; returns <y, q>. */
 static float choose_codes(const page *p, uint32_t width, float sigma, const float *y, uint8_t *codes)
@@ -77,16 +68,15 @@ static const float *token_of(const page *p, size_t t)
 /* Codes of a token, Dp bytes, and the logarithm of its scale. */
 static void encode_token(page *p, size_t t, uint32_t width, uint8_t *codes)
 {
-    float y[KVQ_DIM_MAX];
-    int32_t shift;
+    float y[KVQ_DIM_MAX], squared;
     p->log[t] = INT32_MIN;
-    if (width == 0 || !rotate_token(p, token_of(p, t), y, &shift)) {
+    if (width == 0) {
         memset(codes, 0, p->l->dim_padded);
         return;
     }
-    float squared = kvq_rot_product(y, y, p->l->dim_padded);
+    const int32_t shift = p->k->rotate_row(token_of(p, t), p->l->dim, y, &squared);
     float product = choose_codes(p, width, sqrtf(squared / (float)p->l->dim), y, codes);
-    if (!(product > 0.0f)) /* a program that flushes subnormals may have made zeros of it */
+    if (!(product > 0.0f)) /* zeros, or a program that flushes subnormals has made them; codes are 0, too */
         return;
     int32_t n = kvq_log2_16th(squared / product) - 16 * shift;
     p->log[t] = n > p->l->log_limit ? p->l->log_limit : n;
@@ -166,7 +156,7 @@ static void store_page_vector(const page *p, uint8_t *superblock)
     const float page_scale = kvq_rot_page_scale(l, superblock);
     float of_numbers[KVQ_DIM_MAX] = {0}, sums[2][KVQ_DIM_MAX] = {{0}}, f[KVQ_DIM_MAX];
     float *before = sums[0], *after = sums[1];
-    p->k->accumulate_f32(p->x, p->stride, T, p->share, l->dim, of_numbers);
+    p->k->accumulate_f32(p->x, p->stride, T, p->share, 1, l->dim, of_numbers);
     for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
         const kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, i);
         for (size_t j = 0; j < KVQ_ROT_CLASS && b.width > 0; j++) {
@@ -224,7 +214,7 @@ void kvq_rot_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superblock
             heaviness[t] = weight[t] < (double)FLT_MAX ? (float)weight[t] : FLT_MAX;
     }
     kvq_heaviest(received == NULL || l->bits != 0 ? received : heaviness, T, l->n_rows, p.kept);
-    kvq_mean_of_others(x, stride, l->dim, p.kept, l->n_rows, p.mean);
+    kvq_mean_of_others(k, x, stride, l->dim, p.kept, l->n_rows, p.mean);
     if (l->bits == 0)
         sort_tokens(&p, weight, superblock);
     encode_tokens(&p, codes, superblock);

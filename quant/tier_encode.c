@@ -26,20 +26,23 @@ void kvq_heaviest(const float *weight, size_t n, size_t m, uint8_t *index)
     }
 }
 
-void kvq_mean_of_others(const float *x, size_t stride, size_t dim, const uint8_t *index, size_t m,
-                        float *mean)
+void kvq_mean_of_others(const kvq_kernels *k, const float *x, size_t stride, size_t dim, const uint8_t *index,
+                        size_t m, float *mean)
 {
     size_t others = T;
+    float part[T];
+    for (size_t t = 0; t < T; t++)
+        part[t] = 1.0f / T;
     for (size_t i = 0; i < m; i++)
-        others -= index[i] != KVQ_NO_TOKEN;
-    const float part = 1.0f / T, back = (float)T / (float)others;
+        if (index[i] != KVQ_NO_TOKEN) {
+            part[index[i]] = 0.0f;
+            others--;
+        }
     memset(mean, 0, dim * sizeof *mean);
-    for (size_t t = 0; t < T; t++) {
-        if (kvq_is_kept(index, m, t))
-            continue;
-        for (size_t c = 0; c < dim; c++)
-            mean[c] += x[t * stride + c] * part;
-    }
+    if (others == T) /* nobody asks */
+        return;
+    const float back = (float)T / (float)others;
+    k->accumulate_f32(x, stride, T, part, 1, dim, mean);
     for (size_t c = 0; c < dim; c++) {
         float whole = mean[c] * back;
         mean[c] = whole > FLT_MAX ? FLT_MAX : whole < -FLT_MAX ? -FLT_MAX : whole;
@@ -57,14 +60,37 @@ double kvq_geometric_mean_16(const double x[16])
     return mean[0];
 }
 
+/* Two sorted runs, the first n places and the others up to 2 n, into one; without branches on what is
+ * compared, which nobody could predict. */
+static void merge(const double *weight, const uint16_t *from, size_t n, size_t end, uint16_t *to)
+{
+    size_t a = 0, b = n;
+    for (; a < n && b < end; to++) {
+        bool second = weight[from[b]] > weight[from[a]];
+        *to = from[second ? b : a];
+        b += second;
+        a += !second;
+    }
+    memcpy(to, from + a, (n - a) * sizeof *to);
+    memcpy(to + (n - a), from + b, (end - b) * sizeof *to);
+}
+
 void kvq_sort_down(const double *weight, size_t n, uint16_t *order)
 {
-    for (size_t i = 0; i < n; i++) {
-        size_t at = i;
-        for (; at > 0 && weight[order[at - 1]] < weight[i]; at--)
-            order[at] = order[at - 1];
-        order[at] = (uint16_t)i;
+    uint16_t other[KVQ_DIM_MAX], *from = order, *to = other;
+    for (size_t i = 0; i < n; i++)
+        order[i] = (uint16_t)i;
+    for (size_t run = 1; run < n; run *= 2) {
+        for (size_t i = 0; i < n; i += 2 * run) {
+            size_t left = n - i;
+            merge(weight, from + i, run < left ? run : left, 2 * run < left ? 2 * run : left, to + i);
+        }
+        uint16_t *swap = from;
+        from = to;
+        to = swap;
     }
+    if (from != order)
+        memcpy(order, from, n * sizeof *order);
 }
 
 void kvq_allocate_widths(const double *weight, size_t n_blocks, size_t budget, bool six, uint8_t *width)
@@ -102,43 +128,42 @@ typedef struct page {
     const float *x;
     size_t stride;
     uint8_t kept[KVQ_HEAVY_HITTERS_MAX];
-    float mean[KVQ_DIM_MAX];     /* what stands for the kept tokens */
+    float mean[KVQ_DIM_MAX]; /* what stands for the kept tokens */
+    const float *row[T];     /* of every token: that, or its own */
+    kvq_channels stats[KVQ_TIER_BLOCKS_MAX];
     double weight[KVQ_DIM_MAX];  /* of channels; 0 of those that pad */
     uint16_t order[KVQ_DIM_MAX]; /* channels by weight */
     uint8_t width[KVQ_TIER_BLOCKS_MAX];
 } page;
 
-/* Sixteen channels, those past D as 0: channel[j], or first + j. */
-static void load_tile(const page *p, const uint16_t *channel, size_t first, float *tile)
+/* The rows, the mean in place of kept ones. */
+static void find_rows(page *p, const float *x, size_t stride)
 {
-    size_t at[BLOCK] = {0}, n = 0;
-    for (; n < BLOCK && (channel != NULL || first + n < p->l->dim); n++)
-        at[n] = channel != NULL ? channel[n] : first + n;
-    while (channel != NULL && n > 0 && at[n - 1] >= p->l->dim) /* padding is last in every order */
-        n--;
-    if (n < BLOCK)
-        memset(tile, 0, TILE * sizeof *tile);
-    for (size_t t = 0; t < T; t++) {
-        const float *row = p->x + t * p->stride;
-        float *to = tile + t * BLOCK;
-        for (size_t j = 0; j < n; j++)
-            to[j] = row[at[j]];
-    }
+    for (size_t t = 0; t < T; t++)
+        p->row[t] = x + t * stride;
     for (size_t i = 0; i < p->l->n_rows; i++)
-        for (size_t j = 0; j < n && p->kept[i] != KVQ_NO_TOKEN; j++)
-            tile[p->kept[i] * BLOCK + j] = p->mean[at[j]];
+        if (p->kept[i] != KVQ_NO_TOKEN)
+            p->row[p->kept[i]] = p->mean;
 }
 
-/* Variance of every channel, finite. */
-static void find_variances(const page *p, double *variance)
+/* What the channels look like, and the variance of each, finite. */
+static void find_variances(page *p, double *variance)
 {
-    _Alignas(KVQ_ALIGNMENT) float tile[TILE];
     for (size_t c = 0; c < p->l->dim_padded; c += BLOCK) {
-        float square[BLOCK];
-        load_tile(p, NULL, c, tile);
-        p->k->channel_squares(tile, square);
+        kvq_channels *stats = &p->stats[c / BLOCK];
+        if (c + BLOCK <= p->l->dim) {
+            p->k->channel_stats(p->row, c, stats);
+        } else { /* some are missing: 0 */
+            float tile[TILE] = {0};
+            const float *row[T];
+            for (size_t t = 0; t < T; t++) {
+                row[t] = tile + t * BLOCK;
+                memcpy(tile + t * BLOCK, p->row[t] + c, (p->l->dim - c) * sizeof *tile);
+            }
+            p->k->channel_stats(row, 0, stats);
+        }
         for (size_t j = 0; j < BLOCK; j++)
-            variance[c + j] = square[j] < FLT_MAX ? (double)square[j] / T : (double)FLT_MAX;
+            variance[c + j] = stats->square[j] < FLT_MAX ? (double)stats->square[j] / T : (double)FLT_MAX;
     }
 }
 
@@ -163,23 +188,23 @@ static void allocate(page *p)
 
 /* ---- Codes ---- */
 
-/* The dwords of a plane of `width` bits that hold 32 / width channels: the bits from `shift` on of codes, a
- * block of 16 channels after the other. */
+/* The dwords of a plane of `width` bits that hold 32 / width channels of 32 tokens: the bits from `shift` on
+ * of codes, a block of 16 channels after the other. */
 static void pack_plane(const uint8_t *codes, size_t n_blocks, uint32_t width, uint32_t shift, uint8_t *to)
 {
     const uint32_t mask = ((1u << width) - 1u) * 0x01010101u;
     const size_t quads = 8 / width; /* of four channels in a dword */
-    for (size_t quad = 0; quad < 4 * n_blocks; quad++) {
-        const uint8_t *from = codes + quad / 4 * TILE + quad % 4 * 4;
+    for (size_t quad = 0; quad < 4 * n_blocks; quad++, codes += 4 * T) {
         const uint32_t up = (uint32_t)(quad % quads) * width;
         uint8_t *dwords = to + quad / quads * 4 * KVQ_BLOCK;
-        for (size_t t = 0; t < KVQ_BLOCK; t++, dwords += 4)
-            kvq_store_u32(dwords, kvq_load_u32(dwords) | (kvq_load_u32(from + t * BLOCK) >> shift & mask)
-                                                             << up);
+        for (size_t t = 0; t < KVQ_BLOCK; t++) {
+            const uint32_t bits = (kvq_load_u32(codes + 4 * t) >> shift & mask) << up;
+            kvq_store_u32(dwords + 4 * t, kvq_load_u32(dwords + 4 * t) | bits);
+        }
     }
 }
 
-/* All codes, [block][token][16], into their places, which are 0. */
+/* All codes, block after block as fit_channels stores them, into their places, which are 0. */
 static void pack(const page *p, const uint8_t *codes, uint8_t *superblock)
 {
     for (size_t i = 0, n, offset = 0; i < p->l->n_blocks && p->width[i] > 0; i += n) {
@@ -189,10 +214,16 @@ static void pack(const page *p, const uint8_t *codes, uint8_t *superblock)
         kvq_tier_class_layout(p->l, p->width[i], n * BLOCK, &l);
         for (size_t t = 0; t < T; t += KVQ_BLOCK)
             for (size_t j = 0; j < l.n_planes; j++)
-                pack_plane(codes + i * TILE + t * BLOCK, n, l.plane[j].width, l.plane[j].shift,
+                pack_plane(codes + i * TILE + 4 * t, n, l.plane[j].width, l.plane[j].shift,
                            superblock + offset + t / KVQ_BLOCK * l.block_bytes + l.plane[j].offset);
         offset += l.meta_offset;
     }
+}
+
+/* Where the codes of a channel at a place begin; those of the next token are four bytes on. */
+static uint8_t *codes_at(uint8_t *codes, size_t place)
+{
+    return codes + place / 4 * 4 * T + place % 4;
 }
 
 static void store_channel(const kvq_tier *l, uint8_t *superblock, size_t c, int8_t exponent, uint16_t lo)
@@ -203,19 +234,57 @@ static void store_channel(const kvq_tier *l, uint8_t *superblock, size_t c, int8
     kvq_store_u16(superblock + l->lo + 2 * c, lo);
 }
 
+/* Sixteen channels of the order: what they look like. */
+static void collect_stats(const page *p, const uint16_t *channel, kvq_channels *stats)
+{
+    for (size_t j = 0; j < BLOCK; j++) {
+        const kvq_channels *from = &p->stats[channel[j] / BLOCK];
+        const size_t i = channel[j] % BLOCK;
+        stats->mean[j] = from->mean[i];
+        stats->min[j] = from->min[i];
+        stats->max[j] = from->max[i];
+        stats->square[j] = from->square[i];
+    }
+}
+
+enum { TILES = 4, ROWS = 32, AT_ONCE = 4 };
+
+/* Tiles of channels of the order; those that pad are any other. ROWS rows at a time, which stay in the cache
+ * until all their channels have moved; AT_ONCE channels of them, whose places stay in registers. */
+static void collect_tiles(const page *p, const uint16_t *channel, size_t n_tiles, float *tiles)
+{
+    for (size_t t0 = 0; t0 < T; t0 += ROWS)
+        for (size_t j = 0; j < n_tiles * BLOCK; j += AT_ONCE) {
+            size_t at[AT_ONCE];
+            float *to = tiles + j / BLOCK * TILE + t0 * BLOCK + j % BLOCK;
+            for (size_t i = 0; i < AT_ONCE; i++)
+                at[i] = channel[j + i] < p->l->dim ? channel[j + i] : 0;
+            for (size_t t = t0; t < t0 + ROWS; t++, to += BLOCK) {
+                const float *row = p->row[t];
+                for (size_t i = 0; i < AT_ONCE; i++)
+                    to[i] = row[at[i]];
+            }
+        }
+}
+
 static void fit(const page *p, uint8_t *codes, uint8_t *superblock)
 {
-    _Alignas(KVQ_ALIGNMENT) float tile[TILE];
+    _Alignas(KVQ_ALIGNMENT) float tiles[TILES * TILE];
     for (size_t i = 0; i < p->l->n_blocks; i++) {
+        const uint16_t *channel = p->order + i * BLOCK;
         int8_t exponent[BLOCK];
         uint16_t lo[BLOCK];
-        load_tile(p, p->order + i * BLOCK, 0, tile);
-        p->k->fit_channels(tile, p->width[i], p->l->u, codes + i * TILE, exponent, lo);
-        for (size_t j = BLOCK; j-- > 0 && p->order[i * BLOCK + j] >= p->l->dim;)
+        kvq_channels stats;
+        if (i % TILES == 0 && p->width[i] > 0)
+            collect_tiles(p, channel, p->l->n_blocks - i < TILES ? p->l->n_blocks - i : TILES, tiles);
+        collect_stats(p, channel, &stats);
+        p->k->fit_channels(tiles + i % TILES * TILE, &stats, p->width[i], p->l->u, codes + i * TILE, exponent,
+                           lo);
+        for (size_t j = BLOCK; j-- > 0 && channel[j] >= p->l->dim;)
             for (size_t t = 0; t < T; t++)
-                codes[i * TILE + t * BLOCK + j] = 0;
+                codes_at(codes, i * BLOCK + j)[4 * t] = 0;
         for (size_t j = 0; j < BLOCK; j++)
-            store_channel(p->l, superblock, p->order[i * BLOCK + j], exponent[j], lo[j]);
+            store_channel(p->l, superblock, channel[j], exponent[j], lo[j]);
     }
 }
 
@@ -310,14 +379,12 @@ static void fit_with_feedback(const page *p, const uint16_t *turn, const double 
     for (size_t i = 0; i < p->l->dim_padded; i++)
         place[p->order[i]] = (uint16_t)i;
     for (size_t i = 0; i < p->l->dim; i++) {
-        size_t c = turn[i], block = place[c] / BLOCK, lane = place[c] % BLOCK;
+        size_t c = turn[i], block = place[c] / BLOCK;
         int8_t exponent;
         uint16_t lo;
         feed(fed, (const float(*)[T])owed, u + row_of(i), i);
         for (size_t t = 0; t < T; t++) {
-            float x = p->x[t * p->stride + c];
-            x = kvq_is_kept(p->kept, p->l->n_rows, t) ? p->mean[c] : x;
-            float with = x - fed[t];
+            float x = p->row[t][c], with = x - fed[t];
             own[t] = fabsf(with) <= FLT_MAX ? with : x;
         }
         p->k->fit_channel(own, p->width[block], p->l->u, one, &exponent, &lo);
@@ -326,7 +393,7 @@ static void fit_with_feedback(const page *p, const uint16_t *turn, const double 
                     by = (float)(1 / u[row_of(i) + i]);
         for (size_t t = 0; t < T; t++) {
             uint8_t code = one[t];
-            codes[block * TILE + t * BLOCK + lane] = code;
+            codes_at(codes, place[c])[4 * t] = code;
             owed[i][t] = (own[t] - ((float)code * step + start)) * by;
         }
     }
@@ -396,7 +463,8 @@ void kvq_tier_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superbloc
         return;
     memset(superblock, 0, s->bytes);
     kvq_heaviest(e->received, T, l->n_rows, p.kept);
-    kvq_mean_of_others(x, stride, l->dim, p.kept, l->n_rows, p.mean);
+    kvq_mean_of_others(k, x, stride, l->dim, p.kept, l->n_rows, p.mean);
+    find_rows(&p, x, stride);
     find_variances(&p, variance);
     for (size_t c = 0; c < l->dim; c++)
         p.weight[c] = (e->energy != NULL ? (double)e->energy[c] : 1) * variance[c];

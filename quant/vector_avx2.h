@@ -145,6 +145,43 @@ V_INLINE v_f v_abs(v_f x)
     return (v_f){_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
 }
 
+/* Numbers without a sign compare as integers do, and those have twice as many ports on some processors. */
+V_INLINE __m256 v_clamp_eight(__m256 x, __m256 most)
+{
+    __m256i bits = _mm256_max_epi32(_mm256_castps_si256(x), _mm256_setzero_si256());
+    return _mm256_castsi256_ps(_mm256_min_epi32(bits, _mm256_castps_si256(most)));
+}
+
+V_INLINE v_f v_clamp(v_f x, v_f most)
+{
+    return (v_f){v_clamp_eight(x.a, most.a), v_clamp_eight(x.b, most.b)};
+}
+
+V_INLINE v_f v_if_less(v_f a, v_f b, v_f x, v_f y)
+{
+    return (v_f){_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(a.a, b.a, _CMP_LT_OQ)),
+                 _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(a.b, b.b, _CMP_LT_OQ))};
+}
+
+/* A difference is the sum with a number of the other sign. */
+V_INLINE __m256 v_butterfly_eight(__m256 x, int n)
+{
+#define SIGN(j) (((j)&n) != 0 ? -0.0f : 0.0f)
+    const __m256 sign = _mm256_setr_ps(0.0f, SIGN(1), SIGN(2), SIGN(3), SIGN(4), SIGN(5), SIGN(6), SIGN(7));
+#undef SIGN
+    __m256 other = n == 4   ? _mm256_permute2f128_ps(x, x, 1)
+                   : n == 2 ? _mm256_permute_ps(x, 0x4e)
+                            : _mm256_permute_ps(x, 0xb1);
+    return _mm256_add_ps(other, _mm256_xor_ps(x, sign));
+}
+
+V_INLINE v_f v_butterfly(v_f x, int n)
+{
+    if (n == 8)
+        return (v_f){_mm256_add_ps(x.a, x.b), _mm256_sub_ps(x.a, x.b)};
+    return (v_f){v_butterfly_eight(x.a, n), v_butterfly_eight(x.b, n)};
+}
+
 V_INLINE __m256 v_power_of_2_eight(__m256 whole, int offset)
 {
     __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(offset));
@@ -364,6 +401,11 @@ V_INLINE v_d v_d_zero(void)
     return _mm256_setzero_si256();
 }
 
+V_INLINE v_acc v_acc_zero(void)
+{
+    return v_d_zero();
+}
+
 V_INLINE v_d v_d_load(const uint8_t *p)
 {
     return _mm256_loadu_si256((const __m256i *)(const void *)p);
@@ -391,11 +433,6 @@ V_INLINE v_d v_d_add(v_d a, v_d b)
     return _mm256_add_epi32(a, b);
 }
 
-V_INLINE v_d v_d_shift_right(v_d a, uint32_t n)
-{
-    return n == 0 ? a : _mm256_srai_epi32(a, (int)n);
-}
-
 V_INLINE v_d v_d_shift_left(v_d a, uint32_t n)
 {
     return n == 0 ? a : _mm256_slli_epi32(a, (int)n);
@@ -403,13 +440,7 @@ V_INLINE v_d v_d_shift_left(v_d a, uint32_t n)
 
 #ifdef KVQ_AVX_VNNI
 
-enum { V_DWORDS = 8, V_STRIP = 1, V_ACCUMULATORS = 2, V_NIBBLES = 0 };
-
-V_INLINE size_t v_max_k_steps(uint32_t width, bool multi_query)
-{
-    (void)width, (void)multi_query;
-    return KVQ_DIM_MAX;
-}
+enum { V_DWORDS = 8, V_STRIP = 2, V_SUMS = 8, V_CHAINS = 2, V_ROOM = 0, V_NIBBLES = 0 };
 
 V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d folded)
 {
@@ -427,21 +458,16 @@ V_INLINE v_d v_widen(v_acc sum)
 
 #else
 
-enum { V_DWORDS = 8, V_STRIP = 1, V_ACCUMULATORS = 4, V_NIBBLES = 1 };
+/* A sum of 16 bits takes 127 products of a code of 1 and the largest folded bytes: pairs of 2 * 128. */
+enum { V_DWORDS = 8, V_STRIP = 2, V_SUMS = 8, V_CHAINS = 1, V_ROOM = 127, V_NIBBLES = 1 };
 
-/* A sum of 16 bits takes 32767 / (2 * 128 * largest code) quads. For one
- * query it sees one quad of a k-step (two of one bit), codes up to 8, 12, 15 by width as they stand; for
- * several it sees four (eight of one bit), codes up to 1, 3, 15. */
-V_INLINE size_t v_max_k_steps(uint32_t width, bool multi_query)
-{
-    if (multi_query)
-        return width == 1 ? 15 : width == 2 ? 10 : 2;
-    return width == 1 ? 7 : width == 2 ? 10 : 8;
-}
-
+/* The empty instruction keeps gcc from putting the additions of a whole k-step off to its end, for which it
+ * would have to spill most of the products. */
 V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d folded)
 {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, folded));
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, folded));
+    __asm__("" : "+x"(sum));
+    return sum;
 }
 
 V_INLINE v_d v_widen(v_acc sum)

@@ -117,6 +117,28 @@ V_INLINE v_f v_abs(v_f x)
     return _mm512_abs_ps(x);
 }
 
+/* Numbers without a sign compare as integers do, and those have twice as many ports on some processors. */
+V_INLINE v_f v_clamp(v_f x, v_f most)
+{
+    __m512i bits = _mm512_max_epi32(_mm512_castps_si512(x), _mm512_setzero_si512());
+    return _mm512_castsi512_ps(_mm512_min_epi32(bits, _mm512_castps_si512(most)));
+}
+
+V_INLINE v_f v_if_less(v_f a, v_f b, v_f x, v_f y)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+}
+
+V_INLINE v_f v_butterfly(v_f x, int n)
+{
+    const __mmask16 second = n == 8 ? 0xff00 : n == 4 ? 0xf0f0 : n == 2 ? 0xcccc : 0xaaaa;
+    v_f other = n == 8   ? _mm512_shuffle_f32x4(x, x, 0x4e)
+                : n == 4 ? _mm512_shuffle_f32x4(x, x, 0xb1)
+                : n == 2 ? _mm512_permute_ps(x, 0x4e)
+                         : _mm512_permute_ps(x, 0xb1);
+    return _mm512_mask_sub_ps(_mm512_add_ps(x, other), second, other, x);
+}
+
 V_INLINE v_f v_power_of_2(v_f whole, int offset)
 {
     __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(whole), _mm512_set1_epi32(offset));
@@ -284,17 +306,24 @@ V_INLINE v_f v_q_to_f(v_q x)
 typedef __m512i v_d;
 typedef __m512i v_acc;
 
-enum { V_DWORDS = 16, V_STRIP = 2, V_EXACT_QUERIES = 4, V_ACCUMULATORS = 2, V_NIBBLES = 0 };
-
-V_INLINE size_t v_max_k_steps(uint32_t width, bool multi_query)
-{
-    (void)width, (void)multi_query;
-    return KVQ_DIM_MAX;
-}
+enum {
+    V_DWORDS = 16,
+    V_STRIP = 2,
+    V_SUMS = 16,
+    V_CHAINS = 4,
+    V_ROOM = 0,
+    V_EXACT_QUERIES = 4,
+    V_NIBBLES = 0
+};
 
 V_INLINE v_d v_d_zero(void)
 {
     return _mm512_setzero_si512();
+}
+
+V_INLINE v_acc v_acc_zero(void)
+{
+    return v_d_zero();
 }
 
 V_INLINE v_d v_d_load(const uint8_t *p)
@@ -332,11 +361,6 @@ V_INLINE v_d v_widen(v_acc sum)
 V_INLINE v_d v_d_add(v_d a, v_d b)
 {
     return _mm512_add_epi32(a, b);
-}
-
-V_INLINE v_d v_d_shift_right(v_d a, uint32_t n)
-{
-    return n == 0 ? a : _mm512_srai_epi32(a, n);
 }
 
 V_INLINE v_d v_d_shift_left(v_d a, uint32_t n)

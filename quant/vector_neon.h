@@ -47,6 +47,39 @@ V_BINARY(v_f, v_div, vdivq_f32)
 V_BINARY(v_f, v_min, vminq_f32)
 V_BINARY(v_f, v_max, vmaxq_f32)
 
+V_INLINE v_f v_clamp(v_f x, v_f most)
+{
+    return v_min(v_max(x, v_set1(0.0f)), most);
+}
+
+V_INLINE v_f v_if_less(v_f a, v_f b, v_f x, v_f y)
+{
+    v_f result;
+    for (size_t k = 0; k < 4; k++)
+        result.r[k] = vbslq_f32(vcltq_f32(a.r[k], b.r[k]), x.r[k], y.r[k]);
+    return result;
+}
+
+V_INLINE float32x4_t v_butterfly_four(float32x4_t x, int n)
+{
+    float32x4_t other = n == 2 ? vextq_f32(x, x, 2) : vrev64q_f32(x);
+    float32x4_t sum = vaddq_f32(x, other), difference = vsubq_f32(other, x);
+    return n == 2 ? vcombine_f32(vget_low_f32(sum), vget_high_f32(difference))
+                  : vtrn1q_f32(sum, vrev64q_f32(difference));
+}
+
+V_INLINE v_f v_butterfly(v_f x, int n)
+{
+    v_f result;
+    for (int k = 0; k < 4; k++)
+        if (n < 4)
+            result.r[k] = v_butterfly_four(x.r[k], n);
+        else
+            result.r[k] =
+                (4 * k & n) == 0 ? vaddq_f32(x.r[k], x.r[k + n / 4]) : vsubq_f32(x.r[k - n / 4], x.r[k]);
+    return result;
+}
+
 V_INLINE v_f v_set1(float x)
 {
     float32x4_t four = vdupq_n_f32(x);
@@ -403,21 +436,22 @@ typedef int32x4_t v_acc;
 
 enum {
     V_DWORDS = 4,
-    V_STRIP = 2,
+    V_STRIP = 4,
+    V_SUMS = 16,
+    V_CHAINS = 2,
+    V_ROOM = 0,
     V_EXACT_QUERIES = 1, /* four would need 64 registers */
-    V_ACCUMULATORS = 2,
     V_NIBBLES = 1,
 };
-
-V_INLINE size_t v_max_k_steps(uint32_t width, bool multi_query)
-{
-    (void)width, (void)multi_query;
-    return KVQ_DIM_MAX;
-}
 
 V_INLINE v_d v_d_zero(void)
 {
     return vdupq_n_s32(0);
+}
+
+V_INLINE v_acc v_acc_zero(void)
+{
+    return v_d_zero();
 }
 
 V_INLINE v_d v_d_load(const uint8_t *p)
@@ -455,11 +489,6 @@ V_INLINE v_d v_widen(v_acc sum)
 V_INLINE v_d v_d_add(v_d a, v_d b)
 {
     return vaddq_s32(a, b);
-}
-
-V_INLINE v_d v_d_shift_right(v_d a, uint32_t n)
-{
-    return a >> vdupq_n_s32((int32_t)n);
 }
 
 V_INLINE v_d v_d_shift_left(v_d a, uint32_t n)

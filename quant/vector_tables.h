@@ -1,5 +1,5 @@
 /*
- * One function per width of codes and number of queries: what vector_exact.h and vector_fast.h choose among
+ * One function per width of codes and number of queries: what vector_exact.h chooses among
  * at run time, so that both are constants inside.
  */
 #ifndef KVQ_QUANT_VECTOR_TABLES_H

@@ -5,6 +5,8 @@
 #include "quant/logstep.h"
 #include "tests/kernel_checks.h"
 
+#include <float.h>
+
 enum { TILE = T * LANES };
 
 static const float *tile_in(guarded *g, fill_kind kind)
@@ -24,20 +26,43 @@ static double square_by_formula(const float *x, size_t j, double *mean)
     return square;
 }
 
-void check_channel_squares(const kvq_kernels *k)
+/* The statistics of a tile, from rows further apart, some of them in a place of their own. */
+static void stats_of(const kvq_kernels *k, const float *x, size_t stride, kvq_channels *stats)
+{
+    float *rows = place(&in_b, random_placing(&r), T * stride, sizeof *rows), elsewhere[2 * LANES];
+    const float *row[T];
+    const size_t odd = rng_below(&r, T), c = stride - LANES;
+    memset(rows, 0xff, T * stride * sizeof *rows); /* NaN, which is not looked at */
+    for (size_t t = 0; t < T; t++) {
+        row[t] = t == odd ? elsewhere : rows + t * stride;
+        memcpy((t == odd ? elsewhere : rows + t * stride) + c, x + t * LANES, LANES * sizeof *rows);
+    }
+    k->channel_stats(row, c, stats);
+}
+
+void check_channel_stats(const kvq_kernels *k)
 {
     for (size_t i = 0; i < 8 * N_FILLS; i++) {
         fill_kind kind = (fill_kind)(i % N_FILLS);
         const float *x = tile_in(&in_a, kind);
-        float *square = place(&out_a, random_placing(&r), LANES, sizeof *square), spec[LANES];
-        k->channel_squares(x, square);
-        kvq_kernels_portable.channel_squares(x, spec);
-        check_canaries(&out_a, "channel_squares");
-        cr_assert(same_bits("channel_squares", square, spec, sizeof spec), "%s", fill_names[kind]);
-        for (size_t j = 0; j < LANES && kind < FILL_HUGE; j++) {
-            double mean, wanted = square_by_formula(x, j, &mean), scale = mean * mean * 1e-9;
-            cr_assert(fabs((double)square[j] - wanted) <= 1e-4 * wanted + scale + 1e-30, "%s: %g, not %g",
-                      fill_names[kind], (double)square[j], wanted);
+        kvq_channels *got = place(&out_a, random_placing(&r), 1, sizeof *got), spec;
+        stats_of(k, x, LANES + rng_below(&r, 3), got);
+        stats_of(&kvq_kernels_portable, x, LANES, &spec);
+        check_canaries(&out_a, "channel_stats");
+        cr_assert(same_bits("channel_stats", got, &spec, sizeof spec), "%s", fill_names[kind]);
+        for (size_t j = 0; j < LANES; j++) {
+            double mean, square = square_by_formula(x, j, &mean);
+            float min = INFINITY, max = -INFINITY;
+            for (size_t t = 0; t < T; t++) {
+                min = fminf(min, x[t * LANES + j]);
+                max = fmaxf(max, x[t * LANES + j]);
+            }
+            cr_assert(got->min[j] == min && got->max[j] == max && got->mean[j] >= min && got->mean[j] <= max);
+            if (kind >= FILL_HUGE)
+                continue;
+            cr_assert(fabs((double)got->mean[j] - mean) <= 1e-6 * (double)fmaxf(-min, max) + 1e-38);
+            cr_assert(fabs((double)got->square[j] - square) <= 1e-4 * square + mean * mean * 1e-9 + 1e-30,
+                      "%s: %g, not %g", fill_names[kind], (double)got->square[j], square);
         }
     }
 }
@@ -79,6 +104,17 @@ static void check_search(const float *x, size_t j, uint32_t bits, float u, int e
               least);
 }
 
+/* The codes of channel j are in the order of its numbers. */
+static void check_order(const float *x, size_t j, const uint8_t *codes)
+{
+    const uint8_t *own = codes + j / 4 * 4 * T + j % 4;
+    for (size_t t = 0; t < T; t++) {
+        size_t other = rng_below(&r, T);
+        cr_assert(x[t * LANES + j] < x[other * LANES + j] ? own[4 * t] <= own[4 * other]
+                                                          : own[4 * t] >= own[4 * other]);
+    }
+}
+
 void check_fit_channels(const kvq_kernels *k)
 {
     static const uint32_t widths[] = {0, 1, 2, 4, 6};
@@ -90,8 +126,10 @@ void check_fit_channels(const kvq_kernels *k)
         uint8_t *codes = place(&out_a, random_placing(&r), TILE, 1), spec[TILE];
         int8_t exponent[LANES], spec_exponent[LANES];
         uint16_t lo[LANES], spec_lo[LANES];
-        k->fit_channels(x, bits, u, codes, exponent, lo);
-        kvq_kernels_portable.fit_channels(x, bits, u, spec, spec_exponent, spec_lo);
+        kvq_channels stats;
+        stats_of(&kvq_kernels_portable, x, LANES, &stats);
+        k->fit_channels(x, &stats, bits, u, codes, exponent, lo);
+        kvq_kernels_portable.fit_channels(x, &stats, bits, u, spec, spec_exponent, spec_lo);
         check_canaries(&out_a, "fit_channels");
         cr_assert(same_bits("fit_channels", codes, spec, TILE), "%u bits, %s", bits, fill_names[kind]);
         cr_assert(memcmp(exponent, spec_exponent, LANES) == 0 && memcmp(lo, spec_lo, sizeof lo) == 0,
@@ -100,6 +138,7 @@ void check_fit_channels(const kvq_kernels *k)
             cr_assert(codes[j] < 1u << bits, "code %u of %u bits", codes[j], bits);
         for (size_t j = 0; j < LANES; j++) {
             cr_assert((lo[j] & 0x7fffu) < 0x7c00u, "lo is not finite");
+            check_order(x, j, codes);
             if (kind == FILL_NORMAL && bits > 0)
                 check_search(x, j, bits, u, exponent[j]);
         }
@@ -339,11 +378,13 @@ void check_choose_levels(const kvq_kernels *k)
         for (size_t j = 0; j + 1 < n_levels; j++)
             thresholds[j] = ((float)j + 1.0f - (float)n_levels / 2) / 2;
         y[0] = thresholds[0]; /* is not passed */
+        y[1] = 0x1p-127f;     /* does not pass 0 */
+        y[2] = 0x1.4p-127f;
         float sum = k->choose_levels(y, n, thresholds, levels, width, codes);
         check_canaries(&out_a, "choose_levels");
         for (size_t c = 0; c < n; c++) {
             size_t code = 0;
-            while (code + 1 < n_levels && y[c] > thresholds[code])
+            while (code + 1 < n_levels && (double)y[c] > (double)thresholds[code] + 0x1p-127)
                 code++;
             cr_assert(codes[c] == code, "%u bits: %g became %u", width, (double)y[c], codes[c]);
             float product = single((double)y[c] * (double)levels[code]);
@@ -402,4 +443,35 @@ void check_hadamard_f32(const kvq_kernels *k)
                 cr_assert(fabs((double)x[a] - wanted[a]) <= 1e-6 * sqrt(norm), "n = %zu: %g, not %g", n,
                           (double)x[a], wanted[a]);
         }
+}
+
+void check_rotate_row(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < 120; i++) {
+        const size_t dim = i < 40 ? i + 1 : 1 + rng_below(&r, i < 80 ? MAX_DIM : KVQ_DIM_MAX),
+                     padded = (dim + LANES - 1) / LANES * LANES;
+        const float *x = floats_in(&in_a, (fill_kind)(i % N_FILLS), 1, dim);
+        float *y = place(&out_a, random_placing(&r), padded, sizeof *y), wanted[KVQ_DIM_MAX] = {0},
+              lane[LANES] = {0}, square, largest = 0;
+        const int32_t shift = k->rotate_row(x, dim, y, &square);
+        check_canaries(&out_a, "rotate_row");
+        for (size_t c = 0; c < dim; c++) {
+            largest = fmaxf(largest, fabsf(x[c]));
+            wanted[c] = single(ldexp((double)x[c], shift));
+        }
+        cr_assert(largest < FLT_MIN ? shift == 126
+                                    : shift == -126 || (ldexp((double)largest, shift) >= 0.5 &&
+                                                        ldexp((double)largest, shift) < 1),
+                  "2^%d times %a", shift, (double)largest);
+        for (size_t c = 0, n = KVQ_DIM_MAX; c < dim; c += n) {
+            while (n > dim - c)
+                n /= 2;
+            kvq_kernels_portable.hadamard_f32(wanted + c, n);
+        }
+        cr_assert(same_bits("rotate_row", y, wanted, padded * sizeof *y), "D = %zu, %s", dim,
+                  fill_names[i % N_FILLS]);
+        for (size_t c = 0; c < padded; c++)
+            lane[c % LANES] = single((double)lane[c % LANES] + (double)single((double)y[c] * (double)y[c]));
+        cr_assert(square == sum_lanes_by_contract(lane), "D = %zu", dim);
+    }
 }

@@ -293,6 +293,44 @@ static bool holds_v_abs(rng *r)
     return v_is(v_abs(v_load(x)), wanted);
 }
 
+static bool holds_v_clamp(rng *r)
+{
+    float x[N], most[N], got[N];
+    fill_floats(r, rng_u64(r) & 1 ? any_float : small_float, x, N);
+    fill_floats(r, any_float, most, N);
+    for (size_t i = 0; i < N; i++)
+        most[i] = rng_below(r, 4) == 0 ? fabsf(x[i]) : fabsf(most[i]);
+    v_store(got, v_clamp(v_load(x), v_load(most)));
+    for (size_t i = 0; i < N; i++)
+        if (got[i] != (x[i] < 0 ? 0 : x[i] > most[i] ? most[i] : x[i]))
+            return false;
+    return true;
+}
+
+static bool holds_v_if_less(rng *r)
+{
+    float x[4 * N], wanted[N];
+    fill_floats(r, any_float, x, 4 * N);
+    for (size_t i = 0; i < N; i++) {
+        float *b = &x[N + i];
+        *b = rng_below(r, 4) == 0 ? x[i] : rng_below(r, 8) == 0 ? NAN : *b;
+        wanted[i] = x[i] < *b ? x[2 * N + i] : x[3 * N + i];
+    }
+    return v_is(v_if_less(v_load(x), v_load(x + N), v_load(x + 2 * N), v_load(x + 3 * N)), wanted);
+}
+
+static bool holds_v_butterfly(rng *r)
+{
+    float x[N], wanted[4][N];
+    fill_floats(r, small_float, x, N);
+    for (size_t i = 0, n = 1; i < 4; i++, n *= 2)
+        for (size_t j = 0; j < N; j++)
+            wanted[i][j] = (j & n) == 0 ? x[j] + x[j + n] : x[j - n] - x[j];
+    v_f v = v_load(x);
+    return v_is(v_butterfly(v, 1), wanted[0]) && v_is(v_butterfly(v, 2), wanted[1]) &&
+           v_is(v_butterfly(v, 4), wanted[2]) && v_is(v_butterfly(v, 8), wanted[3]);
+}
+
 static bool holds_v_fma(rng *r)
 {
     float x[N], y[N], z[N], got[N];

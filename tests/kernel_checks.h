@@ -61,6 +61,7 @@ fill_kind random_fill(void);
 /* Rows of dim values, stride apart. */
 typedef struct rows_shape {
     size_t n, dim, stride;
+    size_t n_q; /* that they meet, where a kernel takes several */
 } rows_shape;
 
 /* Elements from the first to the last one that belongs to a row. */

@@ -83,31 +83,31 @@ static const kernel_bench bench_convert_f16_f32 = {run_convert_f16_f32, false, f
 
 static size_t run_dot_f32(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->dot_f32(w->rows + i * w->n_floats, w->dim, T, w->q, w->dim, w->scores);
+    k->dot_f32(w->rows + i * w->n_floats, w->dim, T, w->q, w->n_q, w->dim, w->scores);
     return w->n_floats * sizeof(float);
 }
-static const kernel_bench bench_dot_f32 = {run_dot_f32, false, false};
+static const kernel_bench bench_dot_f32 = {run_dot_f32, false, true};
 
 static size_t run_dot_f16(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->dot_f16(w->half + i * w->n_floats, w->dim, T, w->q, w->dim, w->scores);
+    k->dot_f16(w->half + i * w->n_floats, w->dim, T, w->q, w->n_q, w->dim, w->scores);
     return w->n_floats * sizeof(uint16_t);
 }
-static const kernel_bench bench_dot_f16 = {run_dot_f16, false, false};
+static const kernel_bench bench_dot_f16 = {run_dot_f16, false, true};
 
 static size_t run_accumulate_f32(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->accumulate_f32(w->rows + i * w->n_floats, w->dim, T, w->p, w->dim, w->acc);
+    k->accumulate_f32(w->rows + i * w->n_floats, w->dim, T, w->p, w->n_q, w->dim, w->acc);
     return w->n_floats * sizeof(float);
 }
-static const kernel_bench bench_accumulate_f32 = {run_accumulate_f32, false, false};
+static const kernel_bench bench_accumulate_f32 = {run_accumulate_f32, false, true};
 
 static size_t run_accumulate_f16(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->accumulate_f16(w->half + i * w->n_floats, w->dim, T, w->p, w->dim, w->acc);
+    k->accumulate_f16(w->half + i * w->n_floats, w->dim, T, w->p, w->n_q, w->dim, w->acc);
     return w->n_floats * sizeof(uint16_t);
 }
-static const kernel_bench bench_accumulate_f16 = {run_accumulate_f16, false, false};
+static const kernel_bench bench_accumulate_f16 = {run_accumulate_f16, false, true};
 
 static const uint8_t *row8_block(const workspace *w, size_t i)
 {
@@ -132,31 +132,39 @@ static const kernel_bench bench_convert_i8_f32 = {run_convert_i8_f32, false, fal
 
 static size_t run_dot_i8(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->dot_i8(row8_block(w, i), kvq_row8_bytes(w->dim), T, w->q, w->dim, w->scores);
+    k->dot_i8(row8_block(w, i), kvq_row8_bytes(w->dim), T, w->q, w->n_q, w->dim, w->scores);
     return T * kvq_row8_bytes(w->dim);
 }
-static const kernel_bench bench_dot_i8 = {run_dot_i8, false, false};
+static const kernel_bench bench_dot_i8 = {run_dot_i8, false, true};
 
 static size_t run_accumulate_i8(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->accumulate_i8(row8_block(w, i), kvq_row8_bytes(w->dim), T, w->p, w->dim, w->acc);
+    k->accumulate_i8(row8_block(w, i), kvq_row8_bytes(w->dim), T, w->p, w->n_q, w->dim, w->acc);
     return T * kvq_row8_bytes(w->dim);
 }
-static const kernel_bench bench_accumulate_i8 = {run_accumulate_i8, false, false};
+static const kernel_bench bench_accumulate_i8 = {run_accumulate_i8, false, true};
 
 /* ---- what encodes and folds for kvq2 ---- */
 
-static size_t run_channel_squares(const kvq_kernels *k, workspace *w, size_t i)
+static size_t run_channel_stats(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->channel_squares(w->rows + i * w->n_floats, w->acc);
+    kvq_channels stats;
+    const float *row[T];
+    for (size_t t = 0; t < T; t++)
+        row[t] = w->rows + i * w->n_floats + t * 16;
+    k->channel_stats(row, 0, &stats);
+    w->sink += stats.square[0];
     return (size_t)T * 16 * sizeof(float);
 }
-static const kernel_bench bench_channel_squares = {run_channel_squares, false, false};
+static const kernel_bench bench_channel_stats = {run_channel_stats, false, false};
 
 static size_t run_fit_channels(const kvq_kernels *k, workspace *w, size_t i)
 {
     int8_t exponents[16];
-    k->fit_channels(w->rows + i * w->n_floats, 2, 3.0f, (uint8_t *)w->floats, exponents, w->halves);
+    kvq_channels stats; /* of normal numbers */
+    for (size_t j = 0; j < 16; j++)
+        stats.mean[j] = 0.0f, stats.min[j] = -2.5f, stats.max[j] = 2.5f, stats.square[j] = (float)T;
+    k->fit_channels(w->rows + i * w->n_floats, &stats, 2, 3.0f, (uint8_t *)w->floats, exponents, w->halves);
     return (size_t)T * 16 * sizeof(float);
 }
 static const kernel_bench bench_fit_channels = {run_fit_channels, false, false};
@@ -238,6 +246,13 @@ static size_t run_hadamard_f32(const kvq_kernels *k, workspace *w, size_t i)
 }
 static const kernel_bench bench_hadamard_f32 = {run_hadamard_f32, false, false};
 
+static size_t run_rotate_row(const kvq_kernels *k, workspace *w, size_t i)
+{
+    w->sink += (float)k->rotate_row(w->rows + i * w->n_floats, w->dim, w->floats, w->bias);
+    return w->dim * sizeof(float);
+}
+static const kernel_bench bench_rotate_row = {run_rotate_row, false, false};
+
 static size_t run_max_f32(const kvq_kernels *k, workspace *w, size_t i)
 {
     w->sink += k->max_f32(w->rows + i * w->n_floats, T);
@@ -293,9 +308,9 @@ static const kernel_bench bench_accumulate_affine = {run_accumulate_affine, true
 
 /* ---- fast precision: folding goes through scales and minimums, the rest through codes ---- */
 
-static const uint8_t *next_block(const uint8_t *first, const kvq_layout *l, size_t i)
+static kvq_next next_block(const uint8_t *first, const kvq_layout *l, size_t i)
 {
-    return block(first, l, (i + 1) % N_BLOCKS);
+    return (kvq_next){block(first, l, (i + 1) % N_BLOCKS), l->bytes};
 }
 
 static size_t metadata_bytes(const kvq_layout *l)
@@ -305,8 +320,7 @@ static size_t metadata_bytes(const kvq_layout *l)
 
 static size_t run_fold_keys(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->fold_keys(&w->keys, block(w->k, &w->keys, i), next_block(w->k, &w->keys, i), T, w->q, w->n_q,
-                 w->weights, w->step, w->bias);
+    k->fold_keys(&w->keys, block(w->k, &w->keys, i), T, w->q, w->n_q, w->weights, w->step, w->bias);
     return metadata_bytes(&w->keys);
 }
 static const kernel_bench bench_fold_keys = {run_fold_keys, true, true};
@@ -326,10 +340,25 @@ static size_t run_score_folded(const kvq_kernels *k, workspace *w, size_t i)
 }
 static const kernel_bench bench_score_folded = {run_score_folded, true, true};
 
+/* The codes of a whole superblock, as one tile of one plane, by the first tile's queries. */
+static size_t run_score_runs(const kvq_kernels *k, workspace *w, size_t i)
+{
+    const kvq_layout *l = &w->keys;
+    const uint32_t width = l->plane[0].width;
+    const kvq_run run = {.width = width,
+                         .block_bytes = l->meta_tile_bytes * KVQ_BLOCK / l->meta_tile_tokens,
+                         .n = w->dim,
+                         .folded_stride = 2 * kvq_fold_dim(w->dim)};
+    k->score_runs(&run, 1, block(w->k, l, i), next_block(w->k, l, i), T, w->k_weights, w->k_step, w->k_bias,
+                  w->n_q, w->scores);
+    return T * w->dim * width / 8;
+}
+static const kernel_bench bench_score_runs = {run_score_runs, true, true};
+
 static size_t run_fold_values(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->fold_values(&w->values, block(w->v, &w->values, i), next_block(w->v, &w->values, i), T, w->p, w->n_q,
-                   w->weights, w->step, w->bias, w->energy);
+    k->fold_values(&w->values, block(w->v, &w->values, i), T, w->p, w->n_q, w->weights, w->step, w->bias,
+                   w->energy);
     return metadata_bytes(&w->values);
 }
 static const kernel_bench bench_fold_values = {run_fold_values, true, true};
@@ -436,8 +465,8 @@ static bool workspace_init(workspace *w, size_t dim, uint32_t bits, size_t n_q, 
         k->encode_affine_channel(&w->keys, w->k + i * w->keys.bytes, 0, T, x, dim);
         k->encode_affine_token(&w->values, w->v + i * w->values.bytes, 0, T, x, dim);
     }
-    k->fold_keys(&w->keys, w->k, NULL, T, w->q, n_q, w->k_weights, w->k_step, w->k_bias);
-    k->fold_values(&w->values, w->v, NULL, T, w->p, n_q, w->v_weights, w->v_step, w->v_bias, w->v_energy);
+    k->fold_keys(&w->keys, w->k, T, w->q, n_q, w->k_weights, w->k_step, w->k_bias);
+    k->fold_values(&w->values, w->v, T, w->p, n_q, w->v_weights, w->v_step, w->v_bias, w->v_energy);
     return true;
 }
 

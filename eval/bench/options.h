@@ -14,6 +14,7 @@ enum { BENCH_MAX_LIST = 16 }; /* of values of one repeatable option */
 
 typedef enum bench_mode {
     BENCH_ATTEND,  /* attention and encoding through the library, against baselines */
+    BENCH_PHASES,  /* where the time of one step of one layer goes */
     BENCH_KERNELS, /* each kernel alone, against portable */
     BENCH_DECODE,  /* GPT-2 generation, with and without a cache */
 } bench_mode;
@@ -30,6 +31,7 @@ typedef struct bench_options {
     size_t n_shapes;
     size_t tokens[BENCH_MAX_LIST];
     size_t n_tokens;
+    size_t n_queries; /* the last tokens, which attend together */
     kvq_scheme *schemes[BENCH_MAX_LIST];
     size_t n_schemes;
     const char *isas[BENCH_MAX_LIST];

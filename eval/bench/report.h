@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-enum { BENCH_TEXT = -1, BENCH_MAX_TABLES = 4, BENCH_MAX_LINES = 24, BENCH_LINE_SIZE = 512 };
+enum { BENCH_TEXT = -1, BENCH_MAX_TABLES = 4, BENCH_MAX_LINES = 32, BENCH_LINE_SIZE = 512 };
 
 typedef struct bench_column {
     const char *key;   /* in JSON and CSV, with its unit */
