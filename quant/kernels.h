@@ -136,6 +136,10 @@ typedef struct kvq_kernels {
     void (*convert_f32_f16)(const float *x, size_t n, uint16_t *out);
     void (*convert_f16_f32)(const uint16_t *x, size_t n, float *out);
 
+    /* EXACT. Likewise bfloat16 (bf16.h), which saturates at its largest finite number. */
+    void (*convert_f32_bf16)(const float *x, size_t n, uint16_t *out);
+    void (*convert_bf16_f32)(const uint16_t *x, size_t n, float *out);
+
     /* EXACT. Encode n tokens from t0 on; row i is x + i * stride, l->dim floats. The channel kernel wants t0
      * and n to be multiples of l->group; each overwrites codes, scales and minimums of these tokens and of no
      * other. */
@@ -330,6 +334,8 @@ typedef struct kvq_kernels {
     X(all_finite_f32)                                                                                        \
     X(convert_f32_f16)                                                                                       \
     X(convert_f16_f32)                                                                                       \
+    X(convert_f32_bf16)                                                                                      \
+    X(convert_bf16_f32)                                                                                      \
     X(encode_affine_channel)                                                                                 \
     X(encode_affine_token)                                                                                   \
     X(dequantize_affine)                                                                                     \

@@ -2,6 +2,7 @@
  * The portable kernels on plain rows and scores, and the portable table: the specification that every
  * instruction set is compared with. The affine codec's kernels are in portable_affine.c.
  */
+#include "quant/bf16.h"
 #include "quant/kernels.h"
 
 enum { LANES = 16 }; /* the width of the fixed summation order: one zmm, two ymm or four NEON registers */
@@ -26,6 +27,19 @@ static void convert_f16_f32_portable(const uint16_t *x, size_t n, float *out)
 {
     for (size_t i = 0; i < n; i++)
         out[i] = kvq_f32_from_f16(x[i]);
+}
+
+/* Plain enough that compilers vectorise both for whatever they compile for. */
+static void convert_f32_bf16_portable(const float *x, size_t n, uint16_t *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = kvq_bf16_from_f32_saturating(x[i]);
+}
+
+static void convert_bf16_f32_portable(const uint16_t *x, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = kvq_f32_from_bf16(x[i]);
 }
 
 static float sum_lanes(float lane[LANES])
@@ -130,6 +144,8 @@ const kvq_kernels kvq_kernels_portable = {
     .all_finite_f32 = all_finite_f32_portable,
     .convert_f32_f16 = convert_f32_f16_portable,
     .convert_f16_f32 = convert_f16_f32_portable,
+    .convert_f32_bf16 = convert_f32_bf16_portable,
+    .convert_bf16_f32 = convert_bf16_f32_portable,
     .encode_affine_channel = kvq_encode_affine_channel_portable,
     .encode_affine_token = kvq_encode_affine_token_portable,
     .dequantize_affine = kvq_dequantize_affine_portable,

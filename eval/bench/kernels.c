@@ -81,6 +81,20 @@ static size_t run_convert_f16_f32(const kvq_kernels *k, workspace *w, size_t i)
 }
 static const kernel_bench bench_convert_f16_f32 = {run_convert_f16_f32, false, false};
 
+static size_t run_convert_f32_bf16(const kvq_kernels *k, workspace *w, size_t i)
+{
+    k->convert_f32_bf16(w->rows + i * w->n_floats, w->n_floats, w->halves);
+    return w->n_floats * sizeof(float);
+}
+static const kernel_bench bench_convert_f32_bf16 = {run_convert_f32_bf16, false, false};
+
+static size_t run_convert_bf16_f32(const kvq_kernels *k, workspace *w, size_t i)
+{
+    k->convert_bf16_f32(w->half + i * w->n_floats, w->n_floats, w->floats); /* any bits do */
+    return w->n_floats * sizeof(uint16_t);
+}
+static const kernel_bench bench_convert_bf16_f32 = {run_convert_bf16_f32, false, false};
+
 static size_t run_dot_f32(const kvq_kernels *k, workspace *w, size_t i)
 {
     k->dot_f32(w->rows + i * w->n_floats, w->dim, T, (kvq_next){NULL, 0}, w->q, w->n_q, w->dim, w->scores);

@@ -195,6 +195,8 @@ TIMED(dequantize, convert_f16_f32, halves, size_t, out)
 TIMED(dequantize, convert_i8_f32, bytes, size_t, out)
 NOT_TIMED(all_finite_f32)
 NOT_TIMED(convert_f32_f16)
+NOT_TIMED(convert_f32_bf16)
+NOT_TIMED(convert_bf16_f32)
 NOT_TIMED(convert_f32_i8)
 NOT_TIMED(encode_affine_channel)
 NOT_TIMED(encode_affine_token)
@@ -202,8 +204,8 @@ NOT_TIMED(channel_stats)
 NOT_TIMED(fit_channels)
 NOT_TIMED(fit_channel)
 NOT_TIMED(rotate_row)
+NOT_TIMED(accumulate_levels)
 NOT_TIMED(choose_levels)
-NOT_TIMED(rotate_row)
 /* clang-format on */
 
 static void (*const time_slots[])(kvq_kernels *table) = {
