@@ -374,7 +374,11 @@ static void say_sentences(bench_report *r, const bench_options *o)
                "into fresh memory, where the kernel's page faults count.",
                o->quick ? "256" : "1,024");
     if (!o->isas_given && o->n_isas > 1)
-        bench_note(r, "portable is left out above 4,096 tokens; --isa portable measures it everywhere.");
+        bench_note(
+            r,
+            "Instruction sets but the best have %s; portable is left out above 4,096 tokens. --isa measures "
+            "any everywhere.",
+            o->schemes_given ? "all schemes" : "the first two schemes");
 }
 
 bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_error *e)

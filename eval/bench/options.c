@@ -89,6 +89,11 @@ void bench_shape_print(bench_shape s, char *text, size_t size)
         snprintf(text, size, "%zu x %zu, %zu q", s.head_dim, s.n_kv_heads, s.n_heads);
 }
 
+bool bench_wants(const bench_options *o, size_t isa, size_t scheme)
+{
+    return isa == 0 || scheme < 2 || o->isas_given || o->schemes_given;
+}
+
 static bench_shape parse_shape(const struct argp_state *state, const char *text)
 {
     static const size_t most[] = {KVQ_MAX_HEAD_DIM, KVQ_MAX_HEADS, KVQ_MAX_HEADS};
@@ -330,6 +335,7 @@ static const mode_defaults defaults[] = {
 static bool choose_schemes(bench_options *o, const parse_state *p, eval_error *e)
 {
     const mode_defaults *d = &defaults[o->mode];
+    o->schemes_given = p->n_schemes > 0;
     const char *const *texts = p->n_schemes > 0 ? p->schemes : d->schemes;
     const size_t n = p->n_schemes > 0 ? p->n_schemes : o->quick ? d->n_quick_schemes : d->n_schemes;
     for (size_t i = 0; i < n; i++)
