@@ -48,7 +48,8 @@ typedef struct bench_options {
     const char *json, *csv; /* files; NULL: not wanted; "-": standard output */
 } bench_options;
 
-/** Is this scheme measured on this instruction set? By default all on the best one, the first two on others. */
+/** Is this scheme measured on this instruction set? By default all on the best one, the first two on
+ * others. */
 bool bench_wants(const bench_options *o, size_t isa, size_t scheme);
 
 /** "64 x 12", "128 x 8, 32 q": head dimension, KV heads, query heads if they are others. */
