@@ -49,7 +49,7 @@ const struct argp_option bench_options_list[] = {
     {"shape", KEY_SHAPE, "D,H[,HKV]", 0, "Head dimension, query heads and KV heads (default: as many)", 2},
     {"tokens", KEY_TOKENS, "N", 0, "Tokens in the cache", 2},
     {"queries", KEY_QUERIES, "N", 0,
-     "Queries of the last N tokens at once, as of a part of a prompt (default 1; once only)", 2},
+     "Queries of the last N tokens at once, as of a part of a prompt (one number; default 1)", 2},
     {"scheme", KEY_SCHEME, "TEXT", 0,
      "A scheme, such as kivi4 or kivi2,mode=sliding,r=0, which has no residual", 2},
     {"isa", KEY_ISA, "NAME", 0, "Instruction set, as KVQ_ISA takes it", 2},
@@ -58,7 +58,7 @@ const struct argp_option bench_options_list[] = {
 
     {NULL, 0, NULL, 0, "How it is measured:", 3},
     {"seconds", KEY_SECONDS, "S", 0,
-     "Time for one cell of the grid (at least 9 rounds are made) or one kernel", 3},
+     "Time for one cell of the grid (at least 9 rounds are made, 5 if quick) or one kernel", 3},
     {"memory", KEY_MEMORY, "GB", 0, "Memory that one cell of the grid may take (default 6, or 2 if quick)",
      3},
     {"seed", KEY_SEED, "N", 0, "Seed of the random numbers (default 1)", 3},
