@@ -13,7 +13,8 @@
 
 /* One call's tokens past the sinks, seen as indices [first, first + n) of a layer. */
 typedef struct append_input {
-    const float *x[KVQ_N_ROLES]; /* of all the call's tokens */
+    const void *x[KVQ_N_ROLES]; /* of all the call's tokens */
+    kvq_dtype dtype;
     kvq_strides strides;
     size_t n_sinks;        /* of them before those past the sinks */
     const float *received; /* [Hkv], received_stride apart; of the same tokens; NULL: none */
@@ -25,9 +26,19 @@ typedef struct append_input {
 /* Below this many values, threads cost more than they save. */
 enum { MIN_PARALLEL_ELEMENTS = 1 << 16 };
 
-static const float *input_row(const append_input *in, kvq_role role, size_t head, size_t index)
+/* A row as it was given. */
+static const void *input_row(const append_input *in, kvq_role role, size_t head, size_t index)
 {
-    return in->x[role] + (in->n_sinks + index - in->first) * in->strides.token + head * in->strides.head;
+    size_t token = in->n_sinks + index - in->first;
+    return kvq_element(in->x[role], in->dtype, token * in->strides.token + head * in->strides.head);
+}
+
+/* The same as the residual and the sinks store it. */
+static void store_row(const kvq_cache *cache, const kvq_layer_plan *plan, kvq_role role, uint8_t *to,
+                      kvq_dtype dtype, const void *row)
+{
+    float buffer[KVQ_DIM_MAX];
+    kvq_row_store(cache, plan->scheme.residual_dtype[role], to, kvq_row_as_f32(cache, dtype, row, buffer));
 }
 
 static float input_received(const append_input *in, size_t head, size_t index)
@@ -48,7 +59,7 @@ static void gather(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq
             kvq_row_load(cache, plan->scheme.residual_dtype[role],
                          kvq_residual_row(cache, plan, layer, role, head, i), out);
         } else {
-            kvq_row_store(cache, plan->scheme.residual_dtype[role], row, input_row(in, role, head, i));
+            store_row(cache, plan, role, row, in->dtype, input_row(in, role, head, i));
             kvq_row_load(cache, plan->scheme.residual_dtype[role], row, out);
         }
     }
@@ -133,8 +144,8 @@ static void pack_side(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *l
 {
     size_t begin = layer->packed[role], run = plan->side[role].tokens_per_run;
     /* From here on whole runs come from the caller's array; with a rounded residual every value must pass
-     * through it. */
-    bool rounded = plan->scheme.residual_dtype[role] != KVQ_F32;
+     * through it, and 16-bit numbers must become floats. */
+    bool rounded = plan->scheme.residual_dtype[role] != KVQ_F32 || in->dtype != KVQ_F32;
     size_t direct = rounded ? target : (in->first + run - 1) / run * run;
     direct = kvq_max_size(begin, kvq_min_size(direct, target));
     encoding e = {
@@ -154,8 +165,8 @@ static void fill_residual(const kvq_cache *cache, const kvq_layer_plan *plan, co
     size_t begin = kvq_max_size(layer->packed[role], in->first);
     for (size_t i = begin; i < in->first + in->n; i++)
         for (size_t head = 0; head < cache->config.n_kv_heads; head++) {
-            kvq_row_store(cache, plan->scheme.residual_dtype[role],
-                          kvq_residual_row(cache, plan, layer, role, head, i), input_row(in, role, head, i));
+            store_row(cache, plan, role, kvq_residual_row(cache, plan, layer, role, head, i), in->dtype,
+                      input_row(in, role, head, i));
             float *received = kvq_residual_received(cache, plan, layer, role, head, i);
             if (received != NULL)
                 *received = input_received(in, head, i);
@@ -168,9 +179,10 @@ static void fill_sinks(const kvq_cache *cache, const kvq_layer_plan *plan, const
     const kvq_strides *strides = &arrivals->strides;
     for (size_t i = 0; i < n; i++)
         for (size_t head = 0; head < cache->config.n_kv_heads; head++)
-            kvq_row_store(cache, plan->scheme.residual_dtype[role],
-                          kvq_sinks_row(cache, plan, layer, role, head, layer->n_tokens + i),
-                          arrivals->x[role] + i * strides->token + head * strides->head);
+            store_row(
+                cache, plan, role, kvq_sinks_row(cache, plan, layer, role, head, layer->n_tokens + i),
+                arrivals->dtype,
+                kvq_element(arrivals->x[role], arrivals->dtype, i * strides->token + head * strides->head));
 }
 
 /* ---- Reserve, pack, take ---- */
@@ -244,6 +256,7 @@ void kvq_append_take(kvq_cache *cache, size_t layer_index, size_t sequence, cons
         .strides = arrivals->strides,
         .n_sinks = n_to_sinks,
         .x = {arrivals->x[KVQ_KEYS], arrivals->x[KVQ_VALUES]},
+        .dtype = arrivals->dtype,
         .received = arrivals->received,
         .received_stride = arrivals->received_stride,
         .first = n_before,

@@ -23,6 +23,12 @@ void kvq_attend_counters_init_sized(kvq_attend_counters *counters, size_t struct
         (void)kvq_sized_write(counters, struct_size, &none, sizeof none, false);
 }
 
+/* May a caller's numbers be of this type? */
+static bool is_of_arrays(kvq_dtype dtype)
+{
+    return dtype == KVQ_F32 || dtype == KVQ_F16 || dtype == KVQ_BF16;
+}
+
 kvq_status kvq_attend_options_read(const kvq_attend_options *given, kvq_attend_options *options,
                                    kvq_attend_counters *counters)
 {
@@ -35,7 +41,9 @@ kvq_status kvq_attend_options_read(const kvq_attend_options *given, kvq_attend_o
                                                      KVQ_SIZE_THROUGH(kvq_attend_counters, heads_again)))
         return KVQ_ERR_ARG;
     bool precision = options->precision == KVQ_PRECISION_FAST || options->precision == KVQ_PRECISION_EXACT;
-    return precision && options->n_threads >= 0 ? KVQ_OK : KVQ_ERR_ARG;
+    bool dtypes =
+        is_of_arrays(options->q_dtype) && is_of_arrays(options->kv_dtype) && is_of_arrays(options->out_dtype);
+    return precision && dtypes && options->n_threads >= 0 ? KVQ_OK : KVQ_ERR_ARG;
 }
 
 void kvq_attend_counters_write(const kvq_attend_options *options, const kvq_attend_counters *counters)
@@ -83,8 +91,8 @@ static kvq_span make_span(const kvq_cache *cache, size_t layer, const size_t *se
 }
 
 kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *sequences, size_t n_sequences,
-                            const float *q, size_t n_q, float scale, const kvq_attend_options *given,
-                            float *out)
+                            const void *q, size_t n_q, float scale, const kvq_attend_options *given,
+                            void *out)
 {
     enum { SPANS = 64 }; /* which need not be allocated; as many at a time where there is no memory for all */
     kvq_attend_options options;
@@ -94,13 +102,14 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
         !isfinite(scale))
         return KVQ_ERR_ARG;
     KVQ_TRY(check_sequences(cache, layer, sequences, n_sequences, n_q, options.probabilities != NULL));
-    const kvq_config *config = &cache->config;
-    if (!cache->kernels->all_finite_f32(q, n_sequences * n_q * config->n_heads * config->head_dim))
+    if (!kvq_rows_are_valid(cache, options.q_dtype, q, n_sequences * n_q * cache->config.n_heads))
         return KVQ_ERR_NONFINITE;
     kvq_attention_call call = {
         .cache = cache,
         .plan = &cache->plan[layer],
         .q = q,
+        .q_dtype = options.q_dtype,
+        .out_dtype = options.out_dtype,
         .scale = scale,
         .window = options.window,
         .fast = options.precision == KVQ_PRECISION_FAST && options.bound == NULL,

@@ -121,8 +121,9 @@ typedef enum kvq_residual_mode {
 
 typedef enum kvq_dtype {
     KVQ_F32 = 0,
-    KVQ_F16 = 1, /* saturates at 65504 */
-    KVQ_I8 = 2,  /* per token and head a half scale and int8 values; saturates near 8.3e6 */
+    KVQ_F16 = 1,  /* saturates at 65504 */
+    KVQ_I8 = 2,   /* per token and head a half scale and int8 values; saturates near 8.3e6 */
+    KVQ_BF16 = 3, /* bfloat16: of a call's arrays only (kvq_attend_options), nothing is stored so */
 } kvq_dtype;
 
 typedef enum kvq_arith {
@@ -532,6 +533,9 @@ typedef struct kvq_attend_options {
     /* Sliding window in tokens, the query's own included: the query of token p sees tokens j with
      * p - window < j <= p, as layers with sliding_window in Hugging Face's models. 0: all up to p */
     size_t window;
+    /* What the call's arrays hold: KVQ_F32, KVQ_F16 or KVQ_BF16 (the last two as 16-bit words); k and v are
+     * those of kvq_cache_step. probabilities and bound are float32 always. */
+    kvq_dtype q_dtype, kv_dtype, out_dtype;
 } kvq_attend_options;
 
 /** Call kvq_attend_options_init instead. */
@@ -550,13 +554,17 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *
  * sequences [n_sequences] indices; NULL stands for 0, 1, ..., n_sequences - 1. None is a no-op, for
  *           q and out that are not NULL all the same.
- * q, out    [n_sequences][n_q][H][D] float32; out must not overlap q. Query head h uses KV head h / (H/Hkv).
+ * q, out    [n_sequences][n_q][H][D], float32 unless options say otherwise (q_dtype, out_dtype); out must not
+ *           overlap q. Query head h uses KV head h / (H/Hkv). Numbers of 16 bits are converted where they are
+ *           used, not copied: the result is that of the same numbers in float32, and out the float32 result
+ *           rounded to nearest even; what is finite stays so (65504, or 3.39e38), Inf and NaN stay what they
+ *           are.
  * scale     usually 1/sqrt(D).
  * options   NULL for the defaults.
  * bound     a number B per query head with max_d |out - out_exact| <= B, where out_exact is the attention in
  *           real arithmetic over the keys and values as they were appended (or imported, or brought back by a
- *           truncation). +Inf where nothing can be promised (see kvq_cache_read_bound). Derivation:
- *           lib/bound.c.
+ *           truncation), and out what was handed out, rounded. +Inf where nothing can be promised (see
+ *           kvq_cache_read_bound). Derivation: lib/bound.c.
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, n_q = 0 or > T, scale not finite, unequal T with
  * probabilities, options not initialised or out of range); KVQ_ERR_NONFINITE (in q).
  * Memory    takes nothing from the cache's allocator. With several threads, some 150 bytes for each KV head of
@@ -585,9 +593,9 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           each layer (examples/engine.c).
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer,
-                                                   const size_t *sequences, size_t n_sequences,
-                                                   const float *q, size_t n_q, float scale,
-                                                   const kvq_attend_options *options, float *out);
+                                                   const size_t *sequences, size_t n_sequences, const void *q,
+                                                   size_t n_q, float scale, const kvq_attend_options *options,
+                                                   void *out);
 
 /**
  * Append and attend in one call: what an engine does in every layer, for any number of sequences and of new
@@ -608,8 +616,9 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
  *
  * sequences [n_sequences], all different; NULL stands for 0, 1, ..., n_sequences - 1.
  * n_new     [n_sequences] new tokens of each, may be 0; NULL stands for 1 each. N is their sum.
- * q         [N][H][D] float32, k and v [N][Hkv][D]: sequence after sequence; read only.
- * out       [N][H][D] float32; must not overlap the others.
+ * q         [N][H][D], k and v [N][Hkv][D]: sequence after sequence; read only. float32 unless options say
+ *           otherwise (q_dtype, kv_dtype): then as the same numbers in float32, also in what is stored.
+ * out       [N][H][D], as in kvq_cache_attend; must not overlap the others.
  * scale, options as in kvq_cache_attend; probabilities are [N][H][T], where T is the number of tokens
  *           after the call, and need equal T and equal n_new; bound is [N][H], and takes the new tokens as
  *           exact. Tokens outside a query's window receive no attention from it, in evidence as elsewhere.
@@ -625,9 +634,9 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
  *           kvq_attend_counters.superblocks_exact stays 0, or if all keys' codecs are tier.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_step(kvq_cache *cache, size_t layer, const size_t *sequences,
-                                                 size_t n_sequences, const size_t *n_new, const float *q,
-                                                 const float *k, const float *v, float scale,
-                                                 const kvq_attend_options *options, float *out);
+                                                 size_t n_sequences, const size_t *n_new, const void *q,
+                                                 const void *k, const void *v, float scale,
+                                                 const kvq_attend_options *options, void *out);
 
 /* ---- Memory, integrity -------------------------------------------------------------------------------- */
 

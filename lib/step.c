@@ -31,7 +31,8 @@ typedef struct step {
     kvq_cache *cache;
     const kvq_layer_plan *plan;
     size_t layer, n_parts;
-    const float *q, *k, *v;
+    const void *q, *k, *v;
+    kvq_dtype kv_dtype;
     float *probabilities; /* the caller's, or NULL */
     kvq_attention_call attention;
     part *parts; /* [n_parts], as the next */
@@ -69,10 +70,9 @@ static size_t n_watched(const kvq_layer_plan *plan, const kvq_layer *layer, size
 static kvq_status check_tokens(const step *s, size_t n_all)
 {
     const kvq_config *config = &s->cache->config;
-    const kvq_kernels *kernels = s->cache->kernels;
-    size_t kv_elements = n_all * config->n_kv_heads * config->head_dim;
-    bool finite = kernels->all_finite_f32(s->q, n_all * config->n_heads * config->head_dim) &&
-                  kernels->all_finite_f32(s->k, kv_elements) && kernels->all_finite_f32(s->v, kv_elements);
+    bool finite = kvq_rows_are_valid(s->cache, s->attention.q_dtype, s->q, n_all * config->n_heads) &&
+                  kvq_rows_are_valid(s->cache, s->kv_dtype, s->k, n_all * config->n_kv_heads) &&
+                  kvq_rows_are_valid(s->cache, s->kv_dtype, s->v, n_all * config->n_kv_heads);
     return finite ? KVQ_OK : KVQ_ERR_NONFINITE;
 }
 
@@ -217,7 +217,8 @@ static kvq_span make_span(const step *s, const part *p, size_t from, size_t n, f
         .view = {.cache = s->cache,
                  .plan = s->plan,
                  .layer = layer,
-                 .fresh = {s->k + fresh, s->v + fresh},
+                 .fresh = {kvq_element(s->k, s->kv_dtype, fresh), kvq_element(s->v, s->kv_dtype, fresh)},
+                 .fresh_dtype = s->kv_dtype,
                  .n_fresh = p->n_new},
         .n_q = n,
         .n_before = layer->n_tokens + from,
@@ -297,14 +298,17 @@ static void finish(const step *s)
         size_t first = kvq_past_sinks(s->plan, layer->n_tokens + p->n_new) - p->watched;
         size_t n = kvq_past_sinks(s->plan, layer->n_tokens);
         exchange_received(s, p, true);
-        kvq_evidence_add_queries(s->cache, s->plan, layer, s->q + p->first_query * q_elements, p->n_new);
-        kvq_arrivals arrivals = {.strides = kvq_strides_dense(s->cache),
+        kvq_evidence_add_queries(s->cache, s->plan, layer, s->attention.q_dtype,
+                                 kvq_element(s->q, s->attention.q_dtype, p->first_query * q_elements),
+                                 p->n_new);
+        kvq_arrivals arrivals = {.dtype = s->kv_dtype,
+                                 .strides = kvq_strides_dense(s->cache),
                                  .n_tokens = p->n_new,
                                  .received_stride = p->watched,
                                  .n_threads = s->attention.n_threads};
         size_t fresh = p->first_query * s->cache->config.n_kv_heads * s->cache->config.head_dim;
-        arrivals.x[KVQ_KEYS] = s->k + fresh;
-        arrivals.x[KVQ_VALUES] = s->v + fresh;
+        arrivals.x[KVQ_KEYS] = kvq_element(s->k, s->kv_dtype, fresh);
+        arrivals.x[KVQ_VALUES] = kvq_element(s->v, s->kv_dtype, fresh);
         if (p->watched > 0)
             arrivals.received = p->received + n - first;
         kvq_append_take(s->cache, s->layer, p->sequence, &arrivals);
@@ -323,8 +327,8 @@ static kvq_status run(step *s, const size_t *sequences, const size_t *n_new)
 }
 
 kvq_status kvq_cache_step(kvq_cache *cache, size_t layer, const size_t *sequences, size_t n_sequences,
-                          const size_t *n_new, const float *q, const float *k, const float *v, float scale,
-                          const kvq_attend_options *given, float *out)
+                          const size_t *n_new, const void *q, const void *k, const void *v, float scale,
+                          const kvq_attend_options *given, void *out)
 {
     kvq_attend_options options;
     kvq_attend_counters counters;
@@ -342,10 +346,13 @@ kvq_status kvq_cache_step(kvq_cache *cache, size_t layer, const size_t *sequence
         .q = q,
         .k = k,
         .v = v,
+        .kv_dtype = options.kv_dtype,
         .probabilities = options.probabilities,
         .attention = {.cache = cache,
                       .plan = &cache->plan[layer],
                       .q = q,
+                      .q_dtype = options.q_dtype,
+                      .out_dtype = options.out_dtype,
                       .scale = scale,
                       .window = options.window,
                       .fast = options.precision == KVQ_PRECISION_FAST && options.bound == NULL,

@@ -32,10 +32,31 @@ static kvq_next what_follows(const kvq_tile *t, kvq_role role, size_t token)
 
 /* ---- Plain rows: of the residual, the sinks, or the call's own tokens ---- */
 
+/* Rows that kernels do not take as they are are converted a few at a time. */
+typedef struct converted {
+    float rows[8 * KVQ_DIM_MAX];
+    kvq_stretch left; /* to convert */
+} converted;
+
+/* Take the next ones: a stretch of floats, or of none. Rows of bfloat16 only. */
+static kvq_stretch convert_some(converted *x, const kvq_tile *t)
+{
+    size_t n = kvq_min_size(x->left.n, sizeof x->rows / sizeof *x->rows / t->dim);
+    for (size_t i = 0; i < n; i++, x->left.rows += x->left.stride)
+        kvq_row_load(t->a->call->cache, x->left.dtype, x->left.rows, x->rows + i * t->dim);
+    x->left.n -= n;
+    return (kvq_stretch){
+        .n = n, .rows = (const uint8_t *)x->rows, .dtype = KVQ_F32, .stride = t->dim * sizeof *x->rows};
+}
+
 static void score_rows(const kvq_tile *t, const kvq_stretch *s, kvq_next next, float *scores)
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
-    if (s->dtype == KVQ_F32)
+    if (s->dtype == KVQ_BF16) {
+        converted x = {.left = *s};
+        for (kvq_stretch some; (some = convert_some(&x, t)).n > 0; scores += some.n)
+            score_rows(t, &some, (kvq_next){NULL, 0}, scores);
+    } else if (s->dtype == KVQ_F32)
         k->dot_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, next, t->q,
                    t->n_rows, t->dim, scores);
     else if (s->dtype == KVQ_F16)
@@ -48,7 +69,11 @@ static void score_rows(const kvq_tile *t, const kvq_stretch *s, kvq_next next, f
 static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, kvq_next next, const float *p)
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
-    if (s->dtype == KVQ_F32)
+    if (s->dtype == KVQ_BF16) {
+        converted x = {.left = *s};
+        for (kvq_stretch some; (some = convert_some(&x, t)).n > 0; p += some.n)
+            accumulate_rows(t, &some, (kvq_next){NULL, 0}, p);
+    } else if (s->dtype == KVQ_F32)
         k->accumulate_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, next, p,
                           t->n_rows, t->dim, t->now.acc);
     else if (s->dtype == KVQ_F16)
@@ -235,6 +260,12 @@ kvq_tile_place kvq_tile_find(const kvq_attention_work *a, const kvq_span *span, 
     return at;
 }
 
+/* A row's query, as it was given. */
+static const void *query_row(const kvq_tile *t, size_t row)
+{
+    return kvq_element(t->a->call->q, t->a->call->q_dtype, t->row_index[row] * t->dim);
+}
+
 void kvq_tile_start(kvq_tile *t, const kvq_attention_work *a, const kvq_tile_place *at)
 {
     const kvq_kernels *kernels = a->call->cache->kernels;
@@ -257,8 +288,9 @@ void kvq_tile_start(kvq_tile *t, const kvq_attention_work *a, const kvq_tile_pla
         t->row_index[row] = span->first_query * n_heads + t->span_index[row];
         t->n_visible[row] = span->n_before + query + 1;
         t->first_visible[row] = kvq_first_visible(a->call->window, t->n_visible[row]);
+        const float *given = kvq_row_as_f32(a->call->cache, a->call->q_dtype, query_row(t, row), q);
         for (size_t c = 0; c < t->dim; c++)
-            q[c] = a->call->q[t->row_index[row] * t->dim + c] * a->log2_scale;
+            q[c] = given[c] * a->log2_scale;
         t->finite[row] = kernels->all_finite_f32(q, t->dim);
         if (!t->finite[row]) /* kernels take finite numbers only */
             memset(q, 0, t->dim * sizeof *q);
@@ -301,14 +333,20 @@ static void finish_row(const kvq_tile *t, size_t row, const kvq_tile_sums *total
 {
     const kvq_attention_call *call = t->a->call;
     size_t index = t->row_index[row];
-    float *out = call->out + index * t->dim;
+    float buffer[KVQ_DIM_MAX], q[KVQ_DIM_MAX];
+    uint8_t *place = (uint8_t *)call->out + index * t->dim * kvq_element_bytes(call->out_dtype);
+    float *out = call->out_dtype == KVQ_F32 ? (float *)(void *)place : buffer;
     for (size_t c = 0; c < t->dim; c++)
         out[c] = total->overflowed[row] > 0 ? NAN : total->acc[row * t->dim + c] / total->sum[row];
+    if (call->out_dtype != KVQ_F32)
+        kvq_row_store_any(call->cache, call->out_dtype, place, out);
     if (t->probabilities.p != NULL)
         finish_probabilities(t, row, total);
-    if (call->bound != NULL)
-        call->bound[index] = kvq_attend_bound(t->view, t->kv_head, call->q + index * t->dim, call->scale,
-                                              t->first_visible[row], t->n_visible[row], out);
+    if (call->bound != NULL) /* of what was handed out */
+        call->bound[index] = kvq_attend_bound(
+            t->view, t->kv_head, kvq_row_as_f32(call->cache, call->q_dtype, query_row(t, row), q),
+            call->scale, t->first_visible[row], t->n_visible[row],
+            kvq_row_as_f32(call->cache, call->out_dtype, place, buffer));
 }
 
 /* Could a row's sums be off by more than MAX_ERROR? Not if they overflowed: then exact ones may do so,

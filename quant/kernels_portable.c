@@ -2,6 +2,7 @@
  * The portable kernels on plain rows and scores, and the portable table: the specification that every
  * instruction set is compared with. The affine codec's kernels are in portable_affine.c.
  */
+#include "quant/bf16.h"
 #include "quant/kernels.h"
 
 enum { LANES = 16 }; /* the width of the fixed summation order: one zmm, two ymm or four NEON registers */
@@ -26,6 +27,19 @@ static void convert_f16_f32_portable(const uint16_t *x, size_t n, float *out)
 {
     for (size_t i = 0; i < n; i++)
         out[i] = kvq_f32_from_f16(x[i]);
+}
+
+/* Plain enough that compilers vectorise both for whatever they compile for. */
+static void convert_f32_bf16_portable(const float *x, size_t n, uint16_t *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = kvq_bf16_from_f32_saturating(x[i]);
+}
+
+static void convert_bf16_f32_portable(const uint16_t *x, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = kvq_f32_from_bf16(x[i]);
 }
 
 static float sum_lanes(float lane[LANES])
@@ -130,11 +144,15 @@ const kvq_kernels kvq_kernels_portable = {
     .all_finite_f32 = all_finite_f32_portable,
     .convert_f32_f16 = convert_f32_f16_portable,
     .convert_f16_f32 = convert_f16_f32_portable,
+    .convert_f32_bf16 = convert_f32_bf16_portable,
+    .convert_bf16_f32 = convert_bf16_f32_portable,
     .encode_affine_channel = kvq_encode_affine_channel_portable,
     .encode_affine_token = kvq_encode_affine_token_portable,
     .dequantize_affine = kvq_dequantize_affine_portable,
     .score_affine = kvq_score_affine_portable,
     .accumulate_affine = kvq_accumulate_affine_portable,
+    .score_codes = kvq_score_codes_portable,
+    .accumulate_codes = kvq_accumulate_codes_portable,
     .fold_keys = kvq_fold_keys_portable,
     .fold_keys_rest = kvq_fold_keys_rest_portable,
     .score_runs = kvq_score_runs_portable,
@@ -159,6 +177,7 @@ const kvq_kernels kvq_kernels_portable = {
     .fold_products = kvq_fold_products_portable,
     .dequantize_levels = kvq_dequantize_levels_portable,
     .choose_levels = kvq_choose_levels_portable,
+    .accumulate_levels = kvq_accumulate_levels_portable,
     .hadamard_f32 = kvq_hadamard_f32_portable,
     .rotate_row = kvq_rotate_row_portable,
     .max_f32 = max_f32_portable,

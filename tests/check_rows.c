@@ -78,6 +78,52 @@ void check_convert_f16_f32(const kvq_kernels *k)
     }
 }
 
+void check_convert_f32_bf16(const kvq_kernels *k)
+{
+    const float largest = 0x1.fep+127f;
+    for (size_t i = 0; i < 4 * N_LENGTHS; i++) {
+        size_t n = length_of(i / 4);
+        float *x = floats_in(&in_a, random_fill(), n, 1);
+        uint16_t *out = place(&out_a, random_placing(&r), n, sizeof *out);
+        for (size_t j = 0; j < n && i % 2; j++) /* any finite bits, a third of them ties */
+            do
+                x[j] = kvq_f32_of_bits((uint32_t)rng_u64(&r) & (j % 3 ? 0xffffffffu : 0xffff8000u));
+            while (!isfinite(x[j]));
+        k->convert_f32_bf16(x, n, out);
+        check_canaries(&out_a, "convert_f32_bf16");
+        for (size_t j = 0; j < n; j++) {
+            double wanted = fabs((double)x[j]), unit = ldexp(1, -133);
+            if (wanted >= 0x1p-126)
+                unit = ldexp(1, ilogb(wanted) - 7);
+            wanted = fmin(rint(wanted / unit) * unit, (double)largest); /* rint: to nearest even */
+            double got = fabs((double)kvq_f32_of_bits((uint32_t)out[j] << 16));
+            cr_assert(got == wanted && !signbit(x[j]) == !(out[j] & 0x8000), "n = %zu: %a to %04x", n,
+                      (double)x[j], out[j]);
+        }
+    }
+}
+
+void check_convert_bf16_f32(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < N_LENGTHS; i++) {
+        size_t n = length_of(i);
+        uint16_t *x = place(&in_a, random_placing(&r), n, sizeof *x);
+        float *out = place(&out_a, random_placing(&r), n, sizeof *out);
+        for (size_t j = 0; j < n; j++)
+            do
+                x[j] = (uint16_t)rng_u64(&r);
+            while ((x[j] & 0x7f80) == 0x7f80);
+        k->convert_bf16_f32(x, n, out);
+        check_canaries(&out_a, "convert_bf16_f32");
+        for (size_t j = 0; j < n; j++) {
+            int exponent = x[j] >> 7 & 255, fraction = x[j] & 127;
+            double wanted = exponent == 0 ? ldexp(fraction, -133) : ldexp(128 + fraction, exponent - 134);
+            cr_assert(fabs((double)out[j]) == wanted && !signbit(out[j]) == !(x[j] & 0x8000),
+                      "n = %zu: %04x to %a", n, x[j], (double)out[j]);
+        }
+    }
+}
+
 static float dot_by_contract(const float *q, const float *row, size_t dim)
 {
     float lane[LANES] = {0};
