@@ -59,7 +59,7 @@ const struct argp_option bench_options_list[] = {
     {NULL, 0, NULL, 0, "How it is measured:", 3},
     {"seconds", KEY_SECONDS, "S", 0,
      "Time for one cell of the grid (at least 9 rounds are made, 5 if quick) or one kernel", 3},
-    {"memory", KEY_MEMORY, "GB", 0, "Memory that one cell of the grid may take (default 6, or 2 if quick)",
+    {"memory", KEY_MEMORY, "GB", 0, "Memory that one cell of the grid may take (default 4, or 2 if quick)",
      3},
     {"seed", KEY_SEED, "N", 0, "Seed of the random numbers (default 1)", 3},
 
@@ -377,7 +377,7 @@ static void choose_grid(bench_options *o)
     if (o->memory <= 0.0) {
         /* Whatever is asked for by default, leave half of what is free to others. */
         const double free_now = (double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-        o->memory = fmin(o->quick ? 2e9 : 6e9, 0.5 * free_now);
+        o->memory = fmin(o->quick ? 2e9 : 4e9, 0.5 * free_now);
     }
 }
 
