@@ -34,11 +34,12 @@ static bool add_source(bench_cell *c, const char *scheme, const char *isa, eval_
     return status == KVQ_OK || eval_fail(e, "scheme %s: %s", scheme, kvq_status_string(status));
 }
 
-/* Every scheme on the kernels of one name. */
-static bool list_sources_on(bench_cell *c, const char *isa, eval_error *e)
+/* The schemes of an instruction set of the options, on the kernels of this name. */
+static bool list_sources_on(bench_cell *c, size_t isa, const char *name, eval_error *e)
 {
-    for (size_t i = 0; i < c->options->n_schemes && c->n_sources < BENCH_MAX_SOURCES; i++)
-        if (!add_source(c, kvq_scheme_text(c->options->schemes[i]), isa, e))
+    const bench_options *o = c->options;
+    for (size_t i = 0; i < o->n_schemes && c->n_sources < BENCH_MAX_SOURCES; i++)
+        if (bench_wants(o, isa, i) && !add_source(c, kvq_scheme_text(o->schemes[i]), name, e))
             return false;
     return true;
 }
@@ -51,7 +52,7 @@ static bool list_sources(bench_cell *c, eval_error *e)
     c->n_baselines = c->n_sources;
     for (size_t isa = 0; isa < o->n_isas; isa++) {
         const bool slow = strcmp(o->isas[isa], kvq_isa_name(0)) == 0 && o->n_isas > 1 && !o->isas_given;
-        if (!(slow && c->n_tokens > MAX_PORTABLE_TOKENS) && !list_sources_on(c, o->isas[isa], e))
+        if (!(slow && c->n_tokens > MAX_PORTABLE_TOKENS) && !list_sources_on(c, isa, o->isas[isa], e))
             return false;
     }
     return true;
@@ -448,7 +449,7 @@ bool bench_cell_open(bench_cell *c, const bench_machine *m, const bench_options 
                       .n_q = o->n_queries,
                       .warm_bytes = 2.0 * (double)m->l3};
     omp_set_num_threads(o->threads[o->n_threads - 1]); /* for filling */
-    if (!(table ? list_sources_on(c, table, e) : list_sources(c, e)))
+    if (!(table ? list_sources_on(c, 0, table, e) : list_sources(c, e)))
         return false;
     c->n_layers = choose_layers(c, m);
     *skipped = c->n_layers == 0;

@@ -439,6 +439,7 @@ bool bench_phases(const bench_options *o, bench_report *r, progress *p, eval_err
     if (n_skipped > 0)
         bench_note(r, "Left out: %zu of %zu cells, of which one layer takes more than %.1f GB (--memory).",
                    n_skipped, n, o->memory * 1e-9);
+    bench_say_noise(r, &r->tables[0]);
     add_notes(r, o);
     return good;
 }
