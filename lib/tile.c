@@ -10,6 +10,26 @@ static const float MAX_ERROR = 0x1.5p-12f;
 
 static const float SLACK = 8.0f; /* leaps in which ref follows the largest score, in powers of 2 */
 
+/* ---- What will be read next, for prefetching: no result tells whether it is right ---- */
+
+/* What is read of a role after the tokens before `token`: the next stretch of this KV head, or behind the
+ * last one the first of the next head. */
+static kvq_next what_follows(const kvq_tile *t, kvq_role role, size_t token)
+{
+    const size_t n_tokens = kvq_min_size(t->at.n_tokens, t->view->layer->n_tokens);
+    size_t head = t->kv_head;
+    if (token >= n_tokens) {
+        head++;
+        token = t->at.first_token;
+    }
+    if (head >= t->a->call->cache->config.n_kv_heads || token >= n_tokens)
+        return (kvq_next){NULL, 0}; /* nothing that is stored */
+    kvq_stretch s = kvq_find_stretch(t->view, role, head, token, n_tokens - token);
+    if (s.superblock != NULL)
+        return (kvq_next){s.superblock, t->a->side[role]->bytes};
+    return (kvq_next){s.rows, s.n * s.stride};
+}
+
 /* ---- Plain rows: of the residual, the sinks, or the call's own tokens ---- */
 
 /* Rows that kernels do not take as they are are converted a few at a time. */
@@ -29,51 +49,53 @@ static kvq_stretch convert_some(converted *x, const kvq_tile *t)
         .n = n, .rows = (const uint8_t *)x->rows, .dtype = KVQ_F32, .stride = t->dim * sizeof *x->rows};
 }
 
-static void score_rows(const kvq_tile *t, const kvq_stretch *s, float *scores);
-static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, const float *p);
+static void score_rows(const kvq_tile *t, const kvq_stretch *s, kvq_next next, float *scores);
+static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, kvq_next next, const float *p);
 
 static void score_converted(const kvq_tile *t, const kvq_stretch *s, float *scores)
 {
-    converted x = {.left = *s};
+    converted x;
+    x.left = *s;
     for (kvq_stretch some; (some = convert_some(&x, t)).n > 0; scores += some.n)
-        score_rows(t, &some, scores);
+        score_rows(t, &some, (kvq_next){NULL, 0}, scores);
 }
 
 static void accumulate_converted(kvq_tile *t, const kvq_stretch *s, const float *p)
 {
-    converted x = {.left = *s};
+    converted x;
+    x.left = *s;
     for (kvq_stretch some; (some = convert_some(&x, t)).n > 0; p += some.n)
-        accumulate_rows(t, &some, p);
+        accumulate_rows(t, &some, (kvq_next){NULL, 0}, p);
 }
 
-static void score_rows(const kvq_tile *t, const kvq_stretch *s, float *scores)
+static void score_rows(const kvq_tile *t, const kvq_stretch *s, kvq_next next, float *scores)
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
     if (s->dtype == KVQ_F32)
-        k->dot_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, t->q, t->n_rows,
-                   t->dim, scores);
+        k->dot_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, next, t->q,
+                   t->n_rows, t->dim, scores);
     else if (s->dtype == KVQ_F16)
-        k->dot_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, t->q,
+        k->dot_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, next, t->q,
                    t->n_rows, t->dim, scores);
     else if (s->dtype == KVQ_BF16)
         score_converted(t, s, scores);
     else
-        k->dot_i8(s->rows, s->stride, s->n, t->q, t->n_rows, t->dim, scores);
+        k->dot_i8(s->rows, s->stride, s->n, next, t->q, t->n_rows, t->dim, scores);
 }
 
-static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, const float *p)
+static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, kvq_next next, const float *p)
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
     if (s->dtype == KVQ_F32)
-        k->accumulate_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, p, t->n_rows,
-                          t->dim, t->now.acc);
-    else if (s->dtype == KVQ_F16)
-        k->accumulate_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, p,
+        k->accumulate_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, next, p,
                           t->n_rows, t->dim, t->now.acc);
+    else if (s->dtype == KVQ_F16)
+        k->accumulate_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, next,
+                          p, t->n_rows, t->dim, t->now.acc);
     else if (s->dtype == KVQ_BF16)
         accumulate_converted(t, s, p);
     else
-        k->accumulate_i8(s->rows, s->stride, s->n, p, t->n_rows, t->dim, t->now.acc);
+        k->accumulate_i8(s->rows, s->stride, s->n, next, p, t->n_rows, t->dim, t->now.acc);
 }
 
 /* ---- One chunk: tokens [begin, begin + n), either sinks, or of one superblock ---- */
@@ -109,13 +131,10 @@ static bool can_estimate(const kvq_tile *t, const chunk *c, size_t packed_keys, 
 static kvq_tokens packed_tokens(const kvq_tile *t, const chunk *c, kvq_role role, size_t n)
 {
     const kvq_layer *layer = t->view->layer;
-    size_t index = c->begin - t->view->plan->scheme.sinks, page = index / KVQ_SUPERBLOCK;
-    /* Only for prefetching: another page here would cost time, and no result tells. */
-    bool more = index + KVQ_SUPERBLOCK < layer->packed[role];
+    size_t page = (c->begin - t->view->plan->scheme.sinks) / KVQ_SUPERBLOCK;
     return (kvq_tokens){
         .superblock = kvq_superblock(t->view->plan, &layer->page[page], role, t->kv_head),
-        .next = {more ? kvq_superblock(t->view->plan, &layer->page[page + 1], role, t->kv_head) : NULL,
-                 more ? t->a->side[role]->bytes : 0},
+        .next = what_follows(t, role, c->begin + n),
         .n = n,
         .sums = t->sums,
     };
@@ -143,7 +162,7 @@ static void score_chunk(kvq_tile *t, const chunk *c)
     }
     for (size_t i = first_plain_in(t, c, packed); i < c->n;) {
         kvq_stretch s = kvq_find_stretch(t->view, KVQ_KEYS, t->kv_head, c->begin + i, c->n - i);
-        score_rows(t, &s, t->scores + i);
+        score_rows(t, &s, what_follows(t, KVQ_KEYS, c->begin + i + s.n), t->scores + i);
         i += s.n;
     }
 }
@@ -160,7 +179,7 @@ static void accumulate_chunk(kvq_tile *t, const chunk *c)
     }
     for (size_t i = first_plain_in(t, c, packed); i < c->n;) {
         kvq_stretch s = kvq_find_stretch(t->view, KVQ_VALUES, t->kv_head, c->begin + i, c->n - i);
-        accumulate_rows(t, &s, t->scores + i);
+        accumulate_rows(t, &s, what_follows(t, KVQ_VALUES, c->begin + i + s.n), t->scores + i);
         i += s.n;
     }
 }

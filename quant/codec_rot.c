@@ -386,7 +386,8 @@ static void accumulate_plain(const kvq_kernels *k, const kvq_rot *l, const kvq_t
         for (size_t j = 0; j < l->n_rows; j++)
             weight[i][n++] = fits && index[j] < tokens->n ? p[index[j]] : 0.0f;
     }
-    k->accumulate_i8(tokens->superblock + l->page, l->row_bytes, n, weight[0], n_q, l->dim, plain);
+    k->accumulate_i8(tokens->superblock + l->page, l->row_bytes, n, (kvq_next){NULL, 0}, weight[0], n_q,
+                     l->dim, plain);
 }
 
 /* Root mean square errors as in codec_affine.c; here all levels have a mean square of about 1. */

@@ -399,7 +399,8 @@ static void score_kept(const kvq_kernels *k, const kvq_tier *l, const kvq_tokens
     for (size_t j = 0; j < l->n_rows; j++) {
         size_t t = tokens->superblock[l->indices + j];
         if (t < tokens->n)
-            k->dot_i8(kept_row(l, tokens->superblock, j), l->row_bytes, 1, q, n_q, l->dim, scores + t);
+            k->dot_i8(kept_row(l, tokens->superblock, j), l->row_bytes, 1, (kvq_next){NULL, 0}, q, n_q,
+                      l->dim, scores + t);
     }
 }
 

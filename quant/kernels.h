@@ -215,17 +215,17 @@ typedef struct kvq_kernels {
     /* EXACT. scores[i][j] = q[i] . row j, rows of dim values at rows + j * stride; q is [n_q][dim], rows of
      * scores are KVQ_SUPERBLOCK apart. The sum has a fixed order: element i goes to lane i mod 16, multiply
      * then add; the lanes are then added in halves (j and j + 8, j + 4, j + 2, j + 1). */
-    void (*dot_f32)(const float *rows, size_t stride, size_t n, const float *q, size_t n_q, size_t dim,
-                    float *scores);
-    void (*dot_f16)(const uint16_t *rows, size_t stride, size_t n, const float *q, size_t n_q, size_t dim,
-                    float *scores);
+    void (*dot_f32)(const float *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
+                    size_t dim, float *scores);
+    void (*dot_f16)(const uint16_t *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
+                    size_t dim, float *scores);
 
     /* EXACT. acc[i][c] += p[i][j] * row j [c], multiply then add, for j = 0, 1, ... in this order; rows of p
      * are KVQ_SUPERBLOCK apart, acc is [n_q][dim]. */
-    void (*accumulate_f32)(const float *rows, size_t stride, size_t n, const float *p, size_t n_q, size_t dim,
-                           float *acc);
-    void (*accumulate_f16)(const uint16_t *rows, size_t stride, size_t n, const float *p, size_t n_q,
-                           size_t dim, float *acc);
+    void (*accumulate_f32)(const float *rows, size_t stride, size_t n, kvq_next next, const float *p,
+                           size_t n_q, size_t dim, float *acc);
+    void (*accumulate_f16)(const uint16_t *rows, size_t stride, size_t n, kvq_next next, const float *p,
+                           size_t n_q, size_t dim, float *acc);
 
     /* Rows of int8 (row8.h): a scale as half, then the codes; dim + 2 bytes at any address, stride bytes
      * apart.
@@ -236,12 +236,12 @@ typedef struct kvq_kernels {
     /* EXACT. out[i] = code * scale. */
     void (*convert_i8_f32)(const uint8_t *row, size_t n, float *out);
     /* EXACT. scores[i][j] = scale * sum_c q_c code_c, the sum in the order of dot_f32; arrays as there. */
-    void (*dot_i8)(const uint8_t *rows, size_t stride, size_t n, const float *q, size_t n_q, size_t dim,
-                   float *scores);
+    void (*dot_i8)(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
+                   size_t dim, float *scores);
     /* EXACT. acc[i][c] += (p[i][j] * scale) * code, multiply then add, for j = 0, 1, ... in this order; arrays
      * as for accumulate_f32. */
-    void (*accumulate_i8)(const uint8_t *rows, size_t stride, size_t n, const float *p, size_t n_q,
-                          size_t dim, float *acc);
+    void (*accumulate_i8)(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *p,
+                          size_t n_q, size_t dim, float *acc);
 
     /* For codec_tier.c, where the formulas are: 128 tokens of sixteen channels.
      *
@@ -357,10 +357,10 @@ const kvq_kernels *kvq_kernels_for_isa(const char *isa);
 const kvq_kernels *kvq_kernels_at(size_t i);
 
 /**
- * Let kvq_kernels_for_isa find one more table by its name, and so kvq_config.isa: one that counts or times what it
- * passes on, say. It has every slot, a name of its own (instruction sets come first), and outlives the caches that
- * use it. It takes the place of the one offered before; NULL: there is none again. kvq_kernels_at and
- * kvq_kernels_get never give it. Not while another thread looks for a table.
+ * Let kvq_kernels_for_isa find one more table by its name, and so kvq_config.isa: one that counts or times
+ * what it passes on, say. It has every slot, a name of its own (instruction sets come first), and outlives
+ * the caches that use it. It takes the place of the one offered before; NULL: there is none again.
+ * kvq_kernels_at and kvq_kernels_get never give it. Not while another thread looks for a table.
  */
 void kvq_kernels_offer(const kvq_kernels *table);
 
@@ -401,10 +401,10 @@ void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblo
 /* Likewise portable_rows8.c. */
 void kvq_convert_f32_i8_portable(const float *x, size_t n, uint8_t *row);
 void kvq_convert_i8_f32_portable(const uint8_t *row, size_t n, float *out);
-void kvq_dot_i8_portable(const uint8_t *rows, size_t stride, size_t n, const float *q, size_t n_q, size_t dim,
-                         float *scores);
-void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, const float *p, size_t n_q,
-                                size_t dim, float *acc);
+void kvq_dot_i8_portable(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *q,
+                         size_t n_q, size_t dim, float *scores);
+void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *p,
+                                size_t n_q, size_t dim, float *acc);
 
 /* Likewise portable_tier.c. */
 void kvq_channel_stats_portable(const float *const *row, size_t c, kvq_channels *stats);

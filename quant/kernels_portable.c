@@ -62,40 +62,42 @@ static float dot_of(const float *row, const float *q, size_t dim)
     return sum_lanes(lane);
 }
 
-static void dot_f32_portable(const float *rows, size_t stride, size_t n, const float *q, size_t n_q,
-                             size_t dim, float *scores)
+static void dot_f32_portable(const float *rows, size_t stride, size_t n, kvq_next next, const float *q,
+                             size_t n_q, size_t dim, float *scores)
 {
+    (void)next;
     for (size_t j = 0; j < n; j++)
         for (size_t i = 0; i < n_q; i++)
             scores[i * KVQ_SUPERBLOCK + j] = dot_of(rows + j * stride, q + i * dim, dim);
 }
 
-static void dot_f16_portable(const uint16_t *rows, size_t stride, size_t n, const float *q, size_t n_q,
-                             size_t dim, float *scores)
+static void dot_f16_portable(const uint16_t *rows, size_t stride, size_t n, kvq_next next, const float *q,
+                             size_t n_q, size_t dim, float *scores)
 {
     float row[KVQ_DIM_MAX];
     for (size_t j = 0; j < n; j++) {
         convert_f16_f32_portable(rows + j * stride, dim, row);
-        dot_f32_portable(row, 0, 1, q, n_q, dim, scores + j);
+        dot_f32_portable(row, 0, 1, next, q, n_q, dim, scores + j);
     }
 }
 
-static void accumulate_f32_portable(const float *rows, size_t stride, size_t n, const float *p, size_t n_q,
-                                    size_t dim, float *acc)
+static void accumulate_f32_portable(const float *rows, size_t stride, size_t n, kvq_next next, const float *p,
+                                    size_t n_q, size_t dim, float *acc)
 {
+    (void)next;
     for (size_t j = 0; j < n; j++)
         for (size_t i = 0; i < n_q; i++)
             for (size_t c = 0; c < dim; c++)
                 acc[i * dim + c] += p[i * KVQ_SUPERBLOCK + j] * rows[j * stride + c];
 }
 
-static void accumulate_f16_portable(const uint16_t *rows, size_t stride, size_t n, const float *p, size_t n_q,
-                                    size_t dim, float *acc)
+static void accumulate_f16_portable(const uint16_t *rows, size_t stride, size_t n, kvq_next next,
+                                    const float *p, size_t n_q, size_t dim, float *acc)
 {
     float row[KVQ_DIM_MAX];
     for (size_t j = 0; j < n; j++) {
         convert_f16_f32_portable(rows + j * stride, dim, row);
-        accumulate_f32_portable(row, 0, 1, p + j, n_q, dim, acc);
+        accumulate_f32_portable(row, 0, 1, next, p + j, n_q, dim, acc);
     }
 }
 

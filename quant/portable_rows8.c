@@ -43,17 +43,19 @@ static float dot_of(const uint8_t *row, const float *q, size_t dim)
     return kvq_row8_scale(row) * lane[0];
 }
 
-void kvq_dot_i8_portable(const uint8_t *rows, size_t stride, size_t n, const float *q, size_t n_q, size_t dim,
-                         float *scores)
+void kvq_dot_i8_portable(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *q,
+                         size_t n_q, size_t dim, float *scores)
 {
+    (void)next;
     for (size_t j = 0; j < n; j++, rows += stride)
         for (size_t i = 0; i < n_q; i++)
             scores[i * KVQ_SUPERBLOCK + j] = dot_of(rows, q + i * dim, dim);
 }
 
-void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, const float *p, size_t n_q,
-                                size_t dim, float *acc)
+void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *p,
+                                size_t n_q, size_t dim, float *acc)
 {
+    (void)next;
     for (size_t j = 0; j < n; j++, rows += stride)
         for (size_t i = 0; i < n_q; i++) {
             float weight = p[i * KVQ_SUPERBLOCK + j] * kvq_row8_scale(rows);

@@ -156,7 +156,7 @@ static void store_page_vector(const page *p, uint8_t *superblock)
     const float page_scale = kvq_rot_page_scale(l, superblock);
     float of_numbers[KVQ_DIM_MAX] = {0}, sums[2][KVQ_DIM_MAX] = {{0}}, f[KVQ_DIM_MAX];
     float *before = sums[0], *after = sums[1];
-    p->k->accumulate_f32(p->x, p->stride, T, p->share, 1, l->dim, of_numbers);
+    p->k->accumulate_f32(p->x, p->stride, T, (kvq_next){NULL, 0}, p->share, 1, l->dim, of_numbers);
     for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
         const kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, i);
         for (size_t j = 0; j < KVQ_ROT_CLASS && b.width > 0; j++) {

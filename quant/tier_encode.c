@@ -42,7 +42,7 @@ void kvq_mean_of_others(const kvq_kernels *k, const float *x, size_t stride, siz
     if (others == T) /* nobody asks */
         return;
     const float back = (float)T / (float)others;
-    k->accumulate_f32(x, stride, T, part, 1, dim, mean);
+    k->accumulate_f32(x, stride, T, (kvq_next){NULL, 0}, part, 1, dim, mean);
     for (size_t c = 0; c < dim; c++) {
         float whole = mean[c] * back;
         mean[c] = whole > FLT_MAX ? FLT_MAX : whole < -FLT_MAX ? -FLT_MAX : whole;

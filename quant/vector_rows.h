@@ -105,6 +105,8 @@ typedef struct row_call {
     const uint8_t *rows;
     size_t stride; /* in bytes */
     size_t n, dim;
+    kvq_next next;
+    size_t next_per_row;  /* bytes of it to prefetch with each row: whole cache lines */
     const float *factors; /* n_q queries, dim apart; or probabilities, KVQ_SUPERBLOCK apart */
     float *out;           /* scores, KVQ_SUPERBLOCK apart; or sums, dim apart */
 } row_call;
@@ -138,15 +140,13 @@ V_INLINE float row_scale(row_type type, const uint8_t *row)
     return type == ROW_I8 ? kvq_row8_scale(row) : 1.0f;
 }
 
-/* What lies AHEAD rows on will be read soon, unless these are the last; prefetching past an array does no
- * harm. One prefetch for each cache line of elements. */
-enum { AHEAD = 16 };
-
-V_INLINE void row_prefetch(const row_call *call, const uint8_t *row, size_t at)
+/* The part of what is next that goes with n rows from i on. */
+V_INLINE void row_prefetch(const row_call *call, size_t i, size_t n)
 {
-    size_t byte = at * row_element(call->type);
-    if (byte % 64 == 0)
-        v_prefetch((const uint8_t *)((uintptr_t)row + AHEAD * call->stride + byte));
+    const uint8_t *from = call->next.bytes + i * call->next_per_row,
+                  *end = call->next.bytes + call->next.n_bytes;
+    for (size_t byte = 0; byte < n * call->next_per_row && from + byte < end; byte += 64)
+        v_prefetch(from + byte);
 }
 
 /* Scores of n_rows rows from i on by n_q queries; n_q * n_rows = 4, or less at the end. */
@@ -155,6 +155,7 @@ V_INLINE void dot_some(const row_call *call, size_t n_q, size_t n_rows, size_t i
     const uint8_t *rows = call->rows + i * call->stride;
     const size_t dim = call->dim;
     v_f sum[4];
+    row_prefetch(call, i, n_rows);
     size_t c = 0;
     V_UNROLL(4)
     for (size_t j = 0; j < 4; j++)
@@ -162,7 +163,6 @@ V_INLINE void dot_some(const row_call *call, size_t n_q, size_t n_rows, size_t i
     for (; c + 16 <= dim; c += 16)
         V_UNROLL(4)
     for (size_t j = 0; j < n_rows; j++) {
-        row_prefetch(call, rows + j * call->stride, c);
         v_f row = row_load(call->type, rows + j * call->stride, c);
         V_UNROLL(4)
         for (size_t query = 0; query < n_q; query++)
@@ -206,6 +206,7 @@ V_INLINE void dot_rows(row_call call, size_t n_q)
             dot_some(&call, 1, 1, i);
         call.factors += now * call.dim;
         call.out += now * KVQ_SUPERBLOCK;
+        call.next.n_bytes = 0; /* it is under way */
     }
 }
 
@@ -222,10 +223,11 @@ V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, s
     const uint8_t *row = call->rows;
     for (size_t i = 0; i < call->n; i++, row += call->stride) {
         const float scale = row_scale(call->type, row);
+        if (c == 0)
+            row_prefetch(call, i, 1);
         v_f x[4];
         V_UNROLL(4)
         for (size_t j = 0; j < n_v; j++) {
-            row_prefetch(call, row, c + 16 * j);
             x[j] =
                 part == 16 ? row_load(call->type, row, c + 16 * j) : row_load_part(call->type, row, c, part);
         }
@@ -272,21 +274,35 @@ V_INLINE void accumulate_rows(row_call call, size_t n_q)
             accumulate_some(&call, 1, 4);
         call.factors += now * KVQ_SUPERBLOCK;
         call.out += now * call.dim;
+        call.next.n_bytes = 0; /* it is under way */
     }
 }
 
-#define ROW_KERNELS(suffix, row, row_type)                                                                   \
-    static void dot_##suffix##_v(const row *rows, size_t stride, size_t n, const float *q, size_t n_q,       \
-                                 size_t dim, float *scores)                                                  \
+V_INLINE row_call make_row_call(row_type type, const void *rows, size_t stride, size_t n, kvq_next next,
+                                size_t dim, const float *factors, float *out)
+{
+    size_t lines = (next.n_bytes + 63) / 64;
+    return (row_call){.type = type,
+                      .rows = rows,
+                      .stride = stride * row_element(type),
+                      .n = n,
+                      .dim = dim,
+                      .next = next,
+                      .next_per_row = n > 0 ? (lines + n - 1) / n * 64 : 0,
+                      .factors = factors,
+                      .out = out};
+}
+
+#define ROW_KERNELS(suffix, row, type)                                                                       \
+    static void dot_##suffix##_v(const row *rows, size_t stride, size_t n, kvq_next next, const float *q,    \
+                                 size_t n_q, size_t dim, float *scores)                                      \
     {                                                                                                        \
-        dot_rows((row_call){row_type, (const uint8_t *)rows, stride * sizeof *rows, n, dim, q, scores},      \
-                 n_q);                                                                                       \
+        dot_rows(make_row_call(type, rows, stride, n, next, dim, q, scores), n_q);                           \
     }                                                                                                        \
-    static void accumulate_##suffix##_v(const row *rows, size_t stride, size_t n, const float *p,            \
-                                        size_t n_q, size_t dim, float *acc)                                  \
+    static void accumulate_##suffix##_v(const row *rows, size_t stride, size_t n, kvq_next next,             \
+                                        const float *p, size_t n_q, size_t dim, float *acc)                  \
     {                                                                                                        \
-        accumulate_rows((row_call){row_type, (const uint8_t *)rows, stride * sizeof *rows, n, dim, p, acc},  \
-                        n_q);                                                                                \
+        accumulate_rows(make_row_call(type, rows, stride, n, next, dim, p, acc), n_q);                       \
     }
 
 ROW_KERNELS(f32, float, ROW_F32)

@@ -158,6 +158,12 @@ static const void *rows_in(guarded *g, rows_shape s, bool half, float *values)
 
 static float row_values[24 * (KVQ_DIM_MAX + 20)];
 
+/* What may be prefetched: nothing, or anything. */
+static kvq_next random_next(const void *rows)
+{
+    return (kvq_next){rows, rng_u64(&r) & 1 ? 0 : rng_below(&r, 100000)};
+}
+
 /* Floats of n_q rows of n, T apart. */
 static size_t rows_apart(rows_shape s)
 {
@@ -189,9 +195,9 @@ static void check_dot(const kvq_kernels *k, bool half)
         const float *q = floats_in(&in_b, FILL_NORMAL, s.n_q, s.dim);
         float *scores = place(&out_a, random_placing(&r), rows_apart(s), sizeof *scores);
         if (half)
-            k->dot_f16(rows, s.stride, s.n, q, s.n_q, s.dim, scores);
+            k->dot_f16(rows, s.stride, s.n, random_next(rows), q, s.n_q, s.dim, scores);
         else
-            k->dot_f32(rows, s.stride, s.n, q, s.n_q, s.dim, scores);
+            k->dot_f32(rows, s.stride, s.n, random_next(rows), q, s.n_q, s.dim, scores);
         check_canaries(&out_a, "dot");
         for (size_t j = 0; j < s.n * s.n_q; j++) {
             float wanted = dot_by_contract(q + j / s.n * s.dim, row_values + j % s.n * s.stride, s.dim);
@@ -228,9 +234,9 @@ static void check_accumulate(const kvq_kernels *k, bool half)
             }
         }
         if (half)
-            k->accumulate_f16(rows, s.stride, s.n, p, s.n_q, s.dim, acc);
+            k->accumulate_f16(rows, s.stride, s.n, random_next(rows), p, s.n_q, s.dim, acc);
         else
-            k->accumulate_f32(rows, s.stride, s.n, p, s.n_q, s.dim, acc);
+            k->accumulate_f32(rows, s.stride, s.n, random_next(rows), p, s.n_q, s.dim, acc);
         check_canaries(&out_a, "accumulate");
         cr_assert(same_bits("accumulate", acc, wanted, s.n_q * s.dim * sizeof *acc),
                   "%zu rows, %zu queries, D = %zu, stride %zu", s.n, s.n_q, s.dim, s.stride);
@@ -318,7 +324,7 @@ void check_dot_i8(const kvq_kernels *k)
         const uint8_t *rows = rows8_in(&in_a, s, row_values, scales);
         const float *q = floats_in(&in_b, FILL_NORMAL, s.n_q, s.dim);
         float *scores = place(&out_a, random_placing(&r), rows_apart(s), sizeof *scores);
-        k->dot_i8(rows, s.stride + KVQ_ROW8_HEAD, s.n, q, s.n_q, s.dim, scores);
+        k->dot_i8(rows, s.stride + KVQ_ROW8_HEAD, s.n, random_next(rows), q, s.n_q, s.dim, scores);
         check_canaries(&out_a, "dot_i8");
         for (size_t j = 0; j < s.n * s.n_q; j++) {
             float sum = dot_by_contract(q + j / s.n * s.dim, row_values + j % s.n * s.stride, s.dim);
@@ -345,7 +351,7 @@ void check_accumulate_i8(const kvq_kernels *k)
                 wanted[c] = single((double)wanted[c] + (double)product);
             }
         }
-        k->accumulate_i8(rows, s.stride + KVQ_ROW8_HEAD, s.n, p, s.n_q, s.dim, acc);
+        k->accumulate_i8(rows, s.stride + KVQ_ROW8_HEAD, s.n, random_next(rows), p, s.n_q, s.dim, acc);
         check_canaries(&out_a, "accumulate_i8");
         cr_assert(same_bits("accumulate_i8", acc, wanted, s.n_q * s.dim * sizeof *acc),
                   "%zu rows, %zu queries, D = %zu, stride %zu", s.n, s.n_q, s.dim, s.stride);

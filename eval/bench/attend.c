@@ -121,7 +121,8 @@ static const bench_competitor *find(const bench_cell *c, size_t source, int n_th
     return NULL;
 }
 
-/* The same codes on the same instruction set and threads without residual and sinks, or with as many in int8. */
+/* The same codes on the same instruction set and threads without residual and sinks, or with as many in
+ * int8. */
 enum window { WINDOW_NONE, WINDOW_I8 };
 
 static bool window_is(const kvq_scheme *s, const kvq_scheme *of, enum window window)
@@ -248,14 +249,14 @@ static void say_row(bench_report *r, const bench_value *row, size_t n_queries)
     if (n_queries > 1)
         snprintf(queries, sizeof queries, "with %zu queries ", n_queries);
     if (isfinite(packed))
-        snprintf(also, sizeof also, "; %.1fx without its window", packed);
-    bench_headline(
-        r,
-        "%s attends %.1fx faster than OpenBLAS fp32 (%s kernels; %s) %sover %.0f tokens of %s (D x KV heads; "
-        "%s, %d thread%s)%s.",
-        row[H_SCHEME].text, fmin(sgemv, sgemm), r->machine.blas,
-        n_queries > 1 ? "sgemm" : "the better of sgemv and sgemm", queries, row[H_TOKENS].number,
-        row[H_SHAPE].text, row[H_ISA].text, n_threads, n_threads == 1 ? "" : "s", also);
+        snprintf(also, sizeof also, "; %.1f times without its window", packed);
+    bench_headline(r,
+                   "%s attends %.1f times as fast as OpenBLAS fp32 (%s kernels; %s) %sover %.0f tokens of %s "
+                   "(D x KV heads; "
+                   "%s, %d thread%s)%s.",
+                   row[H_SCHEME].text, fmin(sgemv, sgemm), r->machine.blas,
+                   n_queries > 1 ? "sgemm" : "the better of sgemv and sgemm", queries, row[H_TOKENS].number,
+                   row[H_SHAPE].text, row[H_ISA].text, n_threads, n_threads == 1 ? "" : "s", also);
 }
 
 /* For each shape the longest context up to SPOKEN_TOKENS (the only one, if all are longer). */
@@ -349,19 +350,20 @@ static void say_sentences(bench_report *r, const bench_options *o)
     bench_note(
         r,
         "Shapes are head dimension x KV heads. ns are per %s. GB/s read are the bytes of codes, scales, "
-        "minimums, "
-        "residual and sinks by time; `from' is the level that the walk over all layers fits into, and the "
-        "share is of the bandwidth measured there.",
+        "minimums, residual and sinks by time; `from' is the level that the walk over all layers fits "
+        "into, and the share is of the bandwidth measured there.",
         one ? "token and KV head" : "query, token and query head");
     bench_note(
         r,
-        "OpenBLAS (%s kernels): per head, keys and values contiguous on huge pages. %s products per KV "
-        "head in tiles of 256 tokens, with a vectorised softmax between.%s Threads share the heads. The "
-        "answers "
-        "were checked against our fp32 cache in every cell (within 1e-4, relative L2).",
+        "OpenBLAS (%s kernels): per head, keys and values contiguous on huge pages; %s products per KV "
+        "head in tiles of 256 tokens, or for many queries over all tokens at once, with a vectorised "
+        "softmax between.%s Threads share the heads.",
         r->machine.blas,
-        one ? "sgemv: one product for the scores and one for the output, per query head. sgemm:" : "sgemm:",
-        one ? "" : " The products go over all tokens; what a query may not see is left out of its softmax.");
+        one ? "sgemv: a product for the scores and one for the output, per query head. sgemm:" : "sgemm:",
+        one ? "" : " What a query may not see is computed, too, and left out of its softmax.");
+    bench_note(
+        r,
+        "OpenBLAS's answers were checked against our fp32 cache in every cell (within 1e-4, relative L2).");
     bench_note(
         r,
         "window us: what the residual and the sinks add to the packed part alone. fast vs exact: relative L2 "

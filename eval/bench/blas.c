@@ -45,9 +45,9 @@ void bench_blas_fill(bench_blas *b, size_t at, const float *k, const float *v, s
 }
 
 /*
- * exp(x), -1e6 < x <= 0: x = n ln 2 + r, |r| <= ln 2 / 2; a polynomial for exp(r), and 2^n into the exponent. The
- * relative error is below 1e-6; arguments under -88 give 0. It is the exponent that is kept from leaving its
- * range, not x: where x were a constant, gcc would make a path of its own for it, and no vectors.
+ * exp(x), -1e6 < x <= 0: x = n ln 2 + r, |r| <= ln 2 / 2; a polynomial for exp(r), and 2^n into the exponent.
+ * The relative error is below 1e-6; arguments under -88 give 0. It is the exponent that is kept from leaving
+ * its range, not x: where x were a constant, gcc would make a path of its own for it, and no vectors.
  */
 static inline BENCH_INLINE float exp_nonpositive(float x)
 {
@@ -130,15 +130,17 @@ static void attend_gemv(const blas_call *call, size_t kv_head, const float *q, f
 }
 
 /* Tiles keep OpenBLAS on its path for small matrices, where it has one: there it reads the cache in place.
- * Larger products copy it first and take more than twice as long. */
+ * Larger products copy it first and take more than twice as long. With so many rows that a tile is too large
+ * for that path (a million multiplications), one product is the fastest. */
 static void attend_gemm(const blas_call *call, size_t kv_head, const float *q, float *p, float *out)
 {
-    enum { TILE = 256 };
+    enum { TILE = 256, SMALL = 1000000 };
     const size_t d = call->blas->shape.head_dim, t = call->blas->n_tokens;
     const float *k = call->blas->k + kv_head * t * d, *v = call->blas->v + kv_head * t * d;
     const int columns = (int)d, n_rows = (int)(call->n_q * call->group), row = (int)t;
-    for (size_t at = 0; at < t; at += TILE) {
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_rows, (int)(t - at < TILE ? t - at : TILE),
+    const size_t tile = call->n_q * call->group * TILE * d > SMALL ? t : TILE;
+    for (size_t at = 0; at < t; at += tile) {
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_rows, (int)(t - at < tile ? t - at : tile),
                     columns, call->scale, q, columns, k + at * d, columns, 0.0f, p + at, row);
     }
     for (size_t i = 0; i < call->n_q; i++) {
@@ -148,9 +150,9 @@ static void attend_gemm(const blas_call *call, size_t kv_head, const float *q, f
         for (size_t h = 0; h < call->group; h++)
             memset(rows + h * t + seen, 0, (t - seen) * sizeof rows[0]);
     }
-    for (size_t at = 0; at < t; at += TILE) {
+    for (size_t at = 0; at < t; at += tile) {
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n_rows, columns,
-                    (int)(t - at < TILE ? t - at : TILE), 1.0f, p + at, row, v + at * d, columns,
+                    (int)(t - at < tile ? t - at : tile), 1.0f, p + at, row, v + at * d, columns,
                     at == 0 ? 0.0f : 1.0f, out, columns);
     }
 }

@@ -21,18 +21,18 @@ void bench_blas_free(bench_blas *b);
 /** Store n tokens from position `at` on: k, v are [n][Hkv][D], as kvq_cache_append takes them. */
 void bench_blas_fill(bench_blas *b, size_t at, const float *k, const float *v, size_t n);
 
-/** Floats that bench_blas_attend needs as scratch memory, which layers may share: probabilities of one KV head for each
- * thread. */
+/** Floats that bench_blas_attend needs as scratch memory, which layers may share: probabilities of one KV
+ * head for each thread. */
 size_t bench_blas_scratch(bench_shape shape, size_t n_tokens, size_t n_q, int n_threads);
 
 /**
- * out = softmax(scale * q K^T) V for the last n_q tokens, with n_threads threads over the KV heads and OpenBLAS
- * single-threaded in each; q and out are [Hkv][n_q][H / Hkv][D], which is [H][D] for one query.
+ * out = softmax(scale * q K^T) V for the last n_q tokens, with n_threads threads over the KV heads and
+ * OpenBLAS single-threaded in each; q and out are [Hkv][n_q][H / Hkv][D], which is [H][D] for one query.
  *
- * gemv, for n_q = 1 only: two matrix-vector products per query head. Otherwise matrix products per KV head, which
- * read it once for all its queries: in tiles of tokens for few of them, because where OpenBLAS has kernels for small
- * matrices these win with one query head, too. Queries are causal: products are of all tokens, and what a query may
- * not see is left out of its softmax and has probability 0.
+ * gemv, for n_q = 1 only: two matrix-vector products per query head. Otherwise matrix products per KV head,
+ * which read it once for all its queries: in tiles of tokens for few of them, because where OpenBLAS has
+ * kernels for small matrices these win with one query head, too. Queries are causal: products are of all
+ * tokens, and what a query may not see is left out of its softmax and has probability 0.
  */
 void bench_blas_attend(const bench_blas *b, const float *q, size_t n_q, float scale, int n_threads, bool gemv,
                        float *scratch, float *out);

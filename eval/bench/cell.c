@@ -70,8 +70,8 @@ static double fp32_bytes(const bench_cell *c)
     return (double)(c->n_tokens * c->shape.n_kv_heads * c->shape.head_dim) * 2.0 * sizeof(float);
 }
 
-/* As many layers as keep fp32 out of the caches, as in a model, and as memory allows; 0: not even one. Where many
- * queries read each layer again and again, fewer will do. */
+/* As many layers as keep fp32 out of the caches, as in a model, and as memory allows; 0: not even one. Where
+ * many queries read each layer again and again, fewer will do. */
 static size_t choose_layers(const bench_cell *c, const bench_machine *m)
 {
     const double fp32 = fp32_bytes(c);
@@ -148,8 +148,9 @@ static bool uses_evidence(const kvq_scheme *scheme)
            (k.uses_evidence || v.uses_evidence);
 }
 
-/* Tokens [at, at + n) of the repeated chunk into sequence 0. A scheme that learns from queries gets one for every 128
- * tokens, so that its pages have all the parts that a decode's would have; a query for each would take too long. */
+/* Tokens [at, at + n) of the repeated chunk into sequence 0. A scheme that learns from queries gets one for
+ * every 128 tokens, so that its pages have all the parts that a decode's would have; a query for each would
+ * take too long. */
 static kvq_status fill_tokens(const bench_cell *c, const bench_source *s, size_t at, size_t n)
 {
     const size_t row = c->shape.n_kv_heads * c->shape.head_dim;
@@ -206,8 +207,8 @@ static size_t read_saved(void *ctx, void *data, size_t n)
     return taken;
 }
 
-/* All layers are alike, so one is encoded, which takes long, and copied to the others; and to those of the same scheme
- * on another instruction set, whose bytes would be the same. A cache has a sequence for each. */
+/* All layers are alike, so one is encoded, which takes long, and copied to the others; and to those of the
+ * same scheme on another instruction set, whose bytes would be the same. A cache has a sequence for each. */
 static kvq_status fill_layers(const bench_cell *c, const bench_source *s, const bench_source *like)
 {
     saved copy = {0};

@@ -55,13 +55,15 @@ typedef struct bench_cell {
 /**
  * Make and fill everything and check that all compute the same. *skipped: one layer would not fit the memory
  * allowed, and nothing can be run. With table NULL there are OpenBLAS, fp32, fp16 and every scheme on every
- * instruction set of the options; otherwise every scheme with the kernels of that name (kvq_config.isa) alone.
+ * instruction set of the options; otherwise every scheme with the kernels of that name (kvq_config.isa)
+ * alone.
  */
 EVAL_MUST_CHECK bool bench_cell_open(bench_cell *c, const bench_machine *m, const bench_options *o,
                                      bench_shape shape, size_t n_tokens, const char *table, bool *skipped,
                                      eval_error *e);
 
-/** What nanoseconds are given per: tokens times KV heads; with more queries than one, query heads times queries. */
+/** What nanoseconds are given per: tokens times KV heads; with more queries than one, query heads times
+ * queries. */
 double bench_cell_units(const bench_cell *c);
 
 /** Bring back into the caches what others displaced, if any of it would still be there; untimed. */
@@ -71,9 +73,9 @@ EVAL_MUST_CHECK bool bench_cell_warm(const bench_cell *c, bench_competitor *who,
 EVAL_MUST_CHECK bool bench_cell_step(const bench_cell *c, const bench_competitor *who, size_t layer,
                                      eval_error *e);
 
-/** One turn, who->n_walks walks through all layers; adds to us a sample for every who->n_steps steps. Single steps
- * rather than whole walks, so that another program that interrupts spoils few samples of many. bench_cell_warm must
- * have been before. */
+/** One turn, who->n_walks walks through all layers; adds to us a sample for every who->n_steps steps. Single
+ * steps rather than whole walks, so that another program that interrupts spoils few samples of many.
+ * bench_cell_warm must have been before. */
 EVAL_MUST_CHECK bool bench_cell_walk(const bench_cell *c, const bench_competitor *who, bench_sample *us,
                                      eval_error *e);
 

@@ -97,28 +97,30 @@ static const kernel_bench bench_convert_bf16_f32 = {run_convert_bf16_f32, false,
 
 static size_t run_dot_f32(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->dot_f32(w->rows + i * w->n_floats, w->dim, T, w->q, w->n_q, w->dim, w->scores);
+    k->dot_f32(w->rows + i * w->n_floats, w->dim, T, (kvq_next){NULL, 0}, w->q, w->n_q, w->dim, w->scores);
     return w->n_floats * sizeof(float);
 }
 static const kernel_bench bench_dot_f32 = {run_dot_f32, false, true};
 
 static size_t run_dot_f16(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->dot_f16(w->half + i * w->n_floats, w->dim, T, w->q, w->n_q, w->dim, w->scores);
+    k->dot_f16(w->half + i * w->n_floats, w->dim, T, (kvq_next){NULL, 0}, w->q, w->n_q, w->dim, w->scores);
     return w->n_floats * sizeof(uint16_t);
 }
 static const kernel_bench bench_dot_f16 = {run_dot_f16, false, true};
 
 static size_t run_accumulate_f32(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->accumulate_f32(w->rows + i * w->n_floats, w->dim, T, w->p, w->n_q, w->dim, w->acc);
+    k->accumulate_f32(w->rows + i * w->n_floats, w->dim, T, (kvq_next){NULL, 0}, w->p, w->n_q, w->dim,
+                      w->acc);
     return w->n_floats * sizeof(float);
 }
 static const kernel_bench bench_accumulate_f32 = {run_accumulate_f32, false, true};
 
 static size_t run_accumulate_f16(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->accumulate_f16(w->half + i * w->n_floats, w->dim, T, w->p, w->n_q, w->dim, w->acc);
+    k->accumulate_f16(w->half + i * w->n_floats, w->dim, T, (kvq_next){NULL, 0}, w->p, w->n_q, w->dim,
+                      w->acc);
     return w->n_floats * sizeof(uint16_t);
 }
 static const kernel_bench bench_accumulate_f16 = {run_accumulate_f16, false, true};
@@ -146,14 +148,16 @@ static const kernel_bench bench_convert_i8_f32 = {run_convert_i8_f32, false, fal
 
 static size_t run_dot_i8(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->dot_i8(row8_block(w, i), kvq_row8_bytes(w->dim), T, w->q, w->n_q, w->dim, w->scores);
+    k->dot_i8(row8_block(w, i), kvq_row8_bytes(w->dim), T, (kvq_next){NULL, 0}, w->q, w->n_q, w->dim,
+              w->scores);
     return T * kvq_row8_bytes(w->dim);
 }
 static const kernel_bench bench_dot_i8 = {run_dot_i8, false, true};
 
 static size_t run_accumulate_i8(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->accumulate_i8(row8_block(w, i), kvq_row8_bytes(w->dim), T, w->p, w->n_q, w->dim, w->acc);
+    k->accumulate_i8(row8_block(w, i), kvq_row8_bytes(w->dim), T, (kvq_next){NULL, 0}, w->p, w->n_q, w->dim,
+                     w->acc);
     return T * kvq_row8_bytes(w->dim);
 }
 static const kernel_bench bench_accumulate_i8 = {run_accumulate_i8, false, true};

@@ -1,12 +1,13 @@
 /*
- * Where the time of a step goes (phases.h): a step's kernels, each with a clock around it. Like kernels.c, and no
- * other file of eval/, this one looks into quant/: phases are what its kernels do.
+ * Where the time of a step goes (phases.h): a step's kernels, each with a clock around it. Like kernels.c,
+ * and no other file of eval/, this one looks into quant/: phases are what its kernels do.
  *
- * Caches are made with a table of kernels of ours (kvq_kernels_offer). Its slots are those of an instruction set for
- * the walks that give the whole time, which thus pays for no clock, and wrappers around them for the walks between,
- * which give the parts. The library knows nothing of it.
+ * Caches are made with a table of kernels of ours (kvq_kernels_offer). Its slots are those of an instruction
+ * set for the walks that give the whole time, which thus pays for no clock, and wrappers around them for the
+ * walks between, which give the parts. The library knows nothing of it.
  *
- * To give a slot its phase: a line TIMED, TIMED_VALUE or NOT_TIMED below; a slot without one does not compile.
+ * To give a slot its phase: a line TIMED, TIMED_VALUE or NOT_TIMED below; a slot without one does not
+ * compile.
  */
 #include "eval/bench/phases.h"
 
@@ -102,24 +103,26 @@ static const kvq_kernels *inner; /* what is measured */
 #define PARAMETERS_10(A, B, C, D, E, F, G, H, I, J)       PARAMETERS_9(A, B, C, D, E, F, G, H, I), J j
 #define PARAMETERS_11(A, B, C, D, E, F, G, H, I, J, K)    PARAMETERS_10(A, B, C, D, E, F, G, H, I, J), K k
 #define PARAMETERS_12(A, B, C, D, E, F, G, H, I, J, K, L) PARAMETERS_11(A, B, C, D, E, F, G, H, I, J, K), L l
-#define ARGUMENTS_1                                       a
-#define ARGUMENTS_2                                       ARGUMENTS_1, b
-#define ARGUMENTS_3                                       ARGUMENTS_2, c
-#define ARGUMENTS_4                                       ARGUMENTS_3, d
-#define ARGUMENTS_5                                       ARGUMENTS_4, e
-#define ARGUMENTS_6                                       ARGUMENTS_5, f
-#define ARGUMENTS_7                                       ARGUMENTS_6, g
-#define ARGUMENTS_8                                       ARGUMENTS_7, h
-#define ARGUMENTS_9                                       ARGUMENTS_8, i
-#define ARGUMENTS_10                                      ARGUMENTS_9, j
-#define ARGUMENTS_11                                      ARGUMENTS_10, k
-#define ARGUMENTS_12                                      ARGUMENTS_11, l
-#define NTH(a, b, c, d, e, f, g, h, i, j, k, l, n, ...)   n
-#define COUNT(...)                                        NTH(__VA_ARGS__, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
-#define JOIN_(a, b)                                       a##b
-#define JOIN(a, b)                                        JOIN_(a, b)
-#define PARAMETERS(...)                                   JOIN(PARAMETERS_, COUNT(__VA_ARGS__))(__VA_ARGS__)
-#define ARGUMENTS(...)                                    JOIN(ARGUMENTS_, COUNT(__VA_ARGS__))
+
+#define ARGUMENTS_1  a
+#define ARGUMENTS_2  ARGUMENTS_1, b
+#define ARGUMENTS_3  ARGUMENTS_2, c
+#define ARGUMENTS_4  ARGUMENTS_3, d
+#define ARGUMENTS_5  ARGUMENTS_4, e
+#define ARGUMENTS_6  ARGUMENTS_5, f
+#define ARGUMENTS_7  ARGUMENTS_6, g
+#define ARGUMENTS_8  ARGUMENTS_7, h
+#define ARGUMENTS_9  ARGUMENTS_8, i
+#define ARGUMENTS_10 ARGUMENTS_9, j
+#define ARGUMENTS_11 ARGUMENTS_10, k
+#define ARGUMENTS_12 ARGUMENTS_11, l
+
+#define NTH(a, b, c, d, e, f, g, h, i, j, k, l, n, ...) n
+#define COUNT(...)                                      NTH(__VA_ARGS__, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+#define JOIN_(a, b)                                     a##b
+#define JOIN(a, b)                                      JOIN_(a, b)
+#define PARAMETERS(...)                                 JOIN(PARAMETERS_, COUNT(__VA_ARGS__))(__VA_ARGS__)
+#define ARGUMENTS(...)                                  JOIN(ARGUMENTS_, COUNT(__VA_ARGS__))
 
 #define TAKES_PLACE(slot)                                                                                    \
     static void time_##slot(kvq_kernels *table)                                                              \
@@ -177,12 +180,12 @@ TIMED_VALUE(softmax, max_f32, floats, size_t)
 TIMED_VALUE(softmax, exp2_sum_f32, out, size_t, float)
 TIMED(accumulate, accumulate_affine, layout, bytes, size_t, floats, size_t, out)
 TIMED(accumulate, accumulate_folded, layout, bytes, kvq_next, size_t, weights, floats, floats, size_t, out)
-TIMED(window, dot_f32, floats, size_t, size_t, floats, size_t, size_t, out)
-TIMED(window, dot_f16, halves, size_t, size_t, floats, size_t, size_t, out)
-TIMED(window, dot_i8, bytes, size_t, size_t, floats, size_t, size_t, out)
-TIMED(window, accumulate_f32, floats, size_t, size_t, floats, size_t, size_t, out)
-TIMED(window, accumulate_f16, halves, size_t, size_t, floats, size_t, size_t, out)
-TIMED(window, accumulate_i8, bytes, size_t, size_t, floats, size_t, size_t, out)
+TIMED(window, dot_f32, floats, size_t, size_t, kvq_next, floats, size_t, size_t, out)
+TIMED(window, dot_f16, halves, size_t, size_t, kvq_next, floats, size_t, size_t, out)
+TIMED(window, dot_i8, bytes, size_t, size_t, kvq_next, floats, size_t, size_t, out)
+TIMED(window, accumulate_f32, floats, size_t, size_t, kvq_next, floats, size_t, size_t, out)
+TIMED(window, accumulate_f16, halves, size_t, size_t, kvq_next, floats, size_t, size_t, out)
+TIMED(window, accumulate_i8, bytes, size_t, size_t, kvq_next, floats, size_t, size_t, out)
 TIMED(rotate, hadamard_f32, out, size_t)
 TIMED(dequantize, dequantize_affine, layout, bytes, size_t, size_t, out, size_t)
 TIMED(dequantize, dequantize_levels, const kvq_token_codes *, floats, float, floats, size_t, out)
@@ -195,9 +198,10 @@ NOT_TIMED(convert_bf16_f32)
 NOT_TIMED(convert_f32_i8)
 NOT_TIMED(encode_affine_channel)
 NOT_TIMED(encode_affine_token)
-NOT_TIMED(channel_squares)
+NOT_TIMED(channel_stats)
 NOT_TIMED(fit_channels)
 NOT_TIMED(fit_channel)
+NOT_TIMED(rotate_row)
 NOT_TIMED(choose_levels)
 /* clang-format on */
 
@@ -260,7 +264,8 @@ static bool sample_parts(const bench_cell *c, const bench_competitor *who, phase
     return true;
 }
 
-/* All schemes of a cell in turns; in each turn the whole and the parts, each of them first every other time. */
+/* All schemes of a cell in turns; in each turn the whole and the parts, each of them first every other
+ * time. */
 static bool take_samples(bench_cell *c, phase_samples *samples, progress *p, double done, eval_error *e)
 {
     const double start = progress_now();
