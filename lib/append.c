@@ -126,6 +126,8 @@ static void encode_task(void *arg, size_t head)
 
 static void encode_heads(encoding *e, bool gathered)
 {
+    if (e->begin == e->end)
+        return;
     size_t n_heads = e->cache->config.n_kv_heads, scratch_floats = KVQ_SUPERBLOCK * e->cache->config.head_dim;
     bool large = (e->end - e->begin) * n_heads * e->cache->config.head_dim >= MIN_PARALLEL_ELEMENTS;
     int n_threads = large ? kvq_n_threads(e->cache, e->in->n_threads, n_heads) : 1;
