@@ -49,36 +49,20 @@ static kvq_stretch convert_some(converted *x, const kvq_tile *t)
         .n = n, .rows = (const uint8_t *)x->rows, .dtype = KVQ_F32, .stride = t->dim * sizeof *x->rows};
 }
 
-static void score_rows(const kvq_tile *t, const kvq_stretch *s, kvq_next next, float *scores);
-static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, kvq_next next, const float *p);
-
-static void score_converted(const kvq_tile *t, const kvq_stretch *s, float *scores)
-{
-    converted x;
-    x.left = *s;
-    for (kvq_stretch some; (some = convert_some(&x, t)).n > 0; scores += some.n)
-        score_rows(t, &some, (kvq_next){NULL, 0}, scores);
-}
-
-static void accumulate_converted(kvq_tile *t, const kvq_stretch *s, const float *p)
-{
-    converted x;
-    x.left = *s;
-    for (kvq_stretch some; (some = convert_some(&x, t)).n > 0; p += some.n)
-        accumulate_rows(t, &some, (kvq_next){NULL, 0}, p);
-}
-
 static void score_rows(const kvq_tile *t, const kvq_stretch *s, kvq_next next, float *scores)
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
-    if (s->dtype == KVQ_F32)
+    if (s->dtype == KVQ_BF16) {
+        converted x; /* its rows are filled as far as they are used */
+        x.left = *s;
+        for (kvq_stretch some; (some = convert_some(&x, t)).n > 0; scores += some.n)
+            score_rows(t, &some, (kvq_next){NULL, 0}, scores);
+    } else if (s->dtype == KVQ_F32)
         k->dot_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, next, t->q,
                    t->n_rows, t->dim, scores);
     else if (s->dtype == KVQ_F16)
         k->dot_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, next, t->q,
                    t->n_rows, t->dim, scores);
-    else if (s->dtype == KVQ_BF16)
-        score_converted(t, s, scores);
     else
         k->dot_i8(s->rows, s->stride, s->n, next, t->q, t->n_rows, t->dim, scores);
 }
@@ -86,14 +70,17 @@ static void score_rows(const kvq_tile *t, const kvq_stretch *s, kvq_next next, f
 static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, kvq_next next, const float *p)
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
-    if (s->dtype == KVQ_F32)
+    if (s->dtype == KVQ_BF16) {
+        converted x; /* its rows are filled as far as they are used */
+        x.left = *s;
+        for (kvq_stretch some; (some = convert_some(&x, t)).n > 0; p += some.n)
+            accumulate_rows(t, &some, (kvq_next){NULL, 0}, p);
+    } else if (s->dtype == KVQ_F32)
         k->accumulate_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, next, p,
                           t->n_rows, t->dim, t->now.acc);
     else if (s->dtype == KVQ_F16)
         k->accumulate_f16((const uint16_t *)(const void *)s->rows, s->stride / sizeof(uint16_t), s->n, next,
                           p, t->n_rows, t->dim, t->now.acc);
-    else if (s->dtype == KVQ_BF16)
-        accumulate_converted(t, s, p);
     else
         k->accumulate_i8(s->rows, s->stride, s->n, next, p, t->n_rows, t->dim, t->now.acc);
 }

@@ -309,26 +309,34 @@ static float levels_of(const tier_class *class)
     return (float)((1u << class->width) - 1u);
 }
 
+/* The runs of a class: one, or two of 6 bits, which is the widest class, so that the larger shift comes first.
+ * folded and stride are bytes. Returns how many. */
+static size_t put_runs(const tier_class *class, size_t folded, size_t stride, kvq_run *runs)
+{
+    const kvq_run whole = {.width = class->width,
+                           .offset = class->offset,
+                           .block_bytes = class->per_block,
+                           .n = class->n,
+                           .folded = folded,
+                           .folded_stride = stride};
+    runs[0] = whole;
+    if (class->width != 6)
+        return 1;
+    runs[1] = whole;
+    runs[0].width = 2;
+    runs[0].shift = runs[1].width = 4;
+    runs[0].offset += class->upper;
+    return 2;
+}
+
 /* Where score_runs finds the codes of all classes, and what it multiplies them with. */
 static size_t find_runs(const folded_queries *f, size_t n_q, kvq_run runs[CLASSES + 1])
 {
     size_t n_runs = 0, folded = 0;
     for (size_t j = 0; j < f->n_classes; j++) {
-        const tier_class *class = &f->classes[j];
-        kvq_run run = {.width = class->width,
-                       .offset = class->offset,
-                       .block_bytes = class->per_block,
-                       .n = class->n,
-                       .folded = folded,
-                       .folded_stride = 2 * kvq_fold_dim(class->n)};
-        if (class->width == 6) { /* the widest class, so this run has the largest shift */
-            runs[n_runs] = run;
-            runs[n_runs].width = 2;
-            runs[n_runs].shift = run.width = 4;
-            runs[n_runs++].offset += class->upper;
-        }
-        runs[n_runs++] = run;
-        folded += n_q * run.folded_stride;
+        const size_t stride = 2 * kvq_fold_dim(f->classes[j].n);
+        n_runs += put_runs(&f->classes[j], folded, stride, runs + n_runs);
+        folded += n_q * stride;
     }
     return n_runs;
 }
@@ -437,6 +445,38 @@ static void score_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tok
     }
 }
 
+/* q times step, in the order, as floats; and q . lo. */
+static void score_exact(const kvq_kernels *k, const kvq_tier *l, const kvq_tokens *tokens, const float *q,
+                        size_t n_q, float *scores)
+{
+    enum { ROW = KVQ_DIM_MAX + KVQ_BLOCK }; /* a dword of one-bit codes reaches behind the last place */
+    const uint8_t *superblock = tokens->superblock;
+    const kvq_next none = {NULL, 0};
+    float factors[KVQ_ROWS_MAX * ROW], lo[KVQ_DIM_MAX], bias[KVQ_ROWS_MAX * KVQ_SUPERBLOCK];
+    uint16_t channel[KVQ_DIM_MAX];
+    tier_class classes[CLASSES];
+    kvq_run runs[CLASSES + 1];
+    size_t n_coded, n_classes = find_classes(l, superblock, classes, &n_coded), n_runs = 0;
+    k->convert_f16_f32((const uint16_t *)(const void *)(superblock + l->lo), l->dim, lo);
+    k->dot_f32(lo, l->dim, 1, none, q, n_q, l->dim, bias);
+    for (size_t i = 1; i < n_q; i++)
+        bias[i] = bias[i * KVQ_SUPERBLOCK];
+    kvq_tier_read_order(l, superblock, n_coded, channel);
+    for (size_t place = 0; place < n_coded; place++) {
+        const size_t c = channel[place];
+        const float step = c < l->dim ? step_of(l, superblock, c) : 0.0f;
+        for (size_t i = 0; i < n_q; i++)
+            factors[i * ROW + place] = c < l->dim ? q[i * l->dim + c] * step : 0.0f;
+    }
+    for (size_t i = 0; i < n_q; i++)
+        memset(factors + i * ROW + n_coded, 0, KVQ_BLOCK * sizeof *factors);
+    for (size_t j = 0; j < n_classes; j++)
+        n_runs +=
+            put_runs(&classes[j], classes[j].first * sizeof *factors, ROW * sizeof *factors, runs + n_runs);
+    k->score_codes(runs, n_runs, superblock, tokens->n, factors, bias, n_q, scores);
+    score_kept(k, l, tokens, q, n_q, scores);
+}
+
 static void tier_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                        size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
@@ -445,7 +485,7 @@ static void tier_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens
         return;
     }
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
-    kvq_score_dequantized(k, s, tokens, q, n_q, scores);
+    score_exact(k, kvq_tier_of(s), tokens, q, n_q, scores);
 }
 
 /* ---- What schemes say ---- */

@@ -118,6 +118,14 @@ typedef struct kvq_token_codes {
     uint32_t at[KVQ_MAX_PLANES], mask[KVQ_MAX_PLANES], up[KVQ_MAX_PLANES];
 } kvq_token_codes;
 
+/** The codes of a block of 32 tokens: of each plane (layout.h) `width` bits, which are those from bit `up` of
+ * a code on; the dwords of the first sixteen channels, those of the next sixteen `stride` bytes on. */
+typedef struct kvq_block_codes {
+    const uint8_t *from[KVQ_MAX_PLANES];
+    size_t stride[KVQ_MAX_PLANES], n_planes;
+    uint32_t width[KVQ_MAX_PLANES], up[KVQ_MAX_PLANES];
+} kvq_block_codes;
+
 typedef struct kvq_kernels {
     const char *isa; /* the name that KVQ_ISA takes */
 
@@ -155,6 +163,17 @@ typedef struct kvq_kernels {
      * += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, acc is [n_q][D]. */
     void (*accumulate_affine)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
                               size_t n_q, float *acc);
+
+    /* TOL: likewise, of codes in any runs, times floats: scores[i][t] = bias[i] + sum over runs of factor *
+     * (code << shift), each within (n + 8) * 2^-23 * (|bias| + sum of |factor| * the largest such code), n the
+     * number of factors. Here the runs' folded and folded_stride are bytes in `factors`, all with one stride. */
+    void (*score_codes)(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, size_t n,
+                        const float *factors, const float *bias, size_t n_q, float *scores);
+
+    /* TOL: likewise acc[i][c] += bias[i] + sum_t factors[i][t] * code for channels [first, end), a multiple of
+     * 16 or what is left of D; factors have rows of KVQ_SUPERBLOCK, 0 from n on to a multiple of 32. */
+    void (*accumulate_codes)(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t first,
+                             size_t end, const float *factors, const float *bias, size_t n_q, float *acc);
 
     /* Fast precision, for layouts that fold (kvq_layout_folds): keys per channel with G >= 32 and values per
      * token, in the default arithmetic; portable_fast.c derives it. A factor that is constant along a sum
@@ -284,6 +303,11 @@ typedef struct kvq_kernels {
     void (*dequantize_levels)(const kvq_token_codes *codes, const float *levels, float scale,
                               const float *add, size_t dim, float *out);
 
+    /* EXACT. acc[c] += factor[t] * levels[code of token t in channel c], multiply then add, for the tokens of
+     * a block in their order; dim is a multiple of 16. */
+    void (*accumulate_levels)(const kvq_block_codes *codes, const float *levels, const float *factor,
+                              size_t dim, float *acc);
+
     /* EXACT. codes[c] = how many of the 2^width - 1 thresholds, which ascend, y[c] passes, for n numbers, a
      * multiple of 16; width 1 .. 4. To pass is to be larger than the threshold plus 2^-127. Returns sum_c y[c] * levels[codes[c]] in the order of dot_f32. */
     float (*choose_levels)(const float *y, size_t n, const float *thresholds, const float *levels,
@@ -317,6 +341,8 @@ typedef struct kvq_kernels {
     X(dequantize_affine)                                                                                     \
     X(score_affine)                                                                                          \
     X(accumulate_affine)                                                                                     \
+    X(score_codes)                                                                                           \
+    X(accumulate_codes)                                                                                      \
     X(fold_keys)                                                                                             \
     X(fold_keys_rest)                                                                                        \
     X(score_runs)                                                                                            \
@@ -341,6 +367,7 @@ typedef struct kvq_kernels {
     X(fold_products)                                                                                         \
     X(choose_levels)                                                                                         \
     X(dequantize_levels)                                                                                     \
+    X(accumulate_levels)                                                                                     \
     X(hadamard_f32)                                                                                          \
     X(rotate_row)                                                                                            \
     X(max_f32)                                                                                               \
@@ -379,6 +406,11 @@ void kvq_score_affine_portable(const kvq_layout *l, const uint8_t *superblock, s
                                size_t n_q, float *scores);
 void kvq_accumulate_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
                                     size_t n_q, float *acc);
+void kvq_score_codes_portable(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, size_t n,
+                              const float *factors, const float *bias, size_t n_q, float *scores);
+void kvq_accumulate_codes_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t first,
+                                   size_t end, const float *factors, const float *bias, size_t n_q,
+                                   float *acc);
 /* Likewise portable_fast.c. */
 void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
                             size_t n_q, int8_t *q_folded, float *step, float *bias);
@@ -422,6 +454,8 @@ void kvq_dequantize_levels_portable(const kvq_token_codes *codes, const float *l
                                     const float *add, size_t dim, float *out);
 float kvq_choose_levels_portable(const float *y, size_t n, const float *thresholds, const float *levels,
                                  uint32_t width, uint8_t *codes);
+void kvq_accumulate_levels_portable(const kvq_block_codes *codes, const float *levels, const float *factor,
+                                    size_t dim, float *acc);
 void kvq_hadamard_f32_portable(float *x, size_t n);
 int32_t kvq_rotate_row_portable(const float *x, size_t dim, float *y, float *square);
 

@@ -67,3 +67,9 @@ int32_t kvq_rotate_row_portable(const float *x, size_t dim, float *y, float *squ
 {
     return rotate_row_v(x, dim, y, square);
 }
+
+void kvq_accumulate_levels_portable(const kvq_block_codes *codes, const float *levels, const float *factor,
+                                    size_t dim, float *acc)
+{
+    accumulate_levels_v(codes, levels, factor, dim, acc);
+}

@@ -6,35 +6,49 @@
 #include <float.h>
 #include <math.h>
 
-enum { T = KVQ_SUPERBLOCK, LANES = 16 };
+enum { T = KVQ_SUPERBLOCK, BLOCK = KVQ_BLOCK, LANES = 16 };
 
-/* The codes of four tokens, rows of Dp bytes, side by side: byte i of dword j is that of token i and channel
- * j. */
-static inline void interleave(const uint8_t *codes, size_t dim_padded, uint8_t quad[4 * LANES])
+enum { QUADS = KVQ_ROT_CLASS / 4 }; /* a quad is four tokens: four bytes of a dword, one code in each */
+
+/* The codes of a block and sixteen channels, 32 rows of Dp bytes, as quads: dword j is that of channel j. In
+ * two steps, which compilers make instructions of that interleave. */
+static void interleave(const uint8_t *codes, size_t dim_padded, uint32_t quad[QUADS][LANES])
 {
-    for (size_t j = 0; j < LANES; j++)
-        for (size_t i = 0; i < 4; i++)
-            quad[4 * j + i] = codes[i * dim_padded + j];
+    for (size_t k = 0; k < QUADS; k++, codes += 4 * dim_padded) {
+        const uint8_t *a = codes, *b = a + dim_padded, *c = b + dim_padded, *d = c + dim_padded;
+        uint16_t low[LANES], high[LANES];
+        for (size_t j = 0; j < LANES; j++) {
+            low[j] = (uint16_t)(a[j] | b[j] << 8);
+            high[j] = (uint16_t)(c[j] | d[j] << 8);
+        }
+        for (size_t j = 0; j < LANES; j++)
+            quad[k][j] = low[j] | (uint32_t)high[j] << 16;
+    }
 }
 
-/* Store a block's codes, 32 rows of Dp bytes; its bytes are 0. */
+/* Store them in a plane of `width` bits, from bit `shift` of a code on: 8 / width quads to a row of dwords. */
+static void pack_plane(uint32_t quad[QUADS][LANES], uint32_t width, uint32_t shift, uint8_t *to)
+{
+    const uint32_t mask = ((1u << width) - 1u) * 0x01010101u, per_row = 8 / width;
+    for (size_t k = 0; k < QUADS; k += per_row, to += 4 * LANES) {
+        uint32_t row[LANES] = {0};
+        for (uint32_t i = 0; i < per_row; i++)
+            for (size_t j = 0; j < LANES; j++)
+                row[j] |= (quad[k + i][j] >> shift & mask) << (i * width);
+        memcpy(to, row, sizeof row);
+    }
+}
+
+/* Store a block's codes, 32 rows of Dp bytes. */
 static void pack_block(const kvq_rot *l, const kvq_rot_codes *b, const uint8_t *codes, uint8_t *superblock)
 {
-    for (size_t c = 0; c < l->dim_padded; c += LANES)
-        for (size_t k = 0; k < KVQ_ROT_CLASS / 4; k++) { /* four tokens are a row of dwords */
-            uint8_t quad[4 * LANES];
-            interleave(codes + 4 * k * l->dim_padded + c, l->dim_padded, quad);
-            for (size_t i = 0; i < b->n_planes; i++) {
-                const uint32_t width = b->plane_width[i], mask = ((1u << width) - 1u) * 0x01010101u,
-                               per_dword = 8 / width, up = (uint32_t)(k % per_dword) * width,
-                               down = b->shift[i];
-                uint8_t *to =
-                    superblock + b->offset[i] + c / LANES * b->stride[i] + k / per_dword * (4 * LANES);
-                for (size_t j = 0; j < 4 * LANES; j += 4)
-                    kvq_store_u32(to + j, kvq_load_u32(to + j) | (kvq_load_u32(quad + j) >> down & mask)
-                                                                     << up);
-            }
-        }
+    uint32_t quad[QUADS][LANES];
+    for (size_t c = 0; c < l->dim_padded && b->n_planes > 0; c += LANES) {
+        interleave(codes + c, l->dim_padded, quad);
+        for (size_t i = 0; i < b->n_planes; i++)
+            pack_plane(quad, b->plane_width[i], b->shift[i],
+                       superblock + b->offset[i] + c / LANES * b->stride[i]);
+    }
 }
 
 typedef struct page {
@@ -65,21 +79,38 @@ static const float *token_of(const page *p, size_t t)
     return kvq_is_kept(p->kept, p->l->n_rows, t) ? p->mean : p->x + t * p->stride;
 }
 
-/* Codes of a token, Dp bytes, and the logarithm of its scale. */
-static void encode_token(page *p, size_t t, uint32_t width, uint8_t *codes)
+/* Codes of 32 tokens from t0 on, Dp bytes each at their places, and the logarithms of their scales. Step by
+ * step for all of them, so that no token waits for what another's sums lead to. */
+static void encode_block(page *p, const uint8_t *superblock, size_t t0, uint8_t *codes)
 {
-    float y[KVQ_DIM_MAX], squared;
-    p->log[t] = INT32_MIN;
-    if (width == 0) {
-        memset(codes, 0, p->l->dim_padded);
-        return;
+    const kvq_rot *l = p->l;
+    float y[BLOCK * KVQ_DIM_MAX], squared[BLOCK], product[BLOCK], ratio[BLOCK];
+    uint32_t width[BLOCK];
+    int32_t shift[BLOCK] = {0}, log[BLOCK];
+    for (size_t i = 0; i < BLOCK; i++) {
+        size_t class = p->place[t0 + i] / KVQ_ROT_CLASS;
+        width[i] = l->bits != 0 ? l->bits : kvq_rot_class_width(l, superblock, class);
+        squared[i] = 0.0f;
+        if (width[i] > 0)
+            shift[i] = p->k->rotate_row(token_of(p, t0 + i), l->dim, y + i * l->dim_padded, &squared[i]);
     }
-    const int32_t shift = p->k->rotate_row(token_of(p, t), p->l->dim, y, &squared);
-    float product = choose_codes(p, width, sqrtf(squared / (float)p->l->dim), y, codes);
-    if (!(product > 0.0f)) /* zeros, or a program that flushes subnormals has made them; codes are 0, too */
-        return;
-    int32_t n = kvq_log2_16th(squared / product) - 16 * shift;
-    p->log[t] = n > p->l->log_limit ? p->l->log_limit : n;
+    for (size_t i = 0; i < BLOCK; i++) {
+        uint8_t *own = codes + p->place[t0 + i] * l->dim_padded;
+        product[i] = 0.0f;
+        if (squared[i] > 0.0f)
+            product[i] =
+                choose_codes(p, width[i], sqrtf(squared[i] / (float)l->dim), y + i * l->dim_padded, own);
+        else
+            memset(own, 0, l->dim_padded);
+    }
+    for (size_t i = 0; i < BLOCK; i++) {
+        ratio[i] = product[i] > 0.0f ? squared[i] / product[i] : 1.0f;
+        log[i] = kvq_log2_16th(ratio[i]);
+    }
+    for (size_t i = 0; i < BLOCK; i++) {
+        const int32_t n = log[i] - 16 * shift[i];
+        p->log[t0 + i] = product[i] > 0.0f ? (n > l->log_limit ? l->log_limit : n) : INT32_MIN;
+    }
 }
 
 /* What tokens of 1.5 bits are sorted by. */
@@ -154,27 +185,29 @@ static void store_page_vector(const page *p, uint8_t *superblock)
 {
     const kvq_rot *l = p->l;
     const float page_scale = kvq_rot_page_scale(l, superblock);
-    float of_numbers[KVQ_DIM_MAX] = {0}, sums[2][KVQ_DIM_MAX] = {{0}}, f[KVQ_DIM_MAX];
-    float *before = sums[0], *after = sums[1];
+    float of_numbers[KVQ_DIM_MAX] = {0}, sum[KVQ_DIM_MAX] = {0}, f[KVQ_DIM_MAX];
     p->k->accumulate_f32(p->x, p->stride, T, (kvq_next){NULL, 0}, p->share, 1, l->dim, of_numbers);
     for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
         const kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, i);
-        for (size_t j = 0; j < KVQ_ROT_CLASS && b.width > 0; j++) {
+        kvq_block_codes codes = {.n_planes = b.n_planes};
+        float factor[KVQ_ROT_CLASS];
+        for (size_t j = 0; j < KVQ_ROT_CLASS; j++) {
             const size_t place = i * KVQ_ROT_CLASS + j,
                          t = l->bits != 0 ? place : superblock[l->order + place];
-            const float scale = kvq_rot_scale(l, superblock, page_scale, t) * p->share[t];
-            if (scale == 0.0f)
-                continue;
-            const kvq_token_codes codes = kvq_rot_codes_of_token(&b, superblock, j);
-            p->k->dequantize_levels(&codes, kvq_rot_levels(l, b.width), scale, before, l->dim, after);
-            float *swap = before;
-            before = after;
-            after = swap;
+            factor[j] = kvq_rot_scale(l, superblock, page_scale, t) * p->share[t];
         }
+        for (size_t j = 0; j < b.n_planes; j++) {
+            codes.from[j] = superblock + b.offset[j];
+            codes.stride[j] = b.stride[j];
+            codes.width[j] = b.plane_width[j];
+            codes.up[j] = b.shift[j];
+        }
+        if (b.width > 0)
+            p->k->accumulate_levels(&codes, kvq_rot_levels(l, b.width), factor, l->dim_padded, sum);
     }
-    kvq_rotate(p->k, l->dim, before);
+    kvq_rotate(p->k, l->dim, sum);
     for (size_t c = 0; c < l->dim; c++) {
-        float error = of_numbers[c] - before[c];
+        float error = of_numbers[c] - sum[c];
         f[c] = error > FLT_MAX ? FLT_MAX : error < -FLT_MAX ? -FLT_MAX : error;
     }
     p->k->convert_f32_i8(f, l->dim, superblock + l->page);
@@ -184,11 +217,8 @@ static void encode_tokens(page *p, uint8_t *codes, uint8_t *superblock)
 {
     const kvq_rot *l = p->l;
     kvq_rot_places(l, superblock, p->place);
-    for (size_t t = 0; t < T; t++) {
-        uint32_t width =
-            l->bits != 0 ? l->bits : kvq_rot_class_width(l, superblock, p->place[t] / KVQ_ROT_CLASS);
-        encode_token(p, t, width, codes + p->place[t] * l->dim_padded);
-    }
+    for (size_t t = 0; t < T; t += BLOCK)
+        encode_block(p, superblock, t, codes);
     for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
         kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, i);
         pack_block(l, &b, codes + i * KVQ_ROT_CLASS * l->dim_padded, superblock);

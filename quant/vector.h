@@ -23,7 +23,7 @@
  *   V_CHAINS         1, or 2 or 4 sums that quads go to in turn, as v_dot has a latency that has to be hidden
  *   V_ROOM           what a v_acc takes: the sum of the largest codes of so many v_dot, or 0 for any
  *   V_NIBBLES        1 if v_dot takes codes below 16 only, otherwise 0
- *   V_EXACT_QUERIES  queries that share a conversion of codes to float: 1, or 4 where registers allow
+ *   V_EXACT_SUMS     v_f of sums that registers hold beside codes and factors: 4 or 16
  *
  * Pointers need no alignment. "Largest" and "smallest" are of numbers without NaN, and of two zeros either
  * may come out. Constant means: where the word is inlined.

@@ -368,6 +368,53 @@ static float choose_levels_v(const float *y, size_t n, const float *thresholds, 
     }
 }
 
+/* Sixteen channels of a block; `low` and `high` (0 if there is one only) are the widths of planes,
+ * constants. */
+V_INLINE v_f accumulate_sixteen(const kvq_block_codes *codes, const float *table, const float *factor,
+                                size_t offset[KVQ_MAX_PLANES], uint32_t low, uint32_t high, v_f sum)
+{
+    const v_i low_mask = v_i_set1((1u << low) - 1u), high_mask = v_i_set1((1u << high) - 1u);
+    v_i dwords = v_i_set1(0), more = dwords;
+    for (uint32_t t = 0; t < KVQ_BLOCK; t++) {
+        const uint32_t per_row = 32 / low, v = t % per_row;
+        if (v == 0)
+            dwords = v_i_load(codes->from[0] + offset[0] + t / per_row * 64);
+        v_i code = v_i_and(v_i_shift_right(dwords, v % 4 * 8 + v / 4 * low), low_mask);
+        if (high != 0) {
+            const uint32_t w = t % (32 / high);
+            if (w == 0)
+                more = v_i_load(codes->from[1] + offset[1] + t / (32 / high) * 64);
+            v_i upper = v_i_and(v_i_shift_right(more, w % 4 * 8 + w / 4 * high), high_mask);
+            code = v_i_or(code, v_i_shift_left(upper, low));
+        }
+        sum = v_add(sum, v_mul(v_set1(factor[t]), v_i_pick(code, table)));
+    }
+    return sum;
+}
+
+static void accumulate_levels_v(const kvq_block_codes *codes, const float *levels, const float *factor,
+                                size_t dim, float *acc)
+{
+    float table[16] = {0};
+    uint32_t bits = 0;
+    for (size_t i = 0; i < codes->n_planes; i++)
+        bits += codes->width[i];
+    memcpy(table, levels, sizeof *table << bits);
+    for (size_t c = 0; c < dim; c += 16) {
+        size_t offset[KVQ_MAX_PLANES] = {c / 16 * codes->stride[0], c / 16 * codes->stride[1]};
+        v_f sum = v_load(acc + c);
+        if (bits == 1)
+            sum = accumulate_sixteen(codes, table, factor, offset, 1, 0, sum);
+        else if (bits == 2)
+            sum = accumulate_sixteen(codes, table, factor, offset, 2, 0, sum);
+        else if (bits == 3)
+            sum = accumulate_sixteen(codes, table, factor, offset, 2, 1, sum);
+        else
+            sum = accumulate_sixteen(codes, table, factor, offset, 4, 0, sum);
+        v_store(acc + c, sum);
+    }
+}
+
 /* ---- The Hadamard transform ---- */
 
 /* n <= 64 numbers, n / 16 a constant, all butterflies in registers; then times `factor`. */
@@ -465,6 +512,7 @@ static int32_t rotate_row_v(const float *x, size_t dim, float *y, float *square)
 /* The slots of a table that this file fills. */
 #define V_FIT_KERNELS                                                                                        \
     .channel_stats = channel_stats_v, .fit_channels = fit_channels_v, .fit_channel = fit_channel_v,          \
-    .choose_levels = choose_levels_v, .hadamard_f32 = hadamard_f32_v, .rotate_row = rotate_row_v
+    .choose_levels = choose_levels_v, .hadamard_f32 = hadamard_f32_v, .rotate_row = rotate_row_v,            \
+    .accumulate_levels = accumulate_levels_v
 
 #endif /* KVQ_QUANT_VECTOR_FIT_H */

@@ -9,7 +9,6 @@
 
 #include "quant/kernels.h"
 #include "quant/vector_complete.h"
-#include "quant/vector_tables.h"
 
 /* ---- Folding ---- */
 
@@ -43,15 +42,17 @@ V_INLINE float largest_folded(const kvq_layout *l, const uint8_t *superblock, si
     return v_largest(largest);
 }
 
+enum { FOLD_ROWS = 4 }; /* queries that share the reading of scales, at most */
+
 /* Fold n_q queries, a constant, into n_meta_tiles meta_tiles; the call has all_q. */
 V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *superblock, size_t n_meta_tiles,
                            const float *q, size_t all_q, int8_t *q_folded, float *step, float *bias)
 {
     enum { META_TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
-    _Alignas(KVQ_ALIGNMENT) float scaled[V_QUERIES * KVQ_DIM_MAX], plain[V_QUERIES * KVQ_DIM_MAX];
+    _Alignas(KVQ_ALIGNMENT) float scaled[FOLD_ROWS * KVQ_DIM_MAX], plain[FOLD_ROWS * KVQ_DIM_MAX];
     const size_t fold_dim = kvq_fold_dim(l->dim);
     const float half_levels = kvq_half_levels(l);
-    v_f total[V_QUERIES][META_TILES];
+    v_f total[FOLD_ROWS][META_TILES];
     for (size_t i = 0; i < n_q; i++) {
         float largest_q, largest = largest_folded(l, superblock, n_meta_tiles, q + i * l->dim, &largest_q);
         float per_unit = kvq_fold_per_unit(largest, &step[i]);
@@ -68,7 +69,7 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
     for (size_t meta_tile = 0; meta_tile < n_meta_tiles; meta_tile++) {
         const uint16_t *scales = meta_tile_scales(l, superblock, meta_tile), *mins = scales + l->n_meta;
         int8_t *to = q_folded + meta_tile * all_q * 2 * fold_dim;
-        v_f sum[V_QUERIES], rest[V_QUERIES];
+        v_f sum[FOLD_ROWS], rest[FOLD_ROWS];
         for (size_t i = 0; i < n_q; i++)
             sum[i] = rest[i] = v_set1(0.0f);
         for (size_t c = 0; c < fold_dim; c += 32) {
@@ -106,7 +107,7 @@ static void fold_keys_v(const kvq_layout *l, const uint8_t *superblock, size_t n
     for (size_t t = 0; t < n; t += l->meta_tile_tokens)
         n_meta_tiles++;
     for (size_t i = 0, k; i < n_q && n > 0; i += k) {
-        k = v_queries_of(n_q - i);
+        k = n_q - i >= 4 ? 4 : n_q - i >= 2 ? 2 : 1;
         const float *from = q + i * l->dim;
         int8_t *to = folded + i * 2 * kvq_fold_dim(l->dim);
         if (k == 4)

@@ -47,11 +47,6 @@ V_BINARY(v_f, v_div, vdivq_f32)
 V_BINARY(v_f, v_min, vminq_f32)
 V_BINARY(v_f, v_max, vmaxq_f32)
 
-V_INLINE v_f v_clamp(v_f x, v_f most)
-{
-    return v_min(v_max(x, v_set1(0.0f)), most);
-}
-
 V_INLINE v_f v_if_less(v_f a, v_f b, v_f x, v_f y)
 {
     v_f result;
@@ -84,6 +79,11 @@ V_INLINE v_f v_set1(float x)
 {
     float32x4_t four = vdupq_n_f32(x);
     return (v_f){{four, four, four, four}};
+}
+
+V_INLINE v_f v_clamp(v_f x, v_f most)
+{
+    return v_min(v_max(x, v_set1(0.0f)), most);
 }
 
 V_INLINE v_f v_set1_half(uint16_t x)
@@ -440,7 +440,7 @@ enum {
     V_SUMS = 16,
     V_CHAINS = 2,
     V_ROOM = 0,
-    V_EXACT_QUERIES = 1, /* four would need 64 registers */
+    V_EXACT_SUMS = 4,
     V_NIBBLES = 1,
 };
 

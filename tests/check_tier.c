@@ -423,6 +423,50 @@ void check_dequantize_levels(const kvq_kernels *k)
     }
 }
 
+/* The code of token t and channel c of a block, as its struct says. */
+static size_t code_in_block(const kvq_block_codes *codes, size_t t, size_t c)
+{
+    size_t code = 0;
+    for (size_t i = 0; i < codes->n_planes; i++) {
+        const size_t width = codes->width[i], v = t % (32 / width);
+        const uint8_t *row = codes->from[i] + c / LANES * codes->stride[i] + t / (32 / width) * (4 * LANES);
+        const uint32_t dword = kvq_load_u32(row + c % LANES * 4);
+        code |= (size_t)(dword >> (v % 4 * 8 + v / 4 * width) & ((1u << width) - 1u)) << codes->up[i];
+    }
+    return code;
+}
+
+void check_accumulate_levels(const kvq_kernels *k)
+{
+    enum { ROOM = 4 * 4 * LANES };
+    static const uint32_t widths[4][KVQ_MAX_PLANES] = {{1}, {2}, {2, 1}, {4}};
+    for (size_t i = 0; i < 60; i++) {
+        const size_t dim = LANES * (1 + rng_below(&r, MAX_DIM / LANES)), bytes = 2 * ROOM * dim / LANES;
+        float levels[16], before[MAX_DIM], *acc = floats_in(&out_a, FILL_NORMAL, 1, dim);
+        const float *factor = floats_in(&in_b, FILL_NORMAL, 1, KVQ_BLOCK);
+        uint8_t *dwords = place(&in_a, random_placing(&r), bytes, 1);
+        kvq_block_codes codes = {.from = {dwords, dwords + ROOM},
+                                 .stride = {2 * ROOM, 2 * ROOM},
+                                 .n_planes = i % 4 == 2 ? 2 : 1,
+                                 .width = {widths[i % 4][0], widths[i % 4][1]},
+                                 .up = {0, widths[i % 4][0]}};
+        for (size_t j = 0; j < bytes; j++)
+            dwords[j] = (uint8_t)rng_u64(&r);
+        for (size_t j = 0; j < 16; j++)
+            levels[j] = rng_normal(&r);
+        memcpy(before, acc, dim * sizeof *acc);
+        k->accumulate_levels(&codes, levels, factor, dim, acc);
+        check_canaries(&out_a, "accumulate_levels");
+        for (size_t c = 0; c < dim; c++) {
+            for (size_t t = 0; t < KVQ_BLOCK; t++) {
+                const double level = (double)levels[code_in_block(&codes, t, c)];
+                before[c] = single((double)before[c] + (double)single((double)factor[t] * level));
+            }
+            cr_assert(acc[c] == before[c], "D = %zu, channel %zu", dim, c);
+        }
+    }
+}
+
 void check_hadamard_f32(const kvq_kernels *k)
 {
     for (size_t n = 1; n <= KVQ_DIM_MAX; n *= 2)

@@ -78,7 +78,7 @@ static inline float single(double x)
 
 /* ---- Superblocks of the affine codec ---- */
 
-enum { N_LAYOUTS = 7 * 9 * 4, MAX_DIM = 200, MAX_Q = 9 };
+enum { N_LAYOUTS = 7 * 9 * 4, MAX_DIM = 200, MAX_Q = KVQ_ROWS_MAX };
 
 /* Every width and dimension with both roles and axes; group, arithmetic and data by chance. */
 kvq_layout layout_number(size_t i);

@@ -256,6 +256,15 @@ static size_t run_dequantize_levels(const kvq_kernels *k, workspace *w, size_t i
 }
 static const kernel_bench bench_dequantize_levels = {run_dequantize_levels, false, false};
 
+static size_t run_accumulate_levels(const kvq_kernels *k, workspace *w, size_t i)
+{
+    const kvq_block_codes codes = {
+        .from = {block(w->v, &w->values, i)}, .stride = {512}, .n_planes = 1, .width = {2}};
+    k->accumulate_levels(&codes, w->q, w->p, w->dim / 16 * 16, w->floats);
+    return w->dim / 16 * 16 * sizeof(float) * KVQ_BLOCK;
+}
+static const kernel_bench bench_accumulate_levels = {run_accumulate_levels, false, false};
+
 static size_t run_hadamard_f32(const kvq_kernels *k, workspace *w, size_t i)
 {
     (void)i;
@@ -323,6 +332,26 @@ static size_t run_accumulate_affine(const kvq_kernels *k, workspace *w, size_t i
     return w->values.bytes;
 }
 static const kernel_bench bench_accumulate_affine = {run_accumulate_affine, true, true};
+
+/* Both as if p and q were already times their scales. */
+static size_t run_score_codes(const kvq_kernels *k, workspace *w, size_t i)
+{
+    const kvq_layout *l = &w->keys;
+    kvq_run runs[KVQ_MAX_PLANES];
+    kvq_layout_runs(l, w->dim, w->dim * sizeof(float), runs);
+    for (size_t t = 0; t < T; t += l->meta_tile_tokens)
+        k->score_codes(runs, l->n_planes, block(w->k, l, i) + t / l->meta_tile_tokens * l->meta_tile_bytes,
+                       l->meta_tile_tokens, w->q, w->q, w->n_q, w->scores + t);
+    return T * l->payload_per_token;
+}
+static const kernel_bench bench_score_codes = {run_score_codes, true, true};
+
+static size_t run_accumulate_codes(const kvq_kernels *k, workspace *w, size_t i)
+{
+    k->accumulate_codes(&w->values, block(w->v, &w->values, i), T, 0, w->dim, w->p, w->p, w->n_q, w->acc);
+    return T * w->values.payload_per_token;
+}
+static const kernel_bench bench_accumulate_codes = {run_accumulate_codes, true, true};
 
 /* ---- fast precision: folding goes through scales and minimums, the rest through codes ---- */
 
