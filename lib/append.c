@@ -23,8 +23,10 @@ typedef struct append_input {
     int n_threads;
 } append_input;
 
-/* Below this many values, threads cost more than they save. */
-enum { MIN_PARALLEL_ELEMENTS = 1 << 16 };
+enum {
+    MIN_PARALLEL_ELEMENTS = 1 << 16, /* values, below which threads cost more than they save */
+    PIECES_PER_THREAD = 4,           /* of work, so that they end together */
+};
 
 /* A row as it was given. */
 static const void *input_row(const append_input *in, kvq_role role, size_t head, size_t index)
@@ -105,36 +107,54 @@ static void encode_head(const kvq_cache *cache, const kvq_layer_plan *plan, cons
     }
 }
 
-/* Indices [begin, end) of all heads. */
+/* Indices [begin, end) of all heads, each cut into pieces of whole superblocks. */
 typedef struct encoding {
     const kvq_cache *cache;
     const kvq_layer_plan *plan;
     const kvq_layer *layer;
     kvq_role role;
-    size_t begin, end;
+    size_t begin, end, n_pieces;
     const append_input *in;
     float *scratch;        /* NULL: encoded where they lie */
-    size_t scratch_stride; /* 0: one thread's, for all heads */
+    size_t scratch_stride; /* 0: one thread's, for all pieces */
 } encoding;
 
-static void encode_task(void *arg, size_t head)
+static size_t n_superblocks(const encoding *e)
+{
+    return (e->end - 1) / KVQ_SUPERBLOCK - e->begin / KVQ_SUPERBLOCK + 1;
+}
+
+/* Where a piece begins, and the one before it ends. */
+static size_t piece_begin(const encoding *e, size_t piece)
+{
+    size_t i = e->begin / KVQ_SUPERBLOCK + piece * n_superblocks(e) / e->n_pieces;
+    return kvq_min_size(kvq_max_size(e->begin, i * KVQ_SUPERBLOCK), e->end);
+}
+
+static void encode_task(void *arg, size_t i)
 {
     const encoding *e = arg;
-    float *scratch = e->scratch == NULL ? NULL : e->scratch + head * e->scratch_stride;
-    encode_head(e->cache, e->plan, e->layer, e->role, head, e->begin, e->end, e->in, scratch);
+    size_t head = i / e->n_pieces, piece = i % e->n_pieces;
+    encode_head(e->cache, e->plan, e->layer, e->role, head, piece_begin(e, piece), piece_begin(e, piece + 1),
+                e->in, e->scratch == NULL ? NULL : e->scratch + i * e->scratch_stride);
 }
 
 static void encode_heads(encoding *e, bool gathered)
 {
+    if (e->begin == e->end)
+        return;
     size_t n_heads = e->cache->config.n_kv_heads, scratch_floats = KVQ_SUPERBLOCK * e->cache->config.head_dim;
     bool large = (e->end - e->begin) * n_heads * e->cache->config.head_dim >= MIN_PARALLEL_ELEMENTS;
-    int n_threads = large ? kvq_n_threads(e->cache, e->in->n_threads, n_heads) : 1;
-    float *more = n_threads > 1 && gathered ? malloc(n_heads * scratch_floats * sizeof *more) : NULL;
+    int n_threads = large ? kvq_n_threads(e->cache, e->in->n_threads, n_heads * n_superblocks(e)) : 1;
+    size_t wanted = ((size_t)n_threads * PIECES_PER_THREAD + n_heads - 1) / n_heads;
+    e->n_pieces = n_threads > 1 ? kvq_min_size(n_superblocks(e), wanted) : 1;
+    size_t n_tasks = n_heads * e->n_pieces;
+    float *more = n_threads > 1 && gathered ? malloc(n_tasks * scratch_floats * sizeof *more) : NULL;
     e->scratch = !gathered ? NULL : more != NULL ? more : e->cache->scratch;
     e->scratch_stride = more != NULL ? scratch_floats : 0;
     if (gathered && more == NULL)
         n_threads = 1;
-    kvq_parallel_for(e->cache, n_threads, n_heads, encode_task, e);
+    kvq_parallel_for(e->cache, n_threads, n_tasks, encode_task, e);
     free(more);
 }
 
