@@ -69,31 +69,36 @@ static const float *gather_received(const kvq_cache *cache, const kvq_layer_plan
     return received;
 }
 
-/* Encode indices [begin, end) of a head, superblock by superblock: from the caller's array as it is, or, with
- * scratch [128][D], gathered from wherever they are. */
+/* Encode n indices from i on, of one superblock and a head: from the caller's array as it is, or, with scratch
+ * [128][D], gathered from wherever they are. */
 static void encode_head(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                        kvq_role role, size_t head, size_t begin, size_t end, const append_input *in,
+                        kvq_role role, size_t head, size_t i, size_t n, const append_input *in,
                         float *scratch)
 {
     const kvq_side *side = &plan->side[role];
-    size_t dim = cache->config.head_dim, n;
+    size_t dim = cache->config.head_dim;
     float received[KVQ_SUPERBLOCK];
-    for (size_t i = begin; i < end; i += n) {
-        n = kvq_min_size(end, (i / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK) - i;
-        const float *x = scratch;
-        if (scratch != NULL)
-            gather(cache, plan, layer, role, head, in, i, n, scratch);
-        else
-            x = input_row(in, role, head, i);
-        kvq_evidence evidence = kvq_evidence_of(
-            cache, plan, layer, head, gather_received(cache, plan, layer, role, head, in, i, n, received), n);
-        side->codec->encode(cache->kernels, side,
-                            kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head),
-                            i % KVQ_SUPERBLOCK, n, x, scratch != NULL ? dim : in->strides.token,
-                            side->evidence != 0 ? &evidence : NULL);
-    }
+    const float *x = scratch;
+    if (scratch != NULL)
+        gather(cache, plan, layer, role, head, in, i, n, scratch);
+    else
+        x = input_row(in, role, head, i);
+    kvq_evidence evidence = kvq_evidence_of(
+        cache, plan, layer, head, gather_received(cache, plan, layer, role, head, in, i, n, received), n);
+    side->codec->encode(cache->kernels, side,
+                        kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head),
+                        i % KVQ_SUPERBLOCK, n, x, scratch != NULL ? dim : in->strides.token,
+                        side->evidence != 0 ? &evidence : NULL);
 }
 
+/* Indices from i on that are of one superblock and below end. */
+static size_t in_superblock(size_t i, size_t end)
+{
+    return kvq_min_size(end, (i / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK) - i;
+}
+
+/* Superblock by superblock, and all heads of each before the next: their numbers lie side by side in the
+ * caller's array, where one head's tokens may be a memory page apart. */
 static void encode_heads(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
                          kvq_role role, size_t begin, size_t end, const append_input *in, bool gathered)
 {
@@ -104,14 +109,21 @@ static void encode_heads(const kvq_cache *cache, const kvq_layer_plan *plan, con
     float *more = n_threads > 1 && gathered ? malloc(n_heads * scratch_floats * sizeof *more) : NULL;
     if (n_threads == 1 ||
         (gathered && more == NULL)) { /* no pragma at all: see run_parallel in attention.c */
-        for (size_t head = 0; head < n_heads; head++)
-            encode_head(cache, plan, layer, role, head, begin, end, in, scratch);
+        for (size_t i = begin, n; i < end; i += n) {
+            n = in_superblock(i, end);
+            for (size_t head = 0; head < n_heads; head++)
+                encode_head(cache, plan, layer, role, head, i, n, in, scratch);
+        }
         return;
     }
-#pragma omp parallel for schedule(static) num_threads(n_threads)
-    for (size_t head = 0; head < n_heads; head++)
-        encode_head(cache, plan, layer, role, head, begin, end, in,
-                    gathered ? more + head * scratch_floats : NULL);
+#pragma omp parallel num_threads(n_threads)
+    for (size_t i = begin, n; i < end; i += n) {
+        n = in_superblock(i, end);
+#pragma omp for schedule(static) nowait
+        for (size_t head = 0; head < n_heads; head++)
+            encode_head(cache, plan, layer, role, head, i, n, in,
+                        gathered ? more + head * scratch_floats : NULL);
+    }
     free(more);
 }
 
