@@ -309,7 +309,7 @@ static void fit_with_feedback(const page *p, const uint16_t *turn, const double 
         for (size_t j = 0; j < i; j++)
             share[j] = (float)column[j];
         memset(fed, 0, sizeof fed);
-        p->k->accumulate_f32(owed[0], T, i, share, T, fed);
+        p->k->accumulate_f32(owed[0], T, i, (kvq_next){NULL, 0}, share, 1, T, fed);
         for (size_t t = 0; t < T; t++) {
             float x = p->row[t][c], with = x - fed[t];
             own[t] = fabsf(with) <= FLT_MAX ? with : x;
