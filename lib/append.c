@@ -23,8 +23,10 @@ typedef struct append_input {
     int n_threads;
 } append_input;
 
-/* Below this many values, threads cost more than they save. */
-enum { MIN_PARALLEL_ELEMENTS = 1 << 16 };
+enum {
+    MIN_PARALLEL_ELEMENTS = 1 << 16, /* values, below which threads cost more than they save */
+    PIECES_PER_THREAD = 4,           /* of work, so that they end together */
+};
 
 /* A row as it was given. */
 static const void *input_row(const append_input *in, kvq_role role, size_t head, size_t index)
@@ -80,61 +82,84 @@ static const float *gather_received(const kvq_cache *cache, const kvq_layer_plan
     return received;
 }
 
-/* Encode indices [begin, end) of a head, superblock by superblock: from the caller's array as it is, or, with
+/* Encode n indices from i on of a head, which lie in one superblock: from the caller's array as it is, or, with
  * scratch [128][D], gathered from wherever they are. */
 static void encode_head(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                        kvq_role role, size_t head, size_t begin, size_t end, const append_input *in,
+                        kvq_role role, size_t head, size_t i, size_t n, const append_input *in,
                         float *scratch)
 {
     const kvq_side *side = &plan->side[role];
-    size_t dim = cache->config.head_dim, n;
+    size_t dim = cache->config.head_dim;
     float received[KVQ_SUPERBLOCK];
-    for (size_t i = begin; i < end; i += n) {
-        n = kvq_min_size(end, (i / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK) - i;
-        const float *x = scratch;
-        if (scratch != NULL)
-            gather(cache, plan, layer, role, head, in, i, n, scratch);
-        else
-            x = input_row(in, role, head, i);
-        kvq_evidence evidence = kvq_evidence_of(
-            cache, plan, layer, head, gather_received(cache, plan, layer, role, head, in, i, n, received), n);
-        side->codec->encode(cache->kernels, side,
-                            kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head),
-                            i % KVQ_SUPERBLOCK, n, x, scratch != NULL ? dim : in->strides.token,
-                            side->evidence != 0 ? &evidence : NULL);
-    }
+    const float *x = scratch;
+    if (scratch != NULL)
+        gather(cache, plan, layer, role, head, in, i, n, scratch);
+    else
+        x = input_row(in, role, head, i);
+    kvq_evidence evidence = kvq_evidence_of(
+        cache, plan, layer, head, gather_received(cache, plan, layer, role, head, in, i, n, received), n);
+    side->codec->encode(cache->kernels, side,
+                        kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head),
+                        i % KVQ_SUPERBLOCK, n, x, scratch != NULL ? dim : in->strides.token,
+                        side->evidence != 0 ? &evidence : NULL);
 }
 
-/* Indices [begin, end) of all heads. */
+/* Indices [begin, end) of all heads, cut into pieces of whole superblocks and into parts of the heads. */
 typedef struct encoding {
     const kvq_cache *cache;
     const kvq_layer_plan *plan;
     const kvq_layer *layer;
     kvq_role role;
-    size_t begin, end;
+    size_t begin, end, n_pieces, n_parts;
     const append_input *in;
     float *scratch;        /* NULL: encoded where they lie */
-    size_t scratch_stride; /* 0: one thread's, for all heads */
+    size_t scratch_stride; /* from task to task */
 } encoding;
 
-static void encode_task(void *arg, size_t head)
+static size_t n_superblocks(const encoding *e)
+{
+    return (e->end - 1) / KVQ_SUPERBLOCK - e->begin / KVQ_SUPERBLOCK + 1;
+}
+
+/* Where a piece begins, and the one before it ends. */
+static size_t piece_begin(const encoding *e, size_t piece)
+{
+    size_t i = e->begin / KVQ_SUPERBLOCK + piece * n_superblocks(e) / e->n_pieces;
+    return kvq_min_size(kvq_max_size(e->begin, i * KVQ_SUPERBLOCK), e->end);
+}
+
+/* A piece of a part, superblock by superblock and all heads of each before the next: their numbers lie side by
+ * side in the caller's array, where one head's tokens may be a memory page apart. */
+static void encode_task(void *arg, size_t task)
 {
     const encoding *e = arg;
-    float *scratch = e->scratch == NULL ? NULL : e->scratch + head * e->scratch_stride;
-    encode_head(e->cache, e->plan, e->layer, e->role, head, e->begin, e->end, e->in, scratch);
+    const size_t piece = task % e->n_pieces, part = task / e->n_pieces, n_heads = e->cache->config.n_kv_heads,
+                 end = piece_begin(e, piece + 1);
+    float *scratch = e->scratch == NULL ? NULL : e->scratch + task * e->scratch_stride;
+    for (size_t i = piece_begin(e, piece), n; i < end; i += n) {
+        n = kvq_min_size(end, (i / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK) - i;
+        for (size_t head = n_heads * part / e->n_parts; head < n_heads * (part + 1) / e->n_parts; head++)
+            encode_head(e->cache, e->plan, e->layer, e->role, head, i, n, e->in, scratch);
+    }
 }
 
 static void encode_heads(encoding *e, bool gathered)
 {
+    if (e->begin == e->end)
+        return;
     size_t n_heads = e->cache->config.n_kv_heads, scratch_floats = KVQ_SUPERBLOCK * e->cache->config.head_dim;
     bool large = (e->end - e->begin) * n_heads * e->cache->config.head_dim >= MIN_PARALLEL_ELEMENTS;
-    int n_threads = large ? kvq_n_threads(e->cache, e->in->n_threads, n_heads) : 1;
-    float *more = n_threads > 1 && gathered ? malloc(n_heads * scratch_floats * sizeof *more) : NULL;
+    int n_threads = large ? kvq_n_threads(e->cache, e->in->n_threads, n_heads * n_superblocks(e)) : 1;
+    size_t wanted = n_threads > 1 ? (size_t)n_threads * PIECES_PER_THREAD : 1;
+    e->n_pieces = kvq_min_size(n_superblocks(e), wanted);
+    e->n_parts = kvq_min_size(n_heads, (wanted + e->n_pieces - 1) / e->n_pieces);
+    size_t n_tasks = e->n_pieces * e->n_parts;
+    float *more = n_threads > 1 && gathered ? malloc(n_tasks * scratch_floats * sizeof *more) : NULL;
     e->scratch = !gathered ? NULL : more != NULL ? more : e->cache->scratch;
     e->scratch_stride = more != NULL ? scratch_floats : 0;
     if (gathered && more == NULL)
         n_threads = 1;
-    kvq_parallel_for(e->cache, n_threads, n_heads, encode_task, e);
+    kvq_parallel_for(e->cache, n_threads, n_tasks, encode_task, e);
     free(more);
 }
 

@@ -53,7 +53,8 @@ static void score_rows(const kvq_tile *t, const kvq_stretch *s, kvq_next next, f
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
     if (s->dtype == KVQ_BF16) {
-        converted x = {.left = *s};
+        converted x; /* its rows are filled as far as they are used */
+        x.left = *s;
         for (kvq_stretch some; (some = convert_some(&x, t)).n > 0; scores += some.n)
             score_rows(t, &some, (kvq_next){NULL, 0}, scores);
     } else if (s->dtype == KVQ_F32)
@@ -70,7 +71,8 @@ static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, kvq_next next, co
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
     if (s->dtype == KVQ_BF16) {
-        converted x = {.left = *s};
+        converted x; /* its rows are filled as far as they are used */
+        x.left = *s;
         for (kvq_stretch some; (some = convert_some(&x, t)).n > 0; p += some.n)
             accumulate_rows(t, &some, (kvq_next){NULL, 0}, p);
     } else if (s->dtype == KVQ_F32)
@@ -315,6 +317,18 @@ void kvq_tile_run_segment(kvq_tile *t, size_t segment, float *memory)
         process_chunk(t, &(chunk){.begin = sinks + i, .n = kvq_min_size(n - i, KVQ_SUPERBLOCK)});
 }
 
+/* What makes probabilities of a row's weights: their sum, or NaN for an answer that is NaN. */
+static float divisor_of(const kvq_tile_sums *total, size_t row)
+{
+    return total->overflowed[row] > 0 ? NAN : total->sum[row];
+}
+
+static void divide(float *x, size_t n, float by)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] /= by;
+}
+
 /* The scores of a row, where its probabilities will lie, become those. */
 static void finish_probabilities(const kvq_tile *t, size_t row, const kvq_tile_sums *total)
 {
@@ -323,8 +337,7 @@ static void finish_probabilities(const kvq_tile *t, size_t row, const kvq_tile_s
     size_t end = n_below(t->n_visible[row], of->first, of->stride);
     float *p = of->p + t->span_index[row] * of->stride;
     (void)t->a->call->cache->kernels->exp2_sum_f32(p + begin, end - begin, total->ref[row]);
-    for (size_t i = begin; i < end; i++)
-        p[i] = total->overflowed[row] > 0 ? NAN : p[i] / total->sum[row];
+    divide(p + begin, end - begin, divisor_of(total, row));
     memset(p, 0, begin * sizeof *p);
     memset(p + end, 0, (of->stride - end) * sizeof *p);
 }
@@ -336,8 +349,8 @@ static void finish_row(const kvq_tile *t, size_t row, const kvq_tile_sums *total
     float buffer[KVQ_DIM_MAX], q[KVQ_DIM_MAX];
     uint8_t *place = (uint8_t *)call->out + index * t->dim * kvq_element_bytes(call->out_dtype);
     float *out = call->out_dtype == KVQ_F32 ? (float *)(void *)place : buffer;
-    for (size_t c = 0; c < t->dim; c++)
-        out[c] = total->overflowed[row] > 0 ? NAN : total->acc[row * t->dim + c] / total->sum[row];
+    memcpy(out, total->acc + row * t->dim, t->dim * sizeof *out);
+    divide(out, t->dim, divisor_of(total, row));
     if (call->out_dtype != KVQ_F32)
         kvq_row_store_any(call->cache, call->out_dtype, place, out);
     if (t->probabilities.p != NULL)
