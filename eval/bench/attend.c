@@ -320,7 +320,8 @@ static void say_sentences(bench_report *r, const bench_options *o)
     bench_note(
         r,
         "Competitors take turns, at least %d rounds of them; one that could find its data in a cache (up to "
-        "twice the L3) first walks untimed. Times are medians over single steps, ratios are of medians.",
+        "twice the L3) first walks untimed. Times are medians over single steps that nobody interrupted, "
+        "ratios are of medians.",
         o->quick ? 5 : 9);
     bench_note(
         r,

@@ -416,22 +416,32 @@ bool bench_cell_warm(const bench_cell *c, bench_competitor *who, eval_error *e)
     return true;
 }
 
-bool bench_cell_walk(const bench_cell *c, const bench_competitor *who, bench_sample *us, eval_error *e)
+bool bench_cell_walk(const bench_cell *c, const bench_competitor *who, bench_sample *us,
+                     bench_sample *spoiled, eval_error *e)
 {
     const size_t n = who->n_walks * c->n_layers;
-    double start = progress_now();
-    for (size_t i = 1; i <= n; i++) {
-        if (!bench_cell_step(c, who, (i - 1) % c->n_layers, e))
-            return false;
-        if (i % who->n_steps > 0 && i < n)
-            continue;
-        const double now = progress_now();
-        const size_t n_steps = i % who->n_steps > 0 ? i % who->n_steps : who->n_steps;
-        if (!bench_sample_add(us, (now - start) * 1e6 / (double)n_steps))
+    for (size_t i = 0; i < n; i += who->n_steps) {
+        const size_t n_steps = n - i < who->n_steps ? n - i : who->n_steps;
+        const long before = bench_interruptions(who->n_threads);
+        const double start = progress_now();
+        for (size_t j = 0; j < n_steps; j++)
+            if (!bench_cell_step(c, who, (i + j) % c->n_layers, e))
+                return false;
+        const double seconds = progress_now() - start;
+        bench_sample *to = bench_interruptions(who->n_threads) == before ? us : spoiled;
+        if (!bench_sample_add(to, seconds * 1e6 / (double)n_steps))
             return eval_fail(e, "out of memory");
-        start = progress_now();
     }
     return true;
+}
+
+bool bench_cell_settle(bench_sample *us, bench_sample *spoiled, eval_error *e)
+{
+    bool good = true;
+    for (size_t i = 0; good && us->n < MIN_ROUNDS && i < spoiled->n; i++)
+        good = bench_sample_add(us, spoiled->values[i]);
+    bench_sample_free(spoiled);
+    return good || eval_fail(e, "out of memory");
 }
 
 bool bench_cell_goes_on(const bench_options *o, size_t n_rounds, double start)
@@ -467,19 +477,24 @@ bool bench_cell_run(bench_cell *c, progress *p, double fraction, eval_error *e)
     for (size_t round = 0; bench_cell_goes_on(c->options, round, start); round++) {
         for (size_t i = 0; i < c->n_competitors; i++) {
             bench_competitor *who = &c->competitors[i];
-            if (!bench_cell_warm(c, who, e) || !bench_cell_walk(c, who, &who->us, e))
+            if (!bench_cell_warm(c, who, e) || !bench_cell_walk(c, who, &who->us, &who->spoiled, e))
                 return false;
             who->n_rounds++;
             progress_update(p, "attention", fraction);
         }
     }
-    return true;
+    bool good = true;
+    for (size_t i = 0; good && i < c->n_competitors; i++)
+        good = bench_cell_settle(&c->competitors[i].us, &c->competitors[i].spoiled, e);
+    return good;
 }
 
 void bench_cell_free(bench_cell *c)
 {
-    for (size_t i = 0; i < c->n_competitors; i++)
+    for (size_t i = 0; i < c->n_competitors; i++) {
         bench_sample_free(&c->competitors[i].us);
+        bench_sample_free(&c->competitors[i].spoiled);
+    }
     for (size_t i = 0; i < c->n_sources; i++) {
         kvq_cache_free(c->sources[i].cache);
         kvq_scheme_free(c->sources[i].scheme);

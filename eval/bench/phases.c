@@ -229,21 +229,25 @@ static void set_table(bool timed)
 /* What one scheme has given: microseconds per step of one layer. */
 typedef struct phase_samples {
     bench_sample us, phase_us[N_TIMED];
-    double calls[N_TIMED]; /* per step of one layer */
+    bench_sample spoiled, phase_spoiled[N_TIMED]; /* by interruptions (cell.h) */
+    double calls[N_TIMED];                        /* per step of one layer */
     size_t n_rounds;
 } phase_samples;
 
 static void samples_free(phase_samples *s)
 {
     bench_sample_free(&s->us);
-    for (size_t i = 0; i < N_TIMED; i++)
+    bench_sample_free(&s->spoiled);
+    for (size_t i = 0; i < N_TIMED; i++) {
         bench_sample_free(&s->phase_us[i]);
+        bench_sample_free(&s->phase_spoiled[i]);
+    }
 }
 
 static bool sample_whole(const bench_cell *c, const bench_competitor *who, phase_samples *s, eval_error *e)
 {
     set_table(false);
-    return bench_cell_walk(c, who, &s->us, e);
+    return bench_cell_walk(c, who, &s->us, &s->spoiled, e);
 }
 
 static bool sample_parts(const bench_cell *c, const bench_competitor *who, phase_samples *s, eval_error *e)
@@ -252,15 +256,18 @@ static bool sample_parts(const bench_cell *c, const bench_competitor *who, phase
     const double own = own_ticks();
     for (size_t i = 0; i < who->n_walks * c->n_layers; i++) {
         memset(spent, 0, sizeof spent);
+        const long before = bench_interruptions(1);
         const double start = progress_now();
         const uint64_t start_ticks = ticks();
         if (!bench_cell_step(c, who, i % c->n_layers, e))
             return false;
         const double n_ticks = (double)(ticks() - start_ticks), us = (progress_now() - start) * 1e6;
+        const bool spoiled = bench_interruptions(1) != before;
         for (size_t phase = 0; phase < N_TIMED; phase++) {
             const double net = fmax(0.0, (double)spent[phase].ticks - own * (double)spent[phase].calls);
             s->calls[phase] = (double)spent[phase].calls;
-            if (!bench_sample_add(&s->phase_us[phase], net * us / n_ticks))
+            if (!bench_sample_add(spoiled ? &s->phase_spoiled[phase] : &s->phase_us[phase],
+                                  net * us / n_ticks))
                 return eval_fail(e, "out of memory");
         }
     }
@@ -287,7 +294,14 @@ static bool take_samples(bench_cell *c, phase_samples *samples, progress *p, dou
             progress_update(p, "phases", done);
         }
     }
-    return true;
+    bool good = true;
+    for (size_t i = 0; good && i < c->n_competitors; i++) {
+        phase_samples *s = &samples[i];
+        good = bench_cell_settle(&s->us, &s->spoiled, e);
+        for (size_t phase = 0; good && phase < N_TIMED; phase++)
+            good = bench_cell_settle(&s->phase_us[phase], &s->phase_spoiled[phase], e);
+    }
+    return good;
 }
 
 /* ---- the report ---- */
