@@ -204,6 +204,7 @@ NOT_TIMED(channel_stats)
 NOT_TIMED(fit_channels)
 NOT_TIMED(fit_channel)
 NOT_TIMED(rotate_row)
+NOT_TIMED(subtract_rows_f64)
 NOT_TIMED(accumulate_levels)
 NOT_TIMED(choose_levels)
 /* clang-format on */
