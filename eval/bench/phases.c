@@ -118,11 +118,14 @@ static const kvq_kernels *inner; /* what is measured */
 #define ARGUMENTS_12 ARGUMENTS_11, l
 
 #define NTH(a, b, c, d, e, f, g, h, i, j, k, l, n, ...) n
-#define COUNT(...)                                      NTH(__VA_ARGS__, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
-#define JOIN_(a, b)                                     a##b
-#define JOIN(a, b)                                      JOIN_(a, b)
-#define PARAMETERS(...)                                 JOIN(PARAMETERS_, COUNT(__VA_ARGS__))(__VA_ARGS__)
-#define ARGUMENTS(...)                                  JOIN(ARGUMENTS_, COUNT(__VA_ARGS__))
+
+/* How many there are, up to 12. */
+#define COUNT(...) NTH(__VA_ARGS__, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+
+#define JOIN_(a, b)     a##b
+#define JOIN(a, b)      JOIN_(a, b)
+#define PARAMETERS(...) JOIN(PARAMETERS_, COUNT(__VA_ARGS__))(__VA_ARGS__)
+#define ARGUMENTS(...)  JOIN(ARGUMENTS_, COUNT(__VA_ARGS__))
 
 #define TAKES_PLACE(slot)                                                                                    \
     static void time_##slot(kvq_kernels *table)                                                              \
@@ -206,6 +209,7 @@ NOT_TIMED(fit_channel)
 NOT_TIMED(rotate_row)
 NOT_TIMED(accumulate_levels)
 NOT_TIMED(choose_levels)
+NOT_TIMED(subtract_rows_f64)
 /* clang-format on */
 
 static void (*const time_slots[])(kvq_kernels *table) = {
