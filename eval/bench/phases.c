@@ -160,6 +160,7 @@ static const kvq_kernels *inner; /* what is measured */
     }
 
 typedef const kvq_layout *layout;
+typedef const kvq_run *runs;
 typedef const uint8_t *bytes;
 typedef const uint16_t *halves;
 typedef const float *floats;
@@ -177,8 +178,8 @@ TIMED_VALUE(fold, fold_row_rest, floats, size_t, float, folded)
 TIMED(fold, fold_ordered, const kvq_ordered *, floats, size_t, out, folded, out, out, out)
 TIMED(fold, fold_products, const kvq_log_scales *, size_t, floats, size_t, out, folded, kvq_fold *)
 TIMED(score, score_affine, layout, bytes, size_t, floats, size_t, out)
-TIMED(score, score_codes, const kvq_run *, size_t, bytes, size_t, floats, floats, size_t, out)
-TIMED(score, score_runs, const kvq_run *, size_t, bytes, kvq_next, size_t, weights, floats, floats, size_t, out)
+TIMED(score, score_codes, runs, size_t, bytes, size_t, floats, floats, size_t, out)
+TIMED(score, score_runs, runs, size_t, bytes, kvq_next, size_t, weights, floats, floats, size_t, out)
 TIMED(score, score_folded, layout, bytes, kvq_next, size_t, weights, floats, floats, size_t, out)
 TIMED_VALUE(softmax, max_f32, floats, size_t)
 TIMED_VALUE(softmax, exp2_sum_f32, out, size_t, float)
