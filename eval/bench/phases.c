@@ -118,11 +118,14 @@ static const kvq_kernels *inner; /* what is measured */
 #define ARGUMENTS_12 ARGUMENTS_11, l
 
 #define NTH(a, b, c, d, e, f, g, h, i, j, k, l, n, ...) n
-#define COUNT(...)                                      NTH(__VA_ARGS__, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
-#define JOIN_(a, b)                                     a##b
-#define JOIN(a, b)                                      JOIN_(a, b)
-#define PARAMETERS(...)                                 JOIN(PARAMETERS_, COUNT(__VA_ARGS__))(__VA_ARGS__)
-#define ARGUMENTS(...)                                  JOIN(ARGUMENTS_, COUNT(__VA_ARGS__))
+
+/* How many there are, up to 12. */
+#define COUNT(...) NTH(__VA_ARGS__, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+
+#define JOIN_(a, b)     a##b
+#define JOIN(a, b)      JOIN_(a, b)
+#define PARAMETERS(...) JOIN(PARAMETERS_, COUNT(__VA_ARGS__))(__VA_ARGS__)
+#define ARGUMENTS(...)  JOIN(ARGUMENTS_, COUNT(__VA_ARGS__))
 
 #define TAKES_PLACE(slot)                                                                                    \
     static void time_##slot(kvq_kernels *table)                                                              \
@@ -157,6 +160,7 @@ static const kvq_kernels *inner; /* what is measured */
     }
 
 typedef const kvq_layout *layout;
+typedef const kvq_run *runs;
 typedef const uint8_t *bytes;
 typedef const uint16_t *halves;
 typedef const float *floats;
@@ -174,8 +178,8 @@ TIMED_VALUE(fold, fold_row_rest, floats, size_t, float, folded)
 TIMED(fold, fold_ordered, const kvq_ordered *, floats, size_t, out, folded, out, out, out)
 TIMED(fold, fold_products, const kvq_log_scales *, size_t, floats, size_t, out, folded, kvq_fold *)
 TIMED(score, score_affine, layout, bytes, size_t, floats, size_t, out)
-TIMED(score, score_codes, const kvq_run *, size_t, bytes, size_t, floats, floats, size_t, out)
-TIMED(score, score_runs, const kvq_run *, size_t, bytes, kvq_next, size_t, weights, floats, floats, size_t, out)
+TIMED(score, score_codes, runs, size_t, bytes, size_t, floats, floats, size_t, out)
+TIMED(score, score_runs, runs, size_t, bytes, kvq_next, size_t, weights, floats, floats, size_t, out)
 TIMED(score, score_folded, layout, bytes, kvq_next, size_t, weights, floats, floats, size_t, out)
 TIMED_VALUE(softmax, max_f32, floats, size_t)
 TIMED_VALUE(softmax, exp2_sum_f32, out, size_t, float)
@@ -207,6 +211,7 @@ NOT_TIMED(rotate_row)
 NOT_TIMED(subtract_rows_f64)
 NOT_TIMED(accumulate_levels)
 NOT_TIMED(choose_levels)
+NOT_TIMED(subtract_rows_f64)
 /* clang-format on */
 
 static void (*const time_slots[])(kvq_kernels *table) = {
