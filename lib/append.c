@@ -13,7 +13,8 @@
 
 /* One call's tokens past the sinks, seen as indices [first, first + n) of a layer. */
 typedef struct append_input {
-    const float *x[KVQ_N_ROLES]; /* of all the call's tokens */
+    const void *x[KVQ_N_ROLES]; /* of all the call's tokens */
+    kvq_dtype dtype;
     kvq_strides strides;
     size_t n_sinks;        /* of them before those past the sinks */
     const float *received; /* [Hkv], received_stride apart; of the same tokens; NULL: none */
@@ -22,12 +23,24 @@ typedef struct append_input {
     int n_threads;
 } append_input;
 
-/* Below this many values, threads cost more than they save. */
-enum { MIN_PARALLEL_ELEMENTS = 1 << 16 };
+enum {
+    MIN_PARALLEL_ELEMENTS = 1 << 16, /* values, below which threads cost more than they save */
+    PIECES_PER_THREAD = 4,           /* of work, so that they end together */
+};
 
-static const float *input_row(const append_input *in, kvq_role role, size_t head, size_t index)
+/* A row as it was given. */
+static const void *input_row(const append_input *in, kvq_role role, size_t head, size_t index)
 {
-    return in->x[role] + (in->n_sinks + index - in->first) * in->strides.token + head * in->strides.head;
+    size_t token = in->n_sinks + index - in->first;
+    return kvq_element(in->x[role], in->dtype, token * in->strides.token + head * in->strides.head);
+}
+
+/* The same as the residual and the sinks store it. */
+static void store_row(const kvq_cache *cache, const kvq_layer_plan *plan, kvq_role role, uint8_t *to,
+                      kvq_dtype dtype, const void *row)
+{
+    float buffer[KVQ_DIM_MAX];
+    kvq_row_store(cache, plan->scheme.residual_dtype[role], to, kvq_row_as_f32(cache, dtype, row, buffer));
 }
 
 static float input_received(const append_input *in, size_t head, size_t index)
@@ -48,7 +61,7 @@ static void gather(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq
             kvq_row_load(cache, plan->scheme.residual_dtype[role],
                          kvq_residual_row(cache, plan, layer, role, head, i), out);
         } else {
-            kvq_row_store(cache, plan->scheme.residual_dtype[role], row, input_row(in, role, head, i));
+            store_row(cache, plan, role, row, in->dtype, input_row(in, role, head, i));
             kvq_row_load(cache, plan->scheme.residual_dtype[role], row, out);
         }
     }
@@ -69,8 +82,8 @@ static const float *gather_received(const kvq_cache *cache, const kvq_layer_plan
     return received;
 }
 
-/* Encode n indices from i on, of one superblock and a head: from the caller's array as it is, or, with scratch
- * [128][D], gathered from wherever they are. */
+/* Encode n indices from i on of a head, which lie in one superblock: from the caller's array as it is, or, with
+ * scratch [128][D], gathered from wherever they are. */
 static void encode_head(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
                         kvq_role role, size_t head, size_t i, size_t n, const append_input *in,
                         float *scratch)
@@ -91,39 +104,62 @@ static void encode_head(const kvq_cache *cache, const kvq_layer_plan *plan, cons
                         side->evidence != 0 ? &evidence : NULL);
 }
 
-/* Indices from i on that are of one superblock and below end. */
-static size_t in_superblock(size_t i, size_t end)
+/* Indices [begin, end) of all heads, cut into pieces of whole superblocks and into parts of the heads. */
+typedef struct encoding {
+    const kvq_cache *cache;
+    const kvq_layer_plan *plan;
+    const kvq_layer *layer;
+    kvq_role role;
+    size_t begin, end, n_pieces, n_parts;
+    const append_input *in;
+    float *scratch;        /* NULL: encoded where they lie */
+    size_t scratch_stride; /* from task to task */
+} encoding;
+
+static size_t n_superblocks(const encoding *e)
 {
-    return kvq_min_size(end, (i / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK) - i;
+    return (e->end - 1) / KVQ_SUPERBLOCK - e->begin / KVQ_SUPERBLOCK + 1;
 }
 
-/* Superblock by superblock, and all heads of each before the next: their numbers lie side by side in the
- * caller's array, where one head's tokens may be a memory page apart. */
-static void encode_heads(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                         kvq_role role, size_t begin, size_t end, const append_input *in, bool gathered)
+/* Where a piece begins, and the one before it ends. */
+static size_t piece_begin(const encoding *e, size_t piece)
 {
-    size_t n_heads = cache->config.n_kv_heads, scratch_floats = KVQ_SUPERBLOCK * cache->config.head_dim;
-    bool large = (end - begin) * n_heads * cache->config.head_dim >= MIN_PARALLEL_ELEMENTS;
-    int n_threads = large ? kvq_n_threads(in->n_threads, n_heads) : 1;
-    float *scratch = gathered ? cache->scratch : NULL;
-    float *more = n_threads > 1 && gathered ? malloc(n_heads * scratch_floats * sizeof *more) : NULL;
-    if (n_threads == 1 ||
-        (gathered && more == NULL)) { /* no pragma at all: see run_parallel in attention.c */
-        for (size_t i = begin, n; i < end; i += n) {
-            n = in_superblock(i, end);
-            for (size_t head = 0; head < n_heads; head++)
-                encode_head(cache, plan, layer, role, head, i, n, in, scratch);
-        }
+    size_t i = e->begin / KVQ_SUPERBLOCK + piece * n_superblocks(e) / e->n_pieces;
+    return kvq_min_size(kvq_max_size(e->begin, i * KVQ_SUPERBLOCK), e->end);
+}
+
+/* A piece of a part, superblock by superblock and all heads of each before the next: their numbers lie side by
+ * side in the caller's array, where one head's tokens may be a memory page apart. */
+static void encode_task(void *arg, size_t task)
+{
+    const encoding *e = arg;
+    const size_t piece = task % e->n_pieces, part = task / e->n_pieces, n_heads = e->cache->config.n_kv_heads,
+                 end = piece_begin(e, piece + 1);
+    float *scratch = e->scratch == NULL ? NULL : e->scratch + task * e->scratch_stride;
+    for (size_t i = piece_begin(e, piece), n; i < end; i += n) {
+        n = kvq_min_size(end, (i / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK) - i;
+        for (size_t head = n_heads * part / e->n_parts; head < n_heads * (part + 1) / e->n_parts; head++)
+            encode_head(e->cache, e->plan, e->layer, e->role, head, i, n, e->in, scratch);
+    }
+}
+
+static void encode_heads(encoding *e, bool gathered)
+{
+    if (e->begin == e->end)
         return;
-    }
-#pragma omp parallel num_threads(n_threads)
-    for (size_t i = begin, n; i < end; i += n) {
-        n = in_superblock(i, end);
-#pragma omp for schedule(static) nowait
-        for (size_t head = 0; head < n_heads; head++)
-            encode_head(cache, plan, layer, role, head, i, n, in,
-                        gathered ? more + head * scratch_floats : NULL);
-    }
+    size_t n_heads = e->cache->config.n_kv_heads, scratch_floats = KVQ_SUPERBLOCK * e->cache->config.head_dim;
+    bool large = (e->end - e->begin) * n_heads * e->cache->config.head_dim >= MIN_PARALLEL_ELEMENTS;
+    int n_threads = large ? kvq_n_threads(e->cache, e->in->n_threads, n_heads * n_superblocks(e)) : 1;
+    size_t wanted = n_threads > 1 ? (size_t)n_threads * PIECES_PER_THREAD : 1;
+    e->n_pieces = kvq_min_size(n_superblocks(e), wanted);
+    e->n_parts = kvq_min_size(n_heads, (wanted + e->n_pieces - 1) / e->n_pieces);
+    size_t n_tasks = e->n_pieces * e->n_parts;
+    float *more = n_threads > 1 && gathered ? malloc(n_tasks * scratch_floats * sizeof *more) : NULL;
+    e->scratch = !gathered ? NULL : more != NULL ? more : e->cache->scratch;
+    e->scratch_stride = more != NULL ? scratch_floats : 0;
+    if (gathered && more == NULL)
+        n_threads = 1;
+    kvq_parallel_for(e->cache, n_threads, n_tasks, encode_task, e);
     free(more);
 }
 
@@ -133,12 +169,16 @@ static void pack_side(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *l
 {
     size_t begin = layer->packed[role], run = plan->side[role].tokens_per_run;
     /* From here on whole runs come from the caller's array; with a rounded residual every value must pass
-     * through it. */
-    bool rounded = plan->scheme.residual_dtype[role] != KVQ_F32;
+     * through it, and 16-bit numbers must become floats. */
+    bool rounded = plan->scheme.residual_dtype[role] != KVQ_F32 || in->dtype != KVQ_F32;
     size_t direct = rounded ? target : (in->first + run - 1) / run * run;
     direct = kvq_max_size(begin, kvq_min_size(direct, target));
-    encode_heads(cache, plan, layer, role, begin, direct, in, true);
-    encode_heads(cache, plan, layer, role, direct, target, in, false);
+    encoding e = {
+        .cache = cache, .plan = plan, .layer = layer, .role = role, .begin = begin, .end = direct, .in = in};
+    encode_heads(&e, true);
+    e.begin = direct;
+    e.end = target;
+    encode_heads(&e, false);
 }
 
 /* ---- What stays in full precision ---- */
@@ -150,8 +190,8 @@ static void fill_residual(const kvq_cache *cache, const kvq_layer_plan *plan, co
     size_t begin = kvq_max_size(layer->packed[role], in->first);
     for (size_t i = begin; i < in->first + in->n; i++)
         for (size_t head = 0; head < cache->config.n_kv_heads; head++) {
-            kvq_row_store(cache, plan->scheme.residual_dtype[role],
-                          kvq_residual_row(cache, plan, layer, role, head, i), input_row(in, role, head, i));
+            store_row(cache, plan, role, kvq_residual_row(cache, plan, layer, role, head, i), in->dtype,
+                      input_row(in, role, head, i));
             float *received = kvq_residual_received(cache, plan, layer, role, head, i);
             if (received != NULL)
                 *received = input_received(in, head, i);
@@ -164,9 +204,10 @@ static void fill_sinks(const kvq_cache *cache, const kvq_layer_plan *plan, const
     const kvq_strides *strides = &arrivals->strides;
     for (size_t i = 0; i < n; i++)
         for (size_t head = 0; head < cache->config.n_kv_heads; head++)
-            kvq_row_store(cache, plan->scheme.residual_dtype[role],
-                          kvq_sinks_row(cache, plan, layer, role, head, layer->n_tokens + i),
-                          arrivals->x[role] + i * strides->token + head * strides->head);
+            store_row(
+                cache, plan, role, kvq_sinks_row(cache, plan, layer, role, head, layer->n_tokens + i),
+                arrivals->dtype,
+                kvq_element(arrivals->x[role], arrivals->dtype, i * strides->token + head * strides->head));
 }
 
 /* ---- Reserve, pack, take ---- */
@@ -240,6 +281,7 @@ void kvq_append_take(kvq_cache *cache, size_t layer_index, size_t sequence, cons
         .strides = arrivals->strides,
         .n_sinks = n_to_sinks,
         .x = {arrivals->x[KVQ_KEYS], arrivals->x[KVQ_VALUES]},
+        .dtype = arrivals->dtype,
         .received = arrivals->received,
         .received_stride = arrivals->received_stride,
         .first = n_before,

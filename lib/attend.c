@@ -5,6 +5,7 @@
 #include "lib/sized.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 /* ---- Options and counters ---- */
 
@@ -22,6 +23,12 @@ void kvq_attend_counters_init_sized(kvq_attend_counters *counters, size_t struct
         (void)kvq_sized_write(counters, struct_size, &none, sizeof none, false);
 }
 
+/* May a caller's numbers be of this type? */
+static bool is_of_arrays(kvq_dtype dtype)
+{
+    return dtype == KVQ_F32 || dtype == KVQ_F16 || dtype == KVQ_BF16;
+}
+
 kvq_status kvq_attend_options_read(const kvq_attend_options *given, kvq_attend_options *options,
                                    kvq_attend_counters *counters)
 {
@@ -34,7 +41,9 @@ kvq_status kvq_attend_options_read(const kvq_attend_options *given, kvq_attend_o
                                                      KVQ_SIZE_THROUGH(kvq_attend_counters, heads_again)))
         return KVQ_ERR_ARG;
     bool precision = options->precision == KVQ_PRECISION_FAST || options->precision == KVQ_PRECISION_EXACT;
-    return precision && options->n_threads >= 0 ? KVQ_OK : KVQ_ERR_ARG;
+    bool dtypes =
+        is_of_arrays(options->q_dtype) && is_of_arrays(options->kv_dtype) && is_of_arrays(options->out_dtype);
+    return precision && dtypes && options->n_threads >= 0 ? KVQ_OK : KVQ_ERR_ARG;
 }
 
 void kvq_attend_counters_write(const kvq_attend_options *options, const kvq_attend_counters *counters)
@@ -82,10 +91,10 @@ static kvq_span make_span(const kvq_cache *cache, size_t layer, const size_t *se
 }
 
 kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *sequences, size_t n_sequences,
-                            const float *q, size_t n_q, float scale, const kvq_attend_options *given,
-                            float *out)
+                            const void *q, size_t n_q, float scale, const kvq_attend_options *given,
+                            void *out)
 {
-    enum { SPANS = 64 }; /* at a time, so that none need be allocated */
+    enum { SPANS = 64 }; /* which need not be allocated; as many at a time where there is no memory for all */
     kvq_attend_options options;
     kvq_attend_counters counters;
     KVQ_TRY(kvq_attend_options_read(given, &options, &counters));
@@ -93,13 +102,14 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
         !isfinite(scale))
         return KVQ_ERR_ARG;
     KVQ_TRY(check_sequences(cache, layer, sequences, n_sequences, n_q, options.probabilities != NULL));
-    const kvq_config *config = &cache->config;
-    if (!cache->kernels->all_finite_f32(q, n_sequences * n_q * config->n_heads * config->head_dim))
+    if (!kvq_rows_are_valid(cache, options.q_dtype, q, n_sequences * n_q * cache->config.n_heads))
         return KVQ_ERR_NONFINITE;
     kvq_attention_call call = {
         .cache = cache,
         .plan = &cache->plan[layer],
         .q = q,
+        .q_dtype = options.q_dtype,
+        .out_dtype = options.out_dtype,
         .scale = scale,
         .window = options.window,
         .fast = options.precision == KVQ_PRECISION_FAST && options.bound == NULL,
@@ -108,13 +118,16 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
         .bound = options.bound,
         .counters = &counters,
     };
+    kvq_span few[SPANS], *all = n_sequences > SPANS ? malloc(n_sequences * sizeof *all) : NULL;
+    size_t most = all != NULL ? n_sequences : SPANS;
     for (size_t s = 0, n; s < n_sequences; s += n) {
-        kvq_span spans[SPANS];
-        n = kvq_min_size(n_sequences - s, SPANS);
+        kvq_span *spans = all != NULL ? all : few;
+        n = kvq_min_size(n_sequences - s, most);
         for (size_t i = 0; i < n; i++)
             spans[i] = make_span(cache, layer, sequences, s + i, n_q, options.probabilities);
         kvq_attention(&call, spans, n);
     }
+    free(all);
     kvq_attend_counters_write(&options, &counters);
     return KVQ_OK;
 }

@@ -31,6 +31,8 @@ static kvq_status check_config(const kvq_config *config)
         return KVQ_ERR_ARG;
     if (config->allocator != NULL && (config->allocator->alloc == NULL || config->allocator->free == NULL))
         return KVQ_ERR_ARG;
+    if (!kvq_parallel_is_valid(config->parallel, config->n_threads))
+        return KVQ_ERR_ARG;
     if (config->layer_schemes == NULL)
         return config->scheme == NULL && config->scheme_text == NULL ? KVQ_ERR_ARG : KVQ_OK;
     for (size_t i = 0; i < config->n_layers; i++)

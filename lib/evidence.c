@@ -58,15 +58,18 @@ uint64_t kvq_evidence_bytes(const kvq_cache *cache, const kvq_layer_plan *plan, 
 }
 
 void kvq_evidence_add_queries(const kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
-                              const float *q, size_t n)
+                              kvq_dtype dtype, const void *queries, size_t n)
 {
+    float buffer[KVQ_DIM_MAX];
     size_t dim = cache->config.head_dim, n_heads = cache->config.n_heads;
     size_t heads_per_kv = n_heads / cache->config.n_kv_heads;
     if (layer->learned == NULL)
         return;
     layer->n_queries += n;
     for (size_t i = 0; i < n; i++)
-        for (size_t head = 0; head < n_heads; head++, q += dim) {
+        for (size_t head = 0; head < n_heads; head++) {
+            const float *q =
+                kvq_row_as_f32(cache, dtype, kvq_element(queries, dtype, (i * n_heads + head) * dim), buffer);
             float *energy = layer->learned + head / heads_per_kv * plan->n_learned, *moment = energy + dim;
             for (size_t c = 0; c < dim; c++)
                 energy[c] = add_bounded(energy[c], q[c] * q[c]);

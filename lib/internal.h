@@ -167,6 +167,18 @@ void kvq_residual_advance(kvq_cache *cache, const kvq_layer_plan *plan, kvq_laye
 float *kvq_residual_received(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
                              kvq_role role, size_t head, size_t index);
 
+/** Bytes of one number of a dtype that is not made of rows. */
+static inline size_t kvq_element_bytes(kvq_dtype dtype)
+{
+    return dtype == KVQ_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+
+/** Number i of a caller's array. */
+static inline const void *kvq_element(const void *x, kvq_dtype dtype, size_t i)
+{
+    return (const uint8_t *)x + i * kvq_element_bytes(dtype);
+}
+
 /** Bytes of a row of D values, and of a residual block. */
 size_t kvq_row_bytes(kvq_dtype dtype, size_t dim);
 size_t kvq_block_bytes(const kvq_cache *cache, const kvq_layer_plan *plan, kvq_role role);
@@ -175,7 +187,13 @@ size_t kvq_block_bytes(const kvq_cache *cache, const kvq_layer_plan *plan, kvq_r
 void kvq_row_store(const kvq_cache *cache, kvq_dtype dtype, uint8_t *row, const float *x);
 void kvq_row_load(const kvq_cache *cache, kvq_dtype dtype, const uint8_t *row, float *x);
 
-/** Are n rows what kvq_row_store can have written? */
+/** A row of D values as floats: where they lie if they are, otherwise converted into a buffer. */
+const float *kvq_row_as_f32(const kvq_cache *cache, kvq_dtype dtype, const void *row, float *buffer);
+
+/** kvq_row_store of values of which some may be Inf or NaN, which stay so. Not for int8. */
+void kvq_row_store_any(const kvq_cache *cache, kvq_dtype dtype, uint8_t *row, const float *x);
+
+/** Are n rows side by side what kvq_row_store can have written: all finite? */
 bool kvq_rows_are_valid(const kvq_cache *cache, kvq_dtype dtype, const uint8_t *rows, size_t n);
 
 /** Hash the pages [from, sealed). */
@@ -186,14 +204,15 @@ uint64_t kvq_page_hash(const kvq_layer_plan *plan, const kvq_page *page);
 
 /** Tokens that a call brings, of a layer that may already hold some of them as sinks. */
 typedef struct kvq_arrivals {
-    const float
-        *x[KVQ_N_ROLES]; /* rows of D, of token t and head h at t * strides.token + h * strides.head */
+    /* Rows of D numbers, of token t and head h at t * strides.token + h * strides.head. */
+    const void *x[KVQ_N_ROLES];
+    kvq_dtype dtype;
     kvq_strides strides;
     size_t n_tokens;
     /* [Hkv], received_stride apart: attention that each past the sinks has received; NULL: none. */
     const float *received;
     size_t received_stride;
-    int n_threads; /* for packing; 0: as many as OpenMP gives */
+    int n_threads; /* for packing; 0: as many as the cache's config says */
 } kvq_arrivals;
 
 /** The strides of [n_tokens][Hkv][D]. */
@@ -228,7 +247,7 @@ uint64_t kvq_evidence_bytes(const kvq_cache *cache, const kvq_layer_plan *plan, 
 
 /** Learn from queries q[n][H][D], in their order. */
 void kvq_evidence_add_queries(const kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
-                              const float *q, size_t n);
+                              kvq_dtype dtype, const void *q, size_t n);
 
 /** Weigh what was learned from n_before tokens as if it were from n_after. */
 void kvq_evidence_shrink(const kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, size_t n_after,
@@ -245,7 +264,8 @@ typedef struct kvq_view {
     const kvq_cache *cache;
     const kvq_layer_plan *plan;
     const kvq_layer *layer;
-    const float *fresh[KVQ_N_ROLES]; /* [n_fresh][Hkv][D] */
+    const void *fresh[KVQ_N_ROLES]; /* [n_fresh][Hkv][D] */
+    kvq_dtype fresh_dtype;
     size_t n_fresh;
 } kvq_view;
 
@@ -292,19 +312,20 @@ typedef struct kvq_span {
     size_t n_q, n_before;
     size_t first_query; /* in q, out and bound */
     kvq_probabilities probabilities;
-    size_t first_tile; /* filled by kvq_attention */
 } kvq_span;
 
 /** What the spans of one call have in common. */
 typedef struct kvq_attention_call {
     const kvq_cache *cache;
     const kvq_layer_plan *plan;
-    const float *q;
+    const void *q;
+    kvq_dtype q_dtype, out_dtype;
     float scale;
     size_t window; /* as in kvq_attend_options */
     bool fast;
     int n_threads;
-    float *out, *bound;            /* bound may be NULL */
+    void *out;
+    float *bound;                  /* may be NULL */
     kvq_attend_counters *counters; /* of this call; added to */
 } kvq_attention_call;
 
@@ -315,7 +336,7 @@ static inline size_t kvq_first_visible(size_t window, size_t n_visible)
 }
 
 /** softmax(scale q K^T) V for every query of the spans. Cannot fail. */
-void kvq_attention(const kvq_attention_call *call, kvq_span *spans, size_t n_spans);
+void kvq_attention(const kvq_attention_call *call, const kvq_span *spans, size_t n_spans);
 
 /** Does fast precision serve a layer? */
 static inline bool kvq_plan_folds(const kvq_layer_plan *plan)
@@ -331,8 +352,20 @@ void kvq_attend_counters_write(const kvq_attend_options *options, const kvq_atte
 
 /* ---- threads.c ---- */
 
-/** Threads to use for n_tasks when `wanted` were asked for; 0 asks for as many as OpenMP gives. */
-int kvq_n_threads(int wanted, size_t n_tasks);
+/** Threads to use for n_tasks when `wanted` were asked for; 0 asks for as many as the cache's config says. */
+int kvq_n_threads(const kvq_cache *cache, int wanted, size_t n_tasks);
+
+typedef void (*kvq_task_fn)(void *arg, size_t i);
+
+/** Call task(arg, i) once for every i < n, begun in this order, on n_threads threads (of kvq_n_threads): the
+ * program's, if the cache has a parallel-for of it, or OpenMP's. Returns when all are done. */
+void kvq_parallel_for(const kvq_cache *cache, int n_threads, size_t n, kvq_task_fn task, void *arg);
+
+/** Can a config or load options say this? */
+static inline bool kvq_parallel_is_valid(kvq_parallel_fn parallel, int n_threads)
+{
+    return parallel == NULL ? n_threads >= 0 : n_threads > 0;
+}
 
 /* ---- bound.c ---- */
 

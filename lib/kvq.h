@@ -28,8 +28,11 @@
  *     that hand one out by the name without _sized. A smaller struct than the library's (none is
  *     smaller than in 0.2.0) gets defaults for what it lacks; a larger one is fine while the rest that the
  *     library does not know is zero, and KVQ_ERR_ARG otherwise. All other structs stay as they are.
+ *   - Calls that are worth it use OpenMP's threads, or those of the program's own parallel-for
+ *     (kvq_config.parallel). No result depends on which, nor on how many.
  *   - After fork(), calls in the child use one thread, whatever was asked for: OpenMP's threads do not
- *     survive it, and waiting for them would take for ever. The child's copy of a cache is its own.
+ *     survive it, and waiting for them would take for ever. (A program's own parallel-for is trusted to know
+ *     what it has left.) The child's copy of a cache is its own.
  */
 #ifndef KVQ_H
 #define KVQ_H
@@ -118,8 +121,9 @@ typedef enum kvq_residual_mode {
 
 typedef enum kvq_dtype {
     KVQ_F32 = 0,
-    KVQ_F16 = 1, /* saturates at 65504 */
-    KVQ_I8 = 2,  /* per token and head a half scale and int8 values; saturates near 8.3e6 */
+    KVQ_F16 = 1,  /* saturates at 65504 */
+    KVQ_I8 = 2,   /* per token and head a half scale and int8 values; saturates near 8.3e6 */
+    KVQ_BF16 = 3, /* bfloat16: of a call's arrays only (kvq_attend_options), nothing is stored so */
 } kvq_dtype;
 
 typedef enum kvq_arith {
@@ -294,6 +298,23 @@ typedef struct kvq_allocator {
     void *ctx;
 } kvq_allocator;
 
+/**
+ * A program's own parallel-for: call task(arg, i) once for every i < n, on whatever threads it has, and return
+ * when all calls have returned. What the caller wrote before must be visible in them, and what they wrote to
+ * the caller afterwards, as any pool's locks see to.
+ *
+ * Any order will do, any thread, and fewer threads than promised: tasks never wait for each other, so a plain
+ * loop on the calling thread is a parallel-for, too. n is at least 2 and at most the n_threads of the config,
+ * and each task takes pieces of the call's work until none is left: there is nothing to gain from dealing
+ * them out cleverly. A task may use as much stack as a call (640 KB), never blocks, and starts no tasks of its
+ * own. It must run to its end: no longjmp, no exception, no cancelled thread.
+ *
+ * It is called by the thread that calls the library, and never again before it has returned; where several
+ * threads call the library at once, by several at once. A program that calls the library from tasks of its own
+ * pool needs a parallel-for that can be called from there.
+ */
+typedef void (*kvq_parallel_fn)(void *ctx, void (*task)(void *arg, size_t i), void *arg, size_t n);
+
 typedef struct kvq_config {
     size_t struct_size;
     size_t n_layers;          /* L */
@@ -308,6 +329,13 @@ typedef struct kvq_config {
     const kvq_scheme *const *layer_schemes;
     const kvq_allocator *allocator; /* NULL: the default one (see kvq_config_init); copied */
     const char *isa;                /* instruction set to use, as in KVQ_ISA; NULL: what kvq_isa() names */
+    /* Instead of OpenMP, for all calls on this cache: they start no threads then (examples/parallel.c). NULL
+     * for none. parallel_ctx is handed through. */
+    kvq_parallel_fn parallel;
+    void *parallel_ctx;
+    /* Threads that calls use if their options do not say, and what parallel has, which none can exceed. 0: as
+     * many as OpenMP gives; with parallel it must be set. */
+    int n_threads;
 } kvq_config;
 
 /** Call kvq_config_init instead. */
@@ -340,8 +368,8 @@ KVQ_API void kvq_cache_get_config_sized(const kvq_cache *cache, kvq_config *out,
 
 /**
  * The dimensions and schemes a cache was made with, ready to make another one alike. layer_schemes points to
- * [n_layers] schemes of the cache, none of which differs by layer, and lives as long as it; scheme_text, scheme and allocator are NULL, and
- * isa is the one in use.
+ * [n_layers] schemes of the cache, none of which differs by layer, and lives as long as it; scheme_text,
+ * scheme and allocator are NULL, isa is the one in use, and parallel, its context and n_threads are as given.
  */
 static inline void kvq_cache_get_config(const kvq_cache *cache, kvq_config *out)
 {
@@ -493,9 +521,9 @@ static inline void kvq_attend_counters_init(kvq_attend_counters *counters)
 typedef struct kvq_attend_options {
     size_t struct_size;
     kvq_precision precision;
-    /* 0: as many as OpenMP gives. The result does not depend on it. OpenMP's threads may spin while they
-     * wait: on machines with other work, set GOMP_SPINCOUNT=3000 (gcc) or KMP_BLOCKTIME=0 (clang) for the
-     * process. */
+    /* 0: as many as kvq_config.n_threads says. The result does not depend on it. OpenMP's threads may spin
+     * while they wait: on machines with other work, set GOMP_SPINCOUNT=3000 (gcc) or KMP_BLOCKTIME=0 (clang)
+     * for the process. */
     int n_threads;
     float *probabilities; /* out, [n_sequences][n_q][H][T]; all T must be equal. NULL: not wanted */
     /* out, [n_sequences][n_q][H]. NULL: not wanted. Costs 10 to 150 times the attention, which is exact
@@ -505,6 +533,9 @@ typedef struct kvq_attend_options {
     /* Sliding window in tokens, the query's own included: the query of token p sees tokens j with
      * p - window < j <= p, as layers with sliding_window in Hugging Face's models. 0: all up to p */
     size_t window;
+    /* What the call's arrays hold: KVQ_F32, KVQ_F16 or KVQ_BF16 (the last two as 16-bit words); k and v are
+     * those of kvq_cache_step. probabilities and bound are float32 always. */
+    kvq_dtype q_dtype, kv_dtype, out_dtype;
 } kvq_attend_options;
 
 /** Call kvq_attend_options_init instead. */
@@ -523,24 +554,29 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *
  * sequences [n_sequences] indices; NULL stands for 0, 1, ..., n_sequences - 1. None is a no-op, for
  *           q and out that are not NULL all the same.
- * q, out    [n_sequences][n_q][H][D] float32; out must not overlap q. Query head h uses KV head h / (H/Hkv).
+ * q, out    [n_sequences][n_q][H][D], float32 unless options say otherwise (q_dtype, out_dtype); out must not
+ *           overlap q. Query head h uses KV head h / (H/Hkv). Numbers of 16 bits are converted where they are
+ *           used, not copied: the result is that of the same numbers in float32, and out the float32 result
+ *           rounded to nearest even; what is finite stays so (65504, or 3.39e38), Inf and NaN stay what they
+ *           are.
  * scale     usually 1/sqrt(D).
  * options   NULL for the defaults.
  * bound     a number B per query head with max_d |out - out_exact| <= B, where out_exact is the attention in
  *           real arithmetic over the keys and values as they were appended (or imported, or brought back by a
- *           truncation). +Inf where nothing can be promised (see kvq_cache_read_bound). Derivation:
- *           lib/bound.c.
+ *           truncation), and out what was handed out, rounded. +Inf where nothing can be promised (see
+ *           kvq_cache_read_bound). Derivation: lib/bound.c.
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, n_q = 0 or > T, scale not finite, unequal T with
  * probabilities, options not initialised or out of range); KVQ_ERR_NONFINITE (in q).
- * Memory    takes nothing from the cache's allocator. Where the heads are too few to feed all threads, 4 (D +
- *           4) bytes, with rotated values 4 (2 D + 4), per query head and 2,048 tokens come from malloc for
- *           the time of the call; without them one thread does the work of several.
+ * Memory    takes nothing from the cache's allocator. With several threads, some 150 bytes for each KV head of
+ *           each sequence (and eight query rows) come from malloc for the time of the call, and for a sequence
+ *           that threads share, 4 (D + 4) bytes, with rotated values 4 (2 D + 4), per query head and 2,048
+ *           tokens (512 of the first 2,048); without them one thread does the work of several.
  * Numerics  identical bits for any n_threads and any grouping of sequences into calls; with
  *           KVQ_PRECISION_FAST on any instruction set, too, while kvq_attend_counters.superblocks_exact stays
  *           0. Where fast precision serves it does so unless |q| times a key's scale passes 2^100, or |q|
  *           passes 2^100 times the largest such product, or |q| times a key's minimum passes 2^100.
  *           Sums are float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv
- *           1805.02867), in segments of 2,048 that threads share. A query for which scale * q, that times a
+ *           1805.02867), in segments of 2,048 (the first: of 512) that threads share. A query for which scale * q, that times a
  *           key's scale, a score, or a partial sum of one leaves the range of float gets NaN for its out and
  *           probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both
  *           cases.
@@ -557,9 +593,9 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           each layer (examples/engine.c).
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer,
-                                                   const size_t *sequences, size_t n_sequences,
-                                                   const float *q, size_t n_q, float scale,
-                                                   const kvq_attend_options *options, float *out);
+                                                   const size_t *sequences, size_t n_sequences, const void *q,
+                                                   size_t n_q, float scale, const kvq_attend_options *options,
+                                                   void *out);
 
 /**
  * Append and attend in one call: what an engine does in every layer, for any number of sequences and of new
@@ -580,8 +616,9 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
  *
  * sequences [n_sequences], all different; NULL stands for 0, 1, ..., n_sequences - 1.
  * n_new     [n_sequences] new tokens of each, may be 0; NULL stands for 1 each. N is their sum.
- * q         [N][H][D] float32, k and v [N][Hkv][D]: sequence after sequence; read only.
- * out       [N][H][D] float32; must not overlap the others.
+ * q         [N][H][D], k and v [N][Hkv][D]: sequence after sequence; read only. float32 unless options say
+ *           otherwise (q_dtype, kv_dtype): then as the same numbers in float32, also in what is stored.
+ * out       [N][H][D], as in kvq_cache_attend; must not overlap the others.
  * scale, options as in kvq_cache_attend; probabilities are [N][H][T], where T is the number of tokens
  *           after the call, and need equal T and equal n_new; bound is [N][H], and takes the new tokens as
  *           exact. Tokens outside a query's window receive no attention from it, in evidence as elsewhere.
@@ -597,9 +634,9 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
  *           kvq_attend_counters.superblocks_exact stays 0, or if all keys' codecs are tier.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_step(kvq_cache *cache, size_t layer, const size_t *sequences,
-                                                 size_t n_sequences, const size_t *n_new, const float *q,
-                                                 const float *k, const float *v, float scale,
-                                                 const kvq_attend_options *options, float *out);
+                                                 size_t n_sequences, const size_t *n_new, const void *q,
+                                                 const void *k, const void *v, float scale,
+                                                 const kvq_attend_options *options, void *out);
 
 /* ---- Memory, integrity -------------------------------------------------------------------------------- */
 
@@ -662,6 +699,9 @@ typedef struct kvq_load_options {
     size_t struct_size;
     const kvq_allocator *allocator; /* as in kvq_config */
     const char *isa;                /* as in kvq_config */
+    kvq_parallel_fn parallel;       /* as in kvq_config, and the next two */
+    void *parallel_ctx;
+    int n_threads;
 } kvq_load_options;
 
 /** Call kvq_load_options_init instead. */

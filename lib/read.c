@@ -13,12 +13,13 @@ kvq_stretch kvq_find_stretch(const kvq_view *view, kvq_role role, size_t head, s
     const kvq_config *config = &view->cache->config;
     size_t stored = layer->n_tokens, sinks = plan->scheme.sinks;
     if (begin >= stored) {
-        const float *row =
-            view->fresh[role] + ((begin - stored) * config->n_kv_heads + head) * config->head_dim;
-        return (kvq_stretch){.n = kvq_min_size(n, stored + view->n_fresh - begin),
-                             .rows = (const uint8_t *)row,
-                             .dtype = KVQ_F32,
-                             .stride = config->n_kv_heads * config->head_dim * sizeof *row};
+        size_t first = ((begin - stored) * config->n_kv_heads + head) * config->head_dim;
+        return (kvq_stretch){
+            .n = kvq_min_size(n, stored + view->n_fresh - begin),
+            .rows = kvq_element(view->fresh[role], view->fresh_dtype, first),
+            .dtype = view->fresh_dtype,
+            .stride = config->n_kv_heads * config->head_dim * kvq_element_bytes(view->fresh_dtype),
+        };
     }
     n = kvq_min_size(n, stored - begin);
     kvq_stretch rows = {.dtype = plan->scheme.residual_dtype[role], .stride = plan->row_bytes[role]};

@@ -3,7 +3,10 @@
  * which sinks are made of, too.
  */
 #include "lib/internal.h"
+#include "quant/bf16.h"
 #include "quant/row8.h"
+
+#include <math.h>
 
 /* ---- Blocks ---- */
 
@@ -94,9 +97,7 @@ void kvq_residual_advance(kvq_cache *cache, const kvq_layer_plan *plan, kvq_laye
 
 size_t kvq_row_bytes(kvq_dtype dtype, size_t dim)
 {
-    return dtype == KVQ_F32   ? dim * sizeof(float)
-           : dtype == KVQ_F16 ? dim * sizeof(uint16_t)
-                              : kvq_row8_bytes(dim);
+    return dtype == KVQ_I8 ? kvq_row8_bytes(dim) : dim * kvq_element_bytes(dtype);
 }
 
 void kvq_row_store(const kvq_cache *cache, kvq_dtype dtype, uint8_t *row, const float *x)
@@ -106,6 +107,8 @@ void kvq_row_store(const kvq_cache *cache, kvq_dtype dtype, uint8_t *row, const 
         memcpy(row, x, dim * sizeof *x);
     else if (dtype == KVQ_F16)
         cache->kernels->convert_f32_f16(x, dim, (uint16_t *)(void *)row);
+    else if (dtype == KVQ_BF16)
+        cache->kernels->convert_f32_bf16(x, dim, (uint16_t *)(void *)row);
     else
         cache->kernels->convert_f32_i8(x, dim, row);
 }
@@ -117,8 +120,45 @@ void kvq_row_load(const kvq_cache *cache, kvq_dtype dtype, const uint8_t *row, f
         memcpy(x, row, dim * sizeof *x);
     else if (dtype == KVQ_F16)
         cache->kernels->convert_f16_f32((const uint16_t *)(const void *)row, dim, x);
+    else if (dtype == KVQ_BF16)
+        cache->kernels->convert_bf16_f32((const uint16_t *)(const void *)row, dim, x);
     else
         cache->kernels->convert_i8_f32(row, dim, x);
+}
+
+const float *kvq_row_as_f32(const kvq_cache *cache, kvq_dtype dtype, const void *row, float *buffer)
+{
+    if (dtype == KVQ_F32)
+        return row;
+    kvq_row_load(cache, dtype, row, buffer);
+    return buffer;
+}
+
+void kvq_row_store_any(const kvq_cache *cache, kvq_dtype dtype, uint8_t *row, const float *x)
+{
+    size_t dim = cache->config.head_dim;
+    if (dtype == KVQ_F32 || cache->kernels->all_finite_f32(x, dim)) {
+        kvq_row_store(cache, dtype, row, x);
+        return;
+    }
+    uint16_t *out = (uint16_t *)(void *)row;
+    for (size_t c = 0; c < dim; c++) {
+        if (dtype == KVQ_F16)
+            out[c] = isfinite(x[c]) ? kvq_f16_from_f32_saturating(x[c]) : kvq_f16_from_f32(x[c]);
+        else /* the upper half of Inf is Inf; NaN is made the one that every machine takes for quiet */
+            out[c] = isfinite(x[c]) ? kvq_bf16_from_f32_saturating(x[c])
+                     : isnan(x[c])  ? 0x7fc0
+                                    : (uint16_t)(kvq_bits_of_f32(x[c]) >> 16);
+    }
+}
+
+/* Of numbers whose exponent has these bits. No early end, so that the loop vectorises. */
+static bool all_finite_16(const uint16_t *x, size_t n, unsigned exponent)
+{
+    unsigned n_bad = 0;
+    for (size_t i = 0; i < n; i++)
+        n_bad |= (x[i] & exponent) == exponent;
+    return n_bad == 0;
 }
 
 bool kvq_rows_are_valid(const kvq_cache *cache, kvq_dtype dtype, const uint8_t *rows, size_t n)
@@ -126,13 +166,11 @@ bool kvq_rows_are_valid(const kvq_cache *cache, kvq_dtype dtype, const uint8_t *
     size_t dim = cache->config.head_dim;
     if (dtype == KVQ_F32)
         return cache->kernels->all_finite_f32((const float *)(const void *)rows, n * dim);
-    for (size_t i = 0; i < n; i++) {
-        const uint8_t *row = rows + i * kvq_row_bytes(dtype, dim);
-        if (dtype == KVQ_I8 && !kvq_row8_is_valid(row, dim))
+    if (dtype == KVQ_F16 || dtype == KVQ_BF16)
+        return all_finite_16((const uint16_t *)(const void *)rows, n * dim,
+                             dtype == KVQ_F16 ? 0x7c00u : 0x7f80u);
+    for (size_t i = 0; i < n; i++)
+        if (!kvq_row8_is_valid(rows + i * kvq_row_bytes(dtype, dim), dim))
             return false;
-        for (size_t c = 0; c < dim && dtype == KVQ_F16; c++)
-            if ((kvq_load_u16(row + 2 * c) & 0x7c00u) == 0x7c00u)
-                return false;
-    }
     return true;
 }

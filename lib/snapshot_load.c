@@ -362,6 +362,9 @@ static kvq_status create_from_header(const reader *r, const saved_header *saved,
     config.layer_schemes = saved->scheme;
     config.allocator = options->allocator;
     config.isa = options->isa;
+    config.parallel = options->parallel;
+    config.parallel_ctx = options->parallel_ctx;
+    config.n_threads = options->n_threads;
     kvq_status status = kvq_cache_create(out, &config);
     return status == KVQ_OK ? KVQ_OK : fail(r, status, kvq_status_string(status), r->offset);
 }
@@ -385,6 +388,8 @@ kvq_status kvq_cache_load(kvq_cache **out, const kvq_load_options *given, kvq_re
     if (out == NULL || read == NULL ||
         (allocator != NULL && (allocator->alloc == NULL || allocator->free == NULL)))
         return fail(&r, KVQ_ERR_ARG, "out, read or a function of allocator is NULL", 0);
+    if (!kvq_parallel_is_valid(options.parallel, options.n_threads))
+        return fail(&r, KVQ_ERR_ARG, "n_threads is negative, or 0 beside parallel", 0);
     kvq_memory memory; /* for what is needed until the cache has its own */
     kvq_memory_init(&memory, allocator);
     saved_header saved;

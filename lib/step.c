@@ -31,7 +31,8 @@ typedef struct step {
     kvq_cache *cache;
     const kvq_layer_plan *plan;
     size_t layer, n_parts;
-    const float *q, *k, *v;
+    const void *q, *k, *v;
+    kvq_dtype kv_dtype;
     float *probabilities; /* the caller's, or NULL */
     kvq_attention_call attention;
     part *parts; /* [n_parts], as the next */
@@ -69,10 +70,9 @@ static size_t n_watched(const kvq_layer_plan *plan, const kvq_layer *layer, size
 static kvq_status check_tokens(const step *s, size_t n_all)
 {
     const kvq_config *config = &s->cache->config;
-    const kvq_kernels *kernels = s->cache->kernels;
-    size_t kv_elements = n_all * config->n_kv_heads * config->head_dim;
-    bool finite = kernels->all_finite_f32(s->q, n_all * config->n_heads * config->head_dim) &&
-                  kernels->all_finite_f32(s->k, kv_elements) && kernels->all_finite_f32(s->v, kv_elements);
+    bool finite = kvq_rows_are_valid(s->cache, s->attention.q_dtype, s->q, n_all * config->n_heads) &&
+                  kvq_rows_are_valid(s->cache, s->kv_dtype, s->k, n_all * config->n_kv_heads) &&
+                  kvq_rows_are_valid(s->cache, s->kv_dtype, s->v, n_all * config->n_kv_heads);
     return finite ? KVQ_OK : KVQ_ERR_NONFINITE;
 }
 
@@ -160,46 +160,49 @@ static void exchange_received(const step *s, const part *p, bool back)
         if ((s->plan->side[role].evidence & KVQ_EVIDENCE_RECEIVED) == 0)
             continue;
         for (size_t head = 0; head < s->cache->config.n_kv_heads; head++)
-            for (size_t i = kvq_max_size(first, layer->packed[role]); i < n; i++) {
+            for (size_t i = kvq_max_size(first, layer->packed[role]), end; i < n; i = end) {
+                end = kvq_min_size(n, (i / KVQ_BLOCK + 1) * KVQ_BLOCK); /* those of a block lie side by side */
                 float *stored = kvq_residual_received(s->cache, s->plan, layer, role, head, i);
                 float *here = &p->received[head * p->watched + i - first];
                 if (back)
-                    *stored = *here;
-                else
-                    *here = *stored > *here ? *stored : *here;
+                    memcpy(stored, here, (end - i) * sizeof *here);
+                for (size_t j = 0; j < end - i && !back; j++)
+                    here[j] = stored[j] > here[j] ? stored[j] : here[j];
             }
     }
 }
 
-/* Add probabilities of n_q queries, [n_q][H] rows stride apart, to one KV head, query by query and head by
- * head. NaN, of queries that overflowed, counts for nothing. */
-static void add_received_of_head(const step *s, const part *of, size_t kv_head, const float *p, size_t stride,
-                                 size_t n_q)
+/* Probabilities of n_q queries of a part: [n_q][H] rows, stride apart, of the tokens watched. */
+typedef struct shares {
+    const step *s;
+    const part *of;
+    const float *p;
+    size_t stride, n_q;
+} shares;
+
+/* Add them up for one KV head, query by query and head by head. NaN, of queries that overflowed, counts for
+ * nothing. */
+static void add_received_of_head(void *arg, size_t kv_head)
 {
-    size_t n_heads = s->cache->config.n_heads, heads_per_kv = n_heads / s->cache->config.n_kv_heads;
-    float *sum = of->received + kv_head * of->watched;
-    for (size_t i = 0; i < n_q; i++)
+    const shares *x = arg;
+    size_t n_heads = x->s->cache->config.n_heads, heads_per_kv = n_heads / x->s->cache->config.n_kv_heads;
+    float *sum = x->of->received + kv_head * x->of->watched;
+    for (size_t i = 0; i < x->n_q; i++)
         for (size_t head = 0; head < heads_per_kv; head++) {
-            const float *row = p + (i * n_heads + kv_head * heads_per_kv + head) * stride;
-            for (size_t j = 0; j < of->watched; j++)
+            const float *row = x->p + (i * n_heads + kv_head * heads_per_kv + head) * x->stride;
+            for (size_t j = 0; j < x->of->watched; j++)
                 sum[j] += row[j] > 0.0f ? row[j] : 0.0f;
         }
 }
 
-static void add_received(const step *s, const part *of, const float *p, size_t stride, size_t n_q)
+static void add_received(shares x)
 {
     enum { MIN_PARALLEL = 1 << 18 }; /* additions, below which threads cost more than they save */
-    size_t n_kv_heads = s->cache->config.n_kv_heads;
-    bool large = n_q * s->cache->config.n_heads * of->watched >= MIN_PARALLEL;
-    int n_threads = large ? kvq_n_threads(s->attention.n_threads, n_kv_heads) : 1;
-    if (n_threads == 1) { /* no pragma at all: see run_parallel in attention.c */
-        for (size_t head = 0; head < n_kv_heads; head++)
-            add_received_of_head(s, of, head, p, stride, n_q);
-        return;
-    }
-#pragma omp parallel for schedule(static) num_threads(n_threads)
-    for (size_t head = 0; head < n_kv_heads; head++)
-        add_received_of_head(s, of, head, p, stride, n_q);
+    const kvq_cache *cache = x.s->cache;
+    size_t n_kv_heads = cache->config.n_kv_heads;
+    bool large = x.n_q * cache->config.n_heads * x.of->watched >= MIN_PARALLEL;
+    int n_threads = large ? kvq_n_threads(cache, x.s->attention.n_threads, n_kv_heads) : 1;
+    kvq_parallel_for(cache, n_threads, n_kv_heads, add_received_of_head, &x);
 }
 
 /* ---- Attention ---- */
@@ -215,7 +218,8 @@ static kvq_span make_span(const step *s, const part *p, size_t from, size_t n, f
         .view = {.cache = s->cache,
                  .plan = s->plan,
                  .layer = layer,
-                 .fresh = {s->k + fresh, s->v + fresh},
+                 .fresh = {kvq_element(s->k, s->kv_dtype, fresh), kvq_element(s->v, s->kv_dtype, fresh)},
+                 .fresh_dtype = s->kv_dtype,
                  .n_fresh = p->n_new},
         .n_q = n,
         .n_before = layer->n_tokens + from,
@@ -245,7 +249,11 @@ static void attend_parts(const step *s, const part *parts, size_t n_parts, size_
     for (size_t i = 0; i < n_parts; i++) {
         const kvq_probabilities *w = &s->spans[i].probabilities;
         if (w->p != NULL)
-            add_received(s, &parts[i], w->p + w->stride - parts[i].watched, w->stride, s->spans[i].n_q);
+            add_received((shares){.s = s,
+                                  .of = &parts[i],
+                                  .p = w->p + w->stride - parts[i].watched,
+                                  .stride = w->stride,
+                                  .n_q = s->spans[i].n_q});
     }
 }
 
@@ -291,14 +299,17 @@ static void finish(const step *s)
         size_t first = kvq_past_sinks(s->plan, layer->n_tokens + p->n_new) - p->watched;
         size_t n = kvq_past_sinks(s->plan, layer->n_tokens);
         exchange_received(s, p, true);
-        kvq_evidence_add_queries(s->cache, s->plan, layer, s->q + p->first_query * q_elements, p->n_new);
-        kvq_arrivals arrivals = {.strides = kvq_strides_dense(s->cache),
+        kvq_evidence_add_queries(s->cache, s->plan, layer, s->attention.q_dtype,
+                                 kvq_element(s->q, s->attention.q_dtype, p->first_query * q_elements),
+                                 p->n_new);
+        kvq_arrivals arrivals = {.dtype = s->kv_dtype,
+                                 .strides = kvq_strides_dense(s->cache),
                                  .n_tokens = p->n_new,
                                  .received_stride = p->watched,
                                  .n_threads = s->attention.n_threads};
         size_t fresh = p->first_query * s->cache->config.n_kv_heads * s->cache->config.head_dim;
-        arrivals.x[KVQ_KEYS] = s->k + fresh;
-        arrivals.x[KVQ_VALUES] = s->v + fresh;
+        arrivals.x[KVQ_KEYS] = kvq_element(s->k, s->kv_dtype, fresh);
+        arrivals.x[KVQ_VALUES] = kvq_element(s->v, s->kv_dtype, fresh);
         if (p->watched > 0)
             arrivals.received = p->received + n - first;
         kvq_append_take(s->cache, s->layer, p->sequence, &arrivals);
@@ -317,8 +328,8 @@ static kvq_status run(step *s, const size_t *sequences, const size_t *n_new)
 }
 
 kvq_status kvq_cache_step(kvq_cache *cache, size_t layer, const size_t *sequences, size_t n_sequences,
-                          const size_t *n_new, const float *q, const float *k, const float *v, float scale,
-                          const kvq_attend_options *given, float *out)
+                          const size_t *n_new, const void *q, const void *k, const void *v, float scale,
+                          const kvq_attend_options *given, void *out)
 {
     kvq_attend_options options;
     kvq_attend_counters counters;
@@ -336,10 +347,13 @@ kvq_status kvq_cache_step(kvq_cache *cache, size_t layer, const size_t *sequence
         .q = q,
         .k = k,
         .v = v,
+        .kv_dtype = options.kv_dtype,
         .probabilities = options.probabilities,
         .attention = {.cache = cache,
                       .plan = &cache->plan[layer],
                       .q = q,
+                      .q_dtype = options.q_dtype,
+                      .out_dtype = options.out_dtype,
                       .scale = scale,
                       .window = options.window,
                       .fast = options.precision == KVQ_PRECISION_FAST && options.bound == NULL,

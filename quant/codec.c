@@ -140,24 +140,24 @@ enum { SLICE = 16 }; /* tokens dequantized at a time: 64 KB of stack at the larg
 void kvq_score_dequantized(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                            size_t n_q, float *scores)
 {
+    const kvq_next none = {NULL, 0};
     float rows[SLICE * KVQ_DIM_MAX];
     for (size_t t = 0, n; t < tokens->n; t += n) {
         n = tokens->n - t < SLICE ? tokens->n - t : SLICE;
         s->codec->dequantize(k, s, tokens->superblock, t, n, rows, s->dim);
-        for (size_t i = 0; i < n_q; i++)
-            k->dot_f32(rows, s->dim, n, q + i * s->dim, s->dim, scores + i * KVQ_SUPERBLOCK + t);
+        k->dot_f32(rows, s->dim, n, none, q, n_q, s->dim, scores + t);
     }
 }
 
 void kvq_accumulate_dequantized(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
                                 const float *p, size_t n_q, float *packed)
 {
+    const kvq_next none = {NULL, 0};
     float rows[SLICE * KVQ_DIM_MAX];
     for (size_t t = 0, n; t < tokens->n; t += n) {
         n = tokens->n - t < SLICE ? tokens->n - t : SLICE;
         s->codec->dequantize(k, s, tokens->superblock, t, n, rows, s->dim);
-        for (size_t i = 0; i < n_q; i++)
-            k->accumulate_f32(rows, s->dim, n, p + i * KVQ_SUPERBLOCK + t, s->dim, packed + i * s->dim);
+        k->accumulate_f32(rows, s->dim, n, none, p + t, n_q, s->dim, packed);
     }
 }
 

@@ -95,7 +95,7 @@ typedef struct kvq_score_counts {
 /** What attention reads in one step: the first n tokens of a superblock. */
 typedef struct kvq_tokens {
     const uint8_t *superblock;
-    const uint8_t *next; /* superblock that will be read next, worth prefetching; or NULL */
+    kvq_next next; /* what will be read after it */
     size_t n;
     kvq_sums sums;
 } kvq_tokens;

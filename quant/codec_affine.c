@@ -251,8 +251,9 @@ static float widen_score(const kvq_kernels *k, const kvq_layout *l, const kvq_to
     enum { META_TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
     _Alignas(KVQ_ALIGNMENT) int8_t q_rest[META_TILES * 2 * KVQ_DIM_MAX];
     float bias[META_TILES], rest[KVQ_SUPERBLOCK], rest_step = step / KVQ_REST_SCALE;
+    const kvq_next none = {NULL, 0};
     k->fold_keys_rest(l, tokens->superblock, tokens->n, q, step, q_rest, bias);
-    k->score_folded(l, tokens->superblock, NULL, tokens->n, q_rest, &rest_step, bias, 1, rest);
+    k->score_folded(l, tokens->superblock, none, tokens->n, q_rest, &rest_step, bias, 1, rest);
     for (size_t t = 0; t < tokens->n; t++)
         scores[t] += rest[t];
     return rest_step * l->score_error_per_step;
@@ -265,7 +266,7 @@ static void score_folding(const kvq_kernels *k, const kvq_layout *l, const kvq_t
     _Alignas(KVQ_ALIGNMENT) int8_t q_folded[META_TILES * KVQ_ROWS_MAX * 2 * KVQ_DIM_MAX];
     float step[KVQ_ROWS_MAX], bias[META_TILES * KVQ_ROWS_MAX];
     size_t n_fitting = 0;
-    k->fold_keys(l, tokens->superblock, tokens->next, tokens->n, q, n_q, q_folded, step, bias);
+    k->fold_keys(l, tokens->superblock, tokens->n, q, n_q, q_folded, step, bias);
     for (size_t i = 0; i < n_q; i++) {
         bool fits = step[i] <= KVQ_FOLD_MAX;
         for (size_t t = 0, meta_tile = 0; t < tokens->n; t += l->meta_tile_tokens, meta_tile++)
@@ -289,12 +290,11 @@ static void score_folding(const kvq_kernels *k, const kvq_layout *l, const kvq_t
     }
 }
 
-/* The exact kernels take so long that a superblock can be asked for all at once. */
-static inline __attribute__((always_inline)) void prefetch_next(const kvq_layout *l, const kvq_tokens *tokens)
+/* The exact kernels take so long that all can be asked for at once. */
+static inline __attribute__((always_inline)) void prefetch_next(const kvq_tokens *tokens)
 {
-    if (tokens->next != NULL)
-        for (size_t i = 0; i < l->bytes; i += KVQ_ALIGNMENT)
-            __builtin_prefetch(tokens->next + i, 0, 2);
+    for (size_t i = 0; i < tokens->next.n_bytes; i += KVQ_ALIGNMENT)
+        __builtin_prefetch(tokens->next.bytes + i, 0, 2);
 }
 
 static void affine_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
@@ -305,7 +305,7 @@ static void affine_score(const kvq_kernels *k, const kvq_side *s, const kvq_toke
         score_folding(k, l, tokens, q, n_q, scores, score_rms_error, counts);
         return;
     }
-    prefetch_next(l, tokens);
+    prefetch_next(tokens);
     k->score_affine(l, tokens->superblock, tokens->n, q, n_q, scores);
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
 }
@@ -342,12 +342,13 @@ static void accumulate_wide(const kvq_kernels *k, const kvq_layout *l, const kvq
 {
     _Alignas(KVQ_ALIGNMENT) int8_t p_folded[KVQ_GROUPS_MAX * 2 * KVQ_SUPERBLOCK];
     float step[KVQ_GROUPS_MAX], bias[KVQ_GROUPS_MAX], energy[KVQ_GROUPS_MAX];
-    k->fold_values(l, tokens->superblock, NULL, tokens->n, p, 1, p_folded, step, bias, energy);
-    k->accumulate_folded(l, tokens->superblock, NULL, tokens->n, p_folded, step, bias, 1, acc);
+    const kvq_next none = {NULL, 0};
+    k->fold_values(l, tokens->superblock, tokens->n, p, 1, p_folded, step, bias, energy);
+    k->accumulate_folded(l, tokens->superblock, none, tokens->n, p_folded, step, bias, 1, acc);
     k->fold_values_rest(l, tokens->superblock, tokens->n, p, step, p_folded, bias);
     for (size_t c = 0, u = 0; c < l->dim; c += l->group, u++)
         step[u] /= KVQ_REST_SCALE;
-    k->accumulate_folded(l, tokens->superblock, NULL, tokens->n, p_folded, step, bias, 1, acc);
+    k->accumulate_folded(l, tokens->superblock, none, tokens->n, p_folded, step, bias, 1, acc);
     add_errors(k, l, tokens, p, 1, step, energy, &score_rms_error, error);
 }
 
@@ -358,7 +359,7 @@ static void affine_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq
     const kvq_layout *l = layout_of(s);
     float *acc = sums->packed, *error = sums->error;
     if (tokens->sums == KVQ_SUMS_EXACT || !kvq_layout_folds(l)) {
-        prefetch_next(l, tokens);
+        prefetch_next(tokens);
         k->accumulate_affine(l, tokens->superblock, tokens->n, p, n_q, acc);
         return;
     }
@@ -371,7 +372,7 @@ static void affine_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq
     _Alignas(KVQ_ALIGNMENT) int8_t p_folded[KVQ_GROUPS_MAX * KVQ_ROWS_MAX * 2 * KVQ_SUPERBLOCK];
     float step[KVQ_GROUPS_MAX * KVQ_ROWS_MAX], bias[KVQ_GROUPS_MAX * KVQ_ROWS_MAX];
     float energy[KVQ_GROUPS_MAX * KVQ_ROWS_MAX];
-    k->fold_values(l, tokens->superblock, tokens->next, tokens->n, p, n_q, p_folded, step, bias, energy);
+    k->fold_values(l, tokens->superblock, tokens->n, p, n_q, p_folded, step, bias, energy);
     k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, p_folded, step, bias, n_q, acc);
     add_errors(k, l, tokens, p, n_q, step, energy, score_rms_error, error);
 }

@@ -97,18 +97,15 @@ static void f32_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens 
 {
     (void)counts;
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
-    for (size_t i = 0; i < n_q; i++)
-        k->dot_f32(f32_row(s, tokens->superblock, 0), s->dim, tokens->n, q + i * s->dim, s->dim,
-                   scores + i * KVQ_SUPERBLOCK);
+    k->dot_f32(f32_row(s, tokens->superblock, 0), s->dim, tokens->n, tokens->next, q, n_q, s->dim, scores);
 }
 
 static void f32_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
                            size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
 {
     (void)score_rms_error;
-    for (size_t i = 0; i < n_q; i++)
-        k->accumulate_f32(f32_row(s, tokens->superblock, 0), s->dim, tokens->n, p + i * KVQ_SUPERBLOCK,
-                          s->dim, sums->plain + i * s->dim);
+    k->accumulate_f32(f32_row(s, tokens->superblock, 0), s->dim, tokens->n, tokens->next, p, n_q, s->dim,
+                      sums->plain);
 }
 
 const kvq_codec kvq_codec_f32 = {
@@ -172,18 +169,15 @@ static void f16_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens 
 {
     (void)counts;
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
-    for (size_t i = 0; i < n_q; i++)
-        k->dot_f16(f16_row(s, tokens->superblock, 0), s->dim, tokens->n, q + i * s->dim, s->dim,
-                   scores + i * KVQ_SUPERBLOCK);
+    k->dot_f16(f16_row(s, tokens->superblock, 0), s->dim, tokens->n, tokens->next, q, n_q, s->dim, scores);
 }
 
 static void f16_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
                            size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
 {
     (void)score_rms_error;
-    for (size_t i = 0; i < n_q; i++)
-        k->accumulate_f16(f16_row(s, tokens->superblock, 0), s->dim, tokens->n, p + i * KVQ_SUPERBLOCK,
-                          s->dim, sums->plain + i * s->dim);
+    k->accumulate_f16(f16_row(s, tokens->superblock, 0), s->dim, tokens->n, tokens->next, p, n_q, s->dim,
+                      sums->plain);
 }
 
 const kvq_codec kvq_codec_f16 = {

@@ -370,18 +370,24 @@ static float sum_of_rest(const float *x, float per_unit)
     return sum_of(lane);
 }
 
-/* What is in the domain of the numbers: the page vector and, behind it, the kept rows. */
+/* What is in the domain of the numbers: the page vector, with the sum of p over all others, and behind it the
+ * kept rows. Rows of p whose sum is NaN get nothing here. */
 static void accumulate_plain(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, const float *p,
-                             float sum_of_p, float *plain)
+                             size_t n_q, const float *sum_of_p, float *plain)
 {
     const uint8_t *index = tokens->superblock + l->indices;
-    float weight[1 + KVQ_HEAVY_HITTERS_MAX];
+    float weight[KVQ_ROWS_MAX][T];
     size_t n = 0;
-    if (l->has_page)
-        weight[n++] = sum_of_p;
-    for (size_t i = 0; i < l->n_rows; i++)
-        weight[n++] = index[i] < tokens->n ? p[index[i]] : 0.0f;
-    k->accumulate_i8(tokens->superblock + l->page, l->row_bytes, n, weight, l->dim, plain);
+    for (size_t i = 0; i < n_q; i++, p += T) {
+        const bool none = isnan(sum_of_p[i]);
+        n = 0;
+        if (l->has_page)
+            weight[i][n++] = none ? 0.0f : sum_of_p[i];
+        for (size_t j = 0; j < l->n_rows; j++)
+            weight[i][n++] = !none && index[j] < tokens->n ? p[index[j]] : 0.0f;
+    }
+    k->accumulate_i8(tokens->superblock + l->page, l->row_bytes, n, (kvq_next){NULL, 0}, weight[0], n_q,
+                     l->dim, plain);
 }
 
 /* Root mean square errors as in codec_affine.c; here all levels have a mean square of about 1. */
@@ -416,7 +422,8 @@ static void accumulate_rest(const kvq_kernels *k, const kvq_rot *l, const kvq_to
     (void)k->fold_row_rest(x, T, fold->per_unit, folded);
     fold->step /= KVQ_REST_SCALE;
     float bias = -1.5f * fold->step * sum_of_rest(x, fold->per_unit);
-    k->accumulate_folded(&l->codes, tokens->superblock, NULL, tokens->n, folded, &fold->step, &bias, 1, acc);
+    k->accumulate_folded(&l->codes, tokens->superblock, (kvq_next){NULL, 0}, tokens->n, folded, &fold->step,
+                         &bias, 1, acc);
 }
 
 static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
@@ -426,25 +433,24 @@ static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kv
     const kvq_rot *l = kvq_rot_of(s);
     _Alignas(KVQ_ALIGNMENT) int8_t folded[KVQ_ROWS_MAX * 2 * T];
     float x[KVQ_ROWS_MAX][T], step[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX]; /* x: p times scale */
+    float sum_of_p[KVQ_ROWS_MAX] = {0};
     kvq_fold fold[KVQ_ROWS_MAX];
-    for (size_t i = l->code_bytes; tokens->next != NULL && i < s->bytes; i += KVQ_ALIGNMENT)
-        __builtin_prefetch(tokens->next + i, 0, 2);
     k->fold_products(&(kvq_log_scales){.n = tokens->superblock + l->scales,
                                        .unit = kvq_rot_page_scale(l, tokens->superblock) * KVQ_ROT_SPACING,
                                        .left_out = tokens->superblock + l->indices,
                                        .n_left_out = l->n_rows},
                      tokens->n, p, n_q, x[0], folded, fold);
     for (size_t i = 0; i < n_q; i++) {
-        const float *p_row = p + i * T;
-        if (fold[i].step <= KVQ_FOLD_MAX) {
-            accumulate_plain(k, l, tokens, p_row, fold[i].sum_of_p, sums->plain + i * l->dim);
-        } else { /* it does not fit 16 bits, and is all 0 */
+        sum_of_p[i] = fold[i].sum_of_p;
+        if (!(fold[i].step <= KVQ_FOLD_MAX)) { /* it does not fit 16 bits, and is all 0 */
+            sum_of_p[i] = NAN;
             fold[i].step = 0.0f;
-            kvq_accumulate_dequantized(k, s, tokens, p_row, 1, sums->packed + i * l->dim);
+            kvq_accumulate_dequantized(k, s, tokens, p + i * T, 1, sums->packed + i * l->dim);
         }
         step[i] = fold[i].step;
         bias[i] = -1.5f * fold[i].step * fold[i].sum;
     }
+    accumulate_plain(k, l, tokens, p, n_q, sum_of_p, sums->plain);
     k->accumulate_folded(&l->codes, tokens->superblock, tokens->next, tokens->n, folded, step, bias, n_q,
                          sums->packed);
     for (size_t i = 0; i < n_q; i++) {
@@ -456,13 +462,50 @@ static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kv
     }
 }
 
+/* p times scale, as floats. For two bits, whose levels are uniform. False, and nothing is done, where the sums
+ * could leave the range of float before half the levels are taken off again. */
+static bool accumulate_exact(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, const float *p,
+                             size_t n_q, const kvq_sum_rows *sums)
+{
+    const float unit = kvq_rot_page_scale(l, tokens->superblock) * KVQ_ROT_SPACING;
+    float scale[T] = {0}, counts[T] = {0}, x[KVQ_ROWS_MAX][T], bias[KVQ_ROWS_MAX], sum_of_p[KVQ_ROWS_MAX];
+    for (size_t t = 0; t < tokens->n; t++) {
+        scale[t] = kvq_sixteenths[tokens->superblock[l->scales + t]] * unit;
+        counts[t] = 1.0f;
+    }
+    for (size_t j = 0; j < l->n_rows; j++) {
+        const size_t t = tokens->superblock[l->indices + j];
+        if (t < T)
+            scale[t] = counts[t] = 0.0f;
+    }
+    for (size_t i = 0; i < n_q; i++) {
+        float row[T] = {0}, of_x[LANES] = {0}, of_p[LANES] = {0};
+        memcpy(row, p + i * T, tokens->n * sizeof *row);
+        for (size_t t = 0; t < T; t += LANES)
+            for (size_t j = 0; j < LANES; j++) {
+                x[i][t + j] = row[t + j] * scale[t + j];
+                of_x[j] += x[i][t + j];
+                of_p[j] += row[t + j] * counts[t + j];
+            }
+        bias[i] = -1.5f * sum_of(of_x);
+        sum_of_p[i] = sum_of(of_p);
+        if (!(bias[i] >= -KVQ_FOLD_MAX))
+            return false;
+    }
+    accumulate_plain(k, l, tokens, p, n_q, sum_of_p, sums->plain);
+    k->accumulate_codes(&l->codes, tokens->superblock, tokens->n, 0, l->dim, x[0], bias, n_q, sums->packed);
+    return true;
+}
+
 static void rot_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
                            size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
 {
-    if (tokens->sums == KVQ_SUMS_EXACT || !s->folds)
-        kvq_accumulate_dequantized(k, s, tokens, p, n_q, sums->packed);
-    else if (tokens->n > 0)
+    if (tokens->n == 0)
+        return;
+    if (s->folds && tokens->sums != KVQ_SUMS_EXACT)
         accumulate_folding(k, s, tokens, p, n_q, score_rms_error, sums);
+    else if (!s->folds || !accumulate_exact(k, kvq_rot_of(s), tokens, p, n_q, sums))
+        kvq_accumulate_dequantized(k, s, tokens, p, n_q, sums->packed);
 }
 
 /* ---- What schemes say ---- */

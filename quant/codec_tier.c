@@ -61,24 +61,38 @@ static size_t round_up(size_t n, size_t to)
 
 /* ---- Classes ---- */
 
+/* Channels of one width, which follow each other in the order. Codes of 6 bits lie as 4 lower and 2 upper
+ * ones. */
+typedef struct tier_class {
+    uint32_t width;
+    size_t first, n;         /* places */
+    size_t offset;           /* of the codes in the superblock */
+    size_t upper, per_block; /* bytes: of a block of 32 tokens, up to the upper bits, and all */
+} tier_class;
+
+static tier_class make_class(uint32_t width, size_t first, size_t n, size_t offset)
+{
+    const size_t lower = width == 6 ? 4 : width, upper = round_up(n * lower, 32) / 8 * KVQ_BLOCK;
+    return (tier_class){.width = width,
+                        .first = first,
+                        .n = n,
+                        .offset = offset,
+                        .upper = upper,
+                        .per_block = upper + (width == 6 ? n / 16 * 4 * KVQ_BLOCK : 0)};
+}
+
 void kvq_tier_class_layout(const kvq_tier *tier, uint32_t width, size_t n, kvq_layout *l)
 {
-    const size_t low = width == 6 ? 4 : width, low_bytes = round_up(n * low, 32) / 8 * KVQ_BLOCK;
+    const tier_class class = make_class(width, 0, n, 0);
     *l = tier->class;
     l->bits = width;
     l->dim = l->dim_padded = n;
-    l->plane[0].width = (uint32_t)low;
-    l->plane[1].offset = low_bytes;
+    l->plane[0].width = width == 6 ? 4 : width;
+    l->plane[1].offset = class.upper;
     l->n_planes = width == 6 ? 2 : 1;
-    l->block_bytes = low_bytes + (width == 6 ? n / 16 * 4 * KVQ_BLOCK : 0);
-    l->meta_offset = l->meta_tile_bytes = l->bytes = 4 * l->block_bytes; /* of its codes: there is no more */
+    l->block_bytes = class.per_block;
+    l->meta_offset = l->meta_tile_bytes = l->bytes = 4 * class.per_block; /* of its codes: there is no more */
 }
-
-/* Channels of one width, which follow each other in the order. */
-typedef struct tier_class {
-    kvq_layout l;
-    size_t first, offset; /* place of the first channel; of the codes in the superblock */
-} tier_class;
 
 /* The classes that have codes; *n_coded is the number of their channels. */
 static size_t find_classes(const kvq_tier *l, const uint8_t *superblock, tier_class classes[CLASSES],
@@ -92,10 +106,8 @@ static size_t find_classes(const kvq_tier *l, const uint8_t *superblock, tier_cl
             break;
         while (block < l->n_blocks && kvq_tier_width(l, superblock, block) == width)
             block++;
-        kvq_tier_class_layout(l, width, (block - first) * BLOCK, &classes[n].l);
-        classes[n].first = first * BLOCK;
-        classes[n].offset = offset;
-        offset += classes[n++].l.bytes;
+        classes[n] = make_class(width, first * BLOCK, (block - first) * BLOCK, offset);
+        offset += 4 * classes[n++].per_block;
     }
     *n_coded = block * BLOCK;
     return n;
@@ -113,22 +125,25 @@ static float step_of(const kvq_tier *l, const uint8_t *superblock, size_t c)
 
 /* ---- Reading ---- */
 
-/* The codes of token t, a byte each, in the order. */
+/* Add the bits of one plane of token t to its codes, a byte each, in the order. */
+static void unpack_plane(const uint8_t *from, uint32_t width, uint32_t shift, size_t n, uint8_t *codes)
+{
+    const uint32_t mask = ((1u << width) - 1u) * 0x01010101u;
+    const size_t quads = 8 / width; /* of four channels in a dword */
+    for (size_t quad = 0; quad < n / 4; quad++) {
+        uint32_t dword = kvq_load_u32(from + quad / quads * 4 * KVQ_BLOCK);
+        uint32_t four = dword >> (uint32_t)(quad % quads) * width & mask;
+        kvq_store_u32(codes + 4 * quad, kvq_load_u32(codes + 4 * quad) | four << shift);
+    }
+}
+
 static void unpack_token(const tier_class *class, const uint8_t *superblock, size_t t, uint8_t *codes)
 {
-    const kvq_layout *l = &class->l;
-    const uint8_t *from = superblock + class->offset + t / KVQ_BLOCK * l->block_bytes + t % KVQ_BLOCK * 4;
-    memset(codes, 0, l->dim);
-    for (size_t i = 0; i < l->n_planes; i++) {
-        const kvq_plane *plane = &l->plane[i];
-        const uint32_t mask = ((1u << plane->width) - 1u) * 0x01010101u;
-        const size_t quads = 8 / plane->width; /* of four channels in a dword */
-        for (size_t quad = 0; quad < l->dim / 4; quad++) {
-            uint32_t dword = kvq_load_u32(from + plane->offset + quad / quads * 4 * KVQ_BLOCK);
-            uint32_t four = dword >> (uint32_t)(quad % quads) * plane->width & mask;
-            kvq_store_u32(codes + 4 * quad, kvq_load_u32(codes + 4 * quad) | four << plane->shift);
-        }
-    }
+    const uint8_t *from = superblock + class->offset + t / KVQ_BLOCK * class->per_block + t % KVQ_BLOCK * 4;
+    memset(codes, 0, class->n);
+    unpack_plane(from, class->width == 6 ? 4 : class->width, 0, class->n, codes);
+    if (class->width == 6)
+        unpack_plane(from + class->upper, 2, 4, class->n, codes);
 }
 
 void kvq_tier_read_codes(const kvq_tier *l, const uint8_t *superblock, size_t t0, size_t n, float *out,
@@ -235,13 +250,15 @@ static bool numbers_are_valid(const kvq_tier *l, const uint8_t *superblock)
             return false;
     }
     for (size_t i = 0; i < n_classes; i++) {
-        const kvq_layout *class = &classes[i].l;
-        size_t filled = l->dim - classes[i].first < class->dim ? l->dim - classes[i].first : class->dim;
-        for (size_t c = filled; c < round_up(class->dim, 32 / class->plane[0].width); c++)
+        const tier_class *class = &classes[i];
+        kvq_layout layout;
+        kvq_tier_class_layout(l, class->width, class->n, &layout);
+        size_t filled = l->dim - class->first < class->n ? l->dim - class->first : class->n;
+        for (size_t c = filled; c < round_up(class->n, 32 / layout.plane[0].width); c++)
             for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
-                if (kvq_code_get(class, superblock + classes[i].offset, t, c) != 0)
+                if (kvq_code_get(&layout, superblock + class->offset, t, c) != 0)
                     return false;
-        used = classes[i].offset + class->bytes;
+        used = class->offset + layout.bytes;
     }
     return all_zero(superblock + used, l->code_bytes - used);
 }
@@ -277,17 +294,56 @@ static bool tier_is_kept(const kvq_side *s, const uint8_t *superblock, size_t t)
 
 /* ---- Scores ---- */
 
-/* Queries folded into a superblock. Its numbers for a class, and there for a query, follow each other. */
+/* The classes of a superblock, and queries folded into it. Folded numbers of a class, and there of a query,
+ * follow each other. */
 typedef struct folded_queries {
+    tier_class classes[CLASSES];
+    size_t n_classes, n_coded, n_q;
     _Alignas(KVQ_ALIGNMENT) int8_t folded[KVQ_ROWS_MAX * 2 * (KVQ_DIM_MAX + CLASSES * KVQ_BLOCK)];
     float x[KVQ_ROWS_MAX][KVQ_DIM_MAX]; /* q times step, in the order */
     float step[KVQ_ROWS_MAX], per_unit[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX];
 } folded_queries;
 
+static float levels_of(const tier_class *class)
+{
+    return (float)((1u << class->width) - 1u);
+}
+
+/* The runs of a class: one, or two of 6 bits, which is the widest class, so that the larger shift comes first.
+ * folded and stride are bytes. Returns how many. */
+static size_t put_runs(const tier_class *class, size_t folded, size_t stride, kvq_run *runs)
+{
+    const kvq_run whole = {.width = class->width,
+                           .offset = class->offset,
+                           .block_bytes = class->per_block,
+                           .n = class->n,
+                           .folded = folded,
+                           .folded_stride = stride};
+    runs[0] = whole;
+    if (class->width != 6)
+        return 1;
+    runs[1] = whole;
+    runs[0].width = 2;
+    runs[0].shift = runs[1].width = 4;
+    runs[0].offset += class->upper;
+    return 2;
+}
+
+/* Where score_runs finds the codes of all classes, and what it multiplies them with. */
+static size_t find_runs(const folded_queries *f, size_t n_q, kvq_run runs[CLASSES + 1])
+{
+    size_t n_runs = 0, folded = 0;
+    for (size_t j = 0; j < f->n_classes; j++) {
+        const size_t stride = 2 * kvq_fold_dim(f->classes[j].n);
+        n_runs += put_runs(&f->classes[j], folded, stride, runs + n_runs);
+        folded += n_q * stride;
+    }
+    return n_runs;
+}
+
 /* Fold; where a query does not fit, its step becomes infinite. Returns how many fit. */
-static size_t fold_queries(const kvq_kernels *k, const kvq_tier *l, const uint8_t *superblock,
-                           const tier_class *classes, size_t n_classes, size_t n_coded, const float *q,
-                           size_t n_q, folded_queries *f)
+static size_t fold_queries(const kvq_kernels *k, const kvq_tier *l, const uint8_t *superblock, const float *q,
+                           folded_queries *f)
 {
     uint16_t channel[KVQ_DIM_MAX];
     kvq_ordered ordered = {.dim = l->dim,
@@ -295,16 +351,15 @@ static size_t fold_queries(const kvq_kernels *k, const kvq_tier *l, const uint8_
                            .lo =
                                (const uint16_t *)(const void *)(superblock + l->lo), /* behind whole units */
                            .channel = channel,
-                           .n_classes = n_classes};
+                           .n_classes = f->n_classes};
     size_t n_fitting = 0;
-    for (size_t i = 0; i < n_coded; i++)
-        channel[i] = (uint16_t)kvq_tier_channel(l, superblock, i);
-    for (size_t j = 0; j < n_classes; j++) {
-        ordered.n_places[j] = classes[j].l.dim;
-        ordered.half_levels[j] = kvq_half_levels(&classes[j].l);
+    kvq_tier_read_order(l, superblock, f->n_coded, channel);
+    for (size_t j = 0; j < f->n_classes; j++) {
+        ordered.n_places[j] = f->classes[j].n;
+        ordered.half_levels[j] = 0.5f * levels_of(&f->classes[j]);
     }
-    k->fold_ordered(&ordered, q, n_q, f->x[0], f->folded, f->step, f->per_unit, f->bias);
-    for (size_t i = 0; i < n_q; i++) {
+    k->fold_ordered(&ordered, q, f->n_q, f->x[0], f->folded, f->step, f->per_unit, f->bias);
+    for (size_t i = 0; i < f->n_q; i++) {
         bool fits = f->step[i] <= KVQ_FOLD_MAX && fabsf(f->bias[i]) <= KVQ_FOLD_MAX; /* false for NaN */
         f->step[i] = fits ? f->step[i] : INFINITY;
         n_fitting += fits;
@@ -312,41 +367,25 @@ static size_t fold_queries(const kvq_kernels *k, const kvq_tier *l, const uint8_
     return n_fitting;
 }
 
-/* scores = bias + what the classes give, for n_q queries that are folded. */
-static void score_classes(const kvq_kernels *k, const tier_class *classes, size_t n_classes,
-                          const kvq_tokens *tokens, const int8_t *folded, const float *step,
-                          const float *bias, size_t n_q, float *scores)
-{
-    for (size_t i = 0; i < n_q && n_classes == 0; i++)
-        for (size_t t = 0; t < tokens->n; t++)
-            scores[i * KVQ_SUPERBLOCK + t] = bias[i];
-    for (size_t j = 0; j < n_classes; j++) {
-        const size_t offset = classes[j].offset;
-        const uint8_t *next = tokens->next != NULL ? tokens->next + offset : NULL;
-        k->score_folded(&classes[j].l, tokens->superblock + offset, next, tokens->n, folded, step,
-                        j == 0 ? bias : NULL, n_q, scores);
-        folded += n_q * 2 * kvq_fold_dim(classes[j].l.dim);
-    }
-}
-
 /* Add to the scores of query i what rounding has taken from them. */
-static void widen_score(const kvq_kernels *k, const tier_class *classes, size_t n_classes,
-                        const kvq_tokens *tokens, folded_queries *f, size_t i, float *scores)
+static void widen_score(const kvq_kernels *k, const kvq_tokens *tokens, const folded_queries *f, size_t i,
+                        float *scores)
 {
     _Alignas(KVQ_ALIGNMENT) int8_t folded[2 * (KVQ_DIM_MAX + CLASSES * KVQ_BLOCK)];
-    const kvq_tokens here = {.superblock = tokens->superblock, .n = tokens->n};
-    float rest[KVQ_SUPERBLOCK], step = f->step[i] / KVQ_REST_SCALE, bias = 0.0f;
+    float step = f->step[i] / KVQ_REST_SCALE, bias = 0.0f;
+    kvq_run runs[CLASSES + 1];
     int8_t *to = folded;
-    for (size_t j = 0; j < n_classes; j++) {
-        size_t n = classes[j].l.dim;
-        float taken = k->fold_row(f->x[i] + classes[j].first, n, f->per_unit[i], to);
-        (void)k->fold_row_rest(f->x[i] + classes[j].first, n, f->per_unit[i], to);
-        bias -= f->step[i] * kvq_half_levels(&classes[j].l) * taken;
-        to += 2 * kvq_fold_dim(n);
+    for (size_t j = 0; j < f->n_classes; j++) {
+        const tier_class *class = &f->classes[j];
+        float taken = k->fold_row(f->x[i] + class->first, class->n, f->per_unit[i], to);
+        (void)k->fold_row_rest(f->x[i] + class->first, class->n, f->per_unit[i], to);
+        bias -= f->step[i] * (0.5f * levels_of(class)) * taken;
+        to += 2 * kvq_fold_dim(class->n);
     }
-    score_classes(k, classes, n_classes, &here, folded, &step, &bias, 1, rest);
     for (size_t t = 0; t < tokens->n; t++)
-        scores[t] += rest[t];
+        scores[t] += bias;
+    k->score_runs(runs, find_runs(f, 1, runs), tokens->superblock, (kvq_next){NULL, 0}, tokens->n, folded,
+                  &step, NULL, 1, scores);
 }
 
 /* Root mean square of a score's error, per step: as for affine codes (codec_affine.c), class by class. */
@@ -355,10 +394,22 @@ static float error_per_step(const tier_class *classes, size_t n_classes)
     const float mean_square_code = 0.125f;
     float sum = 0.0f;
     for (size_t j = 0; j < n_classes; j++) {
-        float levels = (float)((1u << classes[j].l.bits) - 1u);
-        sum += levels * levels * (float)classes[j].l.dim;
+        float levels = levels_of(&classes[j]);
+        sum += levels * levels * (float)classes[j].n;
     }
     return sqrtf(sum * (mean_square_code / 12.0f));
+}
+
+/* Scores of the tokens that are kept as rows take the place of those of their codes. */
+static void score_kept(const kvq_kernels *k, const kvq_tier *l, const kvq_tokens *tokens, const float *q,
+                       size_t n_q, float *scores)
+{
+    for (size_t j = 0; j < l->n_rows; j++) {
+        size_t t = tokens->superblock[l->indices + j];
+        if (t < tokens->n)
+            k->dot_i8(kept_row(l, tokens->superblock, j), l->row_bytes, 1, (kvq_next){NULL, 0}, q, n_q,
+                      l->dim, scores + t);
+    }
 }
 
 static void score_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
@@ -366,35 +417,64 @@ static void score_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tok
 {
     const kvq_tier *l = kvq_tier_of(s);
     const float widest_error = 0x1p-12f;
-    tier_class classes[CLASSES];
     folded_queries f;
-    size_t n_coded, n_classes = find_classes(l, tokens->superblock, classes, &n_coded);
-    const float per_step = error_per_step(classes, n_classes);
-    for (size_t i = l->code_bytes; tokens->next != NULL && i < s->bytes; i += KVQ_ALIGNMENT)
-        __builtin_prefetch(tokens->next + i, 0, 2);
-    if (fold_queries(k, l, tokens->superblock, classes, n_classes, n_coded, q, n_q, &f) > 0)
-        score_classes(k, classes, n_classes, tokens, f.folded, f.step, f.bias, n_q, scores);
+    kvq_run runs[CLASSES + 1];
+    f.n_q = n_q;
+    f.n_classes = find_classes(l, tokens->superblock, f.classes, &f.n_coded);
+    const float per_step = error_per_step(f.classes, f.n_classes);
+    if (fold_queries(k, l, tokens->superblock, q, &f) > 0) {
+        k->score_runs(runs, find_runs(&f, n_q, runs), tokens->superblock, tokens->next, tokens->n, f.folded,
+                      f.step, f.bias, n_q, scores);
+        score_kept(k, l, tokens, q, n_q, scores);
+    }
     for (size_t i = 0; i < n_q; i++) {
         float *row = scores + i * KVQ_SUPERBLOCK;
+        score_rms_error[i] = 0.0f;
         if (!(f.step[i] <= KVQ_FOLD_MAX)) {
             kvq_score_dequantized(k, s, tokens, q + i * l->dim, 1, row);
-            score_rms_error[i] = 0.0f;
             counts->exact++;
             continue;
         }
         score_rms_error[i] = f.step[i] * per_step;
         if (tokens->sums == KVQ_SUMS_WIDE || score_rms_error[i] > widest_error) {
-            widen_score(k, classes, n_classes, tokens, &f, i, row);
+            widen_score(k, tokens, &f, i, row);
+            score_kept(k, l, tokens, q + i * l->dim, 1, row);
             score_rms_error[i] = f.step[i] / KVQ_REST_SCALE * per_step;
             counts->wide++;
         }
-        for (size_t j = 0; j < l->n_rows; j++) {
-            size_t t = tokens->superblock[l->indices + j];
-            if (t < tokens->n)
-                k->dot_i8(kept_row(l, tokens->superblock, j), l->row_bytes, 1, q + i * l->dim, l->dim,
-                          row + t);
-        }
     }
+}
+
+/* q times step, in the order, as floats; and q . lo. */
+static void score_exact(const kvq_kernels *k, const kvq_tier *l, const kvq_tokens *tokens, const float *q,
+                        size_t n_q, float *scores)
+{
+    enum { ROW = KVQ_DIM_MAX + KVQ_BLOCK }; /* a dword of one-bit codes reaches behind the last place */
+    const uint8_t *superblock = tokens->superblock;
+    const kvq_next none = {NULL, 0};
+    float factors[KVQ_ROWS_MAX * ROW], lo[KVQ_DIM_MAX], bias[KVQ_ROWS_MAX * KVQ_SUPERBLOCK];
+    uint16_t channel[KVQ_DIM_MAX];
+    tier_class classes[CLASSES];
+    kvq_run runs[CLASSES + 1];
+    size_t n_coded, n_classes = find_classes(l, superblock, classes, &n_coded), n_runs = 0;
+    k->convert_f16_f32((const uint16_t *)(const void *)(superblock + l->lo), l->dim, lo);
+    k->dot_f32(lo, l->dim, 1, none, q, n_q, l->dim, bias);
+    for (size_t i = 1; i < n_q; i++)
+        bias[i] = bias[i * KVQ_SUPERBLOCK];
+    kvq_tier_read_order(l, superblock, n_coded, channel);
+    for (size_t place = 0; place < n_coded; place++) {
+        const size_t c = channel[place];
+        const float step = c < l->dim ? step_of(l, superblock, c) : 0.0f;
+        for (size_t i = 0; i < n_q; i++)
+            factors[i * ROW + place] = c < l->dim ? q[i * l->dim + c] * step : 0.0f;
+    }
+    for (size_t i = 0; i < n_q; i++)
+        memset(factors + i * ROW + n_coded, 0, KVQ_BLOCK * sizeof *factors);
+    for (size_t j = 0; j < n_classes; j++)
+        n_runs +=
+            put_runs(&classes[j], classes[j].first * sizeof *factors, ROW * sizeof *factors, runs + n_runs);
+    k->score_codes(runs, n_runs, superblock, tokens->n, factors, bias, n_q, scores);
+    score_kept(k, l, tokens, q, n_q, scores);
 }
 
 static void tier_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
@@ -405,7 +485,7 @@ static void tier_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens
         return;
     }
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
-    kvq_score_dequantized(k, s, tokens, q, n_q, scores);
+    score_exact(k, kvq_tier_of(s), tokens, q, n_q, scores);
 }
 
 /* ---- What schemes say ---- */

@@ -81,7 +81,7 @@ static const struct {
 enum { N_SOURCES = sizeof sources / sizeof sources[0] };
 
 static kvq_kernels merged[N_SOURCES]; /* complete tables; isa is NULL where the source does not run here */
-static const kvq_kernels *chosen;
+static const kvq_kernels *chosen, *offered;
 static once_flag once = ONCE_FLAG_INIT;
 
 static const kvq_kernels *find(const char *isa)
@@ -119,7 +119,13 @@ const kvq_kernels *kvq_kernels_get(void)
 const kvq_kernels *kvq_kernels_for_isa(const char *isa)
 {
     call_once(&once, choose);
-    return find(isa);
+    const kvq_kernels *table = find(isa);
+    return table == NULL && offered != NULL && strcmp(offered->isa, isa) == 0 ? offered : table;
+}
+
+void kvq_kernels_offer(const kvq_kernels *table)
+{
+    offered = table;
 }
 
 const kvq_kernels *kvq_kernels_at(size_t i)

@@ -37,6 +37,45 @@ enum {
             2.0f                                                                                             \
     }
 
+/** Bytes that will be read soon and may be prefetched; none if n_bytes is 0. */
+typedef struct kvq_next {
+    const uint8_t *bytes;
+    size_t n_bytes;
+} kvq_next;
+
+/** The part of it that belongs to [first, first + n) of a whole; the parts of all of it add up to it. */
+static inline kvq_next kvq_next_part(kvq_next next, size_t first, size_t n, size_t whole)
+{
+    size_t lines = (next.n_bytes + 63) / 64, begin = lines * first / whole, end = lines * (first + n) / whole;
+    return (kvq_next){next.bytes + 64 * begin, 64 * (end - begin)};
+}
+
+/** Codes of one width, laid out as a plane of affine keys or values has them (layout.h), and where their
+ * folded numbers are. Sums go over runs, which add to the same whole numbers. */
+typedef struct kvq_run {
+    uint32_t width;     /* 1, 2, 4 or 8 bits; one of 8 bits is alone */
+    uint32_t shift;     /* what is added is code << shift. Runs come with the largest shift first */
+    size_t offset;      /* of the codes of the first 32 tokens of keys, or sixteen channels of values */
+    size_t block_bytes; /* from there to the next 32, or sixteen */
+    size_t n; /* codes of a lane, one for each folded number; 0 behind them up to 16, or 32 of 1 bit */
+    size_t folded, folded_stride; /* bytes: of the first row's folded numbers, and from there to the next's */
+} kvq_run;
+
+/** The planes of an affine superblock as runs over n codes; of keys, of one metadata tile. */
+static inline void kvq_layout_runs(const kvq_layout *l, size_t n, size_t folded_stride,
+                                   kvq_run runs[KVQ_MAX_PLANES])
+{
+    for (size_t i = 0; i < l->n_planes; i++) {
+        const kvq_plane *plane = &l->plane[l->n_planes - 1 - i];
+        runs[i] = (kvq_run){.width = plane->width,
+                            .shift = plane->shift,
+                            .offset = plane->offset,
+                            .block_bytes = l->role == KVQ_KEYS ? l->block_bytes : 256 * plane->width,
+                            .n = n,
+                            .folded_stride = folded_stride};
+    }
+}
+
 /** What fold_products makes beside folded numbers. */
 typedef struct kvq_fold {
     float step;     /* what a folded 1 stands for; +Inf, and all w 0, where numbers pass KVQ_FOLD_MAX */
@@ -97,6 +136,10 @@ typedef struct kvq_kernels {
     void (*convert_f32_f16)(const float *x, size_t n, uint16_t *out);
     void (*convert_f16_f32)(const uint16_t *x, size_t n, float *out);
 
+    /* EXACT. Likewise bfloat16 (bf16.h), which saturates at its largest finite number. */
+    void (*convert_f32_bf16)(const float *x, size_t n, uint16_t *out);
+    void (*convert_bf16_f32)(const uint16_t *x, size_t n, float *out);
+
     /* EXACT. Encode n tokens from t0 on; row i is x + i * stride, l->dim floats. The channel kernel wants t0
      * and n to be multiples of l->group; each overwrites codes, scales and minimums of these tokens and of no
      * other. Those of channels that pad D become 0. */
@@ -121,12 +164,23 @@ typedef struct kvq_kernels {
     void (*accumulate_affine)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
                               size_t n_q, float *acc);
 
+    /* TOL: likewise, of codes in any runs, times floats: scores[i][t] = bias[i] + sum over runs of factor *
+     * (code << shift), each within (n + 8) * 2^-23 * (|bias| + sum of |factor| * the largest such code), n the
+     * number of factors. Here the runs' folded and folded_stride are bytes in `factors`, all with one stride. */
+    void (*score_codes)(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, size_t n,
+                        const float *factors, const float *bias, size_t n_q, float *scores);
+
+    /* TOL: likewise acc[i][c] += bias[i] + sum_t factors[i][t] * code for channels [first, end), a multiple of
+     * 16 or what is left of D; factors have rows of KVQ_SUPERBLOCK, 0 from n on to a multiple of 32. */
+    void (*accumulate_codes)(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t first,
+                             size_t end, const float *factors, const float *bias, size_t n_q, float *acc);
+
     /* Fast precision, for layouts that fold (kvq_layout_folds): keys per channel with G >= 32 and values per
      * token, in the default arithmetic; portable_fast.c derives it. A factor that is constant along a sum
      * (q times scale, p times scale) is folded into whole numbers w, value ~ step * w, |w| <= KVQ_FOLDED_MAX,
      * and the sum of w * code runs in whole numbers. A w is stored as two signed bytes, w = low + 256 high:
-     * 32 bytes hold the sixteen lows and then the sixteen highs of sixteen numbers. `next` is a superblock
-     * that will be read soon and may be prefetched, or NULL. Sums of floats are in the lane order of dot_f32.
+     * 32 bytes hold the sixteen lows and then the sixteen highs of sixteen numbers. Sums of floats are in the
+     * lane order of dot_f32.
      *
      * EXACT. Fold n_q queries into the first n tokens of keys, one metadata tile after the other (layout.h),
      * the last one whole.
@@ -135,8 +189,8 @@ typedef struct kvq_kernels {
      *             of it, passes 2^100
      *   bias      at j * n_q + i: sum_c q_c min_c + step * kvq_half_levels * sum_c (what rounding took from
      *             w_c) */
-    void (*fold_keys)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                      const float *q, size_t n_q, int8_t *q_folded, float *step, float *bias);
+    void (*fold_keys)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q, size_t n_q,
+                      int8_t *q_folded, float *step, float *bias);
 
     /* EXACT. Fold again what fold_keys took from one query by rounding, in steps 2^15 times finer; for the
      * same tokens and the step it gave, which is finite. score_folded of both, added, is the wide score.
@@ -145,10 +199,15 @@ typedef struct kvq_kernels {
     void (*fold_keys_rest)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
                            float step, int8_t *q_rest, float *bias);
 
-    /* EXACT. scores[i][t] = bias + sum over planes of step * 2^shift * (float(low sum) + 256 float(high
-     * sum)), in this order; rows of KVQ_SUPERBLOCK. The last block of 32 tokens is written whole. Without bias
-     * (NULL) the sum is added to the scores that are there. */
-    void (*score_folded)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+    /* EXACT. scores[i][t] = bias + step * (float(low) + 256 float(high)) for n_q rows of folded numbers, low
+     * and high the sums of code << shift times their bytes over all runs; rows of KVQ_SUPERBLOCK. The last
+     * block of 32 tokens is written whole. Without bias (NULL) the rest is added to the scores that are there.
+     */
+    void (*score_runs)(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, kvq_next next, size_t n,
+                       const int8_t *folded, const float *step, const float *bias, size_t n_q, float *scores);
+
+    /* EXACT. The same of keys that fold_keys has folded: the runs are the planes, tile by tile. */
+    void (*score_folded)(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
                          const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
                          float *scores);
 
@@ -159,32 +218,33 @@ typedef struct kvq_kernels {
      *   bias      sum_t p_t min_t + step * kvq_half_levels * sum_t (what rounding took from w_t)
      *   energy    about sum_t p_t^2 times the mean square of token t's values: sum_t m^2 + h^2 / 4 with
      *             h = kvq_half_levels * p_t scale_t, m = p_t min_t + h */
-    void (*fold_values)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                        const float *p, size_t n_q, int8_t *p_folded, float *step, float *bias,
-                        float *energy);
+    void (*fold_values)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p, size_t n_q,
+                        int8_t *p_folded, float *step, float *bias, float *energy);
 
     /* EXACT. Likewise for one row of p: p_rest and bias of group u as fold_values has them with n_q = 1, for
      * the steps it gave. */
     void (*fold_values_rest)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
                              const float *step, int8_t *p_rest, float *bias);
 
-    /* EXACT. acc[i][c] = acc[i][c] + x for each plane, x = step * 2^shift * (float(low sum) + 256 float(high
-     * sum)), to which the first plane adds bias first. */
-    void (*accumulate_folded)(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+    /* EXACT. acc[i][c] += step * (float(low) + 256 float(high)) + bias, low and high as for scores. */
+    void (*accumulate_folded)(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
                               const int8_t *p_folded, const float *step, const float *bias, size_t n_q,
                               float *acc);
 
-    /* EXACT. scores[j] = q . row j, rows of dim values at rows + j * stride. The sum has a fixed order:
-     * element i goes to lane i mod 16, multiply then add; the lanes are then added in halves (j and j + 8, j
-     * + 4, j + 2, j + 1). */
-    void (*dot_f32)(const float *rows, size_t stride, size_t n, const float *q, size_t dim, float *scores);
-    void (*dot_f16)(const uint16_t *rows, size_t stride, size_t n, const float *q, size_t dim, float *scores);
+    /* EXACT. scores[i][j] = q[i] . row j, rows of dim values at rows + j * stride; q is [n_q][dim], rows of
+     * scores are KVQ_SUPERBLOCK apart. The sum has a fixed order: element i goes to lane i mod 16, multiply
+     * then add; the lanes are then added in halves (j and j + 8, j + 4, j + 2, j + 1). */
+    void (*dot_f32)(const float *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
+                    size_t dim, float *scores);
+    void (*dot_f16)(const uint16_t *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
+                    size_t dim, float *scores);
 
-    /* EXACT. acc[c] += p[j] * row j [c], multiply then add, for j = 0, 1, ... in this order. */
-    void (*accumulate_f32)(const float *rows, size_t stride, size_t n, const float *p, size_t dim,
-                           float *acc);
-    void (*accumulate_f16)(const uint16_t *rows, size_t stride, size_t n, const float *p, size_t dim,
-                           float *acc);
+    /* EXACT. acc[i][c] += p[i][j] * row j [c], multiply then add, for j = 0, 1, ... in this order; rows of p
+     * are KVQ_SUPERBLOCK apart, acc is [n_q][dim]. */
+    void (*accumulate_f32)(const float *rows, size_t stride, size_t n, kvq_next next, const float *p,
+                           size_t n_q, size_t dim, float *acc);
+    void (*accumulate_f16)(const uint16_t *rows, size_t stride, size_t n, kvq_next next, const float *p,
+                           size_t n_q, size_t dim, float *acc);
 
     /* Rows of int8 (row8.h): a scale as half, then the codes; dim + 2 bytes at any address, stride bytes
      * apart.
@@ -194,11 +254,13 @@ typedef struct kvq_kernels {
     void (*convert_f32_i8)(const float *x, size_t n, uint8_t *row);
     /* EXACT. out[i] = code * scale. */
     void (*convert_i8_f32)(const uint8_t *row, size_t n, float *out);
-    /* EXACT. scores[j] = scale * sum_c q_c code_c, the sum in the order of dot_f32. */
-    void (*dot_i8)(const uint8_t *rows, size_t stride, size_t n, const float *q, size_t dim, float *scores);
-    /* EXACT. acc[c] += (p[j] * scale) * code, multiply then add, for j = 0, 1, ... in this order. */
-    void (*accumulate_i8)(const uint8_t *rows, size_t stride, size_t n, const float *p, size_t dim,
-                          float *acc);
+    /* EXACT. scores[i][j] = scale * sum_c q_c code_c, the sum in the order of dot_f32; arrays as there. */
+    void (*dot_i8)(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
+                   size_t dim, float *scores);
+    /* EXACT. acc[i][c] += (p[i][j] * scale) * code, multiply then add, for j = 0, 1, ... in this order; arrays
+     * as for accumulate_f32. */
+    void (*accumulate_i8)(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *p,
+                          size_t n_q, size_t dim, float *acc);
 
     /* For codec_tier.c, where the formulas are: 128 tokens of sixteen channels.
      *
@@ -276,13 +338,18 @@ typedef struct kvq_kernels {
     X(all_finite_f32)                                                                                        \
     X(convert_f32_f16)                                                                                       \
     X(convert_f16_f32)                                                                                       \
+    X(convert_f32_bf16)                                                                                      \
+    X(convert_bf16_f32)                                                                                      \
     X(encode_affine_channel)                                                                                 \
     X(encode_affine_token)                                                                                   \
     X(dequantize_affine)                                                                                     \
     X(score_affine)                                                                                          \
     X(accumulate_affine)                                                                                     \
+    X(score_codes)                                                                                           \
+    X(accumulate_codes)                                                                                      \
     X(fold_keys)                                                                                             \
     X(fold_keys_rest)                                                                                        \
+    X(score_runs)                                                                                            \
     X(score_folded)                                                                                          \
     X(fold_values)                                                                                           \
     X(fold_values_rest)                                                                                      \
@@ -321,6 +388,14 @@ const kvq_kernels *kvq_kernels_for_isa(const char *isa);
 /** The i-th table that runs here, from the plainest up; NULL past the last. */
 const kvq_kernels *kvq_kernels_at(size_t i);
 
+/**
+ * Let kvq_kernels_for_isa find one more table by its name, and so kvq_config.isa: one that counts or times
+ * what it passes on, say. It has every slot, a name of its own (instruction sets come first), and outlives
+ * the caches that use it. It takes the place of the one offered before; NULL: there is none again.
+ * kvq_kernels_at and kvq_kernels_get never give it. Not while another thread looks for a table.
+ */
+void kvq_kernels_offer(const kvq_kernels *table);
+
 extern const kvq_kernels kvq_kernels_portable;
 extern const kvq_kernels kvq_kernels_avx2, kvq_kernels_avxvnni, kvq_kernels_avx512; /* on x86-64 only */
 extern const kvq_kernels kvq_kernels_neon;                                          /* on AArch64 only */
@@ -336,30 +411,37 @@ void kvq_score_affine_portable(const kvq_layout *l, const uint8_t *superblock, s
                                size_t n_q, float *scores);
 void kvq_accumulate_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
                                     size_t n_q, float *acc);
+void kvq_score_codes_portable(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, size_t n,
+                              const float *factors, const float *bias, size_t n_q, float *scores);
+void kvq_accumulate_codes_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t first,
+                                   size_t end, const float *factors, const float *bias, size_t n_q,
+                                   float *acc);
 /* Likewise portable_fast.c. */
-void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                            const float *q, size_t n_q, int8_t *q_folded, float *step, float *bias);
+void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
+                            size_t n_q, int8_t *q_folded, float *step, float *bias);
 void kvq_fold_keys_rest_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
                                  float step, int8_t *q_rest, float *bias);
 void kvq_fold_values_rest_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
                                    const float *step, int8_t *p_rest, float *bias);
-void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
+void kvq_score_runs_portable(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, kvq_next next,
+                             size_t n, const int8_t *folded, const float *step, const float *bias, size_t n_q,
+                             float *scores);
+void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
                                const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
                                float *scores);
-void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                              const float *p, size_t n_q, int8_t *p_folded, float *step, float *bias,
-                              float *energy);
-void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next,
-                                    size_t n, const int8_t *p_folded, const float *step, const float *bias,
-                                    size_t n_q, float *acc);
+void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
+                              size_t n_q, int8_t *p_folded, float *step, float *bias, float *energy);
+void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
+                                    const int8_t *p_folded, const float *step, const float *bias, size_t n_q,
+                                    float *acc);
 
 /* Likewise portable_rows8.c. */
 void kvq_convert_f32_i8_portable(const float *x, size_t n, uint8_t *row);
 void kvq_convert_i8_f32_portable(const uint8_t *row, size_t n, float *out);
-void kvq_dot_i8_portable(const uint8_t *rows, size_t stride, size_t n, const float *q, size_t dim,
-                         float *scores);
-void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, const float *p, size_t dim,
-                                float *acc);
+void kvq_dot_i8_portable(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *q,
+                         size_t n_q, size_t dim, float *scores);
+void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *p,
+                                size_t n_q, size_t dim, float *acc);
 
 /* Likewise portable_tier.c. */
 void kvq_channel_stats_portable(const float *const *row, size_t c, kvq_channels *stats);

@@ -9,10 +9,10 @@
 
 #include "quant/vector_avx2.h"
 
-#include "quant/vector_fast.h"
+#include "quant/vector_dot.h"
 
 #ifndef KVQ_AVXVNNI_TABLE
 #define KVQ_AVXVNNI_TABLE kvq_kernels_avxvnni
 #endif
 
-const kvq_kernels KVQ_AVXVNNI_TABLE = {.isa = "avxvnni", V_FAST_KERNELS};
+const kvq_kernels KVQ_AVXVNNI_TABLE = {.isa = "avxvnni", V_DOT_KERNELS};

@@ -2,6 +2,7 @@
  * The portable kernels on plain rows and scores, and the portable table: the specification that every
  * instruction set is compared with. The affine codec's kernels are in portable_affine.c.
  */
+#include "quant/bf16.h"
 #include "quant/kernels.h"
 
 enum { LANES = 16 }; /* the width of the fixed summation order: one zmm, two ymm or four NEON registers */
@@ -28,6 +29,19 @@ static void convert_f16_f32_portable(const uint16_t *x, size_t n, float *out)
         out[i] = kvq_f32_from_f16(x[i]);
 }
 
+/* Plain enough that compilers vectorise both for whatever they compile for. */
+static void convert_f32_bf16_portable(const float *x, size_t n, uint16_t *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = kvq_bf16_from_f32_saturating(x[i]);
+}
+
+static void convert_bf16_f32_portable(const uint16_t *x, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = kvq_f32_from_bf16(x[i]);
+}
+
 static float sum_lanes(float lane[LANES])
 {
     for (size_t width = LANES / 2; width > 0; width /= 2)
@@ -36,46 +50,55 @@ static float sum_lanes(float lane[LANES])
     return lane[0];
 }
 
-static void dot_f32_portable(const float *rows, size_t stride, size_t n, const float *q, size_t dim,
-                             float *scores)
+static float dot_of(const float *row, const float *q, size_t dim)
 {
     size_t whole = dim / LANES * LANES;
-    for (size_t i = 0; i < n; i++) {
-        const float *row = rows + i * stride;
-        float lane[LANES] = {0};
-        for (size_t c = 0; c < whole; c += LANES)
-            for (size_t j = 0; j < LANES; j++)
-                lane[j] += q[c + j] * row[c + j];
-        for (size_t c = whole; c < dim; c++)
-            lane[c - whole] += q[c] * row[c];
-        scores[i] = sum_lanes(lane);
-    }
+    float lane[LANES] = {0};
+    for (size_t c = 0; c < whole; c += LANES)
+        for (size_t j = 0; j < LANES; j++)
+            lane[j] += q[c + j] * row[c + j];
+    for (size_t c = whole; c < dim; c++)
+        lane[c - whole] += q[c] * row[c];
+    return sum_lanes(lane);
 }
 
-static void dot_f16_portable(const uint16_t *rows, size_t stride, size_t n, const float *q, size_t dim,
-                             float *scores)
+static void dot_f32_portable(const float *rows, size_t stride, size_t n, kvq_next next, const float *q,
+                             size_t n_q, size_t dim, float *scores)
+{
+    (void)next;
+    for (size_t j = 0; j < n; j++)
+        for (size_t i = 0; i < n_q; i++)
+            scores[i * KVQ_SUPERBLOCK + j] = dot_of(rows + j * stride, q + i * dim, dim);
+}
+
+static void dot_f16_portable(const uint16_t *rows, size_t stride, size_t n, kvq_next next, const float *q,
+                             size_t n_q, size_t dim, float *scores)
 {
     float row[KVQ_DIM_MAX];
-    for (size_t i = 0; i < n; i++) {
-        convert_f16_f32_portable(rows + i * stride, dim, row);
-        dot_f32_portable(row, 0, 1, q, dim, scores + i);
+    for (size_t j = 0; j < n; j++) {
+        convert_f16_f32_portable(rows + j * stride, dim, row);
+        dot_f32_portable(row, 0, 1, next, q, n_q, dim, scores + j);
     }
 }
 
-static void accumulate_f32_portable(const float *rows, size_t stride, size_t n, const float *p, size_t dim,
-                                    float *acc)
+static void accumulate_f32_portable(const float *rows, size_t stride, size_t n, kvq_next next, const float *p,
+                                    size_t n_q, size_t dim, float *acc)
 {
-    for (size_t i = 0; i < n; i++)
-        for (size_t c = 0; c < dim; c++)
-            acc[c] += p[i] * rows[i * stride + c];
+    (void)next;
+    for (size_t j = 0; j < n; j++)
+        for (size_t i = 0; i < n_q; i++)
+            for (size_t c = 0; c < dim; c++)
+                acc[i * dim + c] += p[i * KVQ_SUPERBLOCK + j] * rows[j * stride + c];
 }
 
-static void accumulate_f16_portable(const uint16_t *rows, size_t stride, size_t n, const float *p, size_t dim,
-                                    float *acc)
+static void accumulate_f16_portable(const uint16_t *rows, size_t stride, size_t n, kvq_next next,
+                                    const float *p, size_t n_q, size_t dim, float *acc)
 {
-    for (size_t i = 0; i < n; i++)
-        for (size_t c = 0; c < dim; c++)
-            acc[c] += p[i] * kvq_f32_from_f16(rows[i * stride + c]);
+    float row[KVQ_DIM_MAX];
+    for (size_t j = 0; j < n; j++) {
+        convert_f16_f32_portable(rows + j * stride, dim, row);
+        accumulate_f32_portable(row, 0, 1, next, p + j, n_q, dim, acc);
+    }
 }
 
 static float max_f32_portable(const float *x, size_t n)
@@ -121,13 +144,18 @@ const kvq_kernels kvq_kernels_portable = {
     .all_finite_f32 = all_finite_f32_portable,
     .convert_f32_f16 = convert_f32_f16_portable,
     .convert_f16_f32 = convert_f16_f32_portable,
+    .convert_f32_bf16 = convert_f32_bf16_portable,
+    .convert_bf16_f32 = convert_bf16_f32_portable,
     .encode_affine_channel = kvq_encode_affine_channel_portable,
     .encode_affine_token = kvq_encode_affine_token_portable,
     .dequantize_affine = kvq_dequantize_affine_portable,
     .score_affine = kvq_score_affine_portable,
     .accumulate_affine = kvq_accumulate_affine_portable,
+    .score_codes = kvq_score_codes_portable,
+    .accumulate_codes = kvq_accumulate_codes_portable,
     .fold_keys = kvq_fold_keys_portable,
     .fold_keys_rest = kvq_fold_keys_rest_portable,
+    .score_runs = kvq_score_runs_portable,
     .score_folded = kvq_score_folded_portable,
     .fold_values = kvq_fold_values_portable,
     .fold_values_rest = kvq_fold_values_rest_portable,

@@ -274,3 +274,49 @@ void kvq_accumulate_affine_portable(const kvq_layout *l, const uint8_t *superblo
                 acc[c + j] += sum[j];
         }
 }
+
+/* ---- Codes in runs times floats ---- */
+
+/* Adds to sixteen lanes side by side, which lie in rows of `lanes`, from `first` on. */
+static void add_run(const kvq_run *run, const uint8_t *superblock, size_t lanes, size_t first,
+                    const float *factors, float sum[LANES])
+{
+    const uint8_t *codes = superblock + run->offset + first / lanes * run->block_bytes + first % lanes * 4;
+    const uint32_t mask = (1u << run->width) - 1u, per_dword = 32 / run->width;
+    for (size_t i = 0; i < run->n; i++) {
+        const uint32_t value = (uint32_t)(i % per_dword), at = value % 4 * 8 + value / 4 * run->width;
+        const uint8_t *dwords = codes + i / per_dword * lanes * 4;
+        for (size_t lane = 0; lane < LANES; lane++)
+            sum[lane] += factors[i] * (float)((kvq_load_u32(dwords + 4 * lane) >> at & mask) << run->shift);
+    }
+}
+
+void kvq_score_codes_portable(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, size_t n,
+                              const float *factors, const float *bias, size_t n_q, float *scores)
+{
+    for (size_t i = 0; i < n_q; i++, scores += KVQ_SUPERBLOCK)
+        for (size_t t = 0; t < n; t += LANES) {
+            float sum[LANES] = {0};
+            for (size_t j = 0; j < n_runs; j++)
+                add_run(&runs[j], superblock, KVQ_BLOCK, t,
+                        factors + (runs[j].folded + i * runs[j].folded_stride) / sizeof *factors, sum);
+            for (size_t lane = 0; lane < min_size(LANES, n - t); lane++)
+                scores[t + lane] = bias[i] + sum[lane];
+        }
+}
+
+void kvq_accumulate_codes_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t first,
+                                   size_t end, const float *factors, const float *bias, size_t n_q,
+                                   float *acc)
+{
+    kvq_run runs[KVQ_MAX_PLANES];
+    kvq_layout_runs(l, n, KVQ_SUPERBLOCK * sizeof *factors, runs);
+    for (size_t i = 0; i < n_q; i++)
+        for (size_t c = first; c < end; c += LANES) {
+            float sum[LANES] = {0};
+            for (size_t j = 0; j < l->n_planes; j++)
+                add_run(&runs[j], superblock, LANES, c, factors + i * KVQ_SUPERBLOCK, sum);
+            for (size_t lane = 0; lane < min_size(LANES, end - c); lane++)
+                acc[i * l->dim + c + lane] += bias[i] + sum[lane];
+        }
+}

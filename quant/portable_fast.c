@@ -82,10 +82,9 @@ static float largest_folded(const kvq_layout *l, const uint8_t *superblock, size
     return max;
 }
 
-void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                            const float *q, size_t n_q, int8_t *q_folded, float *step, float *bias)
+void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
+                            size_t n_q, int8_t *q_folded, float *step, float *bias)
 {
-    (void)next;
     size_t fold_dim = kvq_fold_dim(l->dim);
     for (size_t i = 0; i < n_q && n > 0; i++, q += l->dim) {
         float per_unit = kvq_fold_per_unit(largest_folded(l, superblock, n, q), &step[i]);
@@ -159,11 +158,9 @@ void kvq_fold_values_rest_portable(const kvq_layout *l, const uint8_t *superbloc
     }
 }
 
-void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                              const float *p, size_t n_q, int8_t *p_folded, float *step, float *bias,
-                              float *energy)
+void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
+                              size_t n_q, int8_t *p_folded, float *step, float *bias, float *energy)
 {
-    (void)next;
     for (size_t c = 0; c < l->dim; c += l->group)
         for (size_t i = 0; i < n_q; i++, p_folded += 2 * KVQ_SUPERBLOCK) {
             float x[KVQ_SUPERBLOCK] = {0}, lane[LANES] = {0}, square[LANES] = {0}, rest[LANES] = {0},
@@ -187,65 +184,77 @@ void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, co
 
 /* ---- Sums of folded numbers times codes ---- */
 
-/* sum[j] = float(sum of lows) + 256 float(sum of highs) over n values of one plane, for sixteen lanes side by
- * side. For keys value i is channel i and lanes are tokens from `first` on, for values token i and
- * channels. */
-static void dot_plane(const kvq_layout *l, const uint8_t *superblock, const kvq_plane *plane, size_t first,
-                      size_t n, const int8_t *folded, float sum[LANES])
+/* What a row of folded numbers gives in sixteen lanes side by side, which lie in rows of `lanes`: for keys
+ * tokens from `first` on, for values channels. */
+static void dot_runs(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, size_t lanes,
+                     size_t first, const int8_t *folded, size_t row, float sum[LANES])
 {
-    const uint32_t mask = (1u << plane->width) - 1u;
     int32_t low[LANES] = {0}, high[LANES] = {0};
-    for (size_t i = 0; i < n; i++) {
-        uint32_t shift;
-        size_t t = l->role == KVQ_KEYS ? first : i, c = l->role == KVQ_KEYS ? i : first;
-        const uint8_t *at = superblock + kvq_code_offset(l, plane, t, c, &shift);
-        const int8_t *sixteen = folded + i / LANES * 2 * LANES;
-        int32_t w_low = sixteen[i % LANES], w_high = sixteen[LANES + i % LANES];
-        for (size_t j = 0; j < LANES; j++) {
-            int32_t code = (int32_t)(kvq_load_u32(at + 4 * j) >> shift & mask);
-            low[j] += code * w_low;
-            high[j] += code * w_high;
+    for (size_t j = 0; j < n_runs; j++) {
+        const kvq_run *run = &runs[j];
+        const uint8_t *codes =
+            superblock + run->offset + first / lanes * run->block_bytes + first % lanes * 4;
+        const uint32_t mask = (1u << run->width) - 1u, per_dword = 32 / run->width;
+        for (size_t i = 0; i < run->n; i++) {
+            const uint32_t value = (uint32_t)(i % per_dword), at = value % 4 * 8 + value / 4 * run->width;
+            const uint8_t *dwords = codes + i / per_dword * lanes * 4;
+            const int8_t *sixteen = folded + run->folded + row * run->folded_stride + i / LANES * 2 * LANES;
+            int32_t w_low = sixteen[i % LANES], w_high = sixteen[LANES + i % LANES];
+            for (size_t lane = 0; lane < LANES; lane++) {
+                int32_t code = (int32_t)((kvq_load_u32(dwords + 4 * lane) >> at & mask) << run->shift);
+                low[lane] += code * w_low;
+                high[lane] += code * w_high;
+            }
         }
     }
-    for (size_t j = 0; j < LANES; j++)
-        sum[j] = (float)low[j] + 256.0f * (float)high[j];
+    for (size_t lane = 0; lane < LANES; lane++)
+        sum[lane] = (float)low[lane] + 256.0f * (float)high[lane];
 }
 
-void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next, size_t n,
-                               const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
-                               float *scores)
+void kvq_score_runs_portable(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, kvq_next next,
+                             size_t n, const int8_t *folded, const float *step, const float *bias, size_t n_q,
+                             float *scores)
 {
     (void)next;
     for (size_t t = 0; t < (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK; t += LANES)
         for (size_t i = 0; i < n_q; i++) {
-            size_t fold = t / l->meta_tile_tokens * n_q + i;
             float *score = scores + i * KVQ_SUPERBLOCK + t, sum[LANES];
-            for (size_t j = 0; j < l->n_planes; j++) {
-                const float factor = step[i] * (float)(1u << l->plane[j].shift);
-                dot_plane(l, superblock, &l->plane[j], t, l->dim, q_folded + fold * 2 * kvq_fold_dim(l->dim),
-                          sum);
-                for (size_t lane = 0; lane < LANES; lane++)
-                    score[lane] = (j == 0 && bias != NULL ? bias[fold] : score[lane]) + factor * sum[lane];
-            }
+            dot_runs(runs, n_runs, superblock, KVQ_BLOCK, t, folded, i, sum);
+            for (size_t lane = 0; lane < LANES; lane++)
+                score[lane] = (bias != NULL ? bias[i] : score[lane]) + step[i] * sum[lane];
         }
 }
 
-void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblock, const uint8_t *next,
-                                    size_t n, const int8_t *p_folded, const float *step, const float *bias,
-                                    size_t n_q, float *acc)
+void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
+                               const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
+                               float *scores)
+{
+    const size_t stride = 2 * kvq_fold_dim(l->dim), tile_tokens = l->meta_tile_tokens;
+    kvq_run runs[KVQ_MAX_PLANES];
+    kvq_layout_runs(l, l->dim, stride, runs);
+    for (size_t t = 0; t < n; t += tile_tokens) {
+        size_t here = n - t < tile_tokens ? n - t : tile_tokens;
+        kvq_score_runs_portable(runs, l->n_planes, superblock, next, here, q_folded, step, bias, n_q,
+                                scores + t);
+        superblock += l->meta_tile_bytes;
+        q_folded += n_q * stride;
+        bias += bias != NULL ? n_q : 0;
+    }
+}
+
+void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
+                                    const int8_t *p_folded, const float *step, const float *bias, size_t n_q,
+                                    float *acc)
 {
     (void)next;
+    kvq_run runs[KVQ_MAX_PLANES];
+    kvq_layout_runs(l, n, 2 * KVQ_SUPERBLOCK, runs);
     for (size_t c = 0; c < l->dim && n > 0; c += LANES)
         for (size_t i = 0; i < n_q; i++) {
             size_t fold = c / l->group * n_q + i;
-            for (size_t j = 0; j < l->n_planes; j++) {
-                float sum[LANES];
-                const float factor = step[fold] * (float)(1u << l->plane[j].shift);
-                dot_plane(l, superblock, &l->plane[j], c, n, p_folded + fold * 2 * KVQ_SUPERBLOCK, sum);
-                for (size_t lane = 0; lane < LANES && c + lane < l->dim; lane++) {
-                    float x = factor * sum[lane];
-                    acc[i * l->dim + c + lane] += j == 0 ? x + bias[fold] : x;
-                }
-            }
+            float sum[LANES];
+            dot_runs(runs, l->n_planes, superblock, LANES, c, p_folded, fold, sum);
+            for (size_t lane = 0; lane < LANES && c + lane < l->dim; lane++)
+                acc[i * l->dim + c + lane] += step[fold] * sum[lane] + bias[fold];
         }
 }

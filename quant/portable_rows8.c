@@ -31,27 +31,35 @@ void kvq_convert_i8_f32_portable(const uint8_t *row, size_t n, float *out)
         out[i] = (float)(int8_t)row[KVQ_ROW8_HEAD + i] * scale;
 }
 
-void kvq_dot_i8_portable(const uint8_t *rows, size_t stride, size_t n, const float *q, size_t dim,
-                         float *scores)
+static float dot_of(const uint8_t *row, const float *q, size_t dim)
 {
-    for (size_t i = 0; i < n; i++, rows += stride) {
-        const uint8_t *codes = rows + KVQ_ROW8_HEAD;
-        float lane[LANES] = {0};
-        for (size_t c = 0; c < dim; c++)
-            lane[c % LANES] += q[c] * (float)(int8_t)codes[c];
-        for (size_t width = LANES / 2; width > 0; width /= 2)
-            for (size_t j = 0; j < width; j++)
-                lane[j] += lane[j + width];
-        scores[i] = kvq_row8_scale(rows) * lane[0];
-    }
+    const uint8_t *codes = row + KVQ_ROW8_HEAD;
+    float lane[LANES] = {0};
+    for (size_t c = 0; c < dim; c++)
+        lane[c % LANES] += q[c] * (float)(int8_t)codes[c];
+    for (size_t width = LANES / 2; width > 0; width /= 2)
+        for (size_t j = 0; j < width; j++)
+            lane[j] += lane[j + width];
+    return kvq_row8_scale(row) * lane[0];
 }
 
-void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, const float *p, size_t dim,
-                                float *acc)
+void kvq_dot_i8_portable(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *q,
+                         size_t n_q, size_t dim, float *scores)
 {
-    for (size_t i = 0; i < n; i++, rows += stride) {
-        float weight = p[i] * kvq_row8_scale(rows);
-        for (size_t c = 0; c < dim; c++)
-            acc[c] += weight * (float)(int8_t)rows[KVQ_ROW8_HEAD + c];
-    }
+    (void)next;
+    for (size_t j = 0; j < n; j++, rows += stride)
+        for (size_t i = 0; i < n_q; i++)
+            scores[i * KVQ_SUPERBLOCK + j] = dot_of(rows, q + i * dim, dim);
+}
+
+void kvq_accumulate_i8_portable(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *p,
+                                size_t n_q, size_t dim, float *acc)
+{
+    (void)next;
+    for (size_t j = 0; j < n; j++, rows += stride)
+        for (size_t i = 0; i < n_q; i++) {
+            float weight = p[i * KVQ_SUPERBLOCK + j] * kvq_row8_scale(rows);
+            for (size_t c = 0; c < dim; c++)
+                acc[i * dim + c] += weight * (float)(int8_t)rows[KVQ_ROW8_HEAD + c];
+        }
 }

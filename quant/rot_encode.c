@@ -186,7 +186,7 @@ static void store_page_vector(const page *p, uint8_t *superblock)
     const kvq_rot *l = p->l;
     const float page_scale = kvq_rot_page_scale(l, superblock);
     float of_numbers[KVQ_DIM_MAX] = {0}, sum[KVQ_DIM_MAX] = {0}, f[KVQ_DIM_MAX];
-    p->k->accumulate_f32(p->x, p->stride, T, p->share, l->dim, of_numbers);
+    p->k->accumulate_f32(p->x, p->stride, T, (kvq_next){NULL, 0}, p->share, 1, l->dim, of_numbers);
     for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
         const kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, i);
         kvq_block_codes codes = {.n_planes = b.n_planes};

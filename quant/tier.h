@@ -40,6 +40,17 @@ static inline size_t kvq_tier_channel(const kvq_tier *l, const uint8_t *superblo
     return l->order_bytes == 1 ? order[place] : kvq_load_u16(order + 2 * place);
 }
 
+/** The channels at the first n places. */
+static inline void kvq_tier_read_order(const kvq_tier *l, const uint8_t *superblock, size_t n,
+                                       uint16_t *channel)
+{
+    const uint8_t *order = superblock + l->order;
+    for (size_t i = 0; i < n && l->order_bytes == 1; i++)
+        channel[i] = order[i];
+    for (size_t i = 0; i < n && l->order_bytes == 2; i++)
+        channel[i] = kvq_load_u16(order + 2 * i);
+}
+
 /** Width of a block of channels, in bits. */
 static inline uint32_t kvq_tier_width(const kvq_tier *l, const uint8_t *superblock, size_t block)
 {

@@ -42,7 +42,7 @@ void kvq_mean_of_others(const kvq_kernels *k, const float *x, size_t stride, siz
     if (others == T) /* nobody asks */
         return;
     const float back = (float)T / (float)others;
-    k->accumulate_f32(x, stride, T, part, dim, mean);
+    k->accumulate_f32(x, stride, T, (kvq_next){NULL, 0}, part, 1, dim, mean);
     for (size_t c = 0; c < dim; c++) {
         float whole = mean[c] * back;
         mean[c] = whole > FLT_MAX ? FLT_MAX : whole < -FLT_MAX ? -FLT_MAX : whole;
@@ -309,7 +309,7 @@ static void fit_with_feedback(const page *p, const uint16_t *turn, const double 
         for (size_t j = 0; j < i; j++)
             share[j] = (float)column[j];
         memset(fed, 0, sizeof fed);
-        p->k->accumulate_f32(owed[0], T, i, share, T, fed);
+        p->k->accumulate_f32(owed[0], T, i, (kvq_next){NULL, 0}, share, 1, T, fed);
         for (size_t t = 0; t < T; t++) {
             float x = p->row[t][c], with = x - fed[t];
             own[t] = fabsf(with) <= FLT_MAX ? with : x;

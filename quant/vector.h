@@ -1,7 +1,7 @@
 /*
  * The vocabulary that kernels are written in: every word, with its contract. A vocabulary (vector_avx2.h,
  * vector_avx512.h, vector_neon.h) defines them all on the registers of one instruction set; the templates
- * (vector_rows.h, vector_rows8.h, vector_exact.h, vector_fast.h, vector_encode.h) use no others and no
+ * (vector_rows.h and its neighbours) use no others and no
  * intrinsics.
  * So a kernels_ISA.c includes one vocabulary and then the templates it wants, all of them through
  * vector_kernels.h. A template without a vocabulary, or with one that lacks a word, does not compile
@@ -19,11 +19,12 @@
  *
  * Numbers that depend on the registers:
  *   V_DWORDS         in a v_d: 4, 8 or 16
- *   V_STRIP          v_d that share one broadcast of folded bytes: as many as leave registers for their sums.
- *                    With four queries 4 * V_STRIP * 2 are alive. V_STRIP * V_DWORDS is 8, 16 or 32
- *   V_ACCUMULATORS   sums that the four quads of a k-step go to in turn: 2, or 4 where v_acc fills early
+ *   V_STRIP          v_d that share one broadcast of folded bytes, at most; V_STRIP * V_DWORDS is 16 or 32
+ *   V_SUMS           v_acc that registers hold beside what else is alive: 8 or 16
+ *   V_CHAINS         1, or 2 or 4 sums that quads go to in turn, as v_dot has a latency that has to be hidden
+ *   V_ROOM           what a v_acc takes: the sum of the largest codes of so many v_dot, or 0 for any
  *   V_NIBBLES        1 if v_dot takes codes below 16 only, otherwise 0
- *   V_EXACT_QUERIES  queries that share a conversion of codes to float: 1, or 4 where registers allow
+ *   V_EXACT_SUMS     v_f of sums that registers hold beside codes and factors: 4 or 16
  *
  * Pointers need no alignment. "Largest" and "smallest" are of numbers without NaN, and of two zeros either
  * may come out. Constant means: where the word is inlined.
@@ -138,14 +139,12 @@
     X(v_d, v_d_and, (v_d x, uint32_t byte_mask)) /* every byte with byte_mask */                             \
     /* Bytes right by n < 8; the upper n bits of each are undefined. */                                      \
     X(v_d, v_d_shift_bytes, (v_d x, uint32_t n))                                                             \
-    X(v_d, v_d_shift_right, (v_d x, uint32_t n)) /* arithmetic */                                            \
     X(v_d, v_d_shift_left, (v_d x, uint32_t n))                                                              \
-    /* sum, which starts as v_d_zero, plus, for each dword, the four products of bytes of `codes` without    \
+    /* sum, which starts as v_acc_zero, plus, for each dword, the four products of bytes of `codes` without    \
      * a sign, up to 255 (15 where V_NIBBLES is 1), and bytes of `folded` with a sign. */                    \
+    X(v_acc, v_acc_zero, (void))                                                                             \
     X(v_acc, v_dot, (v_acc sum, v_d codes, v_d folded))                                                      \
     X(v_d, v_widen, (v_acc sum))                /* the sums as dwords */                                     \
-    /* K-steps (vector_fast.h) of codes of that width whose products fit a v_acc. */                         \
-    X(size_t, v_max_k_steps, (uint32_t width, bool multi_query))                                             \
     /* ---- v_df ---- */                                                                                     \
     X(v_df, v_df_of, (v_d x))                   /* dwords with a sign, to nearest even */                    \
     X(v_df, v_df_set1, (float x))                                                                            \

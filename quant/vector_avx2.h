@@ -283,7 +283,7 @@ V_INLINE void v_store_folded(int8_t *p, v_f x, v_f y)
     _mm256_storeu_si256((__m256i *)(void *)(p + 32), _mm256_permute2x128_si256(low, high, 0x31));
 }
 
-enum { V_EXACT_QUERIES = 1 }; /* four would need 32 registers */
+enum { V_EXACT_SUMS = 4 };
 
 /* ---- v_h: sixteen halves ---- */
 
@@ -426,6 +426,11 @@ V_INLINE v_d v_d_zero(void)
     return _mm256_setzero_si256();
 }
 
+V_INLINE v_acc v_acc_zero(void)
+{
+    return v_d_zero();
+}
+
 V_INLINE v_d v_d_load(const uint8_t *p)
 {
     return _mm256_loadu_si256((const __m256i *)(const void *)p);
@@ -453,11 +458,6 @@ V_INLINE v_d v_d_add(v_d a, v_d b)
     return _mm256_add_epi32(a, b);
 }
 
-V_INLINE v_d v_d_shift_right(v_d a, uint32_t n)
-{
-    return n == 0 ? a : _mm256_srai_epi32(a, (int)n);
-}
-
 V_INLINE v_d v_d_shift_left(v_d a, uint32_t n)
 {
     return n == 0 ? a : _mm256_slli_epi32(a, (int)n);
@@ -465,13 +465,7 @@ V_INLINE v_d v_d_shift_left(v_d a, uint32_t n)
 
 #ifdef KVQ_AVX_VNNI
 
-enum { V_DWORDS = 8, V_STRIP = 1, V_ACCUMULATORS = 2, V_NIBBLES = 0 };
-
-V_INLINE size_t v_max_k_steps(uint32_t width, bool multi_query)
-{
-    (void)width, (void)multi_query;
-    return KVQ_DIM_MAX;
-}
+enum { V_DWORDS = 8, V_STRIP = 2, V_SUMS = 8, V_CHAINS = 2, V_ROOM = 0, V_NIBBLES = 0 };
 
 V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d folded)
 {
@@ -489,21 +483,16 @@ V_INLINE v_d v_widen(v_acc sum)
 
 #else
 
-enum { V_DWORDS = 8, V_STRIP = 1, V_ACCUMULATORS = 4, V_NIBBLES = 1 };
+/* A sum of 16 bits takes 127 products of a code of 1 and the largest folded bytes: pairs of 2 * 128. */
+enum { V_DWORDS = 8, V_STRIP = 2, V_SUMS = 8, V_CHAINS = 1, V_ROOM = 127, V_NIBBLES = 1 };
 
-/* A sum of 16 bits takes 32767 / (2 * 128 * largest code) quads. For one
- * query it sees one quad of a k-step (two of one bit), codes up to 8, 12, 15 by width as they stand; for
- * several it sees four (eight of one bit), codes up to 1, 3, 15. */
-V_INLINE size_t v_max_k_steps(uint32_t width, bool multi_query)
-{
-    if (multi_query)
-        return width == 1 ? 15 : width == 2 ? 10 : 2;
-    return width == 1 ? 7 : width == 2 ? 10 : 8;
-}
-
+/* The empty instruction keeps gcc from putting the additions of a whole k-step off to its end, for which it
+ * would have to spill most of the products. */
 V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d folded)
 {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, folded));
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, folded));
+    __asm__("" : "+x"(sum));
+    return sum;
 }
 
 V_INLINE v_d v_widen(v_acc sum)

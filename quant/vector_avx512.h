@@ -328,17 +328,16 @@ V_INLINE v_f v_q_to_f(v_q x)
 typedef __m512i v_d;
 typedef __m512i v_acc;
 
-enum { V_DWORDS = 16, V_STRIP = 2, V_EXACT_QUERIES = 4, V_ACCUMULATORS = 2, V_NIBBLES = 0 };
-
-V_INLINE size_t v_max_k_steps(uint32_t width, bool multi_query)
-{
-    (void)width, (void)multi_query;
-    return KVQ_DIM_MAX;
-}
+enum { V_DWORDS = 16, V_STRIP = 2, V_SUMS = 16, V_CHAINS = 4, V_ROOM = 0, V_EXACT_SUMS = 16, V_NIBBLES = 0 };
 
 V_INLINE v_d v_d_zero(void)
 {
     return _mm512_setzero_si512();
+}
+
+V_INLINE v_acc v_acc_zero(void)
+{
+    return v_d_zero();
 }
 
 V_INLINE v_d v_d_load(const uint8_t *p)
@@ -376,11 +375,6 @@ V_INLINE v_d v_widen(v_acc sum)
 V_INLINE v_d v_d_add(v_d a, v_d b)
 {
     return _mm512_add_epi32(a, b);
-}
-
-V_INLINE v_d v_d_shift_right(v_d a, uint32_t n)
-{
-    return n == 0 ? a : _mm512_srai_epi32(a, n);
 }
 
 V_INLINE v_d v_d_shift_left(v_d a, uint32_t n)

@@ -20,9 +20,10 @@ V_INLINE void v_vocabulary_is_complete(void)
 }
 
 _Static_assert(sizeof(v_d) == 4 * V_DWORDS && sizeof(v_df) == sizeof(v_d), "V_DWORDS dwords in a register");
-_Static_assert(V_STRIP *V_DWORDS == 8 || V_STRIP * V_DWORDS == 16 || V_STRIP * V_DWORDS == 32, "V_STRIP");
-_Static_assert(V_ACCUMULATORS == 2 || V_ACCUMULATORS == 4, "V_ACCUMULATORS");
-_Static_assert(V_EXACT_QUERIES == 1 || V_EXACT_QUERIES == 4, "V_EXACT_QUERIES");
+_Static_assert(V_STRIP *V_DWORDS == 16 || V_STRIP * V_DWORDS == 32, "V_STRIP");
+_Static_assert(V_SUMS == 8 || V_SUMS == 16, "V_SUMS");
+_Static_assert(V_CHAINS == 1 || V_CHAINS == 2 || V_CHAINS == 4, "V_CHAINS");
+_Static_assert(V_EXACT_SUMS == 4 || V_EXACT_SUMS == 16, "V_EXACT_SUMS");
 _Static_assert(V_NIBBLES == 0 || V_NIBBLES == 1, "V_NIBBLES");
 
 #endif /* KVQ_QUANT_VECTOR_COMPLETE_H */

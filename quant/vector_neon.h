@@ -462,21 +462,22 @@ typedef int32x4_t v_acc;
 
 enum {
     V_DWORDS = 4,
-    V_STRIP = 2,
-    V_EXACT_QUERIES = 1, /* four would need 64 registers */
-    V_ACCUMULATORS = 2,
+    V_STRIP = 4,
+    V_SUMS = 16,
+    V_CHAINS = 2,
+    V_ROOM = 0,
+    V_EXACT_SUMS = 4,
     V_NIBBLES = 1,
 };
-
-V_INLINE size_t v_max_k_steps(uint32_t width, bool multi_query)
-{
-    (void)width, (void)multi_query;
-    return KVQ_DIM_MAX;
-}
 
 V_INLINE v_d v_d_zero(void)
 {
     return vdupq_n_s32(0);
+}
+
+V_INLINE v_acc v_acc_zero(void)
+{
+    return v_d_zero();
 }
 
 V_INLINE v_d v_d_load(const uint8_t *p)
@@ -514,11 +515,6 @@ V_INLINE v_d v_widen(v_acc sum)
 V_INLINE v_d v_d_add(v_d a, v_d b)
 {
     return vaddq_s32(a, b);
-}
-
-V_INLINE v_d v_d_shift_right(v_d a, uint32_t n)
-{
-    return a >> vdupq_n_s32((int32_t)n);
 }
 
 V_INLINE v_d v_d_shift_left(v_d a, uint32_t n)

@@ -1,21 +1,18 @@
 /*
- * Plain rows and softmax in vectors. All EXACT: the operations of kernels_portable.c in its order, sixteen
- * lanes at a time.
+ * Plain rows in vectors: of float, of half, and of int8 with a scale (row8.h). All EXACT: the operations of
+ * kernels_portable.c and portable_rows8.c in their order, sixteen lanes at a time.
+ *
+ * Several queries share the conversion of a row to float: four sums are in flight, of one query and four
+ * rows (or, adding up, 64 columns), of two and two, or of four queries and one.
  */
 #ifndef KVQ_QUANT_VECTOR_ROWS_H
 #define KVQ_QUANT_VECTOR_ROWS_H
 
 #include "quant/kernels.h"
+#include "quant/row8.h"
 #include "quant/vector_complete.h"
 
-static bool all_finite_f32_v(const float *x, size_t n)
-{
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        if (!v_all_finite(v_load(x + i)))
-            return false;
-    return i == n || v_all_finite(v_load_part(x + i, n - i));
-}
+/* ---- Conversion ---- */
 
 static void convert_f32_f16_v(const float *x, size_t n, uint16_t *out)
 {
@@ -39,169 +36,284 @@ static void convert_f16_f32_v(const uint16_t *x, size_t n, float *out)
         v_store_part(out + i, v_load_half_part(x + i, n - i), n - i);
 }
 
-/* Sixteen elements of a row, or the first n < 16 of them. `half` is a constant wherever this is inlined. */
-V_INLINE v_f row_load(const void *rows, bool half, size_t at)
+/* The first n < 16 codes only; other lanes are 0. */
+V_INLINE v_f row8_load_part(const uint8_t *codes, size_t n)
 {
-    return half ? v_load_half((const uint16_t *)rows + at) : v_load((const float *)rows + at);
+    int8_t sixteen[16] = {0};
+    memcpy(sixteen, codes, n);
+    return v_load_i8(sixteen);
 }
 
-V_INLINE v_f row_load_part(const void *rows, bool half, size_t at, size_t n)
+V_INLINE v_f row8_load(const uint8_t *codes)
 {
-    return half ? v_load_half_part((const uint16_t *)rows + at, n) : v_load_part((const float *)rows + at, n);
+    return v_load_i8((const int8_t *)codes);
 }
 
-/* What lies AHEAD rows on will be read soon, unless these are the last; prefetching past an array does no
- * harm. Halves are bound by their conversion and gain nothing. */
-enum { AHEAD = 16 };
-
-V_INLINE void row_prefetch(const void *rows, bool half, size_t at)
+V_INLINE v_f row8_code(v_f x, v_f scale)
 {
-    if (!half)
-        v_prefetch((const uint8_t *)((uintptr_t)rows + at * 4));
+    const v_f largest = v_set1((float)KVQ_ROW8_LARGEST), smallest = v_set1(-(float)KVQ_ROW8_LARGEST);
+    return v_round(v_max(v_min(v_div(x, scale), largest), smallest));
 }
 
-/* The dot products of n_rows rows (a constant, at most 4), before the sum over lanes. */
-V_INLINE void dot_lanes(const void *rows, bool half, size_t stride, size_t n_rows, const float *q, size_t dim,
-                        v_f sum[4])
+static void convert_f32_i8_v(const float *x, size_t n, uint8_t *row)
 {
-    size_t c = 0;
-    for (size_t j = 0; j < n_rows; j++)
-        sum[j] = v_set1(0.0f);
-    for (; c + 16 <= dim; c += 16) {
-        v_f query = v_load(q + c);
-        V_UNROLL(4)
-        for (size_t j = 0; j < n_rows; j++) {
-            row_prefetch(rows, half, (j + AHEAD) * stride + c);
-            sum[j] = v_add(sum[j], v_mul(query, row_load(rows, half, j * stride + c)));
-        }
-    }
-    if (c < dim) { /* the other lanes add 0 * 0: no lane is ever -0, so nothing changes */
-        v_f query = v_load_part(q + c, dim - c);
-        for (size_t j = 0; j < n_rows; j++)
-            sum[j] = v_add(sum[j], v_mul(query, row_load_part(rows, half, j * stride + c, dim - c)));
-    }
-}
-
-V_INLINE void dot_rows(const void *rows, bool half, size_t stride, size_t n, const float *q, size_t dim,
-                       float *scores)
-{
-    v_f sum[4];
+    v_f max = v_set1(0.0f);
     size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        dot_lanes((const char *)rows + i * stride * (half ? 2 : 4), half, stride, 4, q, dim, sum);
-        v_store_sums(scores + i, sum[0], sum[1], sum[2], sum[3]);
+    for (; i + 16 <= n; i += 16)
+        max = v_max(max, v_abs(v_load(x + i)));
+    if (i < n)
+        max = v_max(max, v_abs(v_load_part(x + i, n - i)));
+    uint16_t half = kvq_f16_from_f32_saturating(v_largest(max) / (float)KVQ_ROW8_LARGEST);
+    uint8_t *codes = row + KVQ_ROW8_HEAD;
+    kvq_store_u16(row, half);
+    if (half == 0) {
+        memset(codes, 0, n);
+        return;
     }
-    for (; i < n; i++) {
-        dot_lanes((const char *)rows + i * stride * (half ? 2 : 4), half, stride, 1, q, dim, sum);
-        scores[i] = v_sum(sum[0]);
+    v_f scale = v_set1(kvq_f32_from_f16(half));
+    for (i = 0; i + 16 <= n; i += 16)
+        v_store_i8((int8_t *)codes + i, row8_code(v_load(x + i), scale));
+    if (i < n) {
+        int8_t sixteen[16];
+        v_store_i8(sixteen, row8_code(v_load_part(x + i, n - i), scale));
+        memcpy(codes + i, sixteen, n - i);
     }
 }
 
-static void dot_f32_v(const float *rows, size_t stride, size_t n, const float *q, size_t dim, float *scores)
+static void convert_i8_f32_v(const uint8_t *row, size_t n, float *out)
 {
-    dot_rows(rows, false, stride, n, q, dim, scores);
+    v_f scale = v_set1(kvq_row8_scale(row));
+    const uint8_t *codes = row + KVQ_ROW8_HEAD;
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        v_store(out + i, v_mul(row8_load(codes + i), scale));
+    if (i < n)
+        v_store_part(out + i, v_mul(row8_load_part(codes + i, n - i), scale), n - i);
 }
 
-static void dot_f16_v(const uint16_t *rows, size_t stride, size_t n, const float *q, size_t dim,
-                      float *scores)
+/* ---- Rows ---- */
+
+typedef enum row_type {
+    ROW_F32,
+    ROW_F16,
+    ROW_I8,
+} row_type;
+
+/* Rows and what they meet: a call of a kernel. The type is a constant wherever this is inlined. */
+typedef struct row_call {
+    row_type type;
+    const uint8_t *rows;
+    size_t stride; /* in bytes */
+    size_t n, dim;
+    kvq_next next;
+    size_t next_per_row;  /* bytes of it to prefetch with each row: whole cache lines */
+    const float *factors; /* n_q queries, dim apart; or probabilities, KVQ_SUPERBLOCK apart */
+    float *out;           /* scores, KVQ_SUPERBLOCK apart; or sums, dim apart */
+} row_call;
+
+V_INLINE size_t row_element(row_type type)
 {
-    dot_rows(rows, true, stride, n, q, dim, scores);
+    return type == ROW_F32 ? sizeof(float) : type == ROW_F16 ? sizeof(uint16_t) : 1;
 }
 
-/* Columns in registers, rows in order: each column sees the additions of the portable kernel. */
-V_INLINE void accumulate_columns(const void *rows, bool half, size_t stride, size_t n, const float *p,
-                                 size_t n_v, size_t c, float *acc)
+/* Elements [at, at + 16) of a row. */
+V_INLINE v_f row_load(row_type type, const uint8_t *row, size_t at)
+{
+    if (type == ROW_I8)
+        return row8_load(row + KVQ_ROW8_HEAD + at);
+    return type == ROW_F16 ? v_load_half((const uint16_t *)(const void *)row + at)
+                           : v_load((const float *)(const void *)row + at);
+}
+
+/* The first n < 16 of them. */
+V_INLINE v_f row_load_part(row_type type, const uint8_t *row, size_t at, size_t n)
+{
+    if (type == ROW_I8)
+        return row8_load_part(row + KVQ_ROW8_HEAD + at, n);
+    return type == ROW_F16 ? v_load_half_part((const uint16_t *)(const void *)row + at, n)
+                           : v_load_part((const float *)(const void *)row + at, n);
+}
+
+/* What a row's elements are multiplied with beside them. */
+V_INLINE float row_scale(row_type type, const uint8_t *row)
+{
+    return type == ROW_I8 ? kvq_row8_scale(row) : 1.0f;
+}
+
+/* The part of what is next that goes with n rows from i on. */
+V_INLINE void row_prefetch(const row_call *call, size_t i, size_t n)
+{
+    const uint8_t *from = call->next.bytes + i * call->next_per_row,
+                  *end = call->next.bytes + call->next.n_bytes;
+    for (size_t byte = 0; byte < n * call->next_per_row && from + byte < end; byte += 64)
+        v_prefetch(from + byte);
+}
+
+/* Scores of n_rows rows from i on by n_q queries; n_q * n_rows = 4, or less at the end. */
+V_INLINE void dot_some(const row_call *call, size_t n_q, size_t n_rows, size_t i)
+{
+    const uint8_t *rows = call->rows + i * call->stride;
+    const size_t dim = call->dim;
+    v_f sum[4];
+    row_prefetch(call, i, n_rows);
+    size_t c = 0;
+    V_UNROLL(4)
+    for (size_t j = 0; j < 4; j++)
+        sum[j] = v_set1(0.0f);
+    for (; c + 16 <= dim; c += 16)
+        V_UNROLL(4)
+    for (size_t j = 0; j < n_rows; j++) {
+        v_f row = row_load(call->type, rows + j * call->stride, c);
+        V_UNROLL(4)
+        for (size_t query = 0; query < n_q; query++)
+            sum[query * n_rows + j] =
+                v_add(sum[query * n_rows + j], v_mul(v_load(call->factors + query * dim + c), row));
+    }
+    if (c < dim) /* the other lanes add 0 * 0: no lane is ever -0, so nothing changes */
+        for (size_t j = 0; j < n_rows; j++) {
+            v_f row = row_load_part(call->type, rows + j * call->stride, c, dim - c);
+            V_UNROLL(4)
+            for (size_t query = 0; query < n_q; query++)
+                sum[query * n_rows + j] =
+                    v_add(sum[query * n_rows + j],
+                          v_mul(v_load_part(call->factors + query * dim + c, dim - c), row));
+        }
+    float sums[4];
+    v_store_sums(sums, sum[0], sum[1], sum[2], sum[3]);
+    for (size_t query = 0; query < n_q; query++)
+        for (size_t j = 0; j < n_rows; j++) {
+            float score = sums[query * n_rows + j];
+            call->out[query * KVQ_SUPERBLOCK + i + j] =
+                call->type == ROW_I8 ? row_scale(call->type, rows + j * call->stride) * score : score;
+        }
+}
+
+V_INLINE void dot_rows(row_call call, size_t n_q)
+{
+    for (size_t left = n_q, now; left > 0; left -= now) {
+        size_t i = 0;
+        now = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        if (now == 4)
+            for (; i < call.n; i++)
+                dot_some(&call, 4, 1, i);
+        for (; now == 2 && i + 2 <= call.n; i += 2)
+            dot_some(&call, 2, 2, i);
+        for (; now == 2 && i < call.n; i++)
+            dot_some(&call, 2, 1, i);
+        for (; now == 1 && i + 4 <= call.n; i += 4)
+            dot_some(&call, 1, 4, i);
+        for (; i < call.n; i++)
+            dot_some(&call, 1, 1, i);
+        call.factors += now * call.dim;
+        call.out += now * KVQ_SUPERBLOCK;
+        call.next.n_bytes = 0; /* it is under way */
+    }
+}
+
+/* Columns [c, c + 16 n_v) of n_q sums in registers, rows in order: each column sees the additions of the
+ * portable kernel. n_q * n_v <= 4. The last columns may be a part of 16. */
+V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, size_t c, size_t part)
 {
     v_f sum[4];
-    for (size_t j = 0; j < n_v; j++)
-        sum[j] = v_load(acc + c + 16 * j);
-    for (size_t i = 0; i < n; i++) {
-        v_f weight = v_set1(p[i]);
+    V_UNROLL(4)
+    for (size_t j = 0; j < n_q * n_v; j++) {
+        const float *from = call->out + j / n_v * call->dim + c + j % n_v * 16;
+        sum[j] = part == 16 ? v_load(from) : v_load_part(from, part);
+    }
+    const uint8_t *row = call->rows;
+    for (size_t i = 0; i < call->n; i++, row += call->stride) {
+        const float scale = row_scale(call->type, row);
+        if (c == 0)
+            row_prefetch(call, i, 1);
+        v_f x[4];
         V_UNROLL(4)
         for (size_t j = 0; j < n_v; j++) {
-            row_prefetch(rows, half, (i + AHEAD) * stride + c + 16 * j);
-            sum[j] = v_add(sum[j], v_mul(weight, row_load(rows, half, i * stride + c + 16 * j)));
+            x[j] =
+                part == 16 ? row_load(call->type, row, c + 16 * j) : row_load_part(call->type, row, c, part);
+        }
+        V_UNROLL(4)
+        for (size_t query = 0; query < n_q; query++) {
+            float p = call->factors[query * KVQ_SUPERBLOCK + i];
+            v_f weight = v_set1(call->type == ROW_I8 ? p * scale : p);
+            V_UNROLL(4)
+            for (size_t j = 0; j < n_v; j++)
+                sum[query * n_v + j] = v_add(sum[query * n_v + j], v_mul(weight, x[j]));
         }
     }
-    for (size_t j = 0; j < n_v; j++)
-        v_store(acc + c + 16 * j, sum[j]);
+    V_UNROLL(4)
+    for (size_t j = 0; j < n_q * n_v; j++) {
+        float *to = call->out + j / n_v * call->dim + c + j % n_v * 16;
+        if (part == 16)
+            v_store(to, sum[j]);
+        else
+            v_store_part(to, sum[j], part);
+    }
 }
 
-V_INLINE void accumulate_rows(const void *rows, bool half, size_t stride, size_t n, const float *p,
-                              size_t dim, float *acc)
+/* All columns of n_q sums, n_v times sixteen at a time. */
+V_INLINE void accumulate_some(const row_call *call, size_t n_q, size_t n_v)
 {
     size_t c = 0;
-    for (; c + 64 <= dim; c += 64)
-        accumulate_columns(rows, half, stride, n, p, 4, c, acc);
-    for (; c + 16 <= dim; c += 16)
-        accumulate_columns(rows, half, stride, n, p, 1, c, acc);
-    if (c == dim)
-        return;
-    v_f sum = v_load_part(acc + c, dim - c);
-    for (size_t i = 0; i < n; i++)
-        sum = v_add(sum, v_mul(v_set1(p[i]), row_load_part(rows, half, i * stride + c, dim - c)));
-    v_store_part(acc + c, sum, dim - c);
+    for (; c + 16 * n_v <= call->dim; c += 16 * n_v)
+        accumulate_columns(call, n_q, n_v, c, 16);
+    for (; n_v > 1 && c + 16 <= call->dim; c += 16)
+        accumulate_columns(call, n_q, 1, c, 16);
+    if (c < call->dim)
+        accumulate_columns(call, n_q, 1, c, call->dim - c);
 }
 
-static void accumulate_f32_v(const float *rows, size_t stride, size_t n, const float *p, size_t dim,
-                             float *acc)
+V_INLINE void accumulate_rows(row_call call, size_t n_q)
 {
-    accumulate_rows(rows, false, stride, n, p, dim, acc);
-}
-
-static void accumulate_f16_v(const uint16_t *rows, size_t stride, size_t n, const float *p, size_t dim,
-                             float *acc)
-{
-    accumulate_rows(rows, true, stride, n, p, dim, acc);
-}
-
-/* ---- Softmax ---- */
-
-static float max_f32_v(const float *x, size_t n)
-{
-    if (n < 16)
-        return kvq_kernels_portable.max_f32(x, n);
-    v_f max = v_load(x + n - 16); /* overlaps what the loop sees; a maximum does not mind */
-    for (size_t i = 0; i + 16 <= n; i += 16)
-        max = v_max(max, v_load(x + i));
-    return v_largest(max) + 0.0f;
-}
-
-/* 2^x for x <= 100, as in kernels_portable.c, operation by operation. */
-V_INLINE v_f exp2_of(v_f x)
-{
-    v_f clamped = v_max(x, v_set1(-126.0f)), n = v_round(clamped), r = v_sub(clamped, n);
-    static const float coefficient[] = KVQ_EXP2_COEFFICIENTS;
-    v_f p = v_set1(coefficient[0]);
-    V_UNROLL(8)
-    for (size_t i = 1; i < sizeof coefficient / sizeof coefficient[0]; i++)
-        p = v_add(v_mul(p, r), v_set1(coefficient[i]));
-    return v_mul(p, v_power_of_2(n, 126));
-}
-
-static float exp2_sum_f32_v(float *x, size_t n, float ref)
-{
-    const v_f shift = v_set1(ref);
-    v_f sum = v_set1(0.0f);
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        v_f y = exp2_of(v_sub(v_load(x + i), shift));
-        v_store(x + i, y);
-        sum = v_add(sum, y);
+    for (size_t left = n_q, now; left > 0; left -= now) {
+        now = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        if (now == 4)
+            accumulate_some(&call, 4, 1);
+        else if (now == 2)
+            accumulate_some(&call, 2, 2);
+        else
+            accumulate_some(&call, 1, 4);
+        call.factors += now * KVQ_SUPERBLOCK;
+        call.out += now * call.dim;
+        call.next.n_bytes = 0; /* it is under way */
     }
-    if (i < n) {
-        v_f y = exp2_of(v_sub(v_load_part(x + i, n - i), shift));
-        v_store_part(x + i, y, n - i);
-        sum = v_add(sum, v_load_part(x + i, n - i));
-    }
-    return v_sum(sum);
 }
+
+V_INLINE row_call make_row_call(row_type type, const void *rows, size_t stride, size_t n, kvq_next next,
+                                size_t dim, const float *factors, float *out)
+{
+    size_t lines = (next.n_bytes + 63) / 64;
+    return (row_call){.type = type,
+                      .rows = rows,
+                      .stride = stride * row_element(type),
+                      .n = n,
+                      .dim = dim,
+                      .next = next,
+                      .next_per_row = n > 0 ? (lines + n - 1) / n * 64 : 0,
+                      .factors = factors,
+                      .out = out};
+}
+
+#define ROW_KERNELS(suffix, row, type)                                                                       \
+    static void dot_##suffix##_v(const row *rows, size_t stride, size_t n, kvq_next next, const float *q,    \
+                                 size_t n_q, size_t dim, float *scores)                                      \
+    {                                                                                                        \
+        dot_rows(make_row_call(type, rows, stride, n, next, dim, q, scores), n_q);                           \
+    }                                                                                                        \
+    static void accumulate_##suffix##_v(const row *rows, size_t stride, size_t n, kvq_next next,             \
+                                        const float *p, size_t n_q, size_t dim, float *acc)                  \
+    {                                                                                                        \
+        accumulate_rows(make_row_call(type, rows, stride, n, next, dim, p, acc), n_q);                       \
+    }
+
+ROW_KERNELS(f32, float, ROW_F32)
+ROW_KERNELS(f16, uint16_t, ROW_F16)
+ROW_KERNELS(i8, uint8_t, ROW_I8)
 
 /* The slots of a table that this file fills. */
 #define V_ROWS_KERNELS                                                                                       \
-    .all_finite_f32 = all_finite_f32_v, .convert_f32_f16 = convert_f32_f16_v,                                \
-    .convert_f16_f32 = convert_f16_f32_v, .dot_f32 = dot_f32_v, .dot_f16 = dot_f16_v,                        \
-    .accumulate_f32 = accumulate_f32_v, .accumulate_f16 = accumulate_f16_v, .max_f32 = max_f32_v,            \
-    .exp2_sum_f32 = exp2_sum_f32_v
+    .convert_f32_f16 = convert_f32_f16_v, .convert_f16_f32 = convert_f16_f32_v,                              \
+    .convert_f32_i8 = convert_f32_i8_v, .convert_i8_f32 = convert_i8_f32_v, .dot_f32 = dot_f32_v,            \
+    .dot_f16 = dot_f16_v, .dot_i8 = dot_i8_v, .accumulate_f32 = accumulate_f32_v,                            \
+    .accumulate_f16 = accumulate_f16_v, .accumulate_i8 = accumulate_i8_v
 
 #endif /* KVQ_QUANT_VECTOR_ROWS_H */

@@ -155,3 +155,87 @@ void check_accumulate_affine(const kvq_kernels *k)
                 check_output(&l, sb, n, c, p + row * T, before[row * l.dim + c], acc[row * l.dim + c]);
     }
 }
+
+/* Factors of every kind, for codes in the runs of an affine layout; |factor| times the largest code is what the
+ * contract counts. */
+void check_score_codes(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < N_LAYOUTS; i++) {
+        kvq_layout l = layout_number(i);
+        if (l.role != KVQ_KEYS || !kvq_layout_folds(&l))
+            continue;
+        const size_t n = 1 + rng_below(&r, l.meta_tile_tokens), n_q = 1 + rng_below(&r, KVQ_ROWS_MAX),
+                     stride = kvq_fold_dim(l.dim) + rng_below(&r, 40);
+        const uint8_t *sb = encoded_in(&in_a, &l);
+        float *factors = floats_in(&in_b, rng_u64(&r) & 1 ? FILL_NORMAL : FILL_OUTLIER, n_q, stride);
+        float bias[KVQ_ROWS_MAX];
+        kvq_run runs[KVQ_MAX_PLANES];
+        kvq_layout_runs(&l, l.dim, stride * sizeof *factors, runs);
+        for (size_t row = 0; row < n_q; row++) {
+            bias[row] = (float)rng_below(&r, 100) - 50.0f;
+            for (size_t c = l.dim; c < kvq_fold_dim(l.dim); c++)
+                factors[row * stride + c] = 0.0f;
+        }
+        float *scores = place(&out_a, random_placing(&r), (n_q - 1) * T + n, sizeof *scores);
+        k->score_codes(runs, l.n_planes, sb, n, factors, bias, n_q, scores);
+        check_canaries(&out_a, "score_codes");
+        for (size_t j = 0; j < n_q * n; j++) {
+            const size_t row = j / n, t = j % n;
+            double wanted = (double)bias[row], magnitude = fabs(wanted);
+            for (size_t c = 0; c < l.dim; c++) {
+                const double factor = (double)factors[row * stride + c];
+                wanted += factor * kvq_code_get(&l, sb, t, c);
+                magnitude += fabs(factor) * ((1u << l.bits) - 1u);
+            }
+            const double bound = (double)(l.dim + 8) * 0x1p-23 * magnitude;
+            cr_assert(fabs((double)scores[row * T + t] - wanted) <= bound,
+                      "%u bits, D = %zu, query %zu of %zu, token %zu: %.9g, not %.9g within %g",
+                      (unsigned)l.bits, l.dim, row, n_q, t, (double)scores[row * T + t], wanted, bound);
+        }
+        for (size_t j = 0; j < (n_q - 1) * T + n; j++)
+            cr_assert(j % T < n || kvq_bits_of_f32(scores[j]) == 0x01010101u * CANARY, "wrote past a row");
+    }
+}
+
+void check_accumulate_codes(const kvq_kernels *k)
+{
+    static float before[KVQ_ROWS_MAX * MAX_DIM];
+    for (size_t i = 0; i < N_LAYOUTS; i++) {
+        kvq_layout l = layout_number(i);
+        if (l.role != KVQ_VALUES || !kvq_layout_folds(&l))
+            continue;
+        const size_t n = 1 + rng_below(&r, T), n_q = 1 + rng_below(&r, KVQ_ROWS_MAX);
+        const size_t first = rng_below(&r, (l.dim + 15) / 16) * 16, left = (l.dim - first + 15) / 16,
+                     blocks = 1 + rng_below(&r, left),
+                     end = first + 16 * blocks < l.dim ? first + 16 * blocks : l.dim;
+        const uint8_t *sb = encoded_in(&in_a, &l);
+        float *factors = floats_in(&in_b, FILL_NORMAL, n_q, T), bias[KVQ_ROWS_MAX];
+        for (size_t row = 0; row < n_q; row++) {
+            bias[row] = (float)rng_below(&r, 100) - 50.0f;
+            for (size_t t = n; t < T; t++)
+                factors[row * T + t] = 0.0f;
+        }
+        float *acc = floats_in(&out_a, FILL_NORMAL, n_q, l.dim);
+        memcpy(before, acc, n_q * l.dim * sizeof *acc);
+        k->accumulate_codes(&l, sb, n, first, end, factors, bias, n_q, acc);
+        check_canaries(&out_a, "accumulate_codes");
+        for (size_t j = 0; j < n_q * l.dim; j++) {
+            const size_t row = j / l.dim, c = j % l.dim;
+            if (c < first || c >= end) {
+                cr_assert(kvq_bits_of_f32(acc[j]) == kvq_bits_of_f32(before[j]), "channel %zu changed", c);
+                continue;
+            }
+            double added = (double)bias[row], magnitude = fabs(added);
+            for (size_t t = 0; t < n; t++) {
+                const double factor = (double)factors[row * T + t];
+                added += factor * kvq_code_get(&l, sb, t, c);
+                magnitude += fabs(factor) * ((1u << l.bits) - 1u);
+            }
+            /* What is added, and half an ulp of the sum with what was there. */
+            const double bound = (double)(n + 8) * 0x1p-23 * magnitude + 0x1p-24 * fabs((double)acc[j]);
+            cr_assert(fabs((double)acc[j] - ((double)before[j] + added)) <= bound,
+                      "%u bits, D = %zu, row %zu of %zu, channel %zu: %.9g, not %.9g within %g",
+                      (unsigned)l.bits, l.dim, row, n_q, c, (double)acc[j], (double)before[j] + added, bound);
+        }
+    }
+}

@@ -142,7 +142,7 @@ static size_t fold_keys_spec(const kvq_layout *l, const uint8_t *sb, size_t n, c
 {
     static int8_t weights[4 * MAX_ROWS * 2 * MAX_FOLD];
     weights_spec = weights;
-    kvq_fold_keys_portable(l, sb, NULL, n, q, n_q, weights, steps_spec, biases_spec);
+    kvq_fold_keys_portable(l, sb, n, q, n_q, weights, steps_spec, biases_spec);
     return tiles_of(l, n) * n_q * 2 * kvq_fold_dim(l->dim);
 }
 
@@ -160,7 +160,7 @@ void check_fold_keys(const kvq_kernels *k)
             q[rng_below(&r, n_q * l.dim)] = rng_u64(&r) & 1 ? 3e38f : 1e30f;
         size_t n_bytes = fold_keys_spec(&l, sb, n, q, n_q), n_biases = tiles_of(&l, n) * n_q;
         int8_t *weights = place(&out_a, random_placing(&r), n_bytes, 1);
-        k->fold_keys(&l, sb, rng_u64(&r) & 1 ? sb : NULL, n, q, n_q, weights, steps, biases);
+        k->fold_keys(&l, sb, n, q, n_q, weights, steps, biases);
         check_canaries(&out_a, "fold_keys");
         check_key_weights(&l, sb, n, q, n_q);
         cr_assert(same_bits("weights", weights, weights_spec, n_bytes), "layout %zu", i);
@@ -241,15 +241,19 @@ static void random_weights(int8_t *weights, size_t n_bytes)
     }
 }
 
-/* float(low) + 256 float(high) of a plane: value i is channel i of token `fixed`, or the reverse for
- * values. */
-static float plane_sum(const kvq_layout *l, const uint8_t *sb, const kvq_plane *plane, size_t fixed, size_t n,
-                       const int8_t *weights)
+/* What may be prefetched: nothing, the superblock, or a part of it. */
+static kvq_next random_next(const uint8_t *sb, size_t n_bytes)
+{
+    return (kvq_next){sb, rng_u64(&r) & 1 ? 0 : rng_u64(&r) & 1 ? n_bytes : rng_below(&r, n_bytes + 1)};
+}
+
+/* float(low) + 256 float(high): value i is channel i of token `fixed`, or the reverse for values. */
+static float code_sum(const kvq_layout *l, const uint8_t *sb, size_t fixed, size_t n, const int8_t *weights)
 {
     int64_t low = 0, high = 0;
     for (size_t i = 0; i < n; i++) {
         size_t t = l->role == KVQ_KEYS ? fixed : i, c = l->role == KVQ_KEYS ? i : fixed;
-        int64_t code = kvq_code_get(l, sb, t, c) >> plane->shift & ((1u << plane->width) - 1u);
+        int64_t code = kvq_code_get(l, sb, t, c);
         low += code * weights[i / 16 * 32 + i % 16];
         high += code * weights[i / 16 * 32 + 16 + i % 16];
     }
@@ -282,8 +286,8 @@ static void check_largest_scores(const kvq_kernels *k)
         for (size_t j = 0; j < sizeof folded; j++)
             folded[j] = ends[i / 42][j / 16 % 2];
         for (size_t n_q = 1; n_q <= 4; n_q++) {
-            kvq_score_folded_portable(&l, sb, NULL, T, folded, step, bias, n_q, wanted);
-            k->score_folded(&l, sb, NULL, T, folded, step, bias, n_q, got);
+            kvq_score_folded_portable(&l, sb, (kvq_next){NULL, 0}, T, folded, step, bias, n_q, wanted);
+            k->score_folded(&l, sb, (kvq_next){NULL, 0}, T, folded, step, bias, n_q, got);
             cr_assert(same_bits("scores", got, wanted, n_q * T * sizeof *got),
                       "%u bits, D = %zu, %zu queries", (unsigned)l.bits, l.dim, n_q);
         }
@@ -311,8 +315,8 @@ void check_score_folded(const kvq_kernels *k)
         for (size_t row = 0; row < n_q && adds; row++)
             for (size_t t = 0; t < whole_blocks(n); t++)
                 scores[row * T + t] = biases_spec[t / l.meta_tile_tokens * n_q + row];
-        k->score_folded(&l, sb, rng_u64(&r) & 1 ? sb : NULL, n, weights, steps_spec,
-                        adds ? NULL : biases_spec, n_q, scores);
+        k->score_folded(&l, sb, random_next(sb, l.bytes), n, weights, steps_spec, adds ? NULL : biases_spec,
+                        n_q, scores);
         check_canaries(&out_a, "score_folded");
         for (size_t row = 0; row < n_q; row++)
             for (size_t t = 0; t < T && row * T + t < n_floats; t++) {
@@ -322,18 +326,104 @@ void check_score_folded(const kvq_kernels *k)
                     continue;
                 }
                 size_t tile = t / l.meta_tile_tokens, fold_dim = kvq_fold_dim(l.dim);
-                float wanted = biases_spec[tile * n_q + row];
-                for (size_t j = 0; j < l.n_planes; j++) {
-                    float sum =
-                        plane_sum(&l, sb, &l.plane[j], t, l.dim, weights + (tile * n_q + row) * 2 * fold_dim);
-                    float x =
-                        single((double)steps_spec[row] * (double)(1u << l.plane[j].shift) * (double)sum);
-                    wanted = single((double)wanted + (double)x);
-                }
+                float sum = code_sum(&l, sb, t, l.dim, weights + (tile * n_q + row) * 2 * fold_dim);
+                float x = single((double)steps_spec[row] * (double)sum);
+                float wanted = single((double)biases_spec[tile * n_q + row] + (double)x);
                 cr_assert(memcmp(&scores[row * T + t], &wanted, sizeof wanted) == 0,
                           "layout %zu, %u bits, D = %zu, query %zu of %zu, token %zu: %a, not %a", i,
                           (unsigned)l.bits, l.dim, row, n_q, t, (double)scores[row * T + t], (double)wanted);
             }
+    }
+}
+
+/* Runs as codec_tier.c makes them: classes of falling width one behind the other, 6 bits as 2 above 4, each
+ * class with its own folded numbers. Returns how many; *bytes and *folded_bytes are what they lie in. */
+static size_t random_runs(kvq_run *runs, size_t n_q, size_t *bytes, size_t *folded_bytes)
+{
+    size_t n = 0, at = 0, folded = 0;
+    for (uint32_t width = 6; width > 0; width = width > 4 ? 4 : width / 2) {
+        if (rng_below(&r, 3) == 0)
+            continue;
+        const size_t places = 16 * (1 + rng_below(&r, 5)), lower = width == 6 ? 4 : width,
+                     lower_bytes = (places * lower + 31) / 32 * 128;
+        kvq_run run = {.width = (uint32_t)lower,
+                       .offset = at,
+                       .block_bytes = lower_bytes + (width == 6 ? places * 8 : 0),
+                       .n = places,
+                       .folded = folded,
+                       .folded_stride = 2 * kvq_fold_dim(places)};
+        if (width == 6) {
+            runs[n] = run;
+            runs[n].width = 2;
+            runs[n].shift = 4;
+            runs[n++].offset = at + lower_bytes;
+        }
+        runs[n++] = run;
+        at += 4 * run.block_bytes;
+        folded += n_q * run.folded_stride;
+    }
+    *bytes = at;
+    *folded_bytes = folded;
+    return n;
+}
+
+static uint32_t code_of_run(const kvq_run *run, const uint8_t *sb, size_t t, size_t i)
+{
+    const size_t per_dword = 32 / run->width, value = i % per_dword;
+    uint32_t dword = kvq_load_u32(sb + run->offset + t / KVQ_BLOCK * run->block_bytes +
+                                  (i / per_dword * KVQ_BLOCK + t % KVQ_BLOCK) * 4);
+    return dword >> (value % 4 * 8 + value / 4 * run->width) & ((1u << run->width) - 1u);
+}
+
+void check_score_runs(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < 300; i++) {
+        kvq_run runs[KVQ_CLASSES_MAX + 1];
+        size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_ROWS), bytes, folded_bytes;
+        size_t n_runs = random_runs(runs, n_q, &bytes, &folded_bytes),
+               n_floats = (n_q - 1) * T + whole_blocks(n);
+        uint8_t *sb = place(&in_a, (placing){.at_end = rng_u64(&r) & 1}, bytes, 1);
+        int8_t *folded = place(&in_b, random_placing(&r), folded_bytes, 1);
+        for (size_t j = 0; j < bytes; j++)
+            sb[j] = i % 3 == 0 ? 0xff : (uint8_t)rng_u64(&r);
+        random_weights(folded, folded_bytes);
+        for (size_t run = 0; run < n_runs; run++) /* what pads a row of folded numbers is 0 */
+            for (size_t c = runs[run].n; c < runs[run].folded_stride / 2; c++)
+                for (size_t row = 0; row < n_q; row++) {
+                    int8_t *w = folded + runs[run].folded + row * runs[run].folded_stride + c / 16 * 32;
+                    w[c % 16] = w[16 + c % 16] = 0;
+                }
+        float *scores = place(&out_a, random_placing(&r), n == 0 ? 0 : n_floats, sizeof *scores);
+        bool adds = rng_u64(&r) & 1;
+        for (size_t row = 0; row < n_q; row++) {
+            steps_spec[row] = ldexpf(1.0f, -(int)rng_below(&r, 20));
+            biases_spec[row] = (float)rng_below(&r, 1000) - 500.0f;
+            for (size_t t = 0; t < whole_blocks(n) && adds; t++)
+                scores[row * T + t] = biases_spec[row];
+        }
+        k->score_runs(runs, n_runs, sb, random_next(sb, bytes), n, folded, steps_spec,
+                      adds ? NULL : biases_spec, n_q, scores);
+        check_canaries(&out_a, "score_runs");
+        for (size_t j = 0; j < n_q * whole_blocks(n); j++) {
+            const size_t row = j / whole_blocks(n), t = j % whole_blocks(n);
+            int64_t low = 0, high = 0;
+            for (size_t run = 0; run < n_runs; run++)
+                for (size_t c = 0; c < runs[run].n; c++) {
+                    const int8_t *w =
+                        folded + runs[run].folded + row * runs[run].folded_stride + c / 16 * 32 + c % 16;
+                    const int64_t code = (int64_t)code_of_run(&runs[run], sb, t, c) << runs[run].shift;
+                    low += code * w[0];
+                    high += code * w[16];
+                }
+            float sum = single((double)(float)low + (double)single(256 * (double)(float)high));
+            float wanted =
+                single((double)biases_spec[row] + (double)single((double)steps_spec[row] * (double)sum));
+            cr_assert(kvq_bits_of_f32(scores[row * T + t]) == kvq_bits_of_f32(wanted),
+                      "%zu runs, query %zu of %zu, token %zu: %a, not %a", n_runs, row, n_q, t,
+                      (double)scores[row * T + t], (double)wanted);
+        }
+        for (size_t j = 0; j < n_floats && n > 0; j++)
+            cr_assert(j % T < whole_blocks(n) || kvq_bits_of_f32(scores[j]) == 0x01010101u * CANARY);
     }
 }
 
@@ -344,7 +434,7 @@ static size_t fold_values_spec(const kvq_layout *l, const uint8_t *sb, size_t n,
     static int8_t weights[KVQ_GROUPS_MAX * MAX_ROWS * 2 * T];
     size_t n_groups = (l->dim + l->group - 1) / l->group, n_bytes = n_groups * n_q * 2 * T;
     weights_spec = weights;
-    kvq_fold_values_portable(l, sb, NULL, n, p, n_q, weights, steps_spec, biases_spec, energies_spec);
+    kvq_fold_values_portable(l, sb, n, p, n_q, weights, steps_spec, biases_spec, energies_spec);
     return n_bytes;
 }
 
@@ -384,7 +474,7 @@ void check_fold_values(const kvq_kernels *k)
         const float *p = probabilities_in(&in_b, n_q, n);
         size_t n_bytes = fold_values_spec(&l, sb, n, p, n_q), n_folds = n_bytes / (2 * T);
         int8_t *weights = place(&out_a, random_placing(&r), n_bytes, 1);
-        k->fold_values(&l, sb, rng_u64(&r) & 1 ? sb : NULL, n, p, n_q, weights, steps, biases, energies);
+        k->fold_values(&l, sb, n, p, n_q, weights, steps, biases, energies);
         cr_assert(same_bits("energies", energies, energies_spec, n_bytes / (2 * T) * sizeof *energies),
                   "layout %zu", i);
         check_canaries(&out_a, "fold_values");
@@ -413,18 +503,16 @@ void check_accumulate_folded(const kvq_kernels *k)
         memcpy(weights, weights_spec, n_bytes);
         float *acc = floats_in(&out_a, rng_u64(&r) & 1 ? FILL_ZERO : FILL_NORMAL, n_q, l.dim);
         memcpy(before, acc, n_q * l.dim * sizeof *acc);
-        k->accumulate_folded(&l, sb, rng_u64(&r) & 1 ? sb : NULL, n, weights, steps_spec, biases_spec, n_q,
-                             acc);
+        k->accumulate_folded(&l, sb, random_next(sb, l.bytes), n, weights, steps_spec, biases_spec, n_q, acc);
         check_canaries(&out_a, "accumulate_folded");
         for (size_t row = 0; row < n_q; row++)
             for (size_t c = 0; c < l.dim; c++) {
                 size_t at = c / l.group * n_q + row;
                 float wanted = before[row * l.dim + c];
-                for (size_t j = 0; j < l.n_planes && n > 0; j++) {
-                    float sum = plane_sum(&l, sb, &l.plane[j], c, n, weights + at * 2 * T);
-                    float x = single((double)steps_spec[at] * (double)(1u << l.plane[j].shift) * (double)sum);
-                    x = j == 0 ? single((double)x + (double)biases_spec[at]) : x;
-                    wanted = single((double)wanted + (double)x);
+                if (n > 0) {
+                    float sum = code_sum(&l, sb, c, n, weights + at * 2 * T);
+                    float x = single((double)steps_spec[at] * (double)sum);
+                    wanted = single((double)wanted + (double)single((double)x + (double)biases_spec[at]));
                 }
                 cr_assert(memcmp(&acc[row * l.dim + c], &wanted, sizeof wanted) == 0,
                           "layout %zu, %u bits, G = %zu, D = %zu, row %zu of %zu, %zu tokens, channel %zu: "
@@ -445,7 +533,7 @@ void check_fold_values_rest(const kvq_kernels *k)
         const uint8_t *sb = encoded_in(&in_a, &l);
         size_t n = random_count(), n_groups = (l.dim + l.group - 1) / l.group;
         const float *p = probabilities_in(&in_b, 1, n);
-        kvq_fold_values_portable(&l, sb, NULL, n, p, 1, folded, steps_spec, biases_spec, energies_spec);
+        kvq_fold_values_portable(&l, sb, n, p, 1, folded, steps_spec, biases_spec, energies_spec);
         kvq_fold_values_rest_portable(&l, sb, n, p, steps_spec, rest_spec, biases_spec);
         for (size_t u = 0; u < n_groups; u++) {
             double x[T];

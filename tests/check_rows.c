@@ -78,6 +78,52 @@ void check_convert_f16_f32(const kvq_kernels *k)
     }
 }
 
+void check_convert_f32_bf16(const kvq_kernels *k)
+{
+    const float largest = 0x1.fep+127f;
+    for (size_t i = 0; i < 4 * N_LENGTHS; i++) {
+        size_t n = length_of(i / 4);
+        float *x = floats_in(&in_a, random_fill(), n, 1);
+        uint16_t *out = place(&out_a, random_placing(&r), n, sizeof *out);
+        for (size_t j = 0; j < n && i % 2; j++) /* any finite bits, a third of them ties */
+            do
+                x[j] = kvq_f32_of_bits((uint32_t)rng_u64(&r) & (j % 3 ? 0xffffffffu : 0xffff8000u));
+            while (!isfinite(x[j]));
+        k->convert_f32_bf16(x, n, out);
+        check_canaries(&out_a, "convert_f32_bf16");
+        for (size_t j = 0; j < n; j++) {
+            double wanted = fabs((double)x[j]), unit = ldexp(1, -133);
+            if (wanted >= 0x1p-126)
+                unit = ldexp(1, ilogb(wanted) - 7);
+            wanted = fmin(rint(wanted / unit) * unit, (double)largest); /* rint: to nearest even */
+            double got = fabs((double)kvq_f32_of_bits((uint32_t)out[j] << 16));
+            cr_assert(got == wanted && !signbit(x[j]) == !(out[j] & 0x8000), "n = %zu: %a to %04x", n,
+                      (double)x[j], out[j]);
+        }
+    }
+}
+
+void check_convert_bf16_f32(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < N_LENGTHS; i++) {
+        size_t n = length_of(i);
+        uint16_t *x = place(&in_a, random_placing(&r), n, sizeof *x);
+        float *out = place(&out_a, random_placing(&r), n, sizeof *out);
+        for (size_t j = 0; j < n; j++)
+            do
+                x[j] = (uint16_t)rng_u64(&r);
+            while ((x[j] & 0x7f80) == 0x7f80);
+        k->convert_bf16_f32(x, n, out);
+        check_canaries(&out_a, "convert_bf16_f32");
+        for (size_t j = 0; j < n; j++) {
+            int exponent = x[j] >> 7 & 255, fraction = x[j] & 127;
+            double wanted = exponent == 0 ? ldexp(fraction, -133) : ldexp(128 + fraction, exponent - 134);
+            cr_assert(fabs((double)out[j]) == wanted && !signbit(out[j]) == !(x[j] & 0x8000),
+                      "n = %zu: %04x to %a", n, x[j], (double)out[j]);
+        }
+    }
+}
+
 static float dot_by_contract(const float *q, const float *row, size_t dim)
 {
     float lane[LANES] = {0};
@@ -94,6 +140,7 @@ static rows_shape shape_of(size_t i)
     rows_shape s = {.dim = i < MAX_SHORT ? i + 1 : 1 + rng_below(&r, KVQ_DIM_MAX)};
     s.n = rng_below(&r, 6) == 0 ? 0 : rng_below(&r, 24);
     s.stride = rng_u64(&r) & 1 ? s.dim : s.dim + rng_below(&r, 20);
+    s.n_q = 1 + rng_below(&r, KVQ_ROWS_MAX);
     return s;
 }
 
@@ -111,24 +158,52 @@ static const void *rows_in(guarded *g, rows_shape s, bool half, float *values)
 
 static float row_values[24 * (KVQ_DIM_MAX + 20)];
 
+/* What may be prefetched: nothing, or anything. */
+static kvq_next random_next(const void *rows)
+{
+    return (kvq_next){rows, rng_u64(&r) & 1 ? 0 : rng_below(&r, 100000)};
+}
+
+/* Floats of n_q rows of n, T apart. */
+static size_t rows_apart(rows_shape s)
+{
+    return s.n == 0 ? 0 : (s.n_q - 1) * T + s.n;
+}
+
+/* Score j of n_q times n. */
+static void check_score(const char *name, rows_shape s, const float *scores, size_t j, float wanted)
+{
+    float got = scores[j / s.n * T + j % s.n];
+    cr_assert(kvq_bits_of_f32(got) == kvq_bits_of_f32(wanted),
+              "%s, row %zu of %zu, query %zu of %zu, D = %zu, stride %zu: %a, not %a", name, j % s.n, s.n,
+              j / s.n, s.n_q, s.dim, s.stride, (double)got, (double)wanted);
+}
+
+/* Nothing was written behind the scores of a query. */
+static void check_between(rows_shape s, const float *scores)
+{
+    for (size_t i = 0; i < rows_apart(s); i++)
+        cr_assert(i % T < s.n || kvq_bits_of_f32(scores[i]) == 0x01010101u * CANARY, "wrote past row %zu",
+                  i / T);
+}
+
 static void check_dot(const kvq_kernels *k, bool half)
 {
     for (size_t i = 0; i < N_SHAPES; i++) {
         rows_shape s = shape_of(i);
         const void *rows = rows_in(&in_a, s, half, row_values);
-        const float *q = floats_in(&in_b, FILL_NORMAL, 1, s.dim);
-        float *scores = place(&out_a, random_placing(&r), s.n, sizeof *scores);
+        const float *q = floats_in(&in_b, FILL_NORMAL, s.n_q, s.dim);
+        float *scores = place(&out_a, random_placing(&r), rows_apart(s), sizeof *scores);
         if (half)
-            k->dot_f16(rows, s.stride, s.n, q, s.dim, scores);
+            k->dot_f16(rows, s.stride, s.n, random_next(rows), q, s.n_q, s.dim, scores);
         else
-            k->dot_f32(rows, s.stride, s.n, q, s.dim, scores);
+            k->dot_f32(rows, s.stride, s.n, random_next(rows), q, s.n_q, s.dim, scores);
         check_canaries(&out_a, "dot");
-        for (size_t j = 0; j < s.n; j++) {
-            float wanted = dot_by_contract(q, row_values + j * s.stride, s.dim);
-            cr_assert(memcmp(&scores[j], &wanted, sizeof wanted) == 0,
-                      "dot, row %zu of %zu, D = %zu, stride %zu: %a, not %a", j, s.n, s.dim, s.stride,
-                      (double)scores[j], (double)wanted);
+        for (size_t j = 0; j < s.n * s.n_q; j++) {
+            float wanted = dot_by_contract(q + j / s.n * s.dim, row_values + j % s.n * s.stride, s.dim);
+            check_score("dot", s, scores, j, wanted);
         }
+        check_between(s, scores);
     }
 }
 
@@ -144,26 +219,27 @@ void check_dot_f16(const kvq_kernels *k)
 
 static void check_accumulate(const kvq_kernels *k, bool half)
 {
-    static float wanted[KVQ_DIM_MAX];
+    static float wanted[KVQ_ROWS_MAX * KVQ_DIM_MAX];
     for (size_t i = 0; i < N_SHAPES; i++) {
         rows_shape s = shape_of(i);
         const void *rows = rows_in(&in_a, s, half, row_values);
-        const float *p = floats_in(&in_b, FILL_NORMAL, s.n, 1);
-        float *acc = floats_in(&out_a, FILL_OFFSETS, 1, s.dim);
-        for (size_t c = 0; c < s.dim; c++) {
+        const float *p = floats_in(&in_b, FILL_NORMAL, rows_apart(s), 1);
+        float *acc = floats_in(&out_a, FILL_OFFSETS, s.n_q, s.dim);
+        for (size_t c = 0; c < s.n_q * s.dim; c++) {
             wanted[c] = acc[c];
             for (size_t j = 0; j < s.n; j++) {
-                float product = single((double)p[j] * (double)row_values[j * s.stride + c]);
+                float product =
+                    single((double)p[c / s.dim * T + j] * (double)row_values[j * s.stride + c % s.dim]);
                 wanted[c] = single((double)wanted[c] + (double)product);
             }
         }
         if (half)
-            k->accumulate_f16(rows, s.stride, s.n, p, s.dim, acc);
+            k->accumulate_f16(rows, s.stride, s.n, random_next(rows), p, s.n_q, s.dim, acc);
         else
-            k->accumulate_f32(rows, s.stride, s.n, p, s.dim, acc);
+            k->accumulate_f32(rows, s.stride, s.n, random_next(rows), p, s.n_q, s.dim, acc);
         check_canaries(&out_a, "accumulate");
-        cr_assert(same_bits("accumulate", acc, wanted, s.dim * sizeof *acc), "%zu rows, D = %zu, stride %zu",
-                  s.n, s.dim, s.stride);
+        cr_assert(same_bits("accumulate", acc, wanted, s.n_q * s.dim * sizeof *acc),
+                  "%zu rows, %zu queries, D = %zu, stride %zu", s.n, s.n_q, s.dim, s.stride);
     }
 }
 
@@ -246,41 +322,39 @@ void check_dot_i8(const kvq_kernels *k)
         rows_shape s = shape_of(i);
         float scales[24];
         const uint8_t *rows = rows8_in(&in_a, s, row_values, scales);
-        const float *q = floats_in(&in_b, FILL_NORMAL, 1, s.dim);
-        float *scores = place(&out_a, random_placing(&r), s.n, sizeof *scores);
-        k->dot_i8(rows, s.stride + KVQ_ROW8_HEAD, s.n, q, s.dim, scores);
+        const float *q = floats_in(&in_b, FILL_NORMAL, s.n_q, s.dim);
+        float *scores = place(&out_a, random_placing(&r), rows_apart(s), sizeof *scores);
+        k->dot_i8(rows, s.stride + KVQ_ROW8_HEAD, s.n, random_next(rows), q, s.n_q, s.dim, scores);
         check_canaries(&out_a, "dot_i8");
-        for (size_t j = 0; j < s.n; j++) {
-            float sum = dot_by_contract(q, row_values + j * s.stride, s.dim);
-            float wanted = single((double)scales[j] * (double)sum);
-            cr_assert(memcmp(&scores[j], &wanted, sizeof wanted) == 0,
-                      "dot_i8, row %zu of %zu, D = %zu, stride %zu: %a, not %a", j, s.n, s.dim, s.stride,
-                      (double)scores[j], (double)wanted);
+        for (size_t j = 0; j < s.n * s.n_q; j++) {
+            float sum = dot_by_contract(q + j / s.n * s.dim, row_values + j % s.n * s.stride, s.dim);
+            check_score("dot_i8", s, scores, j, single((double)scales[j % s.n] * (double)sum));
         }
+        check_between(s, scores);
     }
 }
 
 void check_accumulate_i8(const kvq_kernels *k)
 {
-    static float wanted[KVQ_DIM_MAX];
+    static float wanted[KVQ_ROWS_MAX * KVQ_DIM_MAX];
     for (size_t i = 0; i < N_SHAPES; i++) {
         rows_shape s = shape_of(i);
         float scales[24];
         const uint8_t *rows = rows8_in(&in_a, s, row_values, scales);
-        const float *p = floats_in(&in_b, FILL_NORMAL, s.n, 1);
-        float *acc = floats_in(&out_a, FILL_OFFSETS, 1, s.dim);
-        for (size_t c = 0; c < s.dim; c++) {
+        const float *p = floats_in(&in_b, FILL_NORMAL, rows_apart(s), 1);
+        float *acc = floats_in(&out_a, FILL_OFFSETS, s.n_q, s.dim);
+        for (size_t c = 0; c < s.n_q * s.dim; c++) {
             wanted[c] = acc[c];
             for (size_t j = 0; j < s.n; j++) {
-                double weight = (double)single((double)p[j] * (double)scales[j]);
-                float product = single(weight * (double)row_values[j * s.stride + c]);
+                double weight = (double)single((double)p[c / s.dim * T + j] * (double)scales[j]);
+                float product = single(weight * (double)row_values[j * s.stride + c % s.dim]);
                 wanted[c] = single((double)wanted[c] + (double)product);
             }
         }
-        k->accumulate_i8(rows, s.stride + KVQ_ROW8_HEAD, s.n, p, s.dim, acc);
+        k->accumulate_i8(rows, s.stride + KVQ_ROW8_HEAD, s.n, random_next(rows), p, s.n_q, s.dim, acc);
         check_canaries(&out_a, "accumulate_i8");
-        cr_assert(same_bits("accumulate_i8", acc, wanted, s.dim * sizeof *acc),
-                  "%zu rows, D = %zu, stride %zu", s.n, s.dim, s.stride);
+        cr_assert(same_bits("accumulate_i8", acc, wanted, s.n_q * s.dim * sizeof *acc),
+                  "%zu rows, %zu queries, D = %zu, stride %zu", s.n, s.n_q, s.dim, s.stride);
     }
 }
 

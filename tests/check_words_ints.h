@@ -217,7 +217,6 @@ static bool holds_v_q_to_f(rng *r)
 BY_DWORD(v_d_add, d, V_DWORDS, x[i] + y[i])
 BY_NUMBER(v_d_and, d, V_DWORDS, 256, x[i] & k * 0x01010101u)
 BY_NUMBER(v_d_shift_left, d, V_DWORDS, 8, x[i] << k)
-BY_NUMBER(v_d_shift_right, d, V_DWORDS, 8, x[i] >> k | (x[i] >> 31 ? ~(0xffffffffu >> k) : 0))
 
 static bool holds_v_d_zero(rng *r)
 {
@@ -257,18 +256,13 @@ static bool holds_v_d_shift_bytes(rng *r)
     return true;
 }
 
-static v_acc no_sum(void)
-{
-    return v_d_zero();
-}
-
 /* Add `times` the products of codes up to `largest` and folded bytes; are the sums what they should be? */
 static bool dots(rng *r, uint32_t largest, size_t times, bool extreme)
 {
     uint8_t codes[4 * V_DWORDS];
     int8_t folded[4 * V_DWORDS];
     uint32_t wanted[V_DWORDS] = {0};
-    v_acc sum = no_sum();
+    v_acc sum = v_acc_zero();
     for (size_t step = 0; step < times; step++) {
         fill_bytes(r, folded, sizeof folded);
         for (size_t i = 0; i < sizeof codes; i++) {
@@ -281,6 +275,12 @@ static bool dots(rng *r, uint32_t largest, size_t times, bool extreme)
     return d_is(v_widen(sum), wanted);
 }
 
+static bool holds_v_acc_zero(rng *r)
+{
+    (void)r;
+    return d_is(v_widen(v_acc_zero()), (uint32_t[V_DWORDS]){0});
+}
+
 static bool holds_v_dot(rng *r)
 {
     return dots(r, V_NIBBLES ? 15 : 255, 1, false);
@@ -288,23 +288,9 @@ static bool holds_v_dot(rng *r)
 
 static bool holds_v_widen(rng *r)
 {
+    /* Negative numbers reach V_ROOM first. */
+    for (uint32_t largest = 1; largest <= (V_NIBBLES ? 15 : 255); largest = 2 * largest + 1)
+        if (!dots(r, largest, V_ROOM > 0 ? V_ROOM / largest : KVQ_DIM_MAX, true))
+            return false;
     return dots(r, V_NIBBLES ? 15 : 255, 3, false);
-}
-
-/* The largest sums that dot_strip (vector_fast.h) makes of so many k-steps, which negative numbers reach. */
-static bool holds_v_max_k_steps(rng *r)
-{
-    for (uint32_t width = 1; width <= 8; width *= 2)
-        for (int multi_query = 0; multi_query < 2; multi_query++) {
-            const uint32_t quads = width == 1 ? 8 : 4, accumulators = width == 1 ? 4 : V_ACCUMULATORS;
-            uint32_t up = multi_query || width == 8 ? 0 : width == 1 ? 3 : width; /* what quads are left at */
-            uint32_t largest = ((1u << width) - 1u) << up;
-            if (V_NIBBLES && width >= 4)
-                largest = 15;
-            size_t n = v_max_k_steps(width, multi_query), most = KVQ_DIM_MAX / 16;
-            n = (n < most ? n : most) * (multi_query ? quads : quads / accumulators);
-            if (n == 0 || !dots(r, largest, n, true))
-                return false;
-        }
-    return true;
 }

@@ -22,6 +22,8 @@ flags="-Wall -Wextra -Werror -pedantic"
     "$cc" -std=c11 -O2 $flags "$source/examples/engine.c" $(pkg-config --cflags kvq) "$lib/libkvq.a" \
         $(pkg-config --static --libs-only-other kvq) -lm -o "$work/static"
     "$cc" -std=c11 -O2 $flags "$source/examples/past_key_values.c" $(pkg-config --cflags --libs kvq) -o "$work/past"
+    "$cc" -std=c11 -O2 $flags "$source/examples/parallel.c" $(pkg-config --cflags --libs kvq) -lm -lpthread \
+        -o "$work/parallel"
 }
 "$work/header_c"
 "$work/header_cpp"
@@ -30,6 +32,7 @@ flags="-Wall -Wextra -Werror -pedantic"
 cmp "$work/shared.txt" "$work/static.txt"
 "$work/past" >"$work/past.txt" || { cat "$work/past.txt" >&2; exit 1; }
 test "$(grep -c ' bytes, ' "$work/past.txt")" -eq 3
+"$work/parallel"
 
 mkdir "$work/project"
 cat >"$work/project/CMakeLists.txt" <<'CMAKE'

@@ -44,7 +44,7 @@ rng r;
 void kernel_buffers_make(bool readable_ends)
 {
     guarded_make(&in_a, sizeof(float) * (T * (MAX_DIM + 40)), readable_ends);
-    guarded_make(&in_b, sizeof(float) * (MAX_LONG + 64), readable_ends);
+    guarded_make(&in_b, sizeof(float) * (KVQ_ROWS_MAX * KVQ_DIM_MAX + 64), readable_ends);
     guarded_make(&out_a, sizeof(float) * (T * (MAX_DIM + 40)), readable_ends);
     guarded_make(&out_b, sizeof(float) * (T * (MAX_DIM + 40)), readable_ends);
 }

@@ -61,6 +61,7 @@ fill_kind random_fill(void);
 /* Rows of dim values, stride apart. */
 typedef struct rows_shape {
     size_t n, dim, stride;
+    size_t n_q; /* that they meet, where a kernel takes several */
 } rows_shape;
 
 /* Elements from the first to the last one that belongs to a row. */
@@ -77,7 +78,7 @@ static inline float single(double x)
 
 /* ---- Superblocks of the affine codec ---- */
 
-enum { N_LAYOUTS = 7 * 9 * 4, MAX_DIM = 200, MAX_Q = 9 };
+enum { N_LAYOUTS = 7 * 9 * 4, MAX_DIM = 200, MAX_Q = KVQ_ROWS_MAX };
 
 /* Every width and dimension with both roles and axes; group, arithmetic and data by chance. */
 kvq_layout layout_number(size_t i);

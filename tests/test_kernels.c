@@ -97,3 +97,19 @@ Test(kernels, tables_are_complete_and_named)
     const kvq_kernels *chosen = kvq_kernels_get();
     cr_assert(chosen == NULL || kvq_kernels_for_isa(chosen->isa) == chosen);
 }
+
+/* It is found by its name alone, and never instead of an instruction set. */
+Test(kernels, an_offered_table_is_found_by_name)
+{
+    static kvq_kernels mine;
+    mine = *kvq_kernels_for_isa("portable");
+    const kvq_kernels *chosen = kvq_kernels_get();
+    kvq_kernels_offer(&mine);
+    cr_assert(kvq_kernels_for_isa("portable") != NULL && kvq_kernels_for_isa("portable") != &mine);
+    mine.isa = "mine";
+    cr_assert(kvq_kernels_for_isa("mine") == &mine && kvq_kernels_get() == chosen);
+    for (size_t i = 0; kvq_kernels_at(i) != NULL; i++)
+        cr_assert(kvq_kernels_at(i) != &mine);
+    kvq_kernels_offer(NULL);
+    cr_assert(kvq_kernels_for_isa("mine") == NULL);
+}

@@ -8,35 +8,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TABLE_HEADLINE, TABLE_ATTEND, SPOKEN_TOKENS = 16384, QUICK_SECONDS = 30 };
+enum { TABLE_HEADLINE, TABLE_ATTEND, SPOKEN_TOKENS = 16384, QUICK_SECONDS = 20 };
 
 /* The columns of "headline" that the sentences are made of. */
-enum { H_SHAPE, H_TOKENS, H_THREADS, H_ISA, H_SCHEME, H_X_SGEMV = 7, H_X_SGEMM };
+enum { H_SHAPE, H_TOKENS, H_THREADS, H_ISA, H_SCHEME, H_X_SGEMV = 8, H_X_SGEMM, H_X_PACKED = 12 };
 
-static void add_tables(bench_report *r)
+static void add_tables(bench_report *r, size_t n_queries)
 {
     static const bench_column headline[] = {
-        {"shape", "shape", BENCH_TEXT},
-        {"tokens", "tokens", 0},
-        {"threads", "threads", 0},
-        {"isa", "ISA", BENCH_TEXT},
-        {"scheme", "scheme", BENCH_TEXT},
-        {"us_sgemv", "sgemv|us", 1},
-        {"us", "packed|us", 1},
-        {"x_sgemv", "vs|sgemv", 2},
-        {"x_sgemm", "vs|sgemm", 2},
-        {"x_fp32", "vs our|fp32", 2},
-        {"x_fp16", "vs our|fp16", 2},
-        {"x_sgemv_residual_f32", "f32 resid.|vs sgemv", 2},
-        {"x_sgemv_residual_f16", "f16 resid.|vs sgemv", 2},
+        {"shape", "shape", BENCH_TEXT},      {"tokens", "tokens", 0},
+        {"threads", "threads", 0},           {"isa", "ISA", BENCH_TEXT},
+        {"scheme", "scheme", BENCH_TEXT},    {"us_sgemv", "sgemv|us", 1},
+        {"us_sgemm", "sgemm|us", 1},         {"us", "scheme|us", 1},
+        {"x_sgemv", "vs|sgemv", 2},          {"x_sgemm", "vs|sgemm", 2},
+        {"x_fp32", "vs our|fp32", 2},        {"x_fp16", "vs our|fp16", 2},
+        {"x_packed", "no wind.|vs BLAS", 2}, {"x_window_i8", "i8 wind.|vs BLAS", 2},
         {"error", "fast vs|exact", 5},
     };
-    static const bench_column attend[] = {
+    static bench_column attend[] = {
         {"shape", "shape", BENCH_TEXT},
         {"head_dim", NULL, 0},
         {"n_heads", NULL, 0},
         {"n_kv_heads", NULL, 0},
         {"tokens", "tokens", 0},
+        {"queries", NULL, 0},
         {"threads", "thr.", 0},
         {"scheme", "scheme", BENCH_TEXT},
         {"isa", "ISA", BENCH_TEXT},
@@ -53,7 +48,7 @@ static void add_tables(bench_report *r)
         {"x_sgemm", "vs|sgemm", 2},
         {"x_fp32", "vs|fp32", 2},
         {"x_fp16", "vs|fp16", 2},
-        {"residual_us", "residual|us", 1},
+        {"residual_us", "window|us", 1},
         {"error", "fast vs|exact", 5},
         {"superblocks", NULL, 0},
         {"superblocks_wide", NULL, 0},
@@ -66,9 +61,12 @@ static void add_tables(bench_report *r)
         {"n_layers", "layers", 0},
         {"rounds", NULL, 0},
     };
+    for (size_t i = 0; i < sizeof attend / sizeof attend[0]; i++)
+        if (n_queries > 1 && strcmp(attend[i].key, "ns_per_token_head") == 0)
+            attend[i] = (bench_column){"ns_per_query_token_head", "ns/query/|tok./head", 2};
     (void)bench_add_table(r, "headline",
-                          "The packed part alone, and with its residual of full-precision tokens", headline,
-                          sizeof headline / sizeof headline[0], 1);
+                          "The first scheme; without its window of plain tokens, and with one of int8",
+                          headline, sizeof headline / sizeof headline[0], 1);
     (void)bench_add_table(r, "attend", "One decode step of one layer", attend,
                           sizeof attend / sizeof attend[0], 6);
     r->main_table = TABLE_ATTEND;
@@ -123,21 +121,29 @@ static const bench_competitor *find(const bench_cell *c, size_t source, int n_th
     return NULL;
 }
 
-/* The same codes on the same instruction set and threads with another residual: none, f32, f16. */
-enum { RESIDUAL_NONE, RESIDUAL_F32, RESIDUAL_F16 };
-static const bench_competitor *with_residual(const bench_cell *c, const bench_competitor *who, int residual)
+/* The same codes on the same instruction set and threads without residual and sinks, or with as many in
+ * int8. */
+enum window { WINDOW_NONE, WINDOW_I8 };
+
+static bool window_is(const kvq_scheme *s, const kvq_scheme *of, enum window window)
+{
+    kvq_side_info k, v;
+    if (window == WINDOW_NONE)
+        return kvq_scheme_residual(s) == 0 && kvq_scheme_sinks(s) == 0;
+    return kvq_scheme_keys(s, &k) == KVQ_OK && kvq_scheme_values(s, &v) == KVQ_OK &&
+           k.residual_dtype == KVQ_I8 && v.residual_dtype == KVQ_I8 &&
+           kvq_scheme_residual(s) == kvq_scheme_residual(of) && kvq_scheme_sinks(s) == kvq_scheme_sinks(of);
+}
+
+static const bench_competitor *with_window(const bench_cell *c, const bench_competitor *who,
+                                           enum window window)
 {
     for (size_t i = 0; i < c->n_competitors; i++) {
         const bench_competitor *other = &c->competitors[i];
         const bench_source *s = other->source;
-        if (!s || s->isa != who->source->isa || other->n_threads != who->n_threads ||
-            other->precision != who->precision || !same_codes(s->scheme, who->source->scheme) ||
-            kvq_scheme_sinks(s->scheme) != kvq_scheme_sinks(who->source->scheme))
-            continue;
-        const int has = kvq_scheme_residual(s->scheme) == 0               ? RESIDUAL_NONE
-                        : kvq_scheme_residual_dtype(s->scheme) == KVQ_F32 ? RESIDUAL_F32
-                                                                          : RESIDUAL_F16;
-        if (has == residual)
+        if (s && s->isa == who->source->isa && other->n_threads == who->n_threads &&
+            other->precision == who->precision && same_codes(s->scheme, who->source->scheme) &&
+            window_is(s->scheme, who->source->scheme, window))
             return other;
     }
     return NULL;
@@ -155,8 +161,9 @@ static void put_row(bench_table *t, const bench_report *r, const bench_cell *c, 
                     const bench_bandwidth *b, size_t n_bandwidth)
 {
     const bench_source *s = who->source;
-    const double us = median_us(who), elements = (double)(c->n_tokens * c->shape.n_kv_heads);
-    const double fp32_bytes = elements * (double)c->shape.head_dim * 2.0 * sizeof(float);
+    const double us = median_us(who);
+    const double fp32_bytes =
+        (double)(c->n_tokens * c->shape.n_kv_heads * c->shape.head_dim) * 2.0 * sizeof(float);
     const double bytes = s ? s->bytes_read : fp32_bytes, total = s ? s->bytes_total : fp32_bytes;
     const double gb_s = bytes / us * 1e-3;
     const int level = bench_level_of(&r->machine, bytes * (double)c->n_layers, who->n_threads);
@@ -167,13 +174,14 @@ static void put_row(bench_table *t, const bench_report *r, const bench_cell *c, 
     bench_put_number(t, (double)c->shape.n_heads);
     bench_put_number(t, (double)c->shape.n_kv_heads);
     bench_put_number(t, (double)c->n_tokens);
+    bench_put_number(t, (double)c->n_q);
     bench_put_number(t, who->n_threads);
     bench_put_text(t, s ? s->text : who->gemv ? "OpenBLAS sgemv" : "OpenBLAS sgemm");
     bench_put_text(t, s ? s->isa : "");
     bench_put_text(t, s && is_quantized(s->scheme) ? (who->precision == KVQ_PRECISION_FAST ? "fast" : "exact")
                                                    : "");
     bench_put_sample(t, &who->us);
-    bench_put_number(t, us * 1e3 / elements);
+    bench_put_number(t, us * 1e3 / bench_cell_units(c));
     bench_put_number(t, bytes);
     bench_put_number(t, gb_s);
     bench_put_text(t, bench_level_names[level]);
@@ -182,8 +190,8 @@ static void put_row(bench_table *t, const bench_report *r, const bench_cell *c, 
     bench_put_number(t, blas_us(c, false, who->n_threads) / us);
     bench_put_number(t, median_us(find(c, 0, who->n_threads)) / us);
     bench_put_number(t, median_us(find(c, 1, who->n_threads)) / us);
-    bench_put_number(t, s && kvq_scheme_residual(s->scheme) > 0
-                            ? us - median_us(with_residual(c, who, RESIDUAL_NONE))
+    bench_put_number(t, s && !window_is(s->scheme, s->scheme, WINDOW_NONE)
+                            ? us - median_us(with_window(c, who, WINDOW_NONE))
                             : NAN);
     const bool is_fast = s && who->precision == KVQ_PRECISION_FAST;
     bench_put_number(t, is_fast ? s->fast_error : NAN);
@@ -196,19 +204,7 @@ static void put_row(bench_table *t, const bench_report *r, const bench_cell *c, 
     bench_put_number(t, total);
     bench_put_number(t, fp32_bytes / total);
     bench_put_number(t, (double)c->n_layers);
-    bench_put_number(t, (double)who->us.n);
-}
-
-/* The first scheme that packs everything, else the first one, on the best instruction set. */
-static const bench_competitor *spoken_of(const bench_cell *c, int n_threads)
-{
-    for (size_t i = 2; i < c->n_sources; i++) {
-        const bench_source *s = &c->sources[i];
-        if (is_quantized(s->scheme) && kvq_scheme_residual(s->scheme) == 0 &&
-            kvq_scheme_sinks(s->scheme) == 0)
-            return find(c, i, n_threads);
-    }
-    return find(c, 2, n_threads);
+    bench_put_number(t, (double)who->n_rounds);
 }
 
 static void add_rows(bench_report *r, const bench_cell *c, const bench_bandwidth *b, size_t n_bandwidth)
@@ -218,10 +214,12 @@ static void add_rows(bench_report *r, const bench_cell *c, const bench_bandwidth
     bench_table *t = &r->tables[TABLE_HEADLINE];
     for (size_t i = 0; i < c->options->n_threads; i++) {
         const int n_threads = c->options->threads[i];
-        const bench_competitor *who = spoken_of(c, n_threads);
+        const bench_competitor *who = find(c, c->n_baselines, n_threads);
         if (!who)
             continue;
-        const double us = median_us(who), blas = blas_us(c, true, n_threads);
+        const double us = median_us(who), sgemv = blas_us(c, true, n_threads),
+                     sgemm = blas_us(c, false, n_threads);
+        const double blas = fmin(sgemv, sgemm); /* there is no sgemv, NaN, for many queries */
         char shape[64];
         bench_shape_print(c->shape, shape, sizeof shape);
         bench_put_text(t, shape);
@@ -229,20 +227,40 @@ static void add_rows(bench_report *r, const bench_cell *c, const bench_bandwidth
         bench_put_number(t, n_threads);
         bench_put_text(t, who->source->isa);
         bench_put_text(t, who->source->text);
-        bench_put_number(t, blas);
+        bench_put_number(t, sgemv);
+        bench_put_number(t, sgemm);
         bench_put_number(t, us);
-        bench_put_number(t, blas / us);
-        bench_put_number(t, blas_us(c, false, n_threads) / us);
+        bench_put_number(t, sgemv / us);
+        bench_put_number(t, sgemm / us);
         bench_put_number(t, median_us(find(c, 0, n_threads)) / us);
         bench_put_number(t, median_us(find(c, 1, n_threads)) / us);
-        bench_put_number(t, blas / median_us(with_residual(c, who, RESIDUAL_F32)));
-        bench_put_number(t, blas / median_us(with_residual(c, who, RESIDUAL_F16)));
+        bench_put_number(t, blas / median_us(with_window(c, who, WINDOW_NONE)));
+        bench_put_number(t, blas / median_us(with_window(c, who, WINDOW_I8)));
         bench_put_number(t, who->source->fast_error);
     }
 }
 
+static void say_row(bench_report *r, const bench_value *row, size_t n_queries)
+{
+    const int n_threads = (int)row[H_THREADS].number;
+    const double sgemv = row[H_X_SGEMV].number, sgemm = row[H_X_SGEMM].number,
+                 packed = row[H_X_PACKED].number;
+    char queries[48] = "", also[64] = "";
+    if (n_queries > 1)
+        snprintf(queries, sizeof queries, "with %zu queries ", n_queries);
+    if (isfinite(packed))
+        snprintf(also, sizeof also, "; %.1f times without its window", packed);
+    bench_headline(r,
+                   "%s attends %.1f times as fast as OpenBLAS fp32 (%s kernels; %s) %sover %.0f tokens of %s "
+                   "(D x KV heads; "
+                   "%s, %d thread%s)%s.",
+                   row[H_SCHEME].text, fmin(sgemv, sgemm), r->machine.blas,
+                   n_queries > 1 ? "sgemm" : "the better of sgemv and sgemm", queries, row[H_TOKENS].number,
+                   row[H_SHAPE].text, row[H_ISA].text, n_threads, n_threads == 1 ? "" : "s", also);
+}
+
 /* For each shape the longest context up to SPOKEN_TOKENS (the only one, if all are longer). */
-static void say_headline(bench_report *r)
+static void say_headline(bench_report *r, size_t n_queries)
 {
     const bench_table *t = &r->tables[TABLE_HEADLINE];
     const size_t n_rows = t->failed ? 0 : t->n / t->n_columns;
@@ -256,31 +274,16 @@ static void say_headline(bench_report *r)
                  (other[H_TOKENS].number < row[H_TOKENS].number && row[H_TOKENS].number > SPOKEN_TOKENS)))
                 best = false;
         }
-        if (best && isfinite(row[H_X_SGEMV].number)) {
-            const int n_threads = (int)row[H_THREADS].number;
-            bench_headline(
-                r,
-                "%s attends %.1fx faster than OpenBLAS fp32 (sgemv; %.1fx with sgemm) over %.0f tokens of "
-                "%s (D x KV heads; %s, %d thread%s).",
-                row[H_SCHEME].text, row[H_X_SGEMV].number, row[H_X_SGEMM].number, row[H_TOKENS].number,
-                row[H_SHAPE].text, row[H_ISA].text, n_threads, n_threads == 1 ? "" : "s");
-        }
+        if (best)
+            say_row(r, row, n_queries);
     }
-}
-
-static size_t column_of(const bench_table *t, const char *key)
-{
-    size_t i = 0;
-    while (strcmp(t->columns[i].key, key) != 0)
-        i++;
-    return i;
 }
 
 /* The sum of a column over the rows in which it has a number. */
 static double sum_of(const bench_table *t, const char *key)
 {
     double sum = 0.0;
-    for (size_t i = column_of(t, key); !t->failed && i < t->n; i += t->n_columns)
+    for (size_t i = bench_column_of(t, key); !t->failed && i < t->n; i += t->n_columns)
         sum += isfinite(t->values[i].number) ? t->values[i].number : 0.0;
     return sum;
 }
@@ -303,56 +306,55 @@ static void say_counters(bench_report *r)
     }
 }
 
-/* Medians hide a busy machine; the spread does not. */
-static void say_noise(bench_report *r)
-{
-    const bench_table *t = &r->tables[TABLE_ATTEND];
-    const size_t n_rows = t->failed ? 0 : t->n / t->n_columns, us = column_of(t, "us");
-    size_t n_wide = 0;
-    for (size_t i = 0; i < n_rows; i++) {
-        const bench_value *row = &t->values[i * t->n_columns + us];
-        n_wide += row[2].number > 1.5 * row[1].number;
-    }
-    if (4 * n_wide > n_rows) {
-        bench_headline(
-            r, "DO NOT QUOTE: this machine was not quiet; in %zu of %zu rows p90 is over 1.5 times p10.",
-            n_wide, n_rows);
-    }
-}
-
 static void say_sentences(bench_report *r, const bench_options *o)
 {
-    say_noise(r);
-    say_headline(r);
-    bench_note(
-        r, "A step is one query token over one layer. The caches of all layers are walked in turn, the same "
-           "number for every competitor (column layers): 12, or as many as make fp32 twice the L3, or as "
-           "many as memory allows (--memory).");
-    bench_note(r, "Competitors take turns, one sample each per round, at least 9 rounds; one that could find "
-                  "its data in a cache "
-                  "(up to twice the L3) first walks untimed. Times are medians, ratios are of medians.");
+    bench_say_noise(r, &r->tables[TABLE_ATTEND]);
+    say_headline(r, o->n_queries);
+    const bool one = o->n_queries == 1;
     bench_note(
         r,
-        "Shapes are head dimension x KV heads. ns/token/head counts KV heads. GB/s read are the bytes "
-        "of codes, scales, minimums, residual and sinks by time; `from' is the level that the walk over all "
-        "layers fits into, and the share is of the bandwidth measured there.");
+        "A step is %zu quer%s over one layer. The caches of all layers are walked in turn, the same number "
+        "for every competitor (column layers): 12, or as many as make fp32 twice the L3, divided by the "
+        "queries; or as many as memory allows (--memory).",
+        o->n_queries, one ? "y" : "ies, the last tokens,");
     bench_note(
         r,
-        "OpenBLAS: per head, keys and values contiguous on huge pages. sgemv: one product for the scores, a "
-        "vectorised softmax, one for the output, per query head. sgemm: the same per KV head in tiles of 256 "
-        "tokens. "
-        "Threads share the heads. The answers were checked against our fp32 cache in every cell (within "
-        "1e-4, "
-        "relative L2).");
-    bench_note(r, "residual us: what the residual of full-precision tokens adds to the packed part alone. "
-                  "fast vs exact: "
-                  "relative L2 error of the answers in KVQ_PRECISION_FAST against KVQ_PRECISION_EXACT.");
+        "Competitors take turns, at least %d rounds of them; one that could find its data in a cache (up to "
+        "twice the L3) first walks untimed. Times are medians over single steps that nobody interrupted, "
+        "ratios are of medians.",
+        o->quick ? 5 : 9);
+    bench_note(
+        r,
+        "Shapes are head dimension x KV heads. ns are per %s. GB/s read are the bytes of codes, scales, "
+        "minimums, residual and sinks by time; `from' is the level that the walk over all layers fits "
+        "into, and the share is of the bandwidth measured there.",
+        one ? "token and KV head" : "query, token and query head");
+    bench_note(
+        r,
+        "OpenBLAS (%s kernels): per head, keys and values contiguous on huge pages; %s products per KV "
+        "head in tiles of 256 tokens, or for many queries over all tokens at once, with a vectorised "
+        "softmax between.%s Threads share the heads.",
+        r->machine.blas,
+        one ? "sgemv: a product for the scores and one for the output, per query head. sgemm:" : "sgemm:",
+        one ? "" : " What a query may not see is computed, too, and left out of its softmax.");
+    bench_note(
+        r,
+        "OpenBLAS's answers were checked against our fp32 cache in every cell (within 1e-4, relative L2).");
+    bench_note(
+        r,
+        "window us: what the residual and the sinks add to the packed part alone. fast vs exact: relative L2 "
+        "error of the answers in KVQ_PRECISION_FAST against KVQ_PRECISION_EXACT.");
     say_counters(r);
     bench_note(r,
-               "Encoding: GB/s of float32 input appended, 1,024 tokens at once; into memory used before, and "
-               "into fresh memory, where the kernel's page faults count.");
+               "Encoding: GB/s of float32 input appended, %s tokens at once; into memory used before, and "
+               "into fresh memory, where the kernel's page faults count.",
+               o->quick ? "256" : "1,024");
     if (!o->isas_given && o->n_isas > 1)
-        bench_note(r, "portable is left out above 4,096 tokens; --isa portable measures it everywhere.");
+        bench_note(
+            r,
+            "Instruction sets but the best have %s; portable is left out above 4,096 tokens. --isa measures "
+            "any everywhere.",
+            o->schemes_given ? "all schemes" : "the first two schemes");
 }
 
 bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_error *e)
@@ -361,7 +363,7 @@ bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_err
     bench_bandwidth *b = calloc(n_bandwidth, sizeof b[0]);
     bench_cell *c = calloc(1, sizeof *c);
     bool good = (b && c) || eval_fail(e, "out of memory");
-    add_tables(r);
+    add_tables(r, o->n_queries);
     progress_update(p, "bandwidth", 0.0);
     good = good && bench_measure_bandwidth(&r->machine, o->threads, o->n_threads,
                                            fmin(o->quick ? 1.0 : 5.0, o->seconds), b, e);
@@ -378,8 +380,8 @@ bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_err
                        n_cells - i, n_cells);
             break;
         }
-        good =
-            bench_cell_run(c, &r->machine, o, shape, n_tokens, &skipped, p, (double)i / (double)n_cells, e);
+        good = bench_cell_open(c, &r->machine, o, shape, n_tokens, NULL, &skipped, e) &&
+               (skipped || bench_cell_run(c, p, (double)i / (double)n_cells, e));
         if (good && skipped) {
             bench_note(
                 r,

@@ -1,4 +1,4 @@
-/* `kvq-eval bench` (bench.h): options in, one of three measurements, reports out. */
+/* `kvq-eval bench` (bench.h): options in, one of four measurements, reports out. */
 #define _DEFAULT_SOURCE /* getloadavg */
 
 #include "eval/bench/bench.h"
@@ -7,6 +7,7 @@
 #include "eval/bench/decode.h"
 #include "eval/bench/kernels.h"
 #include "eval/bench/options.h"
+#include "eval/bench/phases.h"
 #include "eval/bench/report.h"
 #include "eval/common/exit_status.h"
 #include "eval/common/output_file.h"
@@ -48,6 +49,7 @@ static bool measure(const bench_options *o, bench_report *r, eval_error *e)
     progress_start(&line, o->quiet);
     const bool good = o->mode == BENCH_DECODE    ? bench_decode(o, r, &line, e)
                       : o->mode == BENCH_KERNELS ? bench_kernels(o, r, &line, e)
+                      : o->mode == BENCH_PHASES  ? bench_phases(o, r, &line, e)
                                                  : bench_attend(o, r, &line, e);
     progress_end(&line);
     return good;
@@ -80,7 +82,12 @@ static bool run(const bench_options *o, bench_report *r)
     eval_error e = {""};
     if ((o->json && !output_file_check(o->json, &e)) || (o->csv && !output_file_check(o->csv, &e)))
         return complain(&e); /* better now than after the work */
-    static const char *const modes[] = {"attend", "kernels", "decode"};
+    static const char *const modes[] = {
+        [BENCH_ATTEND] = "attend",
+        [BENCH_PHASES] = "phases",
+        [BENCH_KERNELS] = "kernels",
+        [BENCH_DECODE] = "decode",
+    };
     r->mode = modes[o->mode];
     r->seed = o->seed;
     r->quick = o->quick;

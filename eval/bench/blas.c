@@ -5,6 +5,7 @@
 #include "eval/bench/target.h"
 
 #include <cblas.h>
+#include <math.h>
 #include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -16,9 +17,8 @@ bool bench_blas_init(bench_blas *b, bench_shape shape, size_t n_tokens)
     *b = (bench_blas){.shape = shape,
                       .n_tokens = n_tokens,
                       .k = bench_alloc(n * sizeof(float)),
-                      .v = bench_alloc(n * sizeof(float)),
-                      .scratch = bench_alloc(shape.n_heads * n_tokens * sizeof(float))};
-    if (!b->k || !b->v || !b->scratch) {
+                      .v = bench_alloc(n * sizeof(float))};
+    if (!b->k || !b->v) {
         bench_blas_free(b);
         return false;
     }
@@ -29,7 +29,6 @@ void bench_blas_free(bench_blas *b)
 {
     free(b->k);
     free(b->v);
-    free(b->scratch);
     *b = (bench_blas){0};
 }
 
@@ -45,14 +44,16 @@ void bench_blas_fill(bench_blas *b, size_t at, const float *k, const float *v, s
     }
 }
 
-/* exp(x), x <= 0: x = n ln 2 + r, |r| <= ln 2 / 2; a polynomial for exp(r), and 2^n into the exponent. The
- * relative error is below 1e-6; arguments under -87 give about 1e-38 instead of 0. */
+/*
+ * exp(x), -1e6 < x <= 0: x = n ln 2 + r, |r| <= ln 2 / 2; a polynomial for exp(r), and 2^n into the exponent.
+ * The relative error is below 1e-6; arguments under -88 give 0. It is the exponent that is kept from leaving
+ * its range, not x: where x were a constant, gcc would make a path of its own for it, and no vectors.
+ */
 static inline BENCH_INLINE float exp_nonpositive(float x)
 {
-    const float clamped = x < -87.0f ? -87.0f : x;
     const float magic = 0x1.8p23f; /* adding and subtracting it rounds to the nearest integer */
-    const float n = (clamped * 1.44269504f + magic) - magic;
-    const float r = (clamped - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
+    const float n = (x * 1.44269504f + magic) - magic;
+    const float r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
     float p = 1.0f / 720;
     p = p * r + 1.0f / 120;
     p = p * r + 1.0f / 24;
@@ -60,24 +61,27 @@ static inline BENCH_INLINE float exp_nonpositive(float x)
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    const uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
+    const int32_t exponent = (int32_t)n + 127;
+    const uint32_t bits = (uint32_t)(exponent > 0 ? exponent : 0) << 23;
     float power;
     memcpy(&power, &bits, sizeof power);
     return p * power;
 }
 
-/* Sixteen sums side by side, so that the compiler may use vectors without being allowed to reorder sums. */
+/* Sixteen sums side by side, so that the compiler may use vectors without being allowed to reorder sums.
+ * Nothing reads x[0] before the loops: clang would carry it from turn to turn in the loop that writes x, and
+ * make no vectors. tests/bench_assembly_test.sh looks whether there are some. */
 static inline BENCH_INLINE void softmax_body(float *x, size_t n)
 {
     enum { LANES = 16 };
     float max[LANES], sum[LANES] = {0};
     const size_t whole = n / LANES * LANES;
     for (size_t j = 0; j < LANES; j++)
-        max[j] = x[0];
+        max[j] = -INFINITY;
     for (size_t i = 0; i < whole; i += LANES)
         for (size_t j = 0; j < LANES; j++)
             max[j] = x[i + j] > max[j] ? x[i + j] : max[j];
-    float largest = x[0], total = 0.0f;
+    float largest = -INFINITY, total = 0.0f;
     for (size_t i = whole; i < n; i++)
         largest = x[i] > largest ? x[i] : largest;
     for (size_t j = 0; j < LANES; j++)
@@ -96,73 +100,92 @@ static inline BENCH_INLINE void softmax_body(float *x, size_t n)
         x[i] *= factor;
 }
 
-static inline BENCH_INLINE int softmax_rows_body(float *x, size_t n_rows, size_t n)
+static inline BENCH_INLINE int softmax_rows_body(float *x, size_t n_rows, size_t stride, size_t n)
 {
     for (size_t i = 0; i < n_rows; i++)
-        softmax_body(x + i * n, n);
+        softmax_body(x + i * stride, n);
     return 0;
 }
 
-BENCH_CLONES(int, softmax_rows, (float *x, size_t n_rows, size_t n), (x, n_rows, n))
+BENCH_CLONES(int, softmax_rows, (float *x, size_t n_rows, size_t stride, size_t n), (x, n_rows, stride, n))
 
-static void attend_gemv(const bench_blas *b, const float *q, float scale, float *out, size_t kv_head)
+/* What one call of bench_blas_attend is about; q and out are those of one KV head. */
+typedef struct blas_call {
+    const bench_blas *blas;
+    size_t n_q, group;
+    float scale;
+} blas_call;
+
+static void attend_gemv(const blas_call *call, size_t kv_head, const float *q, float *p, float *out)
 {
-    const size_t d = b->shape.head_dim, t = b->n_tokens, group = b->shape.n_heads / b->shape.n_kv_heads;
-    const float *k = b->k + kv_head * t * d, *v = b->v + kv_head * t * d;
+    const size_t d = call->blas->shape.head_dim, t = call->blas->n_tokens;
+    const float *k = call->blas->k + kv_head * t * d, *v = call->blas->v + kv_head * t * d;
     const int rows = (int)t, columns = (int)d;
-    for (size_t h = kv_head * group; h < (kv_head + 1) * group; h++) {
-        float *p = b->scratch + h * t;
-        cblas_sgemv(CblasRowMajor, CblasNoTrans, rows, columns, scale, k, columns, q + h * d, 1, 0.0f, p, 1);
-        (void)softmax_rows(p, 1, t);
+    for (size_t h = 0; h < call->group; h++) {
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, rows, columns, call->scale, k, columns, q + h * d, 1, 0.0f,
+                    p, 1);
+        (void)softmax_rows(p, 1, t, t);
         cblas_sgemv(CblasRowMajor, CblasTrans, rows, columns, 1.0f, v, columns, p, 1, 0.0f, out + h * d, 1);
     }
 }
 
 /* Tiles keep OpenBLAS on its path for small matrices, where it has one: there it reads the cache in place.
- * Larger products copy it first and take more than twice as long. */
-static void attend_gemm(const bench_blas *b, const float *q, float scale, float *out, size_t kv_head)
+ * Larger products copy it first and take more than twice as long. With so many rows that a tile is too large
+ * for that path (a million multiplications), one product is the fastest. */
+static void attend_gemm(const blas_call *call, size_t kv_head, const float *q, float *p, float *out)
 {
-    enum { TILE = 256 };
-    const size_t d = b->shape.head_dim, t = b->n_tokens, group = b->shape.n_heads / b->shape.n_kv_heads;
-    const float *k = b->k + kv_head * t * d, *v = b->v + kv_head * t * d;
-    const int columns = (int)d, n_q = (int)group, row = (int)t;
-    float *p = b->scratch + kv_head * group * t;
-    q += kv_head * group * d;
-    out += kv_head * group * d;
-    for (size_t at = 0; at < t; at += TILE) {
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_q, (int)(t - at < TILE ? t - at : TILE),
-                    columns, scale, q, columns, k + at * d, columns, 0.0f, p + at, row);
+    enum { TILE = 256, SMALL = 1000000 };
+    const size_t d = call->blas->shape.head_dim, t = call->blas->n_tokens;
+    const float *k = call->blas->k + kv_head * t * d, *v = call->blas->v + kv_head * t * d;
+    const int columns = (int)d, n_rows = (int)(call->n_q * call->group), row = (int)t;
+    const size_t tile = call->n_q * call->group * TILE * d > SMALL ? t : TILE;
+    for (size_t at = 0; at < t; at += tile) {
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_rows, (int)(t - at < tile ? t - at : tile),
+                    columns, call->scale, q, columns, k + at * d, columns, 0.0f, p + at, row);
     }
-    (void)softmax_rows(p, group, t);
-    for (size_t at = 0; at < t; at += TILE) {
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n_q, columns,
-                    (int)(t - at < TILE ? t - at : TILE), 1.0f, p + at, row, v + at * d, columns,
+    for (size_t i = 0; i < call->n_q; i++) {
+        const size_t seen = t - call->n_q + i + 1;
+        float *rows = p + i * call->group * t;
+        (void)softmax_rows(rows, call->group, t, seen);
+        for (size_t h = 0; h < call->group; h++)
+            memset(rows + h * t + seen, 0, (t - seen) * sizeof rows[0]);
+    }
+    for (size_t at = 0; at < t; at += tile) {
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n_rows, columns,
+                    (int)(t - at < tile ? t - at : tile), 1.0f, p + at, row, v + at * d, columns,
                     at == 0 ? 0.0f : 1.0f, out, columns);
     }
 }
 
-static void attend_head(const bench_blas *b, const float *q, float scale, bool gemv, float *out,
-                        size_t kv_head)
+size_t bench_blas_scratch(bench_shape shape, size_t n_tokens, size_t n_q, int n_threads)
 {
-    if (gemv)
-        attend_gemv(b, q, scale, out, kv_head);
-    else
-        attend_gemm(b, q, scale, out, kv_head);
+    return (size_t)n_threads * n_q * (shape.n_heads / shape.n_kv_heads) * n_tokens;
 }
 
-void bench_blas_attend(const bench_blas *b, const float *q, float scale, int n_threads, bool gemv, float *out)
+static void attend_head(const blas_call *call, size_t kv_head, bool gemv, const float *q, float *scratch,
+                        float *out)
 {
+    const bench_shape s = call->blas->shape;
+    const size_t n = call->n_q * call->group * s.head_dim;
+    float *p = scratch + bench_blas_scratch(s, call->blas->n_tokens, call->n_q, omp_get_thread_num());
+    (gemv ? attend_gemv : attend_gemm)(call, kv_head, q + kv_head * n, p, out + kv_head * n);
+}
+
+void bench_blas_attend(const bench_blas *b, const float *q, size_t n_q, float scale, int n_threads, bool gemv,
+                       float *scratch, float *out)
+{
+    const blas_call call = {b, n_q, b->shape.n_heads / b->shape.n_kv_heads, scale};
     /* Two branches: clang's OpenMP forgets num_threads for later regions where an if clause is false. */
     if (n_threads == 1) {
         /* OpenBLAS on OpenMP asks OpenMP, not openblas_set_num_threads, how many threads it may use. */
         const int before = omp_get_max_threads();
         omp_set_num_threads(1);
         for (size_t h = 0; h < b->shape.n_kv_heads; h++)
-            attend_head(b, q, scale, gemv, out, h);
+            attend_head(&call, h, gemv, q, scratch, out);
         omp_set_num_threads(before);
     } else { /* inside a parallel region it uses one by itself */
 #pragma omp parallel for num_threads(n_threads) schedule(static)
         for (size_t h = 0; h < b->shape.n_kv_heads; h++)
-            attend_head(b, q, scale, gemv, out, h);
+            attend_head(&call, h, gemv, q, scratch, out);
     }
 }

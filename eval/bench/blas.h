@@ -1,4 +1,4 @@
-/* The baseline: attention of one new token over a float32 cache, written on OpenBLAS as well as we can. */
+/* The baseline: attention of new tokens over a float32 cache, written on OpenBLAS as well as we can. */
 #ifndef KVQ_EVAL_BENCH_BLAS_H
 #define KVQ_EVAL_BENCH_BLAS_H
 
@@ -11,8 +11,7 @@
 typedef struct bench_blas {
     bench_shape shape;
     size_t n_tokens;
-    float *k, *v;   /* on huge pages */
-    float *scratch; /* [H][T] probabilities; one layer's use at a time, so it may be shared */
+    float *k, *v; /* on huge pages */
 } bench_blas;
 
 /** Take memory for n_tokens tokens. False if there is none; then nothing is held. */
@@ -22,13 +21,20 @@ void bench_blas_free(bench_blas *b);
 /** Store n tokens from position `at` on: k, v are [n][Hkv][D], as kvq_cache_append takes them. */
 void bench_blas_fill(bench_blas *b, size_t at, const float *k, const float *v, size_t n);
 
+/** Floats that bench_blas_attend needs as scratch memory, which layers may share: probabilities of one KV
+ * head for each thread. */
+size_t bench_blas_scratch(bench_shape shape, size_t n_tokens, size_t n_q, int n_threads);
+
 /**
- * out[H][D] = softmax(scale * q K^T) V for q[H][D], with n_threads threads over the heads and OpenBLAS
- * single-threaded in each. gemv: two matrix-vector products per query head. Otherwise matrix products per KV
- * head and tile of tokens, which read it once for all its query heads; where OpenBLAS has kernels for small
- * matrices they win with one query head, too.
+ * out = softmax(scale * q K^T) V for the last n_q tokens, with n_threads threads over the KV heads and
+ * OpenBLAS single-threaded in each; q and out are [Hkv][n_q][H / Hkv][D], which is [H][D] for one query.
+ *
+ * gemv, for n_q = 1 only: two matrix-vector products per query head. Otherwise matrix products per KV head,
+ * which read it once for all its queries: in tiles of tokens for few of them, because where OpenBLAS has
+ * kernels for small matrices these win with one query head, too. Queries are causal: products are of all
+ * tokens, and what a query may not see is left out of its softmax and has probability 0.
  */
-void bench_blas_attend(const bench_blas *b, const float *q, float scale, int n_threads, bool gemv,
-                       float *out);
+void bench_blas_attend(const bench_blas *b, const float *q, size_t n_q, float scale, int n_threads, bool gemv,
+                       float *scratch, float *out);
 
 #endif

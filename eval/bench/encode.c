@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_TOKENS = 1024, MIN_ROUNDS = 9, TABLE_ENCODE = 2, MAX_BLOCKS = 1024 };
+enum { MOST_TOKENS = 1024, QUICK_TOKENS = 256, MIN_ROUNDS = 3, TABLE_ENCODE = 2, MAX_BLOCKS = 1024 };
 
 /* An allocator that keeps what is freed for the next request of that size, so that pages are mapped
  * already. */
@@ -68,6 +68,7 @@ typedef struct encoder {
 
 typedef struct encode_input {
     bench_shape shape;
+    size_t n_tokens;
     const float *k, *v;
     double bytes;
 } encode_input;
@@ -90,7 +91,7 @@ static bool encode_once(encoder *who, const encode_input *in, const kvq_allocato
     omp_set_num_threads(who->n_threads);
     kvq_status status = kvq_cache_create(&cache, &config);
     const double start = progress_now();
-    status = status == KVQ_OK ? kvq_cache_append(cache, 0, 0, in->k, in->v, N_TOKENS) : status;
+    status = status == KVQ_OK ? kvq_cache_append(cache, 0, 0, in->k, in->v, in->n_tokens) : status;
     const double seconds = progress_now() - start;
     status = status == KVQ_OK ? kvq_cache_usage(cache, &usage) : status;
     kvq_cache_free(cache);
@@ -138,6 +139,8 @@ static bool list_encoders(const bench_options *o, encoder *list, size_t *n, eval
     for (size_t t = 0; t < o->n_threads; t++) {
         for (size_t isa = 0; isa < o->n_isas; isa++) {
             for (size_t i = 0; i < o->n_schemes; i++) {
+                if (!bench_wants(o, isa, i))
+                    continue;
                 encoder *who = &list[(*n)++];
                 *who = (encoder){.scheme = o->schemes[i],
                                  .text = kvq_scheme_text(o->schemes[i]),
@@ -163,7 +166,8 @@ bool bench_encode(const bench_options *o, bench_shape shape, bench_report *r, ev
     bench_table *t = r->n_tables > TABLE_ENCODE ? &r->tables[TABLE_ENCODE]
                                                 : bench_add_table(r, "encode", "Encoding one layer", columns,
                                                                   sizeof columns / sizeof columns[0], 1);
-    const size_t n = (size_t)N_TOKENS * shape.n_kv_heads * shape.head_dim;
+    const size_t n_tokens = o->quick ? QUICK_TOKENS : MOST_TOKENS,
+                 n = n_tokens * shape.n_kv_heads * shape.head_dim;
     /* The input, and what each encoder stores, which is at most as much. */
     const double most =
         2.0 * (double)n * sizeof(float) * (1.0 + (double)(o->n_threads * o->n_isas * o->n_schemes));
@@ -179,7 +183,7 @@ bool bench_encode(const bench_options *o, bench_shape shape, bench_report *r, ev
     if (good) {
         bench_fill_normal(k, n, o->seed);
         bench_fill_normal(v, n, o->seed + 1);
-        const encode_input in = {shape, k, v, 2.0 * (double)n * sizeof(float)};
+        const encode_input in = {shape, n_tokens, k, v, 2.0 * (double)n * sizeof(float)};
         good = list_encoders(o, list, &n_encoders, e) &&
                encode_rounds(list, n_encoders, &in, fmin(0.3, o->seconds) * (o->quick ? 1.0 : 10.0), e);
         if (good)

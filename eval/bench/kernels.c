@@ -81,33 +81,49 @@ static size_t run_convert_f16_f32(const kvq_kernels *k, workspace *w, size_t i)
 }
 static const kernel_bench bench_convert_f16_f32 = {run_convert_f16_f32, false, false};
 
-static size_t run_dot_f32(const kvq_kernels *k, workspace *w, size_t i)
+static size_t run_convert_f32_bf16(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->dot_f32(w->rows + i * w->n_floats, w->dim, T, w->q, w->dim, w->scores);
+    k->convert_f32_bf16(w->rows + i * w->n_floats, w->n_floats, w->halves);
     return w->n_floats * sizeof(float);
 }
-static const kernel_bench bench_dot_f32 = {run_dot_f32, false, false};
+static const kernel_bench bench_convert_f32_bf16 = {run_convert_f32_bf16, false, false};
+
+static size_t run_convert_bf16_f32(const kvq_kernels *k, workspace *w, size_t i)
+{
+    k->convert_bf16_f32(w->half + i * w->n_floats, w->n_floats, w->floats); /* any bits do */
+    return w->n_floats * sizeof(uint16_t);
+}
+static const kernel_bench bench_convert_bf16_f32 = {run_convert_bf16_f32, false, false};
+
+static size_t run_dot_f32(const kvq_kernels *k, workspace *w, size_t i)
+{
+    k->dot_f32(w->rows + i * w->n_floats, w->dim, T, (kvq_next){NULL, 0}, w->q, w->n_q, w->dim, w->scores);
+    return w->n_floats * sizeof(float);
+}
+static const kernel_bench bench_dot_f32 = {run_dot_f32, false, true};
 
 static size_t run_dot_f16(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->dot_f16(w->half + i * w->n_floats, w->dim, T, w->q, w->dim, w->scores);
+    k->dot_f16(w->half + i * w->n_floats, w->dim, T, (kvq_next){NULL, 0}, w->q, w->n_q, w->dim, w->scores);
     return w->n_floats * sizeof(uint16_t);
 }
-static const kernel_bench bench_dot_f16 = {run_dot_f16, false, false};
+static const kernel_bench bench_dot_f16 = {run_dot_f16, false, true};
 
 static size_t run_accumulate_f32(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->accumulate_f32(w->rows + i * w->n_floats, w->dim, T, w->p, w->dim, w->acc);
+    k->accumulate_f32(w->rows + i * w->n_floats, w->dim, T, (kvq_next){NULL, 0}, w->p, w->n_q, w->dim,
+                      w->acc);
     return w->n_floats * sizeof(float);
 }
-static const kernel_bench bench_accumulate_f32 = {run_accumulate_f32, false, false};
+static const kernel_bench bench_accumulate_f32 = {run_accumulate_f32, false, true};
 
 static size_t run_accumulate_f16(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->accumulate_f16(w->half + i * w->n_floats, w->dim, T, w->p, w->dim, w->acc);
+    k->accumulate_f16(w->half + i * w->n_floats, w->dim, T, (kvq_next){NULL, 0}, w->p, w->n_q, w->dim,
+                      w->acc);
     return w->n_floats * sizeof(uint16_t);
 }
-static const kernel_bench bench_accumulate_f16 = {run_accumulate_f16, false, false};
+static const kernel_bench bench_accumulate_f16 = {run_accumulate_f16, false, true};
 
 static const uint8_t *row8_block(const workspace *w, size_t i)
 {
@@ -132,17 +148,19 @@ static const kernel_bench bench_convert_i8_f32 = {run_convert_i8_f32, false, fal
 
 static size_t run_dot_i8(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->dot_i8(row8_block(w, i), kvq_row8_bytes(w->dim), T, w->q, w->dim, w->scores);
+    k->dot_i8(row8_block(w, i), kvq_row8_bytes(w->dim), T, (kvq_next){NULL, 0}, w->q, w->n_q, w->dim,
+              w->scores);
     return T * kvq_row8_bytes(w->dim);
 }
-static const kernel_bench bench_dot_i8 = {run_dot_i8, false, false};
+static const kernel_bench bench_dot_i8 = {run_dot_i8, false, true};
 
 static size_t run_accumulate_i8(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->accumulate_i8(row8_block(w, i), kvq_row8_bytes(w->dim), T, w->p, w->dim, w->acc);
+    k->accumulate_i8(row8_block(w, i), kvq_row8_bytes(w->dim), T, (kvq_next){NULL, 0}, w->p, w->n_q, w->dim,
+                     w->acc);
     return T * kvq_row8_bytes(w->dim);
 }
-static const kernel_bench bench_accumulate_i8 = {run_accumulate_i8, false, false};
+static const kernel_bench bench_accumulate_i8 = {run_accumulate_i8, false, true};
 
 /* ---- what encodes and folds for kvq2 ---- */
 
@@ -327,11 +345,31 @@ static size_t run_accumulate_affine(const kvq_kernels *k, workspace *w, size_t i
 }
 static const kernel_bench bench_accumulate_affine = {run_accumulate_affine, true, true};
 
+/* Both as if p and q were already times their scales. */
+static size_t run_score_codes(const kvq_kernels *k, workspace *w, size_t i)
+{
+    const kvq_layout *l = &w->keys;
+    kvq_run runs[KVQ_MAX_PLANES];
+    kvq_layout_runs(l, w->dim, w->dim * sizeof(float), runs);
+    for (size_t t = 0; t < T; t += l->meta_tile_tokens)
+        k->score_codes(runs, l->n_planes, block(w->k, l, i) + t / l->meta_tile_tokens * l->meta_tile_bytes,
+                       l->meta_tile_tokens, w->q, w->q, w->n_q, w->scores + t);
+    return T * l->payload_per_token;
+}
+static const kernel_bench bench_score_codes = {run_score_codes, true, true};
+
+static size_t run_accumulate_codes(const kvq_kernels *k, workspace *w, size_t i)
+{
+    k->accumulate_codes(&w->values, block(w->v, &w->values, i), T, 0, w->dim, w->p, w->p, w->n_q, w->acc);
+    return T * w->values.payload_per_token;
+}
+static const kernel_bench bench_accumulate_codes = {run_accumulate_codes, true, true};
+
 /* ---- fast precision: folding goes through scales and minimums, the rest through codes ---- */
 
-static const uint8_t *next_block(const uint8_t *first, const kvq_layout *l, size_t i)
+static kvq_next next_block(const uint8_t *first, const kvq_layout *l, size_t i)
 {
-    return block(first, l, (i + 1) % N_BLOCKS);
+    return (kvq_next){block(first, l, (i + 1) % N_BLOCKS), l->bytes};
 }
 
 static size_t metadata_bytes(const kvq_layout *l)
@@ -341,8 +379,7 @@ static size_t metadata_bytes(const kvq_layout *l)
 
 static size_t run_fold_keys(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->fold_keys(&w->keys, block(w->k, &w->keys, i), next_block(w->k, &w->keys, i), T, w->q, w->n_q,
-                 w->weights, w->step, w->bias);
+    k->fold_keys(&w->keys, block(w->k, &w->keys, i), T, w->q, w->n_q, w->weights, w->step, w->bias);
     return metadata_bytes(&w->keys);
 }
 static const kernel_bench bench_fold_keys = {run_fold_keys, true, true};
@@ -362,10 +399,25 @@ static size_t run_score_folded(const kvq_kernels *k, workspace *w, size_t i)
 }
 static const kernel_bench bench_score_folded = {run_score_folded, true, true};
 
+/* The codes of a whole superblock, as one tile of one plane, by the first tile's queries. */
+static size_t run_score_runs(const kvq_kernels *k, workspace *w, size_t i)
+{
+    const kvq_layout *l = &w->keys;
+    const uint32_t width = l->plane[0].width;
+    const kvq_run run = {.width = width,
+                         .block_bytes = l->meta_tile_bytes * KVQ_BLOCK / l->meta_tile_tokens,
+                         .n = w->dim,
+                         .folded_stride = 2 * kvq_fold_dim(w->dim)};
+    k->score_runs(&run, 1, block(w->k, l, i), next_block(w->k, l, i), T, w->k_weights, w->k_step, w->k_bias,
+                  w->n_q, w->scores);
+    return T * w->dim * width / 8;
+}
+static const kernel_bench bench_score_runs = {run_score_runs, true, true};
+
 static size_t run_fold_values(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->fold_values(&w->values, block(w->v, &w->values, i), next_block(w->v, &w->values, i), T, w->p, w->n_q,
-                   w->weights, w->step, w->bias, w->energy);
+    k->fold_values(&w->values, block(w->v, &w->values, i), T, w->p, w->n_q, w->weights, w->step, w->bias,
+                   w->energy);
     return metadata_bytes(&w->values);
 }
 static const kernel_bench bench_fold_values = {run_fold_values, true, true};
@@ -472,8 +524,8 @@ static bool workspace_init(workspace *w, size_t dim, uint32_t bits, size_t n_q, 
         k->encode_affine_channel(&w->keys, w->k + i * w->keys.bytes, 0, T, x, dim);
         k->encode_affine_token(&w->values, w->v + i * w->values.bytes, 0, T, x, dim);
     }
-    k->fold_keys(&w->keys, w->k, NULL, T, w->q, n_q, w->k_weights, w->k_step, w->k_bias);
-    k->fold_values(&w->values, w->v, NULL, T, w->p, n_q, w->v_weights, w->v_step, w->v_bias, w->v_energy);
+    k->fold_keys(&w->keys, w->k, T, w->q, n_q, w->k_weights, w->k_step, w->k_bias);
+    k->fold_values(&w->values, w->v, T, w->p, n_q, w->v_weights, w->v_step, w->v_bias, w->v_energy);
     return true;
 }
 

@@ -12,12 +12,16 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { MAX_QUERIES = 16384 };
+
 enum {
     KEY_QUICK = 0x200,
+    KEY_PHASES,
     KEY_KERNELS,
     KEY_DECODE,
     KEY_SHAPE,
     KEY_TOKENS,
+    KEY_QUERIES,
     KEY_SCHEME,
     KEY_ISA,
     KEY_THREADS,
@@ -34,6 +38,8 @@ enum {
 const struct argp_option bench_options_list[] = {
     {NULL, 0, NULL, 0,
      "What is measured (default: attention and encoding, against OpenBLAS, fp32, fp16):", 1},
+    {"phases", KEY_PHASES, NULL, 0,
+     "Instead, the parts of a step: fold, score, softmax, accumulate, window, rotate, other", 1},
     {"kernels", KEY_KERNELS, NULL, 0, "Instead, each kernel alone, against portable C", 1},
     {"decode", KEY_DECODE, NULL, 0, "Instead, whole generation steps: no cache, fp32, fp16 and packed caches",
      1},
@@ -42,6 +48,8 @@ const struct argp_option bench_options_list[] = {
     {NULL, 0, NULL, 0, "The grid; each may be given many times:", 2},
     {"shape", KEY_SHAPE, "D,H[,HKV]", 0, "Head dimension, query heads and KV heads (default: as many)", 2},
     {"tokens", KEY_TOKENS, "N", 0, "Tokens in the cache", 2},
+    {"queries", KEY_QUERIES, "N", 0,
+     "Queries of the last N tokens at once, as of a part of a prompt (one number; default 1)", 2},
     {"scheme", KEY_SCHEME, "TEXT", 0,
      "A scheme, such as kivi4 or kivi2,mode=sliding,r=0, which has no residual", 2},
     {"isa", KEY_ISA, "NAME", 0, "Instruction set, as KVQ_ISA takes it", 2},
@@ -50,8 +58,8 @@ const struct argp_option bench_options_list[] = {
 
     {NULL, 0, NULL, 0, "How it is measured:", 3},
     {"seconds", KEY_SECONDS, "S", 0,
-     "Time for one cell of the grid (at least 9 rounds are made) or one kernel", 3},
-    {"memory", KEY_MEMORY, "GB", 0, "Memory that one cell of the grid may take (default 6, or 2 if quick)",
+     "Time for one cell of the grid (at least 9 rounds are made, 5 if quick) or one kernel", 3},
+    {"memory", KEY_MEMORY, "GB", 0, "Memory that one cell of the grid may take (default 4, or 2 if quick)",
      3},
     {"seed", KEY_SEED, "N", 0, "Seed of the random numbers (default 1)", 3},
 
@@ -70,7 +78,7 @@ typedef struct parse_state {
     bench_options *o;
     const char *schemes[BENCH_MAX_LIST];
     size_t n_schemes;
-    bool kernels, decode;
+    bool mode_given, two_modes;
 } parse_state;
 
 void bench_shape_print(bench_shape s, char *text, size_t size)
@@ -79,6 +87,11 @@ void bench_shape_print(bench_shape s, char *text, size_t size)
         snprintf(text, size, "%zu x %zu", s.head_dim, s.n_kv_heads);
     else
         snprintf(text, size, "%zu x %zu, %zu q", s.head_dim, s.n_kv_heads, s.n_heads);
+}
+
+bool bench_wants(const bench_options *o, size_t isa, size_t scheme)
+{
+    return isa == 0 || scheme < 2 || o->isas_given || o->schemes_given;
 }
 
 static bench_shape parse_shape(const struct argp_state *state, const char *text)
@@ -128,6 +141,9 @@ static error_t parse_grid_option(int key, char *arg, const struct argp_state *st
         o->tokens[next_place(state, "tokens", &o->n_tokens)] =
             argument_number(state, "tokens", arg, 1, KVQ_MAX_TOKENS);
         return 0;
+    case KEY_QUERIES:
+        o->n_queries = argument_number(state, "queries", arg, 1, MAX_QUERIES);
+        return 0;
     case KEY_SCHEME:
         p->schemes[next_place(state, "scheme", &p->n_schemes)] = arg;
         return 0;
@@ -146,32 +162,47 @@ static error_t parse_grid_option(int key, char *arg, const struct argp_state *st
     }
 }
 
+static void choose_mode(parse_state *p, bench_mode mode)
+{
+    p->two_modes = p->two_modes || (p->mode_given && p->o->mode != mode);
+    p->mode_given = true;
+    p->o->mode = mode;
+}
+
 /* What means nothing in a mode is refused rather than ignored. */
 static void check_combinations(const struct argp_state *state, const parse_state *p)
 {
     const bench_options *o = p->o;
-    if (p->kernels && p->decode)
-        argp_error(state, "--kernels and --decode: only one at a time");
-    const bool attend = !p->kernels && !p->decode;
+    static const char *const modes[] = {
+        [BENCH_PHASES] = "phases", [BENCH_KERNELS] = "kernels", [BENCH_DECODE] = "decode"};
+    const bool grid = o->mode == BENCH_ATTEND || o->mode == BENCH_PHASES;
+    const bool decode = o->mode == BENCH_DECODE, kernels = o->mode == BENCH_KERNELS;
+    if (p->two_modes)
+        argp_error(state, "--phases, --kernels and --decode: only one at a time");
     const struct {
         const char *name;
         bool given, fits;
+        const char *how_often;
     } rules[] = {
-        {"shape", o->n_shapes > 0, attend},         {"tokens", o->n_tokens > 0, attend},
-        {"memory", o->memory > 0.0, attend},        {"scheme", p->n_schemes > 0, !p->kernels},
-        {"isa", o->n_isas > 1, !p->decode},         {"threads", o->n_threads > 1, !p->decode},
-        {"threads", o->n_threads > 0, !p->kernels}, {"seconds", o->seconds > 0.0, !p->decode},
-        {"model", o->n_models > 0, p->decode},
+        {"shape", o->n_shapes > 0, grid, ""},
+        {"tokens", o->n_tokens > 0, grid, ""},
+        {"queries", o->n_queries > 0, grid, ""},
+        {"memory", o->memory > 0.0, grid, ""},
+        {"scheme", p->n_schemes > 0, !kernels, ""},
+        {"isa", o->n_isas > 1, !decode, " more than once"},
+        {"threads", o->n_threads > 0, grid ? o->mode == BENCH_ATTEND : decode, ""},
+        {"threads", o->n_threads > 1, !decode, " more than once"},
+        {"seconds", o->seconds > 0.0, !decode, ""},
     };
-    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
-        if (rules[i].given && !rules[i].fits) {
-            argp_error(state, "--%s: means nothing %s%s", rules[i].name,
-                       attend       ? "without --decode"
-                       : p->kernels ? "with --kernels"
-                                    : "with --decode",
-                       p->decode && (o->n_isas > 1 || o->n_threads > 1) ? " more than once" : "");
-        }
-    }
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
+        if (rules[i].given && !rules[i].fits)
+            argp_error(state, "--%s: means nothing with --%s%s", rules[i].name, modes[o->mode],
+                       rules[i].how_often);
+    if (o->n_models > 0 && !decode)
+        argp_error(state, "--model: means nothing without --decode");
+    for (size_t i = 0; i < o->n_tokens; i++)
+        if (o->n_queries > o->tokens[i])
+            argp_error(state, "--queries: %zu are more than --tokens %zu", o->n_queries, o->tokens[i]);
     if (o->json && o->csv && strcmp(o->json, "-") == 0 && strcmp(o->csv, "-") == 0)
         argp_error(state, "only one of --json and --csv can go to standard output");
     argument_different_files(state, "json", o->json, "csv", o->csv);
@@ -182,11 +213,14 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     parse_state *p = state->input;
     bench_options *o = p->o;
     switch (key) {
+    case KEY_PHASES:
+        choose_mode(p, BENCH_PHASES);
+        return 0;
     case KEY_KERNELS:
-        p->kernels = true;
+        choose_mode(p, BENCH_KERNELS);
         return 0;
     case KEY_DECODE:
-        p->decode = true;
+        choose_mode(p, BENCH_DECODE);
         return 0;
     case KEY_QUICK:
         o->quick = true;
@@ -214,7 +248,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case ARGP_KEY_END:
         check_combinations(state, p);
-        o->mode = p->kernels ? BENCH_KERNELS : p->decode ? BENCH_DECODE : BENCH_ATTEND;
         return 0;
     default:
         return parse_grid_option(key, arg, state, p);
@@ -253,26 +286,58 @@ static bool choose_isas(bench_options *o, eval_error *e)
     }
     if (o->n_isas > 0)
         return true;
-    /* All of them, the best one first; in quick and decode runs the best one alone. */
+    /* All of them, the best one first; in quick, phases and decode runs the best one alone. */
     const char *best = kvq_isa();
     o->isas[o->n_isas++] = best;
-    for (size_t i = 0; !o->isas_given && !(o->quick && o->mode == BENCH_ATTEND) && o->mode != BENCH_DECODE &&
-                       kvq_isa_name(i) && o->n_isas < BENCH_MAX_LIST;
-         i++)
+    const bool all = o->mode == BENCH_KERNELS || (o->mode == BENCH_ATTEND && !o->quick);
+    for (size_t i = 0; all && !o->isas_given && kvq_isa_name(i) && o->n_isas < BENCH_MAX_LIST; i++)
         if (strcmp(kvq_isa_name(i), best) != 0)
             o->isas[o->n_isas++] = kvq_isa_name(i);
     return true;
 }
 
+/* What is measured where nothing is given; the first scheme of each list is what the headline is about. */
+typedef struct mode_defaults {
+    const char *schemes[8];
+    size_t n_schemes, n_quick_schemes;
+    bench_shape shapes[4];
+    size_t n_shapes;
+    size_t tokens[4], n_tokens, n_quick_tokens;
+    double seconds, quick_seconds;
+} mode_defaults;
+
+static const mode_defaults defaults[] = {
+    [BENCH_ATTEND] = {.schemes = {"kvq2", "kvq2,r=0,s=0", "kvq2,rtype=i8", "kivi2,mode=sliding,r=0", "kivi2",
+                                  "kivi4,mode=sliding,r=0", "kivi8,mode=sliding,r=0"},
+                      .n_schemes = 7,
+                      .n_quick_schemes = 4,
+                      .shapes = {{64, 12, 12}, {128, 32, 32}, {128, 32, 8}},
+                      .n_shapes = 3,
+                      .tokens = {1024, 4096, 16384, 65536},
+                      .n_tokens = 4,
+                      .n_quick_tokens = 2,
+                      .seconds = 12.0,
+                      .quick_seconds = 0.6},
+    [BENCH_PHASES] = {.schemes = {"kvq2", "kvq2,rtype=i8", "kvq2,r=0,s=0", "kivi2"},
+                      .n_schemes = 4,
+                      .n_quick_schemes = 4,
+                      .shapes = {{64, 12, 12}, {128, 32, 32}, {128, 32, 8}, {64, 9, 3}},
+                      .n_shapes = 4,
+                      .tokens = {1024, 4096},
+                      .n_tokens = 2,
+                      .n_quick_tokens = 2,
+                      .seconds = 2.0,
+                      .quick_seconds = 0.4},
+    [BENCH_KERNELS] = {.seconds = 0.3, .quick_seconds = 0.05},
+    [BENCH_DECODE] = {.schemes = {"kivi4", "kivi2"}, .n_schemes = 2, .n_quick_schemes = 2},
+};
+
 static bool choose_schemes(bench_options *o, const parse_state *p, eval_error *e)
 {
-    /* kivi2 without its residual first: the packed part alone is what the headline is about. */
-    static const char *const attend[] = {"kivi2,mode=sliding,r=0", "kivi2", "kivi2,rtype=f16",
-                                         "kivi4,mode=sliding,r=0", "kivi8,mode=sliding,r=0"};
-    static const char *const decode[] = {"kivi4", "kivi2"};
-    const bool is_decode = o->mode == BENCH_DECODE;
-    const char *const *texts = p->n_schemes > 0 ? p->schemes : is_decode ? decode : attend;
-    const size_t n = p->n_schemes > 0 ? p->n_schemes : is_decode ? 2 : o->quick ? 3 : 5;
+    const mode_defaults *d = &defaults[o->mode];
+    o->schemes_given = p->n_schemes > 0;
+    const char *const *texts = p->n_schemes > 0 ? p->schemes : d->schemes;
+    const size_t n = p->n_schemes > 0 ? p->n_schemes : o->quick ? d->n_quick_schemes : d->n_schemes;
     for (size_t i = 0; i < n; i++)
         if (!add_scheme(o, texts[i], e))
             return false;
@@ -281,21 +346,26 @@ static bool choose_schemes(bench_options *o, const parse_state *p, eval_error *e
 
 static void choose_grid(bench_options *o)
 {
-    static const bench_shape shapes[] = {{64, 12, 12}, {128, 32, 32}, {128, 32, 8}};
-    static const size_t tokens[] = {1024, 4096, 16384, 65536};
+    const mode_defaults *d = &defaults[o->mode];
     if (o->n_shapes == 0) {
-        o->n_shapes = o->quick ? 2 : 3;
-        memcpy(o->shapes, shapes, o->n_shapes * sizeof shapes[0]);
+        o->n_shapes = d->n_shapes;
+        memcpy(o->shapes, d->shapes, o->n_shapes * sizeof o->shapes[0]);
     }
+    o->n_queries = o->n_queries > 0 ? o->n_queries : 1;
     if (o->n_tokens == 0) {
-        o->n_tokens = o->quick ? 3 : 4;
-        memcpy(o->tokens, tokens, o->n_tokens * sizeof tokens[0]);
+        const size_t n = o->quick ? d->n_quick_tokens : d->n_tokens;
+        for (size_t i = 0; i < n; i++)
+            if (d->tokens[i] >= o->n_queries)
+                o->tokens[o->n_tokens++] = d->tokens[i];
+        if (o->n_tokens == 0)
+            o->tokens[o->n_tokens++] = o->n_queries;
     }
     if (o->n_threads == 0) {
         const int all = omp_get_max_threads();
         if (all > 1 && o->mode != BENCH_DECODE)
             o->threads[o->n_threads++] = 1;
-        o->threads[o->n_threads++] = all;
+        if (all == 1 || o->mode != BENCH_PHASES)
+            o->threads[o->n_threads++] = all;
     }
     if (o->n_models == 0) {
         static const char *const models[] = {"default", "random:gpt2", "random:gpt2-medium"};
@@ -303,11 +373,11 @@ static void choose_grid(bench_options *o)
         memcpy(o->models, models, o->n_models * sizeof models[0]);
     }
     if (o->seconds <= 0.0)
-        o->seconds = o->mode == BENCH_KERNELS ? (o->quick ? 0.05 : 0.3) : o->quick ? 0.6 : 12.0;
+        o->seconds = o->quick ? d->quick_seconds : d->seconds;
     if (o->memory <= 0.0) {
         /* Whatever is asked for by default, leave half of what is free to others. */
         const double free_now = (double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-        o->memory = fmin(o->quick ? 2e9 : 6e9, 0.5 * free_now);
+        o->memory = fmin(o->quick ? 2e9 : 4e9, 0.5 * free_now);
     }
 }
 

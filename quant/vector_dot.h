@@ -1,0 +1,381 @@
+/*
+ * Dot products of codes and folded numbers (portable_fast.c) in vectors: what fast precision spends its time
+ * in.
+ *
+ * A sum goes over the runs of a superblock (kvq_run): codes of one width, one value of the reduction after
+ * the other. A dword holds 32 / width values of one lane, four to each place within its bytes (layout.h).
+ * Four values in one place are a quad: what one lane of a dot-product instruction takes. Loops go by k-steps
+ * of 16 values (32 for one bit), because 16 folded numbers lie together. A row is dwords side by side, one
+ * per lane:
+ *
+ *   width            1             2             4             8
+ *   rows per k-step  1 of 8 quads  1 of 4        2 of 2        4 of 1
+ *
+ * All runs add to the same whole numbers, so that these become floats once. Runs come with the widest shift
+ * first: where the next one has a smaller shift, what there is moves up by the difference (Horner). Where
+ * v_dot takes codes below 16 only (V_NIBBLES), a run of 8 bits is two: of the upper halves and of the lower.
+ */
+#ifndef KVQ_QUANT_VECTOR_DOT_H
+#define KVQ_QUANT_VECTOR_DOT_H
+
+#include "quant/kernels.h"
+#include "quant/vector_complete.h"
+
+/* Always inlined: gcc 12 takes a function that only prefetches for one without effect and drops its calls. */
+V_INLINE void v_prefetch_range(const uint8_t *from, size_t n_bytes)
+{
+    for (size_t i = 0; i < n_bytes; i += 64)
+        v_prefetch(from + i);
+}
+
+V_INLINE void v_prefetch_next(kvq_next next)
+{
+    v_prefetch_range(next.bytes, next.n_bytes);
+}
+
+/* Codes against n_q rows of folded numbers. Keys' lanes are tokens, values' channels. */
+typedef struct dot_call {
+    const kvq_run *runs;
+    size_t n_runs;
+    const uint8_t *superblock;
+    const int8_t *folded;
+    size_t row;        /* the first of n_q rows of folded numbers; the rest is of this one and those behind */
+    const float *step; /* one for each row */
+    const float *bias; /* likewise; or NULL, to add to what is there */
+    size_t first, end; /* lanes */
+    kvq_next next;     /* to prefetch along the way */
+    float *out;
+    size_t out_stride; /* from row to row */
+} dot_call;
+
+/* ---- How registers are used. All of this is constant where it is inlined. ---- */
+
+/* v_d that share one broadcast of folded bytes. */
+V_INLINE uint32_t dot_registers(uint32_t n_q)
+{
+    uint32_t most = V_SUMS / (2 * n_q);
+    return most < V_STRIP ? most : V_STRIP;
+}
+
+/* Sums that quads go to in turn, so that none waits for the one before. */
+V_INLINE uint32_t dot_chains(uint32_t n_q)
+{
+    uint32_t most = V_SUMS / (2 * n_q * dot_registers(n_q));
+    return most >= 4 && V_CHAINS >= 4 ? 4 : most >= 2 && V_CHAINS >= 2 ? 2 : 1;
+}
+
+V_INLINE uint32_t k_step_rows(uint32_t width)
+{
+    return width < 4 ? 1 : width / 2;
+}
+
+V_INLINE uint32_t k_step_quads(uint32_t width)
+{
+    return width == 1 ? 8 : 4;
+}
+
+/* The sums of the products of n_q queries and `registers` v_d. */
+typedef struct dot_sums {
+    v_acc low[V_SUMS / 2], high[V_SUMS / 2];
+    v_d total_low[V_SUMS / 2], total_high[V_SUMS / 2];
+    size_t room; /* what v_acc still takes, in products with the largest folded byte by 1 */
+} dot_sums;
+
+/* Put the sums away, `up` bits higher than what comes after them. */
+V_INLINE void dot_put_away(uint32_t n_q, dot_sums *s, uint32_t up)
+{
+    const uint32_t chains = dot_chains(n_q), n = n_q * dot_registers(n_q);
+    V_UNROLL(8)
+    for (uint32_t i = 0; i < n; i++) {
+        V_UNROLL(4)
+        for (uint32_t j = 0; j < chains; j++) {
+            s->total_low[i] = v_d_add(s->total_low[i], v_widen(s->low[i * chains + j]));
+            s->total_high[i] = v_d_add(s->total_high[i], v_widen(s->high[i * chains + j]));
+            s->low[i * chains + j] = s->high[i * chains + j] = v_acc_zero();
+        }
+        s->total_low[i] = v_d_shift_left(s->total_low[i], up);
+        s->total_high[i] = v_d_shift_left(s->total_high[i], up);
+    }
+    s->room = V_ROOM;
+}
+
+/* ---- One run ---- */
+
+/* The codes of a quad of the k-step that starts at `row`; of 8 bits their upper or lower half, or all. */
+V_INLINE v_d quad_codes(uint32_t width, const uint8_t *row, size_t row_bytes, uint32_t quad, uint32_t down,
+                        uint32_t mask)
+{
+    if (width == 8)
+        return v_d_and(v_d_shift_bytes(v_d_load(row + quad * row_bytes), down), mask);
+    uint32_t place = width == 4 ? 4 * (quad % 2) : width * quad; /* of the quad, in bits */
+    return v_d_and(v_d_shift_bytes(v_d_load(row + (width == 4 ? quad / 2 * row_bytes : 0)), place), mask);
+}
+
+/* Add the products of n k-steps. */
+V_INLINE void dot_k_steps(uint32_t width, uint32_t down, uint32_t mask, uint32_t n_q,
+                          const uint8_t *const *at, size_t row_bytes, const int8_t *folded,
+                          size_t folded_stride, size_t n, dot_sums *s)
+{
+    const uint32_t registers = dot_registers(n_q), chains = dot_chains(n_q);
+    for (size_t k = 0; k < n; k++) {
+        V_UNROLL(8)
+        for (uint32_t quad = 0; quad < k_step_quads(width); quad++) {
+            v_d code[V_STRIP];
+            V_UNROLL(4)
+            for (uint32_t r = 0; r < registers; r++)
+                code[r] = quad_codes(width, at[r] + k * k_step_rows(width) * row_bytes, row_bytes, quad, down,
+                                     mask);
+            V_UNROLL(4)
+            for (uint32_t i = 0; i < n_q; i++) {
+                const int8_t *w =
+                    folded + i * folded_stride + 8 * k_step_quads(width) * k + quad / 4 * 32 + quad % 4 * 4;
+                v_d w_low = v_d_four_folded(w), w_high = v_d_four_folded(w + 16);
+                V_UNROLL(4)
+                for (uint32_t r = 0; r < registers; r++) {
+                    uint32_t sum = (i * registers + r) * chains + quad % chains;
+                    s->low[sum] = v_dot(s->low[sum], code[r], w_low);
+                    s->high[sum] = v_dot(s->high[sum], code[r], w_high);
+                }
+            }
+        }
+    }
+}
+
+/* A run, or of its codes of 8 bits a half: those bits from `down` on that `mask` leaves. */
+V_INLINE void dot_part(uint32_t width, uint32_t down, uint32_t mask, uint32_t n_q, size_t row_bytes,
+                       const dot_call *call, const kvq_run *run, const uint8_t *const *at, dot_sums *s)
+{
+    const size_t k_step = 4 * k_step_quads(width), cost = (size_t)mask * k_step_quads(width);
+    const int8_t *folded = call->folded + run->folded + call->row * run->folded_stride;
+    const uint8_t *from[V_STRIP];
+    for (uint32_t r = 0; r < dot_registers(n_q); r++)
+        from[r] = at[r];
+    for (size_t left = (run->n + k_step - 1) / k_step, n; left > 0; left -= n) {
+        n = left;
+        if (V_ROOM > 0) {
+            if (s->room < cost)
+                dot_put_away(n_q, s, 0);
+            n = s->room / cost < left ? s->room / cost : left;
+            s->room -= n * cost;
+        }
+        dot_k_steps(width, down, mask, n_q, from, row_bytes, folded, run->folded_stride, n, s);
+        folded += n * 2 * k_step;
+        for (uint32_t r = 0; r < dot_registers(n_q); r++)
+            from[r] += n * k_step_rows(width) * row_bytes;
+    }
+}
+
+V_INLINE void dot_run(uint32_t n_q, size_t row_bytes, const dot_call *call, const kvq_run *run,
+                      const uint8_t *const *at, dot_sums *s)
+{
+    switch (run->width) {
+    case 1:
+        dot_part(1, 0, 1, n_q, row_bytes, call, run, at, s);
+        return;
+    case 2:
+        dot_part(2, 0, 3, n_q, row_bytes, call, run, at, s);
+        return;
+    case 4:
+        dot_part(4, 0, 15, n_q, row_bytes, call, run, at, s);
+        return;
+    default:
+        if (V_NIBBLES) {
+            dot_part(8, 4, 15, n_q, row_bytes, call, run, at, s);
+            dot_put_away(n_q, s, 4); /* nothing else has been put there: runs of 8 bits are alone */
+        }
+        dot_part(8, 0, V_NIBBLES ? 15 : 255, n_q, row_bytes, call, run, at, s);
+    }
+}
+
+/* ---- All runs ---- */
+
+/* Sums of lanes `first` and following. total_low[i * registers + r] is of row i and register r. */
+V_INLINE void dot_strip(uint32_t n_q, size_t lanes, const dot_call *call, size_t first, dot_sums *s)
+{
+    const uint32_t registers = dot_registers(n_q);
+    V_UNROLL(16)
+    for (uint32_t i = 0; i < V_SUMS / 2; i++) {
+        s->low[i] = s->high[i] = v_acc_zero();
+        s->total_low[i] = s->total_high[i] = v_d_zero();
+    }
+    s->room = V_ROOM;
+    for (size_t i = 0; i < call->n_runs; i++) {
+        const kvq_run *run = &call->runs[i];
+        const uint8_t *at[V_STRIP];
+        for (uint32_t r = 0; r < registers; r++) {
+            size_t lane = first + r * V_DWORDS;
+            lane = lane < call->end ? lane : first; /* past the end something is read, and never stored */
+            at[r] = call->superblock + run->offset + lane / lanes * run->block_bytes + lane % lanes * 4;
+        }
+        dot_run(n_q, 4 * lanes, call, run, at, s);
+        uint32_t next_shift = i + 1 < call->n_runs ? run[1].shift : 0;
+        if (run->shift > next_shift)
+            dot_put_away(n_q, s, run->shift - next_shift);
+    }
+    dot_put_away(n_q, s, 0);
+}
+
+/* step * (low + 256 high), with the bias. */
+V_INLINE v_df dot_scaled(v_d low, v_d high, float step)
+{
+    v_df sum = v_df_add(v_df_of(low), v_df_mul(v_df_set1(256.0f), v_df_of(high)));
+    return v_df_mul(v_df_set1(step), sum);
+}
+
+/* Scores of tokens: whole blocks of 32. */
+V_INLINE void dot_scores(uint32_t n_q, const dot_call *call)
+{
+    const uint32_t registers = dot_registers(n_q), strip = registers * V_DWORDS;
+    for (size_t lane = call->first; lane < call->end; lane += strip) {
+        v_prefetch_next(kvq_next_part(call->next, lane - call->first, strip, call->end - call->first));
+        dot_sums s;
+        dot_strip(n_q, KVQ_BLOCK, call, lane, &s);
+        V_UNROLL(4)
+        for (uint32_t i = 0; i < n_q; i++) {
+            float *out = call->out + i * call->out_stride + lane;
+            V_UNROLL(4)
+            for (uint32_t r = 0; r < registers; r++, out += V_DWORDS) {
+                uint32_t at = i * registers + r;
+                v_df x = dot_scaled(s.total_low[at], s.total_high[at], call->step[i]);
+                v_df_store(out, v_df_add(call->bias != NULL ? v_df_set1(call->bias[i]) : v_df_load(out), x));
+            }
+        }
+    }
+}
+
+/* Sums of channels, up to the last one. */
+V_INLINE void dot_accumulate(uint32_t n_q, const dot_call *call)
+{
+    const uint32_t registers = dot_registers(n_q), strip = registers * V_DWORDS;
+    for (size_t lane = call->first; lane < call->end; lane += strip) {
+        v_prefetch_next(kvq_next_part(call->next, lane - call->first, strip, call->end - call->first));
+        dot_sums s;
+        dot_strip(n_q, 16, call, lane, &s);
+        V_UNROLL(4)
+        for (uint32_t i = 0; i < n_q; i++) {
+            const v_df bias = v_df_set1(call->bias[i]);
+            V_UNROLL(4)
+            for (uint32_t r = 0; r < registers; r++) {
+                const size_t channel = lane + r * V_DWORDS, at = i * registers + r;
+                v_df x = v_df_add(dot_scaled(s.total_low[at], s.total_high[at], call->step[i]), bias);
+                float *out = call->out + i * call->out_stride + channel, lanes[V_DWORDS];
+                if (channel + V_DWORDS <= call->end) {
+                    v_df_store(out, v_df_add(v_df_load(out), x));
+                    continue;
+                }
+                v_df_store(lanes, x);
+                for (size_t j = 0; channel + j < call->end; j++)
+                    out[j] += lanes[j];
+            }
+        }
+    }
+}
+
+/* ---- Any number of rows ---- */
+
+enum { DOT_ROWS = 4 }; /* that share one unpacking of codes, at most */
+
+#define DOT_INSTANCES(name)                                                                                  \
+    static void name##_1(const dot_call *call)                                                               \
+    {                                                                                                        \
+        name(1, call);                                                                                       \
+    }                                                                                                        \
+    static void name##_2(const dot_call *call)                                                               \
+    {                                                                                                        \
+        name(2, call);                                                                                       \
+    }                                                                                                        \
+    static void name##_3(const dot_call *call)                                                               \
+    {                                                                                                        \
+        name(3, call);                                                                                       \
+    }                                                                                                        \
+    static void name##_4(const dot_call *call)                                                               \
+    {                                                                                                        \
+        name(4, call);                                                                                       \
+    }                                                                                                        \
+    static void (*const name##_table[DOT_ROWS])(const dot_call *) = {name##_1, name##_2, name##_3, name##_4};
+
+DOT_INSTANCES(dot_scores)
+DOT_INSTANCES(dot_accumulate)
+
+/* All n_q rows of a call, of which `call` has the first one. */
+V_INLINE void dot_rows_of(void (*const table[DOT_ROWS])(const dot_call *), dot_call call, size_t n_q)
+{
+    for (size_t left = n_q, n; left > 0; left -= n) {
+        n = left < DOT_ROWS ? left : DOT_ROWS;
+        table[n - 1](&call);
+        call.row += n;
+        call.step += n;
+        call.bias += call.bias != NULL ? n : 0;
+        call.out += n * call.out_stride;
+        call.next.n_bytes = 0; /* it is under way */
+    }
+}
+
+static void score_runs_v(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, kvq_next next,
+                         size_t n, const int8_t *folded, const float *step, const float *bias, size_t n_q,
+                         float *scores)
+{
+    dot_rows_of(dot_scores_table,
+                (dot_call){.runs = runs,
+                           .n_runs = n_runs,
+                           .superblock = superblock,
+                           .folded = folded,
+                           .step = step,
+                           .bias = bias,
+                           .end = (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK,
+                           .next = next,
+                           .out = scores,
+                           .out_stride = KVQ_SUPERBLOCK},
+                n_q);
+}
+
+static void score_folded_v(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
+                           const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
+                           float *scores)
+{
+    const size_t stride = 2 * kvq_fold_dim(l->dim), tile_tokens = l->meta_tile_tokens;
+    kvq_run runs[KVQ_MAX_PLANES];
+    kvq_layout_runs(l, l->dim, stride, runs);
+    for (size_t t = 0; t < n; t += tile_tokens) {
+        size_t here = n - t < tile_tokens ? n - t : tile_tokens;
+        score_runs_v(runs, l->n_planes, superblock, kvq_next_part(next, t, tile_tokens, KVQ_SUPERBLOCK), here,
+                     q_folded, step, bias, n_q, scores + t);
+        superblock += l->meta_tile_bytes;
+        q_folded += n_q * stride;
+        bias += bias != NULL ? n_q : 0;
+    }
+}
+
+static void accumulate_folded_v(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
+                                const int8_t *p_folded, const float *step, const float *bias, size_t n_q,
+                                float *acc)
+{
+    const size_t stride = 2 * KVQ_SUPERBLOCK;
+    kvq_run runs[KVQ_MAX_PLANES];
+    kvq_layout_runs(l, n, stride, runs);
+    for (size_t c = 0; c < l->dim && n > 0; c += l->group) {
+        size_t end = l->dim - c < l->group ? l->dim : c + l->group;
+        dot_rows_of(dot_accumulate_table,
+                    (dot_call){.runs = runs,
+                               .n_runs = l->n_planes,
+                               .superblock = superblock,
+                               .folded = p_folded,
+                               .step = step,
+                               .bias = bias,
+                               .first = c,
+                               .end = end,
+                               .next = kvq_next_part(next, c, end - c, l->dim),
+                               .out = acc,
+                               .out_stride = l->dim},
+                    n_q);
+        p_folded += n_q * stride;
+        step += n_q;
+        bias += n_q;
+    }
+}
+
+/* The slots of a table that this file fills. */
+#define V_DOT_KERNELS                                                                                        \
+    .score_runs = score_runs_v, .score_folded = score_folded_v, .accumulate_folded = accumulate_folded_v
+
+#endif /* KVQ_QUANT_VECTOR_DOT_H */

@@ -1,0 +1,64 @@
+/*
+ * Softmax in vectors, and the look for what is not finite. All EXACT: the operations of kernels_portable.c in
+ * its order, sixteen lanes at a time.
+ */
+#ifndef KVQ_QUANT_VECTOR_SOFTMAX_H
+#define KVQ_QUANT_VECTOR_SOFTMAX_H
+
+#include "quant/kernels.h"
+#include "quant/vector_complete.h"
+
+static bool all_finite_f32_v(const float *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        if (!v_all_finite(v_load(x + i)))
+            return false;
+    return i == n || v_all_finite(v_load_part(x + i, n - i));
+}
+
+static float max_f32_v(const float *x, size_t n)
+{
+    if (n < 16)
+        return kvq_kernels_portable.max_f32(x, n);
+    v_f max = v_load(x + n - 16); /* overlaps what the loop sees; a maximum does not mind */
+    for (size_t i = 0; i + 16 <= n; i += 16)
+        max = v_max(max, v_load(x + i));
+    return v_largest(max) + 0.0f;
+}
+
+/* 2^x for x <= 100, as in kernels_portable.c, operation by operation. */
+V_INLINE v_f exp2_of(v_f x)
+{
+    v_f clamped = v_max(x, v_set1(-126.0f)), n = v_round(clamped), r = v_sub(clamped, n);
+    static const float coefficient[] = KVQ_EXP2_COEFFICIENTS;
+    v_f p = v_set1(coefficient[0]);
+    V_UNROLL(8)
+    for (size_t i = 1; i < sizeof coefficient / sizeof coefficient[0]; i++)
+        p = v_add(v_mul(p, r), v_set1(coefficient[i]));
+    return v_mul(p, v_power_of_2(n, 126));
+}
+
+static float exp2_sum_f32_v(float *x, size_t n, float ref)
+{
+    const v_f shift = v_set1(ref);
+    v_f sum = v_set1(0.0f);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        v_f y = exp2_of(v_sub(v_load(x + i), shift));
+        v_store(x + i, y);
+        sum = v_add(sum, y);
+    }
+    if (i < n) {
+        v_f y = exp2_of(v_sub(v_load_part(x + i, n - i), shift));
+        v_store_part(x + i, y, n - i);
+        sum = v_add(sum, v_load_part(x + i, n - i));
+    }
+    return v_sum(sum);
+}
+
+/* The slots of a table that this file fills. */
+#define V_SOFTMAX_KERNELS                                                                                    \
+    .all_finite_f32 = all_finite_f32_v, .max_f32 = max_f32_v, .exp2_sum_f32 = exp2_sum_f32_v
+
+#endif /* KVQ_QUANT_VECTOR_SOFTMAX_H */
