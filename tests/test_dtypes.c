@@ -1,6 +1,6 @@
 /*
- * Half and bfloat16 in and out of kvq_cache_attend and kvq_cache_step: the bits of the same numbers in float32,
- * and of what float32 comes to, rounded.
+ * Half and bfloat16 in and out of kvq_cache_attend and kvq_cache_step: the bits of the same numbers in
+ * float32, and of what float32 comes to, rounded.
  */
 #include <criterion/criterion.h>
 #include <math.h>
