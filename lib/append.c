@@ -82,41 +82,38 @@ static const float *gather_received(const kvq_cache *cache, const kvq_layer_plan
     return received;
 }
 
-/* Encode indices [begin, end) of a head, superblock by superblock: from the caller's array as it is, or, with
+/* Encode n indices from i on of a head, which lie in one superblock: from the caller's array as it is, or, with
  * scratch [128][D], gathered from wherever they are. */
 static void encode_head(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                        kvq_role role, size_t head, size_t begin, size_t end, const append_input *in,
+                        kvq_role role, size_t head, size_t i, size_t n, const append_input *in,
                         float *scratch)
 {
     const kvq_side *side = &plan->side[role];
-    size_t dim = cache->config.head_dim, n;
+    size_t dim = cache->config.head_dim;
     float received[KVQ_SUPERBLOCK];
-    for (size_t i = begin; i < end; i += n) {
-        n = kvq_min_size(end, (i / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK) - i;
-        const float *x = scratch;
-        if (scratch != NULL)
-            gather(cache, plan, layer, role, head, in, i, n, scratch);
-        else
-            x = input_row(in, role, head, i);
-        kvq_evidence evidence = kvq_evidence_of(
-            cache, plan, layer, head, gather_received(cache, plan, layer, role, head, in, i, n, received), n);
-        side->codec->encode(cache->kernels, side,
-                            kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head),
-                            i % KVQ_SUPERBLOCK, n, x, scratch != NULL ? dim : in->strides.token,
-                            side->evidence != 0 ? &evidence : NULL);
-    }
+    const float *x = scratch;
+    if (scratch != NULL)
+        gather(cache, plan, layer, role, head, in, i, n, scratch);
+    else
+        x = input_row(in, role, head, i);
+    kvq_evidence evidence = kvq_evidence_of(
+        cache, plan, layer, head, gather_received(cache, plan, layer, role, head, in, i, n, received), n);
+    side->codec->encode(cache->kernels, side,
+                        kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head),
+                        i % KVQ_SUPERBLOCK, n, x, scratch != NULL ? dim : in->strides.token,
+                        side->evidence != 0 ? &evidence : NULL);
 }
 
-/* Indices [begin, end) of all heads, each cut into pieces of whole superblocks. */
+/* Indices [begin, end) of all heads, cut into pieces of whole superblocks and into parts of the heads. */
 typedef struct encoding {
     const kvq_cache *cache;
     const kvq_layer_plan *plan;
     const kvq_layer *layer;
     kvq_role role;
-    size_t begin, end, n_pieces;
+    size_t begin, end, n_pieces, n_parts;
     const append_input *in;
     float *scratch;        /* NULL: encoded where they lie */
-    size_t scratch_stride; /* 0: one thread's, for all pieces */
+    size_t scratch_stride; /* from task to task */
 } encoding;
 
 static size_t n_superblocks(const encoding *e)
@@ -131,12 +128,19 @@ static size_t piece_begin(const encoding *e, size_t piece)
     return kvq_min_size(kvq_max_size(e->begin, i * KVQ_SUPERBLOCK), e->end);
 }
 
-static void encode_task(void *arg, size_t i)
+/* A piece of a part, superblock by superblock and all heads of each before the next: their numbers lie side by
+ * side in the caller's array, where one head's tokens may be a memory page apart. */
+static void encode_task(void *arg, size_t task)
 {
     const encoding *e = arg;
-    size_t head = i / e->n_pieces, piece = i % e->n_pieces;
-    encode_head(e->cache, e->plan, e->layer, e->role, head, piece_begin(e, piece), piece_begin(e, piece + 1),
-                e->in, e->scratch == NULL ? NULL : e->scratch + i * e->scratch_stride);
+    const size_t piece = task % e->n_pieces, part = task / e->n_pieces, n_heads = e->cache->config.n_kv_heads,
+                 end = piece_begin(e, piece + 1);
+    float *scratch = e->scratch == NULL ? NULL : e->scratch + task * e->scratch_stride;
+    for (size_t i = piece_begin(e, piece), n; i < end; i += n) {
+        n = kvq_min_size(end, (i / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK) - i;
+        for (size_t head = n_heads * part / e->n_parts; head < n_heads * (part + 1) / e->n_parts; head++)
+            encode_head(e->cache, e->plan, e->layer, e->role, head, i, n, e->in, scratch);
+    }
 }
 
 static void encode_heads(encoding *e, bool gathered)
@@ -146,9 +150,10 @@ static void encode_heads(encoding *e, bool gathered)
     size_t n_heads = e->cache->config.n_kv_heads, scratch_floats = KVQ_SUPERBLOCK * e->cache->config.head_dim;
     bool large = (e->end - e->begin) * n_heads * e->cache->config.head_dim >= MIN_PARALLEL_ELEMENTS;
     int n_threads = large ? kvq_n_threads(e->cache, e->in->n_threads, n_heads * n_superblocks(e)) : 1;
-    size_t wanted = ((size_t)n_threads * PIECES_PER_THREAD + n_heads - 1) / n_heads;
-    e->n_pieces = n_threads > 1 ? kvq_min_size(n_superblocks(e), wanted) : 1;
-    size_t n_tasks = n_heads * e->n_pieces;
+    size_t wanted = n_threads > 1 ? (size_t)n_threads * PIECES_PER_THREAD : 1;
+    e->n_pieces = kvq_min_size(n_superblocks(e), wanted);
+    e->n_parts = kvq_min_size(n_heads, (wanted + e->n_pieces - 1) / e->n_pieces);
+    size_t n_tasks = e->n_pieces * e->n_parts;
     float *more = n_threads > 1 && gathered ? malloc(n_tasks * scratch_floats * sizeof *more) : NULL;
     e->scratch = !gathered ? NULL : more != NULL ? more : e->cache->scratch;
     e->scratch_stride = more != NULL ? scratch_floats : 0;

@@ -462,8 +462,9 @@ static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kv
     }
 }
 
-/* p times scale, as floats. For two bits, whose levels are uniform. */
-static void accumulate_exact(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, const float *p,
+/* p times scale, as floats. For two bits, whose levels are uniform. False, and nothing is done, where the sums
+ * could leave the range of float before half the levels are taken off again. */
+static bool accumulate_exact(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, const float *p,
                              size_t n_q, const kvq_sum_rows *sums)
 {
     const float unit = kvq_rot_page_scale(l, tokens->superblock) * KVQ_ROT_SPACING;
@@ -488,9 +489,12 @@ static void accumulate_exact(const kvq_kernels *k, const kvq_rot *l, const kvq_t
             }
         bias[i] = -1.5f * sum_of(of_x);
         sum_of_p[i] = sum_of(of_p);
+        if (!(bias[i] >= -KVQ_FOLD_MAX))
+            return false;
     }
     accumulate_plain(k, l, tokens, p, n_q, sum_of_p, sums->plain);
     k->accumulate_codes(&l->codes, tokens->superblock, tokens->n, 0, l->dim, x[0], bias, n_q, sums->packed);
+    return true;
 }
 
 static void rot_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
@@ -498,12 +502,10 @@ static void rot_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_to
 {
     if (tokens->n == 0)
         return;
-    if (!s->folds)
-        kvq_accumulate_dequantized(k, s, tokens, p, n_q, sums->packed);
-    else if (tokens->sums == KVQ_SUMS_EXACT)
-        accumulate_exact(k, kvq_rot_of(s), tokens, p, n_q, sums);
-    else
+    if (s->folds && tokens->sums != KVQ_SUMS_EXACT)
         accumulate_folding(k, s, tokens, p, n_q, score_rms_error, sums);
+    else if (!s->folds || !accumulate_exact(k, kvq_rot_of(s), tokens, p, n_q, sums))
+        kvq_accumulate_dequantized(k, s, tokens, p, n_q, sums->packed);
 }
 
 /* ---- What schemes say ---- */

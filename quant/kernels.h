@@ -276,6 +276,10 @@ typedef struct kvq_kernels {
     void (*fit_channel)(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
                         uint16_t *lo);
 
+    /* EXACT. For its feedback, in double: x[i] -= row[j][c + i] * by[j], multiply then subtract, for j < n in
+     * this order; i < 16. */
+    void (*subtract_rows_f64)(const double *const *row, size_t c, const double *by, size_t n, double x[16]);
+
     /* EXACT. Fold n numbers: w_i = rne(y_i), y_i = x_i * per_unit, |y_i| <= KVQ_FOLDED_MAX, then 0 up to a
      * multiple of 32, as score_folded and accumulate_folded take them. Returns sum_i y_i - w_i, in the order
      * of dot_f32. */
@@ -361,6 +365,7 @@ typedef struct kvq_kernels {
     X(channel_stats)                                                                                         \
     X(fit_channels)                                                                                          \
     X(fit_channel)                                                                                           \
+    X(subtract_rows_f64)                                                                                     \
     X(fold_row)                                                                                              \
     X(fold_row_rest)                                                                                         \
     X(fold_ordered)                                                                                          \
@@ -444,6 +449,8 @@ void kvq_fit_channels_portable(const float *x, const kvq_channels *stats, uint32
                                uint8_t *codes, int8_t *exponent, uint16_t *lo);
 void kvq_fit_channel_portable(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
                               uint16_t *lo);
+void kvq_subtract_rows_f64_portable(const double *const *row, size_t c, const double *by, size_t n,
+                                    double x[16]);
 float kvq_fold_row_portable(const float *x, size_t n, float per_unit, int8_t *folded);
 float kvq_fold_row_rest_portable(const float *x, size_t n, float per_unit, int8_t *folded);
 void kvq_fold_ordered_portable(const kvq_ordered *o, const float *q, size_t n_q, float *x, int8_t *folded,

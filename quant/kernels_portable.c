@@ -171,6 +171,7 @@ const kvq_kernels kvq_kernels_portable = {
     .channel_stats = kvq_channel_stats_portable,
     .fit_channels = kvq_fit_channels_portable,
     .fit_channel = kvq_fit_channel_portable,
+    .subtract_rows_f64 = kvq_subtract_rows_f64_portable,
     .fold_row = kvq_fold_row_portable,
     .fold_row_rest = kvq_fold_row_rest_portable,
     .fold_ordered = kvq_fold_ordered_portable,

@@ -187,6 +187,46 @@ V_INLINE void v_store_half(uint16_t *p, v_f x)
         p[j] = kvq_f16_from_f32(x.lane[j]);
 }
 
+/* ---- v_e ---- */
+
+typedef struct v_e {
+    double lane[8];
+} v_e;
+
+V_INLINE v_e v_e_set1(double x)
+{
+    v_e out;
+    for (size_t j = 0; j < 8; j++)
+        out.lane[j] = x;
+    return out;
+}
+
+V_INLINE v_e v_e_load(const double *p)
+{
+    v_e out;
+    memcpy(out.lane, p, sizeof out.lane);
+    return out;
+}
+
+V_INLINE void v_e_store(double *p, v_e x)
+{
+    memcpy(p, x.lane, sizeof x.lane);
+}
+
+V_INLINE v_e v_e_sub(v_e x, v_e y)
+{
+    for (size_t j = 0; j < 8; j++)
+        x.lane[j] -= y.lane[j];
+    return x;
+}
+
+V_INLINE v_e v_e_mul(v_e x, v_e y)
+{
+    for (size_t j = 0; j < 8; j++)
+        x.lane[j] *= y.lane[j];
+    return x;
+}
+
 /* ---- v_i ---- */
 
 typedef struct v_i {

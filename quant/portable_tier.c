@@ -73,3 +73,9 @@ void kvq_accumulate_levels_portable(const kvq_block_codes *codes, const float *l
 {
     accumulate_levels_v(codes, levels, factor, dim, acc);
 }
+
+void kvq_subtract_rows_f64_portable(const double *const *row, size_t c, const double *by, size_t n,
+                                    double x[16])
+{
+    subtract_rows_f64_v(row, c, by, n, x);
+}

@@ -86,6 +86,19 @@ double kvq_geometric_mean_16(const double x[16]);
 /** Places 0 .. n-1 sorted by weight, largest first, the lower of equals first. */
 void kvq_sort_down(const double *weight, size_t n, uint16_t *order);
 
+/* Triangles are row by row: row i holds columns 0 .. i. */
+enum { KVQ_TIER_TRIANGLE_MAX = KVQ_TIER_FEEDBACK_DIM_MAX * (KVQ_TIER_FEEDBACK_DIM_MAX + 1) / 2 + 16 };
+
+static inline size_t kvq_tier_row(size_t i)
+{
+    return i * (i + 1) / 2;
+}
+
+/** U of the moments, damped, with n channels in the order in which they will be quantized: row k of u is column
+ * k of U; 16 numbers behind the triangle are overwritten. False if the moments do not allow it. */
+bool kvq_tier_make_feedback(const kvq_kernels *k, const float *moment, const uint16_t *turn, size_t n,
+                            double *u);
+
 void kvq_tier_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superblock, size_t t0, size_t n,
                      const float *x, size_t stride, const kvq_evidence *evidence);
 

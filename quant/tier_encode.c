@@ -290,99 +290,26 @@ static void fit(const page *p, uint8_t *codes, uint8_t *superblock)
 
 /* ---- Feedback ---- */
 
-/* Triangles are row by row: row i holds columns 0 .. i. */
-enum { TRIANGLE_MAX = KVQ_TIER_FEEDBACK_DIM_MAX * (KVQ_TIER_FEEDBACK_DIM_MAX + 1) / 2 };
-
-static size_t row_of(size_t i)
-{
-    return i * (i + 1) / 2;
-}
-
-/* Replace A by the columns of R, upper triangular with A = R R^T: row k becomes column k. False if A is not
- * positive. */
-static bool factor(double *a, size_t n)
-{
-    for (size_t k = n; k-- > 0;) {
-        double *row = a + row_of(k), root = sqrt(row[k]);
-        if (!(root > 0 && root < DBL_MAX))
-            return false;
-        row[k] = root;
-        for (size_t i = 0; i < k; i++)
-            row[i] /= root;
-        for (size_t j = 0; j < k; j++) {
-            double *other = a + row_of(j), by = row[j];
-            for (size_t i = 0; i <= j; i++)
-                other[i] -= row[i] * by;
-        }
-    }
-    return true;
-}
-
-/* Replace R by its inverse U, which has A^-1 = U^T U, likewise by columns. */
-static void invert(double *r, size_t n)
-{
-    for (size_t k = n; k-- > 0;) {
-        double *column = r + row_of(k), u[KVQ_TIER_FEEDBACK_DIM_MAX];
-        u[k] = 1 / column[k];
-        for (size_t i = 0; i < k; i++)
-            u[i] = -column[i] * u[k];
-        for (size_t j = k; j-- > 0;) {
-            const double *other = r + row_of(j);
-            u[j] /= other[j];
-            for (size_t i = 0; i < j; i++)
-                u[i] -= other[i] * u[j];
-        }
-        memcpy(column, u, (k + 1) * sizeof *column);
-    }
-}
-
-/* U of the moments, damped, with channels in the order in which they will be quantized. */
-static bool make_feedback(const float *moment, const uint16_t *turn, size_t n, double *u)
-{
-    double trace = 0;
-    for (size_t i = 0; i < n; i++)
-        trace += (double)moment[row_of(i) + i];
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = 0; j <= i; j++) {
-            size_t a = turn[i] > turn[j] ? turn[i] : turn[j], b = turn[i] > turn[j] ? turn[j] : turn[i];
-            u[row_of(i) + j] = (double)moment[row_of(a) + b] + (i == j ? 0.05 * trace / (double)n : 0);
-        }
-    if (!factor(u, n))
-        return false;
-    invert(u, n);
-    for (size_t i = 0; i < n; i++)
-        if (!(u[row_of(i) + i] > 0 && u[row_of(i) + i] < DBL_MAX))
-            return false;
-    return true;
-}
-
-/* Take from a channel what those before it owe; numbers that would leave the floats stay as they are. */
-static void feed(float *tile, const float (*owed)[T], const double *column, size_t n)
-{
-    for (size_t t = 0; t < T; t++)
-        tile[t] = 0.0f;
-    for (size_t i = 0; i < n; i++) {
-        const float by = (float)column[i];
-        for (size_t t = 0; t < T; t++)
-            tile[t] += owed[i][t] * by;
-    }
-}
-
-/* Channels one after the other, what rounding takes from each made up for in the later ones. */
+/* Channels one after the other, what rounding takes from each made up for in the later ones; numbers that
+ * would leave the floats stay as they are. */
 static void fit_with_feedback(const page *p, const uint16_t *turn, const double *u, uint8_t *codes,
                               uint8_t *superblock)
 {
-    float owed[KVQ_TIER_FEEDBACK_DIM_MAX][T], fed[T], own[T];
+    float owed[KVQ_TIER_FEEDBACK_DIM_MAX][T], share[KVQ_TIER_FEEDBACK_DIM_MAX], fed[T], own[T];
     uint8_t one[T];
     uint16_t place[KVQ_TIER_FEEDBACK_DIM_MAX] = {0};
     memset(codes, 0, p->l->n_blocks * TILE);
     for (size_t i = 0; i < p->l->dim_padded; i++)
         place[p->order[i]] = (uint16_t)i;
     for (size_t i = 0; i < p->l->dim; i++) {
+        const double *column = u + kvq_tier_row(i);
         size_t c = turn[i], block = place[c] / BLOCK;
         int8_t exponent;
         uint16_t lo;
-        feed(fed, (const float(*)[T])owed, u + row_of(i), i);
+        for (size_t j = 0; j < i; j++)
+            share[j] = (float)column[j];
+        memset(fed, 0, sizeof fed);
+        p->k->accumulate_f32(owed[0], T, i, (kvq_next){NULL, 0}, share, 1, T, fed);
         for (size_t t = 0; t < T; t++) {
             float x = p->row[t][c], with = x - fed[t];
             own[t] = fabsf(with) <= FLT_MAX ? with : x;
@@ -390,12 +317,12 @@ static void fit_with_feedback(const page *p, const uint16_t *turn, const double 
         p->k->fit_channel(own, p->width[block], p->l->u, one, &exponent, &lo);
         store_channel(p->l, superblock, c, exponent, lo);
         const float step = p->width[block] > 0 ? kvq_exp2_8th(exponent) : 0.0f, start = kvq_f32_from_f16(lo),
-                    by = (float)(1 / u[row_of(i) + i]);
-        for (size_t t = 0; t < T; t++) {
-            uint8_t code = one[t];
-            codes_at(codes, place[c])[4 * t] = code;
-            owed[i][t] = (own[t] - ((float)code * step + start)) * by;
-        }
+                    by = (float)(1 / column[i]);
+        for (size_t t = 0; t < T; t++)
+            owed[i][t] = (own[t] - ((float)one[t] * step + start)) * by;
+        uint8_t *to = codes_at(codes, place[c]);
+        for (size_t t = 0; t < T; t++)
+            to[4 * t] = one[t];
     }
 }
 
@@ -458,7 +385,7 @@ void kvq_tier_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superbloc
     page p = {.k = k, .l = l, .x = x, .stride = stride};
     uint8_t codes[T * KVQ_DIM_MAX];
     uint16_t turn[KVQ_TIER_FEEDBACK_DIM_MAX] = {0};
-    double u[TRIANGLE_MAX], variance[KVQ_DIM_MAX] = {0}, upside_down[KVQ_DIM_MAX];
+    double u[KVQ_TIER_TRIANGLE_MAX], variance[KVQ_DIM_MAX] = {0}, upside_down[KVQ_DIM_MAX];
     if (n == 0)
         return;
     memset(superblock, 0, s->bytes);
@@ -473,10 +400,10 @@ void kvq_tier_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superbloc
         for (size_t c = 0; c < l->dim; c++)
             upside_down[c] = -p.weight[c];
         kvq_sort_down(upside_down, l->dim, turn);
-        feedback = make_feedback(e->moment, turn, l->dim, u);
+        feedback = kvq_tier_make_feedback(k, e->moment, turn, l->dim, u);
     }
     for (size_t i = 0; i < l->dim && feedback; i++) {
-        double own = u[row_of(i) + i];
+        double own = u[kvq_tier_row(i) + i];
         p.weight[turn[i]] = variance[turn[i]] / (own * own);
     }
     allocate(&p);

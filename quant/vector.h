@@ -10,6 +10,7 @@
  * Types:
  *   v_f     sixteen floats: lanes 0 .. 15, in one register or several
  *   v_h     sixteen halves, as their bits
+ *   v_e     eight doubles
  *   v_i     sixteen dwords, that is whole numbers of 32 bits without a sign
  *   v_q     four dwords, which hold the codes of one token in sixteen channels
  *   v_d     one register of V_DWORDS dwords, for dot products
@@ -100,6 +101,12 @@
     /* The next half that is not above x, or not below; 65504 or infinite where x is out of range. */        \
     X(v_h, v_h_down, (v_f x))                                                                                \
     X(v_h, v_h_up, (v_f x))                                                                                  \
+    /* ---- v_e: IEEE operations by lane ---- */                                                             \
+    X(v_e, v_e_set1, (double x))                                                                             \
+    X(v_e, v_e_load, (const double *p))                                                                      \
+    X(void, v_e_store, (double *p, v_e x))                                                                   \
+    X(v_e, v_e_sub, (v_e x, v_e y))                                                                          \
+    X(v_e, v_e_mul, (v_e x, v_e y))                                                                          \
     /* ---- v_i ---- */                                                                                      \
     X(v_i, v_i_set1, (uint32_t x))                                                                           \
     X(v_i, v_i_load, (const uint8_t *p))                                                                     \

@@ -302,6 +302,31 @@ V_INLINE v_h v_h_up(v_f x)
     return _mm256_set_m128i(_mm256_cvtps_ph(x.b, V_UP), _mm256_cvtps_ph(x.a, V_UP));
 }
 
+/* ---- v_e: eight doubles ---- */
+
+typedef struct v_e {
+    __m256d a, b;
+} v_e;
+
+V_BINARY(v_e, v_e_sub, _mm256_sub_pd)
+V_BINARY(v_e, v_e_mul, _mm256_mul_pd)
+
+V_INLINE v_e v_e_set1(double x)
+{
+    return (v_e){_mm256_set1_pd(x), _mm256_set1_pd(x)};
+}
+
+V_INLINE v_e v_e_load(const double *p)
+{
+    return (v_e){_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)};
+}
+
+V_INLINE void v_e_store(double *p, v_e x)
+{
+    _mm256_storeu_pd(p, x.a);
+    _mm256_storeu_pd(p + 4, x.b);
+}
+
 /* ---- v_i: sixteen dwords ---- */
 
 typedef struct v_i {

@@ -234,6 +234,28 @@ V_INLINE v_h v_h_up(v_f x)
     return _mm512_maskz_cvtps_ph(0xffff, x, V_UP);
 }
 
+/* ---- v_e: eight doubles ---- */
+
+typedef __m512d v_e;
+
+V_BINARY(v_e, v_e_sub, _mm512_sub_pd)
+V_BINARY(v_e, v_e_mul, _mm512_mul_pd)
+
+V_INLINE v_e v_e_set1(double x)
+{
+    return _mm512_set1_pd(x);
+}
+
+V_INLINE v_e v_e_load(const double *p)
+{
+    return _mm512_loadu_pd(p);
+}
+
+V_INLINE void v_e_store(double *p, v_e x)
+{
+    _mm512_storeu_pd(p, x);
+}
+
 /* ---- v_i: sixteen dwords ---- */
 
 typedef __m512i v_i;

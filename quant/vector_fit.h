@@ -331,6 +331,20 @@ static void fit_channel_v(const float *x, uint32_t bits, float u, uint8_t *codes
     *lo = kvq_f16_from_f32_saturating(los[best] - v_sum(error));
 }
 
+/* ---- Feedback ---- */
+
+static void subtract_rows_f64_v(const double *const *row, size_t c, const double *by, size_t n, double x[16])
+{
+    v_e low = v_e_load(x), high = v_e_load(x + 8);
+    for (size_t j = 0; j < n; j++) {
+        const v_e factor = v_e_set1(by[j]);
+        low = v_e_sub(low, v_e_mul(v_e_load(row[j] + c), factor));
+        high = v_e_sub(high, v_e_mul(v_e_load(row[j] + c + 8), factor));
+    }
+    v_e_store(x, low);
+    v_e_store(x + 8, high);
+}
+
 /* ---- Levels ---- */
 
 /* `n_thresholds` is a constant. The last level whose threshold is passed stands; to pass is to be larger by
@@ -512,7 +526,7 @@ static int32_t rotate_row_v(const float *x, size_t dim, float *y, float *square)
 /* The slots of a table that this file fills. */
 #define V_FIT_KERNELS                                                                                        \
     .channel_stats = channel_stats_v, .fit_channels = fit_channels_v, .fit_channel = fit_channel_v,          \
-    .choose_levels = choose_levels_v, .hadamard_f32 = hadamard_f32_v, .rotate_row = rotate_row_v,            \
-    .accumulate_levels = accumulate_levels_v
+    .subtract_rows_f64 = subtract_rows_f64_v, .choose_levels = choose_levels_v,                              \
+    .hadamard_f32 = hadamard_f32_v, .rotate_row = rotate_row_v, .accumulate_levels = accumulate_levels_v
 
 #endif /* KVQ_QUANT_VECTOR_FIT_H */

@@ -318,6 +318,32 @@ V_INLINE void v_store_folded(int8_t *p, v_f x, v_f y)
     v_store_sixteen_folded(p + 32, y);
 }
 
+/* ---- v_e: eight doubles ---- */
+
+typedef struct v_e {
+    float64x2_t r[4];
+} v_e;
+
+V_BINARY(v_e, v_e_sub, vsubq_f64)
+V_BINARY(v_e, v_e_mul, vmulq_f64)
+
+V_INLINE v_e v_e_set1(double x)
+{
+    float64x2_t two = vdupq_n_f64(x);
+    return (v_e){{two, two, two, two}};
+}
+
+V_INLINE v_e v_e_load(const double *p)
+{
+    return (v_e){{vld1q_f64(p), vld1q_f64(p + 2), vld1q_f64(p + 4), vld1q_f64(p + 6)}};
+}
+
+V_INLINE void v_e_store(double *p, v_e x)
+{
+    for (size_t k = 0; k < 4; k++)
+        vst1q_f64(p + 2 * k, x.r[k]);
+}
+
 /* ---- v_i: sixteen dwords ---- */
 
 typedef struct v_i {

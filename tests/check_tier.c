@@ -172,6 +172,32 @@ void check_fit_channel(const kvq_kernels *k)
     }
 }
 
+void check_subtract_rows_f64(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < 40; i++) {
+        const size_t n = i % 8 == 0 ? 0 : rng_below(&r, 100), c = rng_below(&r, 5);
+        double *rows = place(&in_a, random_placing(&r), (n + 1) * (LANES + c), sizeof *rows), by[100],
+               *x = place(&out_a, random_placing(&r), LANES, sizeof *x), wanted[LANES];
+        const double *row[100];
+        for (size_t j = 0; j < (n + 1) * (LANES + c); j++)
+            rows[j] = (double)rng_normal(&r) * (1 + (double)rng_normal(&r) * 0x1p-30);
+        for (size_t j = 0; j < n; j++) {
+            row[j] = rows + (n - j) * (LANES + c);
+            by[j] = (double)rng_normal(&r) / 3;
+        }
+        for (size_t j = 0; j < LANES; j++) {
+            wanted[j] = x[j] = (double)rng_normal(&r) / 7;
+            for (size_t l = 0; l < n; l++) {
+                volatile double product = row[l][c + j] * by[l];
+                wanted[j] -= product;
+            }
+        }
+        k->subtract_rows_f64(row, c, by, n, x);
+        check_canaries(&out_a, "subtract_rows_f64");
+        cr_assert(same_bits("subtract_rows_f64", x, wanted, sizeof wanted), "n = %zu", n);
+    }
+}
+
 static float folded_at(const int8_t *folded, size_t i)
 {
     const int8_t *sixteen = folded + i / LANES * 2 * LANES;

@@ -331,6 +331,64 @@ static bool holds_v_butterfly(rng *r)
            v_is(v_butterfly(v, 4), wanted[2]) && v_is(v_butterfly(v, 8), wanted[3]);
 }
 
+/* v_e of doubles that have too many digits for floats. */
+static void fill_doubles(rng *r, double *x)
+{
+    for (size_t i = 0; i < 8; i++)
+        x[i] = (double)any_float(r) * (1 + (double)small_float(r) * 0x1p-20);
+}
+
+static bool e_is(v_e x, const double wanted[8])
+{
+    double got[8];
+    v_e_store(got, x);
+    return memcmp(got, wanted, sizeof got) == 0;
+}
+
+static bool holds_v_e_set1(rng *r)
+{
+    double x[8], wanted[8];
+    fill_doubles(r, x);
+    for (size_t i = 0; i < 8; i++)
+        wanted[i] = x[0];
+    return e_is(v_e_set1(x[0]), wanted);
+}
+
+static bool holds_v_e_load(rng *r)
+{
+    double x[8];
+    fill_doubles(r, x);
+    return e_is(v_e_load(x), x);
+}
+
+static bool holds_v_e_store(rng *r)
+{
+    double x[8], got[10] = {0};
+    fill_doubles(r, x);
+    v_e_store(got + 1, v_e_load(x));
+    return memcmp(got + 1, x, sizeof x) == 0 && got[0] == 0 && got[9] == 0;
+}
+
+static bool holds_v_e_sub(rng *r)
+{
+    double x[8], y[8], wanted[8];
+    fill_doubles(r, x);
+    fill_doubles(r, y);
+    for (size_t i = 0; i < 8; i++)
+        wanted[i] = x[i] - y[i];
+    return e_is(v_e_sub(v_e_load(x), v_e_load(y)), wanted);
+}
+
+static bool holds_v_e_mul(rng *r)
+{
+    double x[8], y[8], wanted[8];
+    fill_doubles(r, x);
+    fill_doubles(r, y);
+    for (size_t i = 0; i < 8; i++)
+        wanted[i] = x[i] * y[i];
+    return e_is(v_e_mul(v_e_load(x), v_e_load(y)), wanted);
+}
+
 static bool holds_v_fma(rng *r)
 {
     float x[N], y[N], z[N], got[N];

@@ -2,6 +2,8 @@
  * Keys in widths (quant/codec_tier.c): bytes worked out by hand, the simulation's pages, and for hard pages
  * and every kind of head dimension validity, bounds, scores.
  */
+#include "quant/logstep.h"
+#include "quant/tier.h"
 #include "tests/kvq2.h"
 
 static const char *const texts[] = {"tier:1",         "tier:1.5",           "tier:2:cert",
@@ -93,6 +95,48 @@ Test(tier, pages_of_the_simulation)
     check_page("page3", true);
 }
 
+/* What float32 may be off by: (D + 8) * 2^-23 of what is added up, q times the offset and q times the step times
+ * the largest code, or for kept rows their largest number. */
+static double exact_bound(const kvq_side *s, const float *q)
+{
+    const kvq_tier *l = kvq_tier_of(s);
+    double magnitude = 0;
+    for (size_t place = 0; place < l->dim; place++) {
+        const size_t c = kvq_tier_channel(l, superblock, place);
+        const double levels = ldexp(1, (int)kvq_tier_width(l, superblock, place / KVQ_TIER_BLOCK)) - 1;
+        const double lo = (double)kvq_f32_from_f16(kvq_load_u16(superblock + l->lo + 2 * c));
+        const double step = (double)kvq_exp2_8th((int8_t)superblock[l->exponents + c]);
+        double largest = fabs(lo) + levels * step;
+        for (size_t t = 0; t < T; t++)
+            largest = fmax(largest, fabs((double)xhat[t * s->dim + c]));
+        magnitude += fabs((double)q[c]) * largest;
+    }
+    return (double)(s->dim + 8) * 0x1p-23 * magnitude + 0x1p-126;
+}
+
+static void check_exact_scores(const kvq_side *s, const kvq_tokens *tokens, const float *q, size_t n_q,
+                               const char *what)
+{
+    static float scores[KVQ_ROWS_MAX * T];
+    float rms[KVQ_ROWS_MAX];
+    kvq_score_counts counts = {0};
+    for (size_t isa = 0; kvq_kernels_at(isa) != NULL; isa++) {
+        kvq_side_score(kvq_kernels_at(isa), s, tokens, q, n_q, scores, rms, &counts);
+        for (size_t i = 0; i < n_q; i++) {
+            const double most = exact_bound(s, q + i * s->dim);
+            for (size_t t = 0; t < tokens->n; t++) {
+                double wanted = 0;
+                for (size_t c = 0; c < s->dim; c++)
+                    wanted += (double)q[i * s->dim + c] * (double)xhat[t * s->dim + c];
+                cr_assert(fabs((double)scores[i * T + t] - wanted) <= most,
+                          "%s, D = %zu, %s, query %zu of %zu, token %zu: %.9g, not %.9g within %g", what,
+                          s->dim, kvq_kernels_at(isa)->isa, i, n_q, t, (double)scores[i * T + t], wanted,
+                          bound);
+            }
+        }
+    }
+}
+
 /* Fast scores against exact ones: both relative to what float32 gives and to what is promised. */
 static void check_scores(rng *r, const kvq_side *s, const char *what)
 {
@@ -101,8 +145,10 @@ static void check_scores(rng *r, const kvq_side *s, const char *what)
     float rms[KVQ_ROWS_MAX], spec_rms[KVQ_ROWS_MAX];
     size_t n_q = 1 + rng_below(r, KVQ_ROWS_MAX), n = 1 + rng_below(r, T);
     fill(r, FILL_NORMAL, q, n_q, s->dim);
-    kvq_tokens tokens = {.superblock = superblock, .next = superblock, .n = n, .sums = KVQ_SUMS_EXACT};
+    kvq_tokens tokens = {
+        .superblock = superblock, .next = {superblock, s->bytes}, .n = n, .sums = KVQ_SUMS_EXACT};
     kvq_score_counts counts = {0};
+    check_exact_scores(s, &tokens, q, n_q, what);
     kvq_side_score(kvq_kernels_get(), s, &tokens, q, n_q, exact, rms, &counts);
     tokens.sums = rng_u64(r) & 1 ? KVQ_SUMS_FAST : KVQ_SUMS_WIDE;
     kvq_side_score(&kvq_kernels_portable, s, &tokens, q, n_q, spec, spec_rms, &counts);

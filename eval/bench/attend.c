@@ -279,19 +279,11 @@ static void say_headline(bench_report *r, size_t n_queries)
     }
 }
 
-static size_t column_of(const bench_table *t, const char *key)
-{
-    size_t i = 0;
-    while (strcmp(t->columns[i].key, key) != 0)
-        i++;
-    return i;
-}
-
 /* The sum of a column over the rows in which it has a number. */
 static double sum_of(const bench_table *t, const char *key)
 {
     double sum = 0.0;
-    for (size_t i = column_of(t, key); !t->failed && i < t->n; i += t->n_columns)
+    for (size_t i = bench_column_of(t, key); !t->failed && i < t->n; i += t->n_columns)
         sum += isfinite(t->values[i].number) ? t->values[i].number : 0.0;
     return sum;
 }
@@ -314,26 +306,9 @@ static void say_counters(bench_report *r)
     }
 }
 
-/* Medians hide a busy machine; the spread does not. */
-static void say_noise(bench_report *r)
-{
-    const bench_table *t = &r->tables[TABLE_ATTEND];
-    const size_t n_rows = t->failed ? 0 : t->n / t->n_columns, us = column_of(t, "us");
-    size_t n_wide = 0;
-    for (size_t i = 0; i < n_rows; i++) {
-        const bench_value *row = &t->values[i * t->n_columns + us];
-        n_wide += row[2].number > 1.5 * row[1].number;
-    }
-    if (4 * n_wide > n_rows) {
-        bench_headline(
-            r, "DO NOT QUOTE: this machine was not quiet; in %zu of %zu rows p90 is over 1.5 times p10.",
-            n_wide, n_rows);
-    }
-}
-
 static void say_sentences(bench_report *r, const bench_options *o)
 {
-    say_noise(r);
+    bench_say_noise(r, &r->tables[TABLE_ATTEND]);
     say_headline(r, o->n_queries);
     const bool one = o->n_queries == 1;
     bench_note(
@@ -345,7 +320,8 @@ static void say_sentences(bench_report *r, const bench_options *o)
     bench_note(
         r,
         "Competitors take turns, at least %d rounds of them; one that could find its data in a cache (up to "
-        "twice the L3) first walks untimed. Times are medians over single steps, ratios are of medians.",
+        "twice the L3) first walks untimed. Times are medians over single steps that nobody interrupted, "
+        "ratios are of medians.",
         o->quick ? 5 : 9);
     bench_note(
         r,
@@ -374,7 +350,11 @@ static void say_sentences(bench_report *r, const bench_options *o)
                "into fresh memory, where the kernel's page faults count.",
                o->quick ? "256" : "1,024");
     if (!o->isas_given && o->n_isas > 1)
-        bench_note(r, "portable is left out above 4,096 tokens; --isa portable measures it everywhere.");
+        bench_note(
+            r,
+            "Instruction sets but the best have %s; portable is left out above 4,096 tokens. --isa measures "
+            "any everywhere.",
+            o->schemes_given ? "all schemes" : "the first two schemes");
 }
 
 bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_error *e)

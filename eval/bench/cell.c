@@ -34,11 +34,12 @@ static bool add_source(bench_cell *c, const char *scheme, const char *isa, eval_
     return status == KVQ_OK || eval_fail(e, "scheme %s: %s", scheme, kvq_status_string(status));
 }
 
-/* Every scheme on the kernels of one name. */
-static bool list_sources_on(bench_cell *c, const char *isa, eval_error *e)
+/* The schemes of an instruction set of the options, on the kernels of this name. */
+static bool list_sources_on(bench_cell *c, size_t isa, const char *name, eval_error *e)
 {
-    for (size_t i = 0; i < c->options->n_schemes && c->n_sources < BENCH_MAX_SOURCES; i++)
-        if (!add_source(c, kvq_scheme_text(c->options->schemes[i]), isa, e))
+    const bench_options *o = c->options;
+    for (size_t i = 0; i < o->n_schemes && c->n_sources < BENCH_MAX_SOURCES; i++)
+        if (bench_wants(o, isa, i) && !add_source(c, kvq_scheme_text(o->schemes[i]), name, e))
             return false;
     return true;
 }
@@ -51,7 +52,7 @@ static bool list_sources(bench_cell *c, eval_error *e)
     c->n_baselines = c->n_sources;
     for (size_t isa = 0; isa < o->n_isas; isa++) {
         const bool slow = strcmp(o->isas[isa], kvq_isa_name(0)) == 0 && o->n_isas > 1 && !o->isas_given;
-        if (!(slow && c->n_tokens > MAX_PORTABLE_TOKENS) && !list_sources_on(c, o->isas[isa], e))
+        if (!(slow && c->n_tokens > MAX_PORTABLE_TOKENS) && !list_sources_on(c, isa, o->isas[isa], e))
             return false;
     }
     return true;
@@ -415,22 +416,32 @@ bool bench_cell_warm(const bench_cell *c, bench_competitor *who, eval_error *e)
     return true;
 }
 
-bool bench_cell_walk(const bench_cell *c, const bench_competitor *who, bench_sample *us, eval_error *e)
+bool bench_cell_walk(const bench_cell *c, const bench_competitor *who, bench_sample *us,
+                     bench_sample *spoiled, eval_error *e)
 {
     const size_t n = who->n_walks * c->n_layers;
-    double start = progress_now();
-    for (size_t i = 1; i <= n; i++) {
-        if (!bench_cell_step(c, who, (i - 1) % c->n_layers, e))
-            return false;
-        if (i % who->n_steps > 0 && i < n)
-            continue;
-        const double now = progress_now();
-        const size_t n_steps = i % who->n_steps > 0 ? i % who->n_steps : who->n_steps;
-        if (!bench_sample_add(us, (now - start) * 1e6 / (double)n_steps))
+    for (size_t i = 0; i < n; i += who->n_steps) {
+        const size_t n_steps = n - i < who->n_steps ? n - i : who->n_steps;
+        const long before = bench_interruptions(who->n_threads);
+        const double start = progress_now();
+        for (size_t j = 0; j < n_steps; j++)
+            if (!bench_cell_step(c, who, (i + j) % c->n_layers, e))
+                return false;
+        const double seconds = progress_now() - start;
+        bench_sample *to = bench_interruptions(who->n_threads) == before ? us : spoiled;
+        if (!bench_sample_add(to, seconds * 1e6 / (double)n_steps))
             return eval_fail(e, "out of memory");
-        start = progress_now();
     }
     return true;
+}
+
+bool bench_cell_settle(bench_sample *us, bench_sample *spoiled, eval_error *e)
+{
+    bool good = true;
+    for (size_t i = 0; good && us->n < MIN_ROUNDS && i < spoiled->n; i++)
+        good = bench_sample_add(us, spoiled->values[i]);
+    bench_sample_free(spoiled);
+    return good || eval_fail(e, "out of memory");
 }
 
 bool bench_cell_goes_on(const bench_options *o, size_t n_rounds, double start)
@@ -448,7 +459,7 @@ bool bench_cell_open(bench_cell *c, const bench_machine *m, const bench_options 
                       .n_q = o->n_queries,
                       .warm_bytes = 2.0 * (double)m->l3};
     omp_set_num_threads(o->threads[o->n_threads - 1]); /* for filling */
-    if (!(table ? list_sources_on(c, table, e) : list_sources(c, e)))
+    if (!(table ? list_sources_on(c, 0, table, e) : list_sources(c, e)))
         return false;
     c->n_layers = choose_layers(c, m);
     *skipped = c->n_layers == 0;
@@ -466,19 +477,24 @@ bool bench_cell_run(bench_cell *c, progress *p, double fraction, eval_error *e)
     for (size_t round = 0; bench_cell_goes_on(c->options, round, start); round++) {
         for (size_t i = 0; i < c->n_competitors; i++) {
             bench_competitor *who = &c->competitors[i];
-            if (!bench_cell_warm(c, who, e) || !bench_cell_walk(c, who, &who->us, e))
+            if (!bench_cell_warm(c, who, e) || !bench_cell_walk(c, who, &who->us, &who->spoiled, e))
                 return false;
             who->n_rounds++;
             progress_update(p, "attention", fraction);
         }
     }
-    return true;
+    bool good = true;
+    for (size_t i = 0; good && i < c->n_competitors; i++)
+        good = bench_cell_settle(&c->competitors[i].us, &c->competitors[i].spoiled, e);
+    return good;
 }
 
 void bench_cell_free(bench_cell *c)
 {
-    for (size_t i = 0; i < c->n_competitors; i++)
+    for (size_t i = 0; i < c->n_competitors; i++) {
         bench_sample_free(&c->competitors[i].us);
+        bench_sample_free(&c->competitors[i].spoiled);
+    }
     for (size_t i = 0; i < c->n_sources; i++) {
         kvq_cache_free(c->sources[i].cache);
         kvq_scheme_free(c->sources[i].scheme);

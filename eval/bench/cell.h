@@ -29,7 +29,8 @@ typedef struct bench_competitor {
     size_t n_walks; /* through all layers in one turn, so that it is worth waiting for */
     size_t n_steps; /* of one layer each in one sample, so that it is not too short to time */
     size_t n_rounds;
-    bench_sample us; /* microseconds per step of one layer */
+    bench_sample us;      /* microseconds per step of one layer */
+    bench_sample spoiled; /* likewise, of steps that another program interrupted */
 } bench_competitor;
 
 enum { BENCH_MAX_SOURCES = BENCH_MAX_LIST * 4 + 2, BENCH_MAX_COMPETITORS = 256 };
@@ -73,11 +74,15 @@ EVAL_MUST_CHECK bool bench_cell_warm(const bench_cell *c, bench_competitor *who,
 EVAL_MUST_CHECK bool bench_cell_step(const bench_cell *c, const bench_competitor *who, size_t layer,
                                      eval_error *e);
 
-/** One turn, who->n_walks walks through all layers; adds to us a sample for every who->n_steps steps. Single
+/** One turn, who->n_walks walks through all layers; adds to us a sample for every who->n_steps steps, or to
+ * spoiled if another program interrupted them. Single
  * steps rather than whole walks, so that another program that interrupts spoils few samples of many.
  * bench_cell_warm must have been before. */
 EVAL_MUST_CHECK bool bench_cell_walk(const bench_cell *c, const bench_competitor *who, bench_sample *us,
-                                     eval_error *e);
+                                     bench_sample *spoiled, eval_error *e);
+
+/** Free the spoiled samples; where there are hardly others, they count all the same. */
+EVAL_MUST_CHECK bool bench_cell_settle(bench_sample *us, bench_sample *spoiled, eval_error *e);
 
 /** Is another round of samples to be taken, after n_rounds since `start` (progress_now)? */
 bool bench_cell_goes_on(const bench_options *o, size_t n_rounds, double start);

@@ -139,6 +139,8 @@ static bool list_encoders(const bench_options *o, encoder *list, size_t *n, eval
     for (size_t t = 0; t < o->n_threads; t++) {
         for (size_t isa = 0; isa < o->n_isas; isa++) {
             for (size_t i = 0; i < o->n_schemes; i++) {
+                if (!bench_wants(o, isa, i))
+                    continue;
                 encoder *who = &list[(*n)++];
                 *who = (encoder){.scheme = o->schemes[i],
                                  .text = kvq_scheme_text(o->schemes[i]),

@@ -195,6 +195,18 @@ static size_t run_fit_channel(const kvq_kernels *k, workspace *w, size_t i)
 }
 static const kernel_bench bench_fit_channel = {run_fit_channel, false, false};
 
+static size_t run_subtract_rows_f64(const kvq_kernels *k, workspace *w, size_t i)
+{
+    double rows[64][16] = {{1}}, by[64] = {0}, x[16] = {0};
+    const double *row[64];
+    for (size_t j = 0; j < 64; j++)
+        row[j] = rows[(j + i) % 64];
+    k->subtract_rows_f64(row, 0, by, 64, x);
+    w->sink += (float)x[0];
+    return sizeof rows;
+}
+static const kernel_bench bench_subtract_rows_f64 = {run_subtract_rows_f64, false, false};
+
 static size_t run_fold_row(const kvq_kernels *k, workspace *w, size_t i)
 {
     w->sink += k->fold_row(w->rows + i * w->n_floats, w->dim, 1e3f, w->weights);

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { HUGE_PAGE = 2 << 20 };
@@ -181,6 +182,12 @@ void bench_sample_free(bench_sample *s)
 {
     free(s->values);
     *s = (bench_sample){0};
+}
+
+long bench_interruptions(int n_threads)
+{
+    struct rusage u;
+    return getrusage(n_threads == 1 ? RUSAGE_THREAD : RUSAGE_SELF, &u) == 0 ? u.ru_nivcsw : 0;
 }
 
 void bench_fill_normal(float *x, size_t n, uint64_t seed)

@@ -37,6 +37,10 @@ EVAL_MUST_CHECK bool bench_sample_add(bench_sample *s, double value);
 double bench_quantile(const bench_sample *s, double q);
 void bench_sample_free(bench_sample *s);
 
+/** How often the scheduler has taken a processor away from this thread, or for more threads than one from any
+ * of the process. */
+long bench_interruptions(int n_threads);
+
 #define BENCH_MEDIAN(s) bench_quantile((s), 0.5)
 
 /** Nearly normal numbers, mean 0, variance 1, that depend on seed and index only. */
@@ -56,7 +60,8 @@ typedef struct bench_bandwidth {
 EVAL_MUST_CHECK bool bench_measure_bandwidth(const bench_machine *m, const int *threads, size_t n_threads,
                                              double seconds, bench_bandwidth *out, eval_error *e);
 
-/** FLOP/s of OpenBLAS's product of float32 matrices of 1,024 by 1,024, with the threads that OpenMP has now. */
+/** FLOP/s of OpenBLAS's product of float32 matrices of 1,024 by 1,024, with the threads that OpenMP has
+ * now. */
 EVAL_MUST_CHECK bool bench_measure_flops(double seconds, double *flops, eval_error *e);
 
 /** The level in which n_bytes lie that are read again and again by n_threads. */

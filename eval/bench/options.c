@@ -49,7 +49,7 @@ const struct argp_option bench_options_list[] = {
     {"shape", KEY_SHAPE, "D,H[,HKV]", 0, "Head dimension, query heads and KV heads (default: as many)", 2},
     {"tokens", KEY_TOKENS, "N", 0, "Tokens in the cache", 2},
     {"queries", KEY_QUERIES, "N", 0,
-     "Queries of the last N tokens at once, as of a part of a prompt (default 1; once only)", 2},
+     "Queries of the last N tokens at once, as of a part of a prompt (one number; default 1)", 2},
     {"scheme", KEY_SCHEME, "TEXT", 0,
      "A scheme, such as kivi4 or kivi2,mode=sliding,r=0, which has no residual", 2},
     {"isa", KEY_ISA, "NAME", 0, "Instruction set, as KVQ_ISA takes it", 2},
@@ -58,8 +58,8 @@ const struct argp_option bench_options_list[] = {
 
     {NULL, 0, NULL, 0, "How it is measured:", 3},
     {"seconds", KEY_SECONDS, "S", 0,
-     "Time for one cell of the grid (at least 9 rounds are made) or one kernel", 3},
-    {"memory", KEY_MEMORY, "GB", 0, "Memory that one cell of the grid may take (default 6, or 2 if quick)",
+     "Time for one cell of the grid (at least 9 rounds are made, 5 if quick) or one kernel", 3},
+    {"memory", KEY_MEMORY, "GB", 0, "Memory that one cell of the grid may take (default 4, or 2 if quick)",
      3},
     {"seed", KEY_SEED, "N", 0, "Seed of the random numbers (default 1)", 3},
 
@@ -87,6 +87,11 @@ void bench_shape_print(bench_shape s, char *text, size_t size)
         snprintf(text, size, "%zu x %zu", s.head_dim, s.n_kv_heads);
     else
         snprintf(text, size, "%zu x %zu, %zu q", s.head_dim, s.n_kv_heads, s.n_heads);
+}
+
+bool bench_wants(const bench_options *o, size_t isa, size_t scheme)
+{
+    return isa == 0 || scheme < 2 || o->isas_given || o->schemes_given;
 }
 
 static bench_shape parse_shape(const struct argp_state *state, const char *text)
@@ -330,6 +335,7 @@ static const mode_defaults defaults[] = {
 static bool choose_schemes(bench_options *o, const parse_state *p, eval_error *e)
 {
     const mode_defaults *d = &defaults[o->mode];
+    o->schemes_given = p->n_schemes > 0;
     const char *const *texts = p->n_schemes > 0 ? p->schemes : d->schemes;
     const size_t n = p->n_schemes > 0 ? p->n_schemes : o->quick ? d->n_quick_schemes : d->n_schemes;
     for (size_t i = 0; i < n; i++)
@@ -371,7 +377,7 @@ static void choose_grid(bench_options *o)
     if (o->memory <= 0.0) {
         /* Whatever is asked for by default, leave half of what is free to others. */
         const double free_now = (double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-        o->memory = fmin(o->quick ? 2e9 : 6e9, 0.5 * free_now);
+        o->memory = fmin(o->quick ? 2e9 : 4e9, 0.5 * free_now);
     }
 }
 

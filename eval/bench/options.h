@@ -34,6 +34,7 @@ typedef struct bench_options {
     size_t n_queries; /* the last tokens, which attend together */
     kvq_scheme *schemes[BENCH_MAX_LIST];
     size_t n_schemes;
+    bool schemes_given;
     const char *isas[BENCH_MAX_LIST];
     size_t n_isas;
     bool isas_given; /* by --isa or KVQ_ISA: then no length is too long for any of them */
@@ -46,6 +47,10 @@ typedef struct bench_options {
     uint64_t seed;          /* of keys, values and queries, of random models and of tokens */
     const char *json, *csv; /* files; NULL: not wanted; "-": standard output */
 } bench_options;
+
+/** Is this scheme measured on this instruction set? By default all on the best one, the first two on
+ * others. */
+bool bench_wants(const bench_options *o, size_t isa, size_t scheme);
 
 /** "64 x 12", "128 x 8, 32 q": head dimension, KV heads, query heads if they are others. */
 void bench_shape_print(bench_shape s, char *text, size_t size);

@@ -118,11 +118,14 @@ static const kvq_kernels *inner; /* what is measured */
 #define ARGUMENTS_12 ARGUMENTS_11, l
 
 #define NTH(a, b, c, d, e, f, g, h, i, j, k, l, n, ...) n
-#define COUNT(...)                                      NTH(__VA_ARGS__, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
-#define JOIN_(a, b)                                     a##b
-#define JOIN(a, b)                                      JOIN_(a, b)
-#define PARAMETERS(...)                                 JOIN(PARAMETERS_, COUNT(__VA_ARGS__))(__VA_ARGS__)
-#define ARGUMENTS(...)                                  JOIN(ARGUMENTS_, COUNT(__VA_ARGS__))
+
+/* How many there are, up to 12. */
+#define COUNT(...) NTH(__VA_ARGS__, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+
+#define JOIN_(a, b)     a##b
+#define JOIN(a, b)      JOIN_(a, b)
+#define PARAMETERS(...) JOIN(PARAMETERS_, COUNT(__VA_ARGS__))(__VA_ARGS__)
+#define ARGUMENTS(...)  JOIN(ARGUMENTS_, COUNT(__VA_ARGS__))
 
 #define TAKES_PLACE(slot)                                                                                    \
     static void time_##slot(kvq_kernels *table)                                                              \
@@ -157,6 +160,7 @@ static const kvq_kernels *inner; /* what is measured */
     }
 
 typedef const kvq_layout *layout;
+typedef const kvq_run *runs;
 typedef const uint8_t *bytes;
 typedef const uint16_t *halves;
 typedef const float *floats;
@@ -174,8 +178,8 @@ TIMED_VALUE(fold, fold_row_rest, floats, size_t, float, folded)
 TIMED(fold, fold_ordered, const kvq_ordered *, floats, size_t, out, folded, out, out, out)
 TIMED(fold, fold_products, const kvq_log_scales *, size_t, floats, size_t, out, folded, kvq_fold *)
 TIMED(score, score_affine, layout, bytes, size_t, floats, size_t, out)
-TIMED(score, score_codes, const kvq_run *, size_t, bytes, size_t, floats, floats, size_t, out)
-TIMED(score, score_runs, const kvq_run *, size_t, bytes, kvq_next, size_t, weights, floats, floats, size_t, out)
+TIMED(score, score_codes, runs, size_t, bytes, size_t, floats, floats, size_t, out)
+TIMED(score, score_runs, runs, size_t, bytes, kvq_next, size_t, weights, floats, floats, size_t, out)
 TIMED(score, score_folded, layout, bytes, kvq_next, size_t, weights, floats, floats, size_t, out)
 TIMED_VALUE(softmax, max_f32, floats, size_t)
 TIMED_VALUE(softmax, exp2_sum_f32, out, size_t, float)
@@ -204,8 +208,10 @@ NOT_TIMED(channel_stats)
 NOT_TIMED(fit_channels)
 NOT_TIMED(fit_channel)
 NOT_TIMED(rotate_row)
+NOT_TIMED(subtract_rows_f64)
 NOT_TIMED(accumulate_levels)
 NOT_TIMED(choose_levels)
+NOT_TIMED(subtract_rows_f64)
 /* clang-format on */
 
 static void (*const time_slots[])(kvq_kernels *table) = {
@@ -229,21 +235,25 @@ static void set_table(bool timed)
 /* What one scheme has given: microseconds per step of one layer. */
 typedef struct phase_samples {
     bench_sample us, phase_us[N_TIMED];
-    double calls[N_TIMED]; /* per step of one layer */
+    bench_sample spoiled, phase_spoiled[N_TIMED]; /* by interruptions (cell.h) */
+    double calls[N_TIMED];                        /* per step of one layer */
     size_t n_rounds;
 } phase_samples;
 
 static void samples_free(phase_samples *s)
 {
     bench_sample_free(&s->us);
-    for (size_t i = 0; i < N_TIMED; i++)
+    bench_sample_free(&s->spoiled);
+    for (size_t i = 0; i < N_TIMED; i++) {
         bench_sample_free(&s->phase_us[i]);
+        bench_sample_free(&s->phase_spoiled[i]);
+    }
 }
 
 static bool sample_whole(const bench_cell *c, const bench_competitor *who, phase_samples *s, eval_error *e)
 {
     set_table(false);
-    return bench_cell_walk(c, who, &s->us, e);
+    return bench_cell_walk(c, who, &s->us, &s->spoiled, e);
 }
 
 static bool sample_parts(const bench_cell *c, const bench_competitor *who, phase_samples *s, eval_error *e)
@@ -252,15 +262,18 @@ static bool sample_parts(const bench_cell *c, const bench_competitor *who, phase
     const double own = own_ticks();
     for (size_t i = 0; i < who->n_walks * c->n_layers; i++) {
         memset(spent, 0, sizeof spent);
+        const long before = bench_interruptions(1);
         const double start = progress_now();
         const uint64_t start_ticks = ticks();
         if (!bench_cell_step(c, who, i % c->n_layers, e))
             return false;
         const double n_ticks = (double)(ticks() - start_ticks), us = (progress_now() - start) * 1e6;
+        const bool spoiled = bench_interruptions(1) != before;
         for (size_t phase = 0; phase < N_TIMED; phase++) {
             const double net = fmax(0.0, (double)spent[phase].ticks - own * (double)spent[phase].calls);
             s->calls[phase] = (double)spent[phase].calls;
-            if (!bench_sample_add(&s->phase_us[phase], net * us / n_ticks))
+            if (!bench_sample_add(spoiled ? &s->phase_spoiled[phase] : &s->phase_us[phase],
+                                  net * us / n_ticks))
                 return eval_fail(e, "out of memory");
         }
     }
@@ -287,7 +300,14 @@ static bool take_samples(bench_cell *c, phase_samples *samples, progress *p, dou
             progress_update(p, "phases", done);
         }
     }
-    return true;
+    bool good = true;
+    for (size_t i = 0; good && i < c->n_competitors; i++) {
+        phase_samples *s = &samples[i];
+        good = bench_cell_settle(&s->us, &s->spoiled, e);
+        for (size_t phase = 0; good && phase < N_TIMED; phase++)
+            good = bench_cell_settle(&s->phase_us[phase], &s->phase_spoiled[phase], e);
+    }
+    return good;
 }
 
 /* ---- the report ---- */
@@ -439,6 +459,7 @@ bool bench_phases(const bench_options *o, bench_report *r, progress *p, eval_err
     if (n_skipped > 0)
         bench_note(r, "Left out: %zu of %zu cells, of which one layer takes more than %.1f GB (--memory).",
                    n_skipped, n, o->memory * 1e-9);
+    bench_say_noise(r, &r->tables[0]);
     add_notes(r, o);
     return good;
 }

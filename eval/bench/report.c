@@ -82,6 +82,29 @@ bench_table *bench_add_table(bench_report *r, const char *key, const char *title
     return t;
 }
 
+size_t bench_column_of(const bench_table *t, const char *key)
+{
+    size_t i = 0;
+    while (i < t->n_columns && strcmp(t->columns[i].key, key) != 0)
+        i++;
+    return i;
+}
+
+void bench_say_noise(bench_report *r, const bench_table *t)
+{
+    const size_t n_rows = t->failed ? 0 : t->n / t->n_columns, us = bench_column_of(t, "us");
+    size_t n_wide = 0;
+    for (size_t i = 0; i < n_rows; i++) {
+        const bench_value *row = &t->values[i * t->n_columns + us];
+        n_wide += row[2].number > 1.5 * row[1].number;
+    }
+    if (4 * n_wide > n_rows) {
+        bench_headline(
+            r, "DO NOT QUOTE: this machine was not quiet; in %zu of %zu rows p90 is over 1.5 times p10.",
+            n_wide, n_rows);
+    }
+}
+
 void bench_add_bandwidth(bench_report *r, const bench_bandwidth *b, size_t n)
 {
     static const bench_column columns[] = {

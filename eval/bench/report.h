@@ -63,6 +63,13 @@ EVAL_PRINTF_LIKE(2, 3) void bench_note(bench_report *r, const char *format, ...)
 bench_table *bench_add_table(bench_report *r, const char *key, const char *title, const bench_column *columns,
                              size_t n_columns, size_t n_group);
 
+/** The place of a column; n_columns if there is none. */
+size_t bench_column_of(const bench_table *t, const char *key);
+
+/** A headline against quoting if the sample in column "us" has too wide a spread in too many rows: medians
+ * hide a busy machine. */
+void bench_say_noise(bench_report *r, const bench_table *t);
+
 /** The measured bandwidth as a table. */
 void bench_add_bandwidth(bench_report *r, const bench_bandwidth *b, size_t n);
 

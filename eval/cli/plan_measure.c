@@ -30,18 +30,10 @@ bool plan_measure_machine(this_machine *m, progress *line, eval_error *e)
 
 /* ---- a decode step ---- */
 
-static size_t column_of(const bench_table *t, const char *key)
-{
-    size_t i = 0;
-    while (i < t->n_columns && strcmp(t->columns[i].key, key) != 0)
-        i++;
-    return i;
-}
-
 /* The two longest outputs: the steps between them are what the last rows tell. */
 static void last_lengths(const bench_table *t, double *last, double *before)
 {
-    const size_t length = column_of(t, "output_tokens");
+    const size_t length = bench_column_of(t, "output_tokens");
     *last = *before = 0.0;
     for (size_t row = 0; row < t->n / t->n_columns; row++) {
         const double n = t->values[row * t->n_columns + length].number;
@@ -55,8 +47,8 @@ static void last_lengths(const bench_table *t, double *last, double *before)
 /* Seconds of a step with that cache at the longest output; NaN if there is no such row. */
 static double measured_seconds(const bench_table *t, const char *scheme, double n_output)
 {
-    const size_t length = column_of(t, "output_tokens"), cache = column_of(t, "cache"),
-                 step = column_of(t, "step_ms");
+    const size_t length = bench_column_of(t, "output_tokens"), cache = bench_column_of(t, "cache"),
+                 step = bench_column_of(t, "step_ms");
     for (size_t row = 0; row < t->n / t->n_columns; row++) {
         const bench_value *v = &t->values[row * t->n_columns];
         if (!(v[length].number < n_output) && strncmp(v[cache].text, scheme, BENCH_TEXT_SIZE - 1) == 0)
