@@ -1,6 +1,6 @@
 /*
- * libkvq on a program's own threads: a plain pool of pthreads as kvq_config.parallel. It attends over the same
- * tokens with one thread, with OpenMP's and with the pool's, and says whether the bits are the same.
+ * libkvq on a program's own threads: a plain pool of pthreads as kvq_config.parallel. It attends over the
+ * same tokens with one thread, with OpenMP's and with the pool's, and says whether the bits are the same.
  *
  * Build it against the installed library:
  *   cc -O2 parallel.c $(pkg-config --cflags --libs kvq) -lm -lpthread -o parallel

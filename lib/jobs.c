@@ -1,10 +1,10 @@
 /*
  * Cutting the work of a call of attention into jobs that keep threads busy to the end.
  *
- * Each job is at most a share of what is left to do when its turn comes (guided self-scheduling: Polychronopoulos
- * and Kuck, IEEE Transactions on Computers 36(12), 1987), but for single segments. So threads end together
- * without any sorting: of many tiles all stay whole but the last few, and a long sequence is cut wherever it
- * comes.
+ * Each job is at most a share of what is left to do when its turn comes (guided self-scheduling:
+ * Polychronopoulos and Kuck, IEEE Transactions on Computers 36(12), 1987), but for single segments. So
+ * threads end together without any sorting: of many tiles all stay whole but the last few, and a long
+ * sequence is cut wherever it comes.
  */
 #include "lib/jobs.h"
 

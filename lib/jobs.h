@@ -1,6 +1,6 @@
 /*
- * The work of one call of attention, cut into jobs for threads. Which threads do them, and when, changes no bit:
- * sums of segments lie apart until all of a tile's are there, and are added in their order.
+ * The work of one call of attention, cut into jobs for threads. Which threads do them, and when, changes no
+ * bit: sums of segments lie apart until all of a tile's are there, and are added in their order.
  */
 #ifndef KVQ_LIB_JOBS_H
 #define KVQ_LIB_JOBS_H
@@ -39,8 +39,8 @@ size_t kvq_job_cost(const kvq_job *job);
 
 kvq_work_size kvq_work_size_of(const kvq_attention_work *a, const kvq_span *spans, size_t n_spans);
 
-/** Cut all tiles of the spans into jobs, in the order in which they are to begin. False if malloc has no memory
- * for it; otherwise kvq_jobs_free ends it. */
+/** Cut all tiles of the spans into jobs, in the order in which they are to begin. False if malloc has no
+ * memory for it; otherwise kvq_jobs_free ends it. */
 bool kvq_jobs_make(kvq_job_list *list, const kvq_attention_work *a, const kvq_span *spans, size_t n_spans,
                    int n_threads, size_t cost);
 void kvq_jobs_free(kvq_job_list *list);

@@ -299,19 +299,19 @@ typedef struct kvq_allocator {
 } kvq_allocator;
 
 /**
- * A program's own parallel-for: call task(arg, i) once for every i < n, on whatever threads it has, and return
- * when all calls have returned. What the caller wrote before must be visible in them, and what they wrote to
- * the caller afterwards, as any pool's locks see to.
+ * A program's own parallel-for: call task(arg, i) once for every i < n, on whatever threads it has, and
+ * return when all calls have returned. What the caller wrote before must be visible in them, and what they
+ * wrote to the caller afterwards, as any pool's locks see to.
  *
  * Any order will do, any thread, and fewer threads than promised: tasks never wait for each other, so a plain
  * loop on the calling thread is a parallel-for, too. n is at least 2 and at most the n_threads of the config,
  * and each task takes pieces of the call's work until none is left: there is nothing to gain from dealing
- * them out cleverly. A task may use as much stack as a call (640 KB), never blocks, and starts no tasks of its
- * own. It must run to its end: no longjmp, no exception, no cancelled thread.
+ * them out cleverly. A task may use as much stack as a call (640 KB), never blocks, and starts no tasks of
+ * its own. It must run to its end: no longjmp, no exception, no cancelled thread.
  *
  * It is called by the thread that calls the library, and never again before it has returned; where several
- * threads call the library at once, by several at once. A program that calls the library from tasks of its own
- * pool needs a parallel-for that can be called from there.
+ * threads call the library at once, by several at once. A program that calls the library from tasks of its
+ * own pool needs a parallel-for that can be called from there.
  */
 typedef void (*kvq_parallel_fn)(void *ctx, void (*task)(void *arg, size_t i), void *arg, size_t n);
 
@@ -567,19 +567,20 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           kvq_cache_read_bound). Derivation: lib/bound.c.
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, n_q = 0 or > T, scale not finite, unequal T with
  * probabilities, options not initialised or out of range); KVQ_ERR_NONFINITE (in q).
- * Memory    takes nothing from the cache's allocator. With several threads, some 150 bytes for each KV head of
- *           each sequence (and eight query rows) come from malloc for the time of the call, and for a sequence
- *           that threads share, 4 (D + 4) bytes, with rotated values 4 (2 D + 4), per query head and 2,048
- *           tokens (512 of the first 2,048); without them one thread does the work of several.
+ * Memory    takes nothing from the cache's allocator. With several threads, some 150 bytes for each KV head
+ *           of each sequence (and eight query rows) come from malloc for the time of the call, and for a
+ *           sequence that threads share, 4 (D + 4) bytes, with rotated values 4 (2 D + 4), per query head and
+ *           2,048 tokens (512 of the first 2,048); without them one thread does the work of several. For more
+ *           than 64 sequences some 100 bytes each; without them it is done in parts.
  * Numerics  identical bits for any n_threads and any grouping of sequences into calls; with
  *           KVQ_PRECISION_FAST on any instruction set, too, while kvq_attend_counters.superblocks_exact stays
  *           0. Where fast precision serves it does so unless |q| times a key's scale passes 2^100, or |q|
  *           passes 2^100 times the largest such product, or |q| times a key's minimum passes 2^100.
  *           Sums are float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv
- *           1805.02867), in segments of 2,048 (the first: of 512) that threads share. A query for which scale * q, that times a
- *           key's scale, a score, or a partial sum of one leaves the range of float gets NaN for its out and
- *           probabilities; where a sum of values leaves it, out has Inf or NaN; the bound is +Inf in both
- *           cases.
+ *           1805.02867), in segments of 2,048 (the first: of 512) that threads share. A query for which
+ *           scale * q, that times a key's scale, a score, or a partial sum of one leaves the range of float
+ *           gets NaN for its out and probabilities; where a sum of values leaves it, out has Inf or NaN; the
+ *           bound is +Inf in both cases.
  * Window    pages (and sinks, and rows of the residual) before what all queries in flight see are not
  *           visited, so time goes with the window and not with T; their probabilities are 0. Pages before
  *           the one in which a query's window begins have no influence on any bit of its answer. Older

@@ -161,7 +161,7 @@ static void exchange_received(const step *s, const part *p, bool back)
             continue;
         for (size_t head = 0; head < s->cache->config.n_kv_heads; head++)
             for (size_t i = kvq_max_size(first, layer->packed[role]), end; i < n; i = end) {
-                end = kvq_min_size(n, (i / KVQ_BLOCK + 1) * KVQ_BLOCK); /* those of a block lie side by side */
+                end = kvq_min_size(n, (i / KVQ_BLOCK + 1) * KVQ_BLOCK); /* a block's lie side by side */
                 float *stored = kvq_residual_received(s->cache, s->plan, layer, role, head, i);
                 float *here = &p->received[head * p->watched + i - first];
                 if (back)

@@ -1,6 +1,6 @@
 /*
- * Half and bfloat16 in and out of kvq_cache_attend and kvq_cache_step: the bits of the same numbers in float32,
- * and of what float32 comes to, rounded.
+ * Half and bfloat16 in and out of kvq_cache_attend and kvq_cache_step: the bits of the same numbers in
+ * float32, and of what float32 comes to, rounded.
  */
 #include <criterion/criterion.h>
 #include <math.h>
@@ -240,6 +240,8 @@ Test(dtypes, nonfinite_numbers_are_refused)
         cr_assert_eq(kvq_cache_n_tokens(cache, 0, 0), 0);
         cr_assert_eq(kvq_cache_step(cache, 0, NULL, 1, &n, x[0], x[1], x[2], 1, &options, out), KVQ_OK);
         x[0][7] = bad[j][0];
+        x[1][7] = x[2][7] = (uint16_t)(bad[j][0] - 1); /* the largest number */
+        cr_assert_eq(kvq_cache_step(cache, 0, NULL, 1, &n, x[1], x[1], x[2], 0, &options, out), KVQ_OK);
         cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, x[0], 1, 1, &options, out), KVQ_ERR_NONFINITE);
         kvq_cache_free(cache);
     }
