@@ -50,7 +50,13 @@
 #include <float.h>
 #include <math.h>
 
-enum { T = KVQ_SUPERBLOCK, LANES = 16, SORTED = 3 }; /* SORTED: halves, of 1.5 bits */
+enum {
+    T = KVQ_SUPERBLOCK,
+    LANES = 16,
+    SORTED = 3, /* halves, of 1.5 bits */
+    LEVEL_QUERIES =
+        2, /* each looks its levels up; from three on a block that all share is dequantized sooner */
+};
 
 /* ---- Levels ---- */
 
@@ -116,6 +122,18 @@ kvq_rot_codes kvq_rot_codes_of_block(const kvq_rot *l, const uint8_t *superblock
         b.offset[i] = l->codes.plane[i].offset + block * 64 * b.plane_width[i];
     }
     return b;
+}
+
+kvq_block_codes kvq_rot_block_codes(const kvq_rot_codes *b, const uint8_t *superblock)
+{
+    kvq_block_codes codes = {.n_planes = b->n_planes};
+    for (size_t i = 0; i < b->n_planes; i++) {
+        codes.from[i] = superblock + b->offset[i];
+        codes.stride[i] = b->stride[i];
+        codes.width[i] = b->plane_width[i];
+        codes.up[i] = b->shift[i];
+    }
+    return codes;
 }
 
 kvq_token_codes kvq_rot_codes_of_token(const kvq_rot_codes *b, const uint8_t *superblock, size_t place)
@@ -462,12 +480,30 @@ static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kv
     }
 }
 
-/* p times scale, as floats. For two bits, whose levels are uniform. False, and nothing is done, where the sums
- * could leave the range of float before half the levels are taken off again. */
+/* Levels that are not uniform, block by block: a row of p times scales, to one row of sums. */
+static void accumulate_levels(const kvq_kernels *k, const kvq_rot *l, const uint8_t *superblock,
+                              const float *x, float *packed)
+{
+    float sum[KVQ_DIM_MAX] = {0};
+    for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
+        const kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, i);
+        const kvq_block_codes codes = kvq_rot_block_codes(&b, superblock);
+        float factor[KVQ_ROT_CLASS];
+        for (size_t j = 0, place = i * KVQ_ROT_CLASS; j < KVQ_ROT_CLASS; j++, place++)
+            factor[j] = x[l->bits != 0 ? place : superblock[l->order + place]];
+        if (b.width > 0)
+            k->accumulate_levels(&codes, kvq_rot_levels(l, b.width), factor, l->dim_padded, sum);
+    }
+    for (size_t c = 0; c < l->dim; c++)
+        packed[c] += sum[c];
+}
+
+/* p times scale, as floats. False, and nothing is done, where sums of codes could leave the range of float. */
 static bool accumulate_exact(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, const float *p,
                              size_t n_q, const kvq_sum_rows *sums)
 {
-    const float unit = kvq_rot_page_scale(l, tokens->superblock) * KVQ_ROT_SPACING;
+    const float spacing = l->bits == 2 ? KVQ_ROT_SPACING : 1.0f;
+    const float unit = kvq_rot_page_scale(l, tokens->superblock) * spacing;
     float scale[T] = {0}, counts[T] = {0}, x[KVQ_ROWS_MAX][T], bias[KVQ_ROWS_MAX], sum_of_p[KVQ_ROWS_MAX];
     for (size_t t = 0; t < tokens->n; t++) {
         scale[t] = kvq_sixteenths[tokens->superblock[l->scales + t]] * unit;
@@ -493,7 +529,11 @@ static bool accumulate_exact(const kvq_kernels *k, const kvq_rot *l, const kvq_t
             return false;
     }
     accumulate_plain(k, l, tokens, p, n_q, sum_of_p, sums->plain);
-    k->accumulate_codes(&l->codes, tokens->superblock, tokens->n, 0, l->dim, x[0], bias, n_q, sums->packed);
+    if (l->bits == 2)
+        k->accumulate_codes(&l->codes, tokens->superblock, tokens->n, 0, l->dim, x[0], bias, n_q,
+                            sums->packed);
+    for (size_t i = 0; i < n_q && l->bits != 2; i++)
+        accumulate_levels(k, l, tokens->superblock, x[i], sums->packed + i * l->dim);
     return true;
 }
 
@@ -504,7 +544,7 @@ static void rot_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_to
         return;
     if (s->folds && tokens->sums != KVQ_SUMS_EXACT)
         accumulate_folding(k, s, tokens, p, n_q, score_rms_error, sums);
-    else if (!s->folds || !accumulate_exact(k, kvq_rot_of(s), tokens, p, n_q, sums))
+    else if ((!s->folds && n_q > LEVEL_QUERIES) || !accumulate_exact(k, kvq_rot_of(s), tokens, p, n_q, sums))
         kvq_accumulate_dequantized(k, s, tokens, p, n_q, sums->packed);
 }
 

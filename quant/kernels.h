@@ -142,7 +142,7 @@ typedef struct kvq_kernels {
 
     /* EXACT. Encode n tokens from t0 on; row i is x + i * stride, l->dim floats. The channel kernel wants t0
      * and n to be multiples of l->group; each overwrites codes, scales and minimums of these tokens and of no
-     * other. */
+     * other. Those of channels that pad D become 0. */
     void (*encode_affine_channel)(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
                                   const float *x, size_t stride);
     void (*encode_affine_token)(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n, const float *x,

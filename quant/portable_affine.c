@@ -86,6 +86,12 @@ void kvq_encode_affine_channel_portable(const kvq_layout *l, uint8_t *superblock
             for (size_t i = 0; i < l->group; i++)
                 kvq_code_put(l, superblock, t + i, c, encode_value(&coder, x[i * stride + c]));
         }
+        for (size_t c = l->dim; c < l->dim_padded; c++) {
+            kvq_store_u16(superblock + kvq_scale_offset(l, t, c), 0);
+            kvq_store_u16(superblock + kvq_scale_offset(l, t, c) + l->min_offset, 0);
+            for (size_t i = 0; i < l->group; i++)
+                kvq_code_put(l, superblock, t + i, c, 0);
+        }
     }
 }
 
@@ -104,6 +110,8 @@ void kvq_encode_affine_token_portable(const kvq_layout *l, uint8_t *superblock, 
             for (size_t c = c0; c < c1; c++)
                 kvq_code_put(l, superblock, t, c, encode_value(&coder, x[c]));
         }
+        for (size_t c = l->dim; c < l->dim_padded; c++)
+            kvq_code_put(l, superblock, t, c, 0);
     }
 }
 

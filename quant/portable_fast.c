@@ -184,29 +184,99 @@ void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, si
 
 /* ---- Sums of folded numbers times codes ---- */
 
+/* Sixteen dwords of codes, one per lane, as 32 numbers of 16 bits: a register type that gcc and clang have on
+ * every processor, so that the loops below become its vector instructions, whatever these are. */
+typedef uint16_t halves __attribute__((vector_size(16)));
+typedef uint32_t dwords __attribute__((vector_size(16)));
+
+enum { PARTS = 4 }; /* registers for sixteen dwords */
+
+/* Sums of products of codes and lows, and highs: by halves of dwords, and put away as dwords. */
+typedef struct dot_sums {
+    halves low[PARTS], high[PARTS];
+    dwords total_low[PARTS], total_high[PARTS];
+    uint32_t room; /* what a half takes before it could overflow: the sum of codes, times 128 */
+} dot_sums;
+
+enum { ROOM = 32767 / 128 };
+
+/* The sum of both halves of each dword, which have a sign. */
+static inline dwords both_halves(halves x)
+{
+    const dwords pair = (dwords)x, sign = {0x8000, 0x8000, 0x8000, 0x8000};
+    return (((pair & 0xffff) ^ sign) - sign) + (((pair >> 16) ^ sign) - sign);
+}
+
+/* Put the sums away, `up` bits higher than what comes after them. */
+static inline void put_away(dot_sums *s, uint32_t up)
+{
+    for (size_t i = 0; i < PARTS; i++) {
+        s->total_low[i] = (s->total_low[i] + both_halves(s->low[i])) << up;
+        s->total_high[i] = (s->total_high[i] + both_halves(s->high[i])) << up;
+        s->low[i] = s->high[i] = (halves){0};
+    }
+    s->room = ROOM;
+}
+
+/* Two folded bytes, as halves: of the value in the lower half of a dword and of that in the upper one. */
+static inline halves both(int8_t lower, int8_t upper)
+{
+    const uint16_t l = (uint16_t)lower, u = (uint16_t)upper;
+    return (halves){l, u, l, u, l, u, l, u};
+}
+
+/* Add a run: sixteen lanes of dwords from `codes` on, the next ones row_bytes further. A dword has its values in
+ * bytes, four to each place (layout.h); a shift brings one into each half, two bytes apart. `width` is constant
+ * where this is inlined. */
+static inline __attribute__((always_inline)) void
+add_run(uint32_t width, const uint8_t *codes, size_t row_bytes, size_t n, const int8_t *folded, dot_sums *s)
+{
+    const uint32_t per_dword = 32 / width;
+    const uint16_t largest = (uint16_t)((1u << width) - 1u);
+    for (size_t row = 0; row < (n + per_dword - 1) / per_dword; row++, codes += row_bytes) {
+        halves x[PARTS];
+        memcpy(x, codes, sizeof x);
+        for (uint32_t at = 0; at < 16; at += 8 / (8 / width)) {
+            /* Values 4 * place + byte: this shift has those of byte 0 or 1, and two further on. */
+            const size_t i = row * per_dword + (size_t)(at % 8 / width * 4 + at / 8);
+            const int8_t *sixteen = folded + i / LANES * 2 * LANES + i % LANES;
+            const halves low = both(sixteen[0], sixteen[2]), high = both(sixteen[LANES], sixteen[LANES + 2]);
+            if (s->room < largest)
+                put_away(s, 0);
+            s->room -= largest;
+            for (size_t j = 0; j < PARTS; j++) {
+                const halves code = x[j] >> at & largest;
+                s->low[j] += code * low;
+                s->high[j] += code * high;
+            }
+        }
+    }
+}
+
 /* What a row of folded numbers gives in sixteen lanes side by side, which lie in rows of `lanes`: for keys
  * tokens from `first` on, for values channels. */
 static void dot_runs(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, size_t lanes,
                      size_t first, const int8_t *folded, size_t row, float sum[LANES])
 {
-    int32_t low[LANES] = {0}, high[LANES] = {0};
+    dot_sums s = {.room = ROOM};
     for (size_t j = 0; j < n_runs; j++) {
         const kvq_run *run = &runs[j];
         const uint8_t *codes =
             superblock + run->offset + first / lanes * run->block_bytes + first % lanes * 4;
-        const uint32_t mask = (1u << run->width) - 1u, per_dword = 32 / run->width;
-        for (size_t i = 0; i < run->n; i++) {
-            const uint32_t value = (uint32_t)(i % per_dword), at = value % 4 * 8 + value / 4 * run->width;
-            const uint8_t *dwords = codes + i / per_dword * lanes * 4;
-            const int8_t *sixteen = folded + run->folded + row * run->folded_stride + i / LANES * 2 * LANES;
-            int32_t w_low = sixteen[i % LANES], w_high = sixteen[LANES + i % LANES];
-            for (size_t lane = 0; lane < LANES; lane++) {
-                int32_t code = (int32_t)((kvq_load_u32(dwords + 4 * lane) >> at & mask) << run->shift);
-                low[lane] += code * w_low;
-                high[lane] += code * w_high;
-            }
-        }
+        const int8_t *of_run = folded + run->folded + row * run->folded_stride;
+        if (run->width == 1)
+            add_run(1, codes, 4 * lanes, run->n, of_run, &s);
+        else if (run->width == 2)
+            add_run(2, codes, 4 * lanes, run->n, of_run, &s);
+        else if (run->width == 4)
+            add_run(4, codes, 4 * lanes, run->n, of_run, &s);
+        else
+            add_run(8, codes, 4 * lanes, run->n, of_run, &s);
+        put_away(&s, run->shift - (j + 1 < n_runs ? run[1].shift : 0));
     }
+    int32_t low[LANES], high[LANES];
+    memcpy(low, s.total_low, sizeof low);
+    memcpy(high, s.total_high, sizeof high);
     for (size_t lane = 0; lane < LANES; lane++)
         sum[lane] = (float)low[lane] + 256.0f * (float)high[lane];
 }

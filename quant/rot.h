@@ -79,6 +79,9 @@ void kvq_rotate(const kvq_kernels *k, size_t dim, float *x);
 
 kvq_rot_codes kvq_rot_codes_of_block(const kvq_rot *l, const uint8_t *superblock, size_t block);
 
+/** The same, as accumulate_levels takes it. */
+kvq_block_codes kvq_rot_block_codes(const kvq_rot_codes *b, const uint8_t *superblock);
+
 /** Where the codes of the token at a place of a block are. */
 kvq_token_codes kvq_rot_codes_of_token(const kvq_rot_codes *b, const uint8_t *superblock, size_t place);
 

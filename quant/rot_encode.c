@@ -189,18 +189,12 @@ static void store_page_vector(const page *p, uint8_t *superblock)
     p->k->accumulate_f32(p->x, p->stride, T, (kvq_next){NULL, 0}, p->share, 1, l->dim, of_numbers);
     for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
         const kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, i);
-        kvq_block_codes codes = {.n_planes = b.n_planes};
+        const kvq_block_codes codes = kvq_rot_block_codes(&b, superblock);
         float factor[KVQ_ROT_CLASS];
         for (size_t j = 0; j < KVQ_ROT_CLASS; j++) {
             const size_t place = i * KVQ_ROT_CLASS + j,
                          t = l->bits != 0 ? place : superblock[l->order + place];
             factor[j] = kvq_rot_scale(l, superblock, page_scale, t) * p->share[t];
-        }
-        for (size_t j = 0; j < b.n_planes; j++) {
-            codes.from[j] = superblock + b.offset[j];
-            codes.stride[j] = b.stride[j];
-            codes.width[j] = b.plane_width[j];
-            codes.up[j] = b.shift[j];
         }
         if (b.width > 0)
             p->k->accumulate_levels(&codes, kvq_rot_levels(l, b.width), factor, l->dim_padded, sum);

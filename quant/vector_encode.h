@@ -1,7 +1,6 @@
 /*
  * Encoding and dequantizing of the affine codec in vectors, EXACT: the bits of portable_affine.c. Only keys
- * per channel and values per token in the default arithmetic, with D a multiple of 16; the rest goes to the
- * portable kernels.
+ * per channel and values per token in the default arithmetic; the rest goes to the portable kernels.
  *
  * Codes are made in units of 16 x 16 values: along the reduction 16 channels (keys) or 16 tokens (values),
  * which share dwords; across it 16 dwords side by side, a v_i. A quad is four bytes of a dword, one code in
@@ -24,6 +23,28 @@
 #include "quant/vector_complete.h"
 
 enum { UNIT = 16 };
+
+/* The last channels, where D is not a multiple of 16, of n > 0 rows: copied, so that nothing past them is read.
+ * The others of the unit become `fill` times the last one. */
+V_INLINE void copy_tail(const kvq_layout *l, const float *x, size_t stride, size_t n, float fill, float *tail)
+{
+    const size_t first = l->dim / UNIT * UNIT, n_own = l->dim - first;
+    do {
+        v_store(tail, v_set1(fill * x[l->dim - 1]));
+        v_store_part(tail, v_load_part(x + first, n_own), n_own);
+        x += stride;
+        tail += UNIT;
+    } while (--n > 0);
+}
+
+/* All bits of the first n <= 16 dwords. */
+V_INLINE v_i first_dwords(size_t n)
+{
+#define FOUR(x) x, x, x, x
+    static const uint32_t bits[2 * UNIT] = {FOUR(~0u), FOUR(~0u), FOUR(~0u), FOUR(~0u)};
+#undef FOUR
+    return v_i_load((const uint8_t *)(const void *)(bits + UNIT - n));
+}
 
 /* ---- From values to codes ---- */
 
@@ -191,35 +212,51 @@ V_INLINE void channel_extremes(const float *x, size_t n, size_t stride, float lo
     v_store(hi, v_max(high[0], high[1]));
 }
 
-/* Encode a group of tokens; false, and nothing certain stored, if any channel saturates. */
-static bool encode_keys(const kvq_layout *l, uint8_t *superblock, size_t t0, const float *x, size_t stride)
+/* Encode n channels from c on, multiples of 16, of a group of tokens; false, and nothing certain stored, if any
+ * of them saturates. x is that of the first. */
+static bool encode_channels(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t c, size_t n,
+                            const float *x, size_t stride)
 {
     _Alignas(64) float min[KVQ_DIM_MAX], inverse[KVQ_DIM_MAX];
-    for (size_t c = 0; c < l->dim; c += UNIT)
-        channel_extremes(x + c, l->group, stride, min + c, inverse + c);
-    uint16_t *scales = metadata_at(superblock + kvq_scale_offset(l, t0, 0));
+    for (size_t j = 0; j < n; j += UNIT)
+        channel_extremes(x + j, l->group, stride, min + j, inverse + j);
+    uint16_t *scales = metadata_at(superblock + kvq_scale_offset(l, t0, c));
     v_f worst = v_set1(0.0f);
-    for (size_t c = 0; c < l->dim; c += UNIT) {
-        coders made = make_coders(l->bits, v_load(min + c), v_load(inverse + c), &worst);
-        store_coders(&made, scales + c, l->min_offset, min + c, inverse + c);
+    for (size_t j = 0; j < n; j += UNIT) {
+        coders made = make_coders(l->bits, v_load(min + j), v_load(inverse + j), &worst);
+        store_coders(&made, scales + j, l->min_offset, min + j, inverse + j);
     }
     if (saturated(worst))
         return false;
     for (size_t i = 0; i < l->group; i += UNIT) {
         uint8_t *codes = superblock + keys_block_offset(l, t0 + i) + 4 * ((t0 + i) % KVQ_BLOCK);
-        for (size_t c = 0; c < l->dim; c += UNIT) {
+        for (size_t j = 0; j < n; j += UNIT) {
             v_i quad[4];
-            keys_quads(x + i * stride + c, stride, l->group * stride, min + c, inverse + c, quad);
-            store_unit(l, codes, KEYS_ROW, c / UNIT, quad);
+            keys_quads(x + i * stride + j, stride, l->group * stride, min + j, inverse + j, quad);
+            store_unit(l, codes, KEYS_ROW, (c + j) / UNIT, quad);
         }
     }
     return true;
 }
 
+/* Encode a group of tokens; false, and nothing certain stored, if any channel saturates. Channels that pad are
+ * zeros, which have codes, scales and minimums of 0. */
+static bool encode_keys(const kvq_layout *l, uint8_t *superblock, size_t t0, const float *x, size_t stride)
+{
+    const size_t whole = l->dim / UNIT * UNIT;
+    if (!encode_channels(l, superblock, t0, 0, whole, x, stride))
+        return false;
+    if (whole == l->dim)
+        return true;
+    float tail[KVQ_SUPERBLOCK * UNIT];
+    copy_tail(l, x, stride, l->group, 0.0f, tail);
+    return encode_channels(l, superblock, t0, whole, UNIT, tail, UNIT);
+}
+
 static void encode_affine_channel_v(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
                                     const float *x, size_t stride)
 {
-    bool here = l->role == KVQ_KEYS && !l->half_arith && l->dim % UNIT == 0;
+    bool here = l->role == KVQ_KEYS && !l->half_arith;
     for (size_t t = t0; t < t0 + n; t += l->group, x += l->group * stride)
         if (!here || !encode_keys(l, superblock, t, x, stride))
             kvq_encode_affine_channel_portable(l, superblock, t, l->group, x, stride);
@@ -232,20 +269,30 @@ enum {
     VALUES_AHEAD = 3 * UNIT, /* tokens; fetching the next 16 only is too late */
 };
 
-/* The smallest and largest of n channels of each of 16 tokens. */
-V_INLINE void group_extremes(const float *x, size_t n, size_t stride, v_f *lo, v_f *hi)
+/* The smallest and largest of n channels of each of 16 tokens. `tailed`, a constant: those past a multiple of
+ * 16 are in `tail`, rows of 16. */
+V_INLINE void group_extremes(const float *x, size_t n, size_t stride, bool tailed, const float *tail, v_f *lo,
+                             v_f *hi)
 {
     v_f low_fours[4], high_fours[4];
+    const size_t whole = n / UNIT * UNIT;
     V_UNROLL(4)
-    for (size_t i = 0; i < 4; i++, x += stride) {
+    for (size_t i = 0; i < 4; i++, x += stride, tail += tailed ? UNIT : 0) {
         v_f low[4], high[4];
         V_UNROLL(4)
         for (size_t j = 0; j < 4; j++)
-            low[j] = high[j] = v_load(x + 4 * j * stride);
-        for (size_t c = UNIT; c < n; c += UNIT)
+            low[j] = high[j] = v_load(!tailed || whole > 0 ? x + 4 * j * stride : tail + 4 * j * UNIT);
+        for (size_t c = UNIT; c < whole; c += UNIT)
             V_UNROLL(4)
         for (size_t j = 0; j < 4; j++) {
             v_f value = v_load(x + 4 * j * stride + c);
+            low[j] = v_min(low[j], value);
+            high[j] = v_max(high[j], value);
+        }
+        if (tailed && whole > 0)
+            V_UNROLL(4)
+        for (size_t j = 0; j < 4; j++) {
+            v_f value = v_load(tail + 4 * j * UNIT);
             low[j] = v_min(low[j], value);
             high[j] = v_max(high[j], value);
         }
@@ -274,31 +321,55 @@ V_INLINE void values_quads(const float *x, size_t stride, size_t ahead, const fl
     }
 }
 
-/* Encode 16 tokens from t on, a multiple of 16; false, and nothing certain stored, if any group saturates. */
-static bool encode_16_tokens(const kvq_layout *l, uint8_t *superblock, size_t t, const float *x,
-                             size_t stride)
+/* Encode 16 tokens from t on, a multiple of 16; false, and nothing certain stored, if any group saturates.
+ * `tailed`, a constant: D is not a multiple of 16. */
+V_INLINE bool encode_tokens(const kvq_layout *l, uint8_t *superblock, size_t t, const float *x, size_t stride,
+                            bool tailed)
 {
     _Alignas(64) float min[KVQ_DIM_MAX], inverse[KVQ_DIM_MAX]; /* [group][token] */
+    float tail[UNIT * UNIT];
+    const size_t whole = l->dim / UNIT * UNIT;
+    if (tailed)
+        copy_tail(l, x, stride, UNIT, 1.0f, tail);
     uint16_t *scales = metadata_at(superblock + l->meta_offset + 2 * t);
     v_f worst = v_set1(0.0f);
     for (size_t c = 0, i = 0; c < l->dim; c += l->group, i += UNIT, scales += l->meta_tile_tokens) {
         v_f lo, hi;
-        group_extremes(x + c, l->group < l->dim - c ? l->group : l->dim - c, stride, &lo, &hi);
+        const size_t n = l->group < l->dim - c ? l->group : l->dim - c;
+        if (tailed && n % UNIT != 0)
+            group_extremes(x + c, n, stride, true, tail, &lo, &hi);
+        else
+            group_extremes(x + c, n, stride, false, NULL, &lo, &hi);
         coders made = make_coders(l->bits, lo, hi, &worst);
         store_coders(&made, scales, l->min_offset, min + i, inverse + i);
     }
     if (saturated(worst))
         return false;
-    for (size_t c = 0; c < l->dim; c += UNIT) {
+    for (size_t c = 0; c < whole; c += UNIT) {
         size_t made = c / l->group * UNIT;
         v_i quad[4];
         values_quads(x + c, stride, VALUES_AHEAD * stride, min + made, inverse + made, quad);
         store_unit(l, superblock, VALUES_ROW, c / UNIT * (KVQ_SUPERBLOCK / UNIT) + t / UNIT, quad);
     }
+    if (tailed) {
+        size_t made = whole / l->group * UNIT;
+        v_i quad[4];
+        values_quads(tail, UNIT, 0, min + made, inverse + made, quad);
+        for (size_t k = 0; k < 4; k++)
+            quad[k] = v_i_and(quad[k], first_dwords(l->dim - whole));
+        store_unit(l, superblock, VALUES_ROW, whole / UNIT * (KVQ_SUPERBLOCK / UNIT) + t / UNIT, quad);
+    }
     return true;
 }
 
-/* The smallest and largest of n channels of a token, in every lane. */
+static bool encode_16_tokens(const kvq_layout *l, uint8_t *superblock, size_t t, const float *x,
+                             size_t stride)
+{
+    return l->dim % UNIT == 0 ? encode_tokens(l, superblock, t, x, stride, false)
+                              : encode_tokens(l, superblock, t, x, stride, true);
+}
+
+/* The smallest and largest of n channels of a token, rounded up to a multiple of 16, in every lane. */
 V_INLINE void row_extremes(const float *x, size_t n, v_f *lo, v_f *hi)
 {
     v_f low = v_load(x), high = low;
@@ -327,6 +398,12 @@ static bool encode_1_token(const kvq_layout *l, uint8_t *superblock, size_t t, c
 {
     uint8_t *at[KVQ_MAX_PLANES], *scales = superblock + l->meta_offset + 2 * t;
     uint32_t shift[KVQ_MAX_PLANES];
+    float row[KVQ_DIM_MAX];
+    if (l->dim % UNIT != 0) {
+        memcpy(row, x, l->dim * sizeof *row);
+        copy_tail(l, x, 0, 1, 1.0f, row + l->dim / UNIT * UNIT);
+        x = row;
+    }
     for (size_t i = 0; i < l->n_planes; i++)
         at[i] = superblock + kvq_code_offset(l, &l->plane[i], t, 0, &shift[i]);
     v_f worst = v_set1(0.0f);
@@ -342,6 +419,8 @@ static bool encode_1_token(const kvq_layout *l, uint8_t *superblock, size_t t, c
         kvq_store_u16(scales + l->min_offset, min_halves[0]);
         for (; c < end; c += UNIT) {
             v_i codes = codes_of(x + c, made.min, made.inverse);
+            if (c + UNIT > l->dim)
+                codes = v_i_and(codes, first_dwords(l->dim - c));
             for (size_t i = 0; i < l->n_planes; i++)
                 store_token(&l->plane[i], at[i], c, shift[i], codes);
         }
@@ -352,7 +431,7 @@ static bool encode_1_token(const kvq_layout *l, uint8_t *superblock, size_t t, c
 static void encode_affine_token_v(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
                                   const float *x, size_t stride)
 {
-    bool here = l->role == KVQ_VALUES && !l->half_arith && l->dim % UNIT == 0;
+    bool here = l->role == KVQ_VALUES && !l->half_arith;
     for (size_t t = t0, end = t0 + n, step; t < end; t += step, x += step * stride) {
         step = t % UNIT == 0 && t + UNIT <= end ? UNIT : 1;
         if (!here || !(step == 1 ? encode_1_token(l, superblock, t, x)
@@ -363,9 +442,14 @@ static void encode_affine_token_v(const kvq_layout *l, uint8_t *superblock, size
 
 /* ---- Dequantizing: widths of planes, `low` and `high` (0 if there is one only), are constants ---- */
 
-V_INLINE void store_dequantized(float *out, v_f codes, v_f scale, v_f min)
+/* The first n numbers of a unit. */
+V_INLINE void store_dequantized(float *out, size_t n, v_f codes, v_f scale, v_f min)
 {
-    v_store(out, v_add(v_mul(codes, scale), min));
+    v_f x = v_add(v_mul(codes, scale), min);
+    if (n >= UNIT)
+        v_store(out, x);
+    else
+        v_store_part(out, x, n);
 }
 
 /* One plane's part of the codes of a unit's 16 channels of one token; `at` is its first dword. */
@@ -401,7 +485,7 @@ V_INLINE void dequantize_keys(const kvq_layout *l, const uint8_t *superblock, si
                 const uint8_t *at = codes + l->plane[1].offset + unit * high / 2 * KEYS_ROW;
                 bytes = v_q_or(bytes, v_q_shift_left(keys_part(at, high, odd), low));
             }
-            store_dequantized(out + c, v_q_to_f(bytes), v_load(scale + c), v_load(min + c));
+            store_dequantized(out + c, l->dim - c, v_q_to_f(bytes), v_load(scale + c), v_load(min + c));
         }
 }
 
@@ -427,7 +511,7 @@ V_INLINE void dequantize_values(const kvq_layout *l, const uint8_t *superblock, 
             v_f codes = values_part(superblock + row * low, t, low, 0);
             if (high != 0) /* small whole numbers: the sum is exact */
                 codes = v_add(codes, values_part(upper + row * high, t, high, low));
-            store_dequantized(out + c, codes, scale, min);
+            store_dequantized(out + c, l->dim - c, codes, scale, min);
         }
     }
 }
@@ -448,7 +532,7 @@ V_INLINE void dequantize(const kvq_layout *l, const uint8_t *superblock, size_t 
 static void dequantize_affine_v(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
                                 float *out, size_t stride)
 {
-    if (l->per_channel != (l->role == KVQ_KEYS) || l->half_arith || l->dim % UNIT != 0) {
+    if (l->per_channel != (l->role == KVQ_KEYS) || l->half_arith) {
         kvq_dequantize_affine_portable(l, superblock, t0, n, out, stride);
         return;
     }

@@ -27,6 +27,9 @@ static void check_encode(const kvq_kernels *k, bool per_channel)
         check_canaries(&out_a, "encode_affine");
         cr_assert(same_bits("encode_affine", out, spec, l.bytes),
                   "layout %zu, tokens [%zu, +%zu), D = %zu, %s", i, t0, n, l.dim, fill_names[kind]);
+        for (size_t t = t0; t < t0 + n; t++)
+            for (size_t c = l.dim; c < l.dim_padded; c++)
+                cr_assert(kvq_code_get(&l, out, t, c) == 0, "channel %zu pads D = %zu", c, l.dim);
     }
 }
 

@@ -211,7 +211,6 @@ NOT_TIMED(rotate_row)
 NOT_TIMED(subtract_rows_f64)
 NOT_TIMED(accumulate_levels)
 NOT_TIMED(choose_levels)
-NOT_TIMED(subtract_rows_f64)
 /* clang-format on */
 
 static void (*const time_slots[])(kvq_kernels *table) = {
