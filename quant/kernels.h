@@ -46,6 +46,8 @@ typedef struct kvq_next {
 /** The part of it that belongs to [first, first + n) of a whole; the parts of all of it add up to it. */
 static inline kvq_next kvq_next_part(kvq_next next, size_t first, size_t n, size_t whole)
 {
+    if (next.n_bytes == 0)
+        return next;
     size_t lines = (next.n_bytes + 63) / 64, begin = lines * first / whole, end = lines * (first + n) / whole;
     return (kvq_next){next.bytes + 64 * begin, 64 * (end - begin)};
 }

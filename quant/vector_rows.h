@@ -143,10 +143,9 @@ V_INLINE float row_scale(row_type type, const uint8_t *row)
 /* The part of what is next that goes with n rows from i on. */
 V_INLINE void row_prefetch(const row_call *call, size_t i, size_t n)
 {
-    const uint8_t *from = call->next.bytes + i * call->next_per_row,
-                  *end = call->next.bytes + call->next.n_bytes;
-    for (size_t byte = 0; byte < n * call->next_per_row && from + byte < end; byte += 64)
-        v_prefetch(from + byte);
+    const size_t begin = i * call->next_per_row, end = begin + n * call->next_per_row;
+    for (size_t byte = begin; byte < end && byte < call->next.n_bytes; byte += 64)
+        v_prefetch(call->next.bytes + byte);
 }
 
 /* Scores of n_rows rows from i on by n_q queries; n_q * n_rows = 4, or less at the end. */
