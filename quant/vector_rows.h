@@ -143,10 +143,10 @@ V_INLINE float row_scale(row_type type, const uint8_t *row)
 /* The part of what is next that goes with n rows from i on. */
 V_INLINE void row_prefetch(const row_call *call, size_t i, size_t n)
 {
-    const uint8_t *from = call->next.bytes + i * call->next_per_row,
-                  *end = call->next.bytes + call->next.n_bytes;
-    for (size_t byte = 0; byte < n * call->next_per_row && from + byte < end; byte += 64)
-        v_prefetch(from + byte);
+    size_t byte = i * call->next_per_row, end = (i + n) * call->next_per_row;
+    end = end < call->next.n_bytes ? end : call->next.n_bytes;
+    for (; byte < end; byte += 64)
+        v_prefetch(call->next.bytes + byte);
 }
 
 /* Scores of n_rows rows from i on by n_q queries; n_q * n_rows = 4, or less at the end. */
@@ -160,14 +160,15 @@ V_INLINE void dot_some(const row_call *call, size_t n_q, size_t n_rows, size_t i
     V_UNROLL(4)
     for (size_t j = 0; j < 4; j++)
         sum[j] = v_set1(0.0f);
-    for (; c + 16 <= dim; c += 16)
+    for (; c + 16 <= dim; c += 16) {
         V_UNROLL(4)
-    for (size_t j = 0; j < n_rows; j++) {
-        v_f row = row_load(call->type, rows + j * call->stride, c);
-        V_UNROLL(4)
-        for (size_t query = 0; query < n_q; query++)
-            sum[query * n_rows + j] =
-                v_add(sum[query * n_rows + j], v_mul(v_load(call->factors + query * dim + c), row));
+        for (size_t j = 0; j < n_rows; j++) {
+            v_f row = row_load(call->type, rows + j * call->stride, c);
+            V_UNROLL(4)
+            for (size_t query = 0; query < n_q; query++)
+                sum[query * n_rows + j] =
+                    v_add(sum[query * n_rows + j], v_mul(v_load(call->factors + query * dim + c), row));
+        }
     }
     if (c < dim) /* the other lanes add 0 * 0: no lane is ever -0, so nothing changes */
         for (size_t j = 0; j < n_rows; j++) {
