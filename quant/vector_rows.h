@@ -143,9 +143,8 @@ V_INLINE float row_scale(row_type type, const uint8_t *row)
 /* The part of what is next that goes with n rows from i on. */
 V_INLINE void row_prefetch(const row_call *call, size_t i, size_t n)
 {
-    size_t byte = i * call->next_per_row, end = (i + n) * call->next_per_row;
-    end = end < call->next.n_bytes ? end : call->next.n_bytes;
-    for (; byte < end; byte += 64)
+    const size_t begin = i * call->next_per_row, end = begin + n * call->next_per_row;
+    for (size_t byte = begin; byte < end && byte < call->next.n_bytes; byte += 64)
         v_prefetch(call->next.bytes + byte);
 }
 
