@@ -24,7 +24,9 @@ static kvq_next what_follows(const kvq_tile *t, kvq_role role, size_t token)
     }
     if (head >= t->a->call->cache->config.n_kv_heads || token >= n_tokens)
         return (kvq_next){NULL, 0}; /* nothing that is stored */
-    kvq_stretch s = kvq_find_stretch(t->view, role, head, token, n_tokens - token);
+    /* No more than a chunk. */
+    size_t n = kvq_min_size(n_tokens - token, KVQ_SUPERBLOCK);
+    kvq_stretch s = kvq_find_stretch(t->view, role, head, token, n);
     if (s.superblock != NULL)
         return (kvq_next){s.superblock, t->a->side[role]->bytes};
     return (kvq_next){s.rows, s.n * s.stride};

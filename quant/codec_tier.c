@@ -38,7 +38,7 @@
  *   cert       int8[D], only if certified: no error of the channel passes 2^(n/8); 127: nothing is promised
  *
  * Attention. q times step, gathered into the order once, is rounded to 16 bits with one step per query;
- * score_folded then serves each class, and one q . lo per superblock is the bias. The error is that of
+ * score_runs then serves all classes at once, and one q . lo per superblock is the bias. The error is that of
  * portable_fast.c: what rounding takes is made up for as if all codes were half the largest.
  *
  * Error bound. Heavy hitters have that of their rows. For the others the search promises nothing (a step may

@@ -1,10 +1,10 @@
 /*
  * The kernels: every loop that time is spent in, as one table of function pointers per instruction set.
  *
- * kernels_portable.c, portable_affine.c and portable_fast.c are the specification: plain C, always built,
- * tested against formulas in double. A file for an instruction set exports one table and fills what it does
- * better; a slot left NULL inherits from the next plainer instruction set (dispatch.c). The comment at each
- * slot is its contract:
+ * kernels_portable.c and the portable_NAME.c are the specification: C without any processor's instructions,
+ * always built, tested against formulas in double. A file for an instruction set exports one table and fills
+ * what it does better; a slot left NULL inherits from the next plainer instruction set (dispatch.c). The
+ * comment at each slot is its contract:
  *
  *   EXACT   gives the bits of the portable kernel
  *   TOL     may differ from it; the bound is stated
@@ -43,12 +43,14 @@ typedef struct kvq_next {
     size_t n_bytes;
 } kvq_next;
 
-/** The part of it that belongs to [first, first + n) of a whole; the parts of all of it add up to it. */
+/** The part of it, in whole cache lines, that belongs to [first, first + n) of a whole, first <= whole; what
+ * reaches past the whole has none. The parts of all of it add up to it. */
 static inline kvq_next kvq_next_part(kvq_next next, size_t first, size_t n, size_t whole)
 {
     if (next.n_bytes == 0)
         return next;
-    size_t lines = (next.n_bytes + 63) / 64, begin = lines * first / whole, end = lines * (first + n) / whole;
+    const size_t lines = (next.n_bytes + 63) / 64, last = n < whole - first ? first + n : whole,
+                 begin = lines * first / whole, end = lines * last / whole;
     return (kvq_next){next.bytes + 64 * begin, 64 * (end - begin)};
 }
 
@@ -59,7 +61,8 @@ typedef struct kvq_run {
     uint32_t shift;     /* what is added is code << shift. Runs come with the largest shift first */
     size_t offset;      /* of the codes of the first 32 tokens of keys, or sixteen channels of values */
     size_t block_bytes; /* from there to the next 32, or sixteen */
-    size_t n; /* codes of a lane, one for each folded number; 0 behind them up to 16, or 32 of 1 bit */
+    size_t n; /* codes of a lane, one for each folded number. Up to a multiple of 16, or for 1 bit of 32, both
+               * are read, and folded numbers are 0 */
     size_t folded, folded_stride; /* bytes: of the first row's folded numbers, and from there to the next's */
 } kvq_run;
 
@@ -167,13 +170,15 @@ typedef struct kvq_kernels {
                               size_t n_q, float *acc);
 
     /* TOL: likewise, of codes in any runs, times floats: scores[i][t] = bias[i] + sum over runs of factor *
-     * (code << shift), each within (n + 8) * 2^-23 * (|bias| + sum of |factor| * the largest such code), n the
-     * number of factors. Here the runs' folded and folded_stride are bytes in `factors`, all with one stride. */
+     * (code << shift), each within (N + 8) * 2^-23 * (|bias| + sum of |factor| * the largest such code), N
+     * the number of factors, for t < n and no others. Here the runs' folded and folded_stride are bytes in
+     * `factors`, all with one stride; factors, too, are 0 behind those of a run. */
     void (*score_codes)(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, size_t n,
                         const float *factors, const float *bias, size_t n_q, float *scores);
 
-    /* TOL: likewise acc[i][c] += bias[i] + sum_t factors[i][t] * code for channels [first, end), a multiple of
-     * 16 or what is left of D; factors have rows of KVQ_SUPERBLOCK, 0 from n on to a multiple of 32. */
+    /* TOL: likewise acc[i][c] += bias[i] + sum_t factors[i][t] * code for channels [first, end), first a
+     * multiple of 16 and end, too, or D; factors have rows of KVQ_SUPERBLOCK, 0 from n on to a multiple of
+     * 32. */
     void (*accumulate_codes)(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t first,
                              size_t end, const float *factors, const float *bias, size_t n_q, float *acc);
 
@@ -203,8 +208,7 @@ typedef struct kvq_kernels {
 
     /* EXACT. scores[i][t] = bias + step * (float(low) + 256 float(high)) for n_q rows of folded numbers, low
      * and high the sums of code << shift times their bytes over all runs; rows of KVQ_SUPERBLOCK. The last
-     * block of 32 tokens is written whole. Without bias (NULL) the rest is added to the scores that are there.
-     */
+     * block of 32 tokens is written whole. Without bias (NULL) this is added to the scores that are there. */
     void (*score_runs)(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, kvq_next next, size_t n,
                        const int8_t *folded, const float *step, const float *bias, size_t n_q, float *scores);
 
@@ -283,7 +287,7 @@ typedef struct kvq_kernels {
     void (*subtract_rows_f64)(const double *const *row, size_t c, const double *by, size_t n, double x[16]);
 
     /* EXACT. Fold n numbers: w_i = rne(y_i), y_i = x_i * per_unit, |y_i| <= KVQ_FOLDED_MAX, then 0 up to a
-     * multiple of 32, as score_folded and accumulate_folded take them. Returns sum_i y_i - w_i, in the order
+     * multiple of 32, as score_runs and accumulate_folded take them. Returns sum_i y_i - w_i, in the order
      * of dot_f32. */
     float (*fold_row)(const float *x, size_t n, float per_unit, int8_t *folded);
     /* EXACT. Fold what rounding took there: fold_row of KVQ_REST_SCALE * (y_i - w_i). */
@@ -315,7 +319,8 @@ typedef struct kvq_kernels {
                               size_t dim, float *acc);
 
     /* EXACT. codes[c] = how many of the 2^width - 1 thresholds, which ascend, y[c] passes, for n numbers, a
-     * multiple of 16; width 1 .. 4. To pass is to be larger than the threshold plus 2^-127. Returns sum_c y[c] * levels[codes[c]] in the order of dot_f32. */
+     * multiple of 16; width 1 .. 4. To pass is to be larger than the threshold plus 2^-127. Returns sum_c
+     * y[c] * levels[codes[c]] in the order of dot_f32. */
     float (*choose_levels)(const float *y, size_t n, const float *thresholds, const float *levels,
                            uint32_t width, uint8_t *codes);
 

@@ -11,12 +11,11 @@
  * in float.
  *
  * Error. Rounding moves a folded number by at most half a step (and 2^-23 of 32512 steps, from the two float
- * multiplications). What it takes from all together is added to the bias, as if all codes were half
- * the largest; so only differences from that are left: a score is off by at most 0.51 * step * sum_c |code_tc
- * - levels / 2|, which is 0.26 * D * levels * step in the worst case and a few hundredths of that for errors
- *   that do not conspire. codec_affine.c estimates
- * from this where a query's range is too wide for this arithmetic, and what the output is off by, which lib/
- * compares with the output itself.
+ * multiplications). What it takes from all together is added to the bias, as if all codes were half the
+ * largest; so only differences from that are left: a score is off by at most 0.51 * step * sum_c |code_tc -
+ * levels / 2|, which is 0.26 * D * levels * step in the worst case and a few hundredths of that for errors
+ * that do not conspire. codec_affine.c estimates from this where a query's range is too wide for this
+ * arithmetic, and what the output is off by, which lib/ compares with the output itself.
  *
  * Wide. Where that is not enough, what rounding took is folded again in steps 2^15 times finer, and its sums
  * are added: then weights carry 31 bits, and what is left is float32's own rounding, still with the same bits
@@ -184,8 +183,9 @@ void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, si
 
 /* ---- Sums of folded numbers times codes ---- */
 
-/* Sixteen dwords of codes, one per lane, as 32 numbers of 16 bits: a register type that gcc and clang have on
- * every processor, so that the loops below become its vector instructions, whatever these are. */
+/* Sixteen dwords of codes, one per lane, as 32 numbers of 16 bits: a type that gcc and clang have for every
+ * processor, so that the loops below become its vector instructions, whatever these are. The lower half of a
+ * dword comes first, as everywhere here: machines are little-endian. */
 typedef uint16_t halves __attribute__((vector_size(16)));
 typedef uint32_t dwords __attribute__((vector_size(16)));
 
@@ -195,7 +195,7 @@ enum { PARTS = 4 }; /* registers for sixteen dwords */
 typedef struct dot_sums {
     halves low[PARTS], high[PARTS];
     dwords total_low[PARTS], total_high[PARTS];
-    uint32_t room; /* what a half takes before it could overflow: the sum of codes, times 128 */
+    uint32_t room; /* the sum of codes that a half still takes before it could overflow, each times -128 */
 } dot_sums;
 
 enum { ROOM = 32767 / 128 };
@@ -225,9 +225,9 @@ static inline halves both(int8_t lower, int8_t upper)
     return (halves){l, u, l, u, l, u, l, u};
 }
 
-/* Add a run: sixteen lanes of dwords from `codes` on, the next ones row_bytes further. A dword has its values in
- * bytes, four to each place (layout.h); a shift brings one into each half, two bytes apart. `width` is constant
- * where this is inlined. */
+/* Add a run: sixteen lanes of dwords from `codes` on, the next ones row_bytes further. A dword has its values
+ * in bytes, four to each place (layout.h); a shift brings one into each half, two bytes apart. `width` is
+ * constant where this is inlined. */
 static inline __attribute__((always_inline)) void
 add_run(uint32_t width, const uint8_t *codes, size_t row_bytes, size_t n, const int8_t *folded, dot_sums *s)
 {
@@ -236,8 +236,8 @@ add_run(uint32_t width, const uint8_t *codes, size_t row_bytes, size_t n, const 
     for (size_t row = 0; row < (n + per_dword - 1) / per_dword; row++, codes += row_bytes) {
         halves x[PARTS];
         memcpy(x, codes, sizeof x);
-        for (uint32_t at = 0; at < 16; at += 8 / (8 / width)) {
-            /* Values 4 * place + byte: this shift has those of byte 0 or 1, and two further on. */
+        for (uint32_t at = 0; at < 16; at += width) {
+            /* Value 4 * place + byte, byte 0 or 1, in the lower half; that two further on in the upper one. */
             const size_t i = row * per_dword + (size_t)(at % 8 / width * 4 + at / 8);
             const int8_t *sixteen = folded + i / LANES * 2 * LANES + i % LANES;
             const halves low = both(sixteen[0], sixteen[2]), high = both(sixteen[LANES], sixteen[LANES + 2]);

@@ -1,11 +1,10 @@
 /*
  * The vocabulary that kernels are written in: every word, with its contract. A vocabulary (vector_avx2.h,
  * vector_avx512.h, vector_neon.h) defines them all on the registers of one instruction set; the templates
- * (vector_rows.h and its neighbours) use no others and no
- * intrinsics.
- * So a kernels_ISA.c includes one vocabulary and then the templates it wants, all of them through
- * vector_kernels.h. A template without a vocabulary, or with one that lacks a word, does not compile
- * (vector_complete.h); tests/check_words.c holds every word against its contract here.
+ * (vector_rows.h and its neighbours) use no others and no intrinsics. So a kernels_ISA.c includes one
+ * vocabulary and then the templates it wants, all of them through vector_kernels.h. A template without a
+ * vocabulary, or with one that lacks a word, does not compile (vector_complete.h); tests/check_words.c holds
+ * every word against its contract here.
  *
  * Types:
  *   v_f     sixteen floats: lanes 0 .. 15, in one register or several

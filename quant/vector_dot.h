@@ -76,10 +76,13 @@ V_INLINE uint32_t k_step_quads(uint32_t width)
 
 /* The sums of the products of n_q queries and `registers` v_d. */
 typedef struct dot_sums {
+    /* By row, then register; of low and high then by chain. */
     v_acc low[V_SUMS / 2], high[V_SUMS / 2];
     v_d total_low[V_SUMS / 2], total_high[V_SUMS / 2];
     size_t room; /* what v_acc still takes, in products with the largest folded byte by 1 */
 } dot_sums;
+
+_Static_assert(V_ROOM == 0 || V_ROOM >= 4 * (V_NIBBLES ? 15 : 255), "a v_acc takes a whole k-step");
 
 /* Put the sums away, `up` bits higher than what comes after them. */
 V_INLINE void dot_put_away(uint32_t n_q, dot_sums *s, uint32_t up)

@@ -159,14 +159,15 @@ V_INLINE void dot_some(const row_call *call, size_t n_q, size_t n_rows, size_t i
     V_UNROLL(4)
     for (size_t j = 0; j < 4; j++)
         sum[j] = v_set1(0.0f);
-    for (; c + 16 <= dim; c += 16)
+    for (; c + 16 <= dim; c += 16) {
         V_UNROLL(4)
-    for (size_t j = 0; j < n_rows; j++) {
-        v_f row = row_load(call->type, rows + j * call->stride, c);
-        V_UNROLL(4)
-        for (size_t query = 0; query < n_q; query++)
-            sum[query * n_rows + j] =
-                v_add(sum[query * n_rows + j], v_mul(v_load(call->factors + query * dim + c), row));
+        for (size_t j = 0; j < n_rows; j++) {
+            v_f row = row_load(call->type, rows + j * call->stride, c);
+            V_UNROLL(4)
+            for (size_t query = 0; query < n_q; query++)
+                sum[query * n_rows + j] =
+                    v_add(sum[query * n_rows + j], v_mul(v_load(call->factors + query * dim + c), row));
+        }
     }
     if (c < dim) /* the other lanes add 0 * 0: no lane is ever -0, so nothing changes */
         for (size_t j = 0; j < n_rows; j++) {

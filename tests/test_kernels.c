@@ -98,6 +98,27 @@ Test(kernels, tables_are_complete_and_named)
     cr_assert(chosen == NULL || kvq_kernels_for_isa(chosen->isa) == chosen);
 }
 
+/* Strips of a whole, of which the last may reach past it, together prefetch all there is, line by line, once. */
+Test(kernels, what_is_next_is_prefetched_in_parts)
+{
+    static const uint8_t bytes[79 * 64];
+    for (size_t n_bytes = 0; n_bytes <= 5000; n_bytes += n_bytes < 200 ? 1 : 97)
+        for (size_t whole = 16; whole <= 128; whole += 8)
+            for (size_t strip = 8; strip <= 32; strip *= 2) {
+                const uint8_t *at = bytes;
+                for (size_t first = 0; first < whole; first += strip) {
+                    const kvq_next part = kvq_next_part((kvq_next){bytes, n_bytes}, first, strip, whole);
+                    cr_assert(part.n_bytes == 0 || part.bytes == at, "%zu bytes, %zu of %zu", n_bytes, first,
+                              whole);
+                    at += part.n_bytes;
+                }
+                cr_assert_eq((size_t)(at - bytes), (n_bytes + 63) / 64 * 64, "%zu bytes, %zu by %zu", n_bytes,
+                             whole, strip);
+            }
+    const kvq_next none = kvq_next_part((kvq_next){NULL, 0}, 32, 32, 128);
+    cr_assert(none.bytes == NULL && none.n_bytes == 0);
+}
+
 /* It is found by its name alone, and never instead of an instruction set. */
 Test(kernels, an_offered_table_is_found_by_name)
 {
