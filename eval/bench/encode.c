@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_TOKENS = 1024, QUICK_TOKENS = 256, MIN_ROUNDS = 3, TABLE_ENCODE = 2, MAX_BLOCKS = 1024 };
+enum { MOST_TOKENS = 1024, QUICK_TOKENS = 640, MIN_ROUNDS = 3, TABLE_ENCODE = 2, MAX_BLOCKS = 1024 };
 
 /* An allocator that keeps what is freed for the next request of that size, so that pages are mapped
  * already. */

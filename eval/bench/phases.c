@@ -32,7 +32,7 @@
     X(window, "scores and sums over plain rows: residual, sinks, heavy hitters, dequantized blocks")         \
     X(rotate, "Hadamard transforms")                                                                         \
     X(dequantize, "blocks and rows made floats")                                                             \
-    X(other, "the rest: calls, set-up, control, checks")
+    X(other, "the rest: calls, set-up, control, checks, and what codecs do outside of kernels")
 
 enum phase {
 #define PHASE(name, what) PHASE_##name,
@@ -209,7 +209,7 @@ NOT_TIMED(fit_channels)
 NOT_TIMED(fit_channel)
 NOT_TIMED(rotate_row)
 NOT_TIMED(subtract_rows_f64)
-NOT_TIMED(accumulate_levels)
+TIMED(accumulate, accumulate_levels, const kvq_block_codes *, floats, floats, size_t, out)
 NOT_TIMED(choose_levels)
 /* clang-format on */
 
