@@ -154,13 +154,10 @@ V_INLINE void dot_part(uint32_t width, uint32_t down, uint32_t mask, uint32_t n_
     for (uint32_t r = 0; r < dot_registers(n_q); r++)
         from[r] = at[r];
     for (size_t left = (run->n + k_step - 1) / k_step, n; left > 0; left -= n) {
-        n = left;
-        if (V_ROOM > 0) {
-            if (s->room < cost)
-                dot_put_away(n_q, s, 0);
-            n = s->room / cost < left ? s->room / cost : left;
-            s->room -= n * cost;
-        }
+        if (V_ROOM > 0 && s->room < cost)
+            dot_put_away(n_q, s, 0);
+        n = V_ROOM > 0 && s->room / cost < left ? s->room / cost : left;
+        s->room -= V_ROOM > 0 ? n * cost : 0;
         dot_k_steps(width, down, mask, n_q, from, row_bytes, folded, run->folded_stride, n, s);
         folded += n * 2 * k_step;
         for (uint32_t r = 0; r < dot_registers(n_q); r++)
