@@ -26,7 +26,7 @@ static void interleave(const uint8_t *codes, size_t dim_padded, uint32_t quad[QU
     }
 }
 
-/* Store them in a plane of `width` bits, from bit `shift` of a code on: 8 / width quads to a row of dwords. */
+/* Store them in a plane of `width` bits, from bit `shift` of a code on: 8 / width quads to a row. */
 static void pack_plane(uint32_t quad[QUADS][LANES], uint32_t width, uint32_t shift, uint8_t *to)
 {
     const uint32_t mask = ((1u << width) - 1u) * 0x01010101u, per_row = 8 / width;

@@ -1,6 +1,6 @@
 /*
- * Feedback of codec_tier.c: from the second moments of queries to how much of a channel's error later channels
- * make up for. Doubles in an order that is written down here: the same bits on every machine.
+ * Feedback of codec_tier.c: from the second moments of queries to how much of a channel's error later
+ * channels make up for. Doubles in an order that is written down here: the same bits on every machine.
  */
 #include "quant/tier.h"
 

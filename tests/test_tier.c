@@ -131,7 +131,7 @@ static void check_exact_scores(const kvq_side *s, const kvq_tokens *tokens, cons
                 cr_assert(fabs((double)scores[i * T + t] - wanted) <= most,
                           "%s, D = %zu, %s, query %zu of %zu, token %zu: %.9g, not %.9g within %g", what,
                           s->dim, kvq_kernels_at(isa)->isa, i, n_q, t, (double)scores[i * T + t], wanted,
-                          bound);
+                          most);
             }
         }
     }
