@@ -262,8 +262,8 @@ typedef struct kvq_kernels {
     /* EXACT. scores[i][j] = scale * sum_c q_c code_c, the sum in the order of dot_f32; arrays as there. */
     void (*dot_i8)(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
                    size_t dim, float *scores);
-    /* EXACT. acc[i][c] += (p[i][j] * scale) * code, multiply then add, for j = 0, 1, ... in this order; arrays
-     * as for accumulate_f32. */
+    /* EXACT. acc[i][c] += (p[i][j] * scale) * code, multiply then add, for j = 0, 1, ... in this order;
+     * arrays as for accumulate_f32. */
     void (*accumulate_i8)(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *p,
                           size_t n_q, size_t dim, float *acc);
 

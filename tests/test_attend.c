@@ -370,7 +370,7 @@ Test(attend, arguments_are_checked)
 
 enum { MOST_READS = 100 };
 
-/* What kernels were given, in their order: rows, how many bytes of them, and what they were told comes next. */
+/* What kernels were given, in their order: rows, how many bytes, and what they were told comes next. */
 typedef struct reads {
     const uint8_t *from[MOST_READS];
     size_t n_bytes[MOST_READS];
