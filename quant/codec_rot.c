@@ -498,7 +498,8 @@ static void accumulate_levels(const kvq_kernels *k, const kvq_rot *l, const uint
         packed[c] += sum[c];
 }
 
-/* p times scale, as floats. False, and nothing is done, where sums of codes could leave the range of float. */
+/* p times scale, as floats. False, and nothing is done, where sums of codes could leave the range of float.
+ */
 static bool accumulate_exact(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, const float *p,
                              size_t n_q, const kvq_sum_rows *sums)
 {

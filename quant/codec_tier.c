@@ -309,8 +309,8 @@ static float levels_of(const tier_class *class)
     return (float)((1u << class->width) - 1u);
 }
 
-/* The runs of a class: one, or two of 6 bits, which is the widest class, so that the larger shift comes first.
- * folded and stride are bytes. Returns how many. */
+/* The runs of a class: one, or two of 6 bits, which is the widest class, so that the larger shift comes
+ * first. folded and stride are bytes. Returns how many. */
 static size_t put_runs(const tier_class *class, size_t folded, size_t stride, kvq_run *runs)
 {
     const kvq_run whole = {.width = class->width,

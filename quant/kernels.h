@@ -172,13 +172,12 @@ typedef struct kvq_kernels {
     /* TOL: likewise, of codes in any runs, times floats: scores[i][t] = bias[i] + sum over runs of factor *
      * (code << shift), each within (N + 8) * 2^-23 * (|bias| + sum of |factor| * the largest such code), N
      * the number of factors, for t < n and no others. Here the runs' folded and folded_stride are bytes in
-     * `factors`, all with one stride; factors, too, are 0 behind those of a run. */
+     * `factors`, all with one stride; factors are 0 behind those of a run, up to a whole dword of codes. */
     void (*score_codes)(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, size_t n,
                         const float *factors, const float *bias, size_t n_q, float *scores);
 
     /* TOL: likewise acc[i][c] += bias[i] + sum_t factors[i][t] * code for channels [first, end), first a
-     * multiple of 16 and end, too, or D; factors have rows of KVQ_SUPERBLOCK, 0 from n on to a multiple of
-     * 32. */
+     * multiple of 16, end too or D; factors have rows of KVQ_SUPERBLOCK, 0 from n on to a multiple of 32. */
     void (*accumulate_codes)(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t first,
                              size_t end, const float *factors, const float *bias, size_t n_q, float *acc);
 
@@ -263,8 +262,8 @@ typedef struct kvq_kernels {
     /* EXACT. scores[i][j] = scale * sum_c q_c code_c, the sum in the order of dot_f32; arrays as there. */
     void (*dot_i8)(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
                    size_t dim, float *scores);
-    /* EXACT. acc[i][c] += (p[i][j] * scale) * code, multiply then add, for j = 0, 1, ... in this order; arrays
-     * as for accumulate_f32. */
+    /* EXACT. acc[i][c] += (p[i][j] * scale) * code, multiply then add, for j = 0, 1, ... in this order;
+     * arrays as for accumulate_f32. */
     void (*accumulate_i8)(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *p,
                           size_t n_q, size_t dim, float *acc);
 

@@ -237,7 +237,7 @@ add_run(uint32_t width, const uint8_t *codes, size_t row_bytes, size_t n, const 
         halves x[PARTS];
         memcpy(x, codes, sizeof x);
         for (uint32_t at = 0; at < 16; at += width) {
-            /* Value 4 * place + byte, byte 0 or 1, in the lower half; that two further on in the upper one. */
+            /* Value 4 * place + byte, byte 0 or 1, in the lower half; that two further on in the upper. */
             const size_t i = row * per_dword + (size_t)(at % 8 / width * 4 + at / 8);
             const int8_t *sixteen = folded + i / LANES * 2 * LANES + i % LANES;
             const halves low = both(sixteen[0], sixteen[2]), high = both(sixteen[LANES], sixteen[LANES + 2]);

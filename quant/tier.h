@@ -94,8 +94,8 @@ static inline size_t kvq_tier_row(size_t i)
     return i * (i + 1) / 2;
 }
 
-/** U of the moments, damped, with n channels in the order in which they will be quantized: row k of u is column
- * k of U; 16 numbers behind the triangle are overwritten. False if the moments do not allow it. */
+/** U of the moments, damped, with n channels in the order in which they will be quantized: row k of u is
+ * column k of U; 16 numbers behind the triangle are overwritten. False if the moments do not allow it. */
 bool kvq_tier_make_feedback(const kvq_kernels *k, const float *moment, const uint16_t *turn, size_t n,
                             double *u);
 

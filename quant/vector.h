@@ -139,7 +139,7 @@
     /* Bytes right by n < 8; the upper n bits of each are undefined. */                                      \
     X(v_d, v_d_shift_bytes, (v_d x, uint32_t n))                                                             \
     X(v_d, v_d_shift_left, (v_d x, uint32_t n))                                                              \
-    /* sum, which starts as v_acc_zero, plus, for each dword, the four products of bytes of `codes` without    \
+    /* sum, which starts as v_acc_zero, plus, for each dword, the four products of bytes of `codes` without  \
      * a sign, up to 255 (15 where V_NIBBLES is 1), and bytes of `folded` with a sign. */                    \
     X(v_acc, v_acc_zero, (void))                                                                             \
     X(v_acc, v_dot, (v_acc sum, v_d codes, v_d folded))                                                      \

@@ -144,23 +144,29 @@ V_INLINE void dot_k_steps(uint32_t width, uint32_t down, uint32_t mask, uint32_t
     }
 }
 
+/* How many of `left` k-steps the sums take, each of which costs that much room. */
+V_INLINE size_t dot_make_room(uint32_t n_q, size_t cost, size_t left, dot_sums *s)
+{
+    if (V_ROOM == 0)
+        return left;
+    if (s->room < cost)
+        dot_put_away(n_q, s, 0);
+    size_t n = s->room / cost < left ? s->room / cost : left;
+    s->room -= n * cost;
+    return n;
+}
+
 /* A run, or of its codes of 8 bits a half: those bits from `down` on that `mask` leaves. */
 V_INLINE void dot_part(uint32_t width, uint32_t down, uint32_t mask, uint32_t n_q, size_t row_bytes,
                        const dot_call *call, const kvq_run *run, const uint8_t *const *at, dot_sums *s)
 {
-    const size_t k_step = 4 * k_step_quads(width), cost = (size_t)mask * k_step_quads(width);
+    const size_t k_step = 4 * k_step_quads(width);
     const int8_t *folded = call->folded + run->folded + call->row * run->folded_stride;
     const uint8_t *from[V_STRIP];
     for (uint32_t r = 0; r < dot_registers(n_q); r++)
         from[r] = at[r];
     for (size_t left = (run->n + k_step - 1) / k_step, n; left > 0; left -= n) {
-        n = left;
-        if (V_ROOM > 0) {
-            if (s->room < cost)
-                dot_put_away(n_q, s, 0);
-            n = s->room / cost < left ? s->room / cost : left;
-            s->room -= n * cost;
-        }
+        n = dot_make_room(n_q, (size_t)mask * k_step_quads(width), left, s);
         dot_k_steps(width, down, mask, n_q, from, row_bytes, folded, run->folded_stride, n, s);
         folded += n * 2 * k_step;
         for (uint32_t r = 0; r < dot_registers(n_q); r++)

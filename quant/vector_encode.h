@@ -24,8 +24,8 @@
 
 enum { UNIT = 16 };
 
-/* The last channels, where D is not a multiple of 16, of n > 0 rows: copied, so that nothing past them is read.
- * The others of the unit become `fill` times the last one. */
+/* The last channels, where D is not a multiple of 16, of n > 0 rows: copied, so that nothing past them is
+ * read. The others of the unit become `fill` times the last one. */
 V_INLINE void copy_tail(const kvq_layout *l, const float *x, size_t stride, size_t n, float fill, float *tail)
 {
     const size_t first = l->dim / UNIT * UNIT, n_own = l->dim - first;
@@ -212,8 +212,8 @@ V_INLINE void channel_extremes(const float *x, size_t n, size_t stride, float lo
     v_store(hi, v_max(high[0], high[1]));
 }
 
-/* Encode n channels from c on, multiples of 16, of a group of tokens; false, and nothing certain stored, if any
- * of them saturates. x is that of the first. */
+/* Encode n channels from c on, multiples of 16, of a group of tokens; false, and nothing certain stored, if
+ * any of them saturates. x is that of the first. */
 static bool encode_channels(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t c, size_t n,
                             const float *x, size_t stride)
 {
@@ -239,8 +239,8 @@ static bool encode_channels(const kvq_layout *l, uint8_t *superblock, size_t t0,
     return true;
 }
 
-/* Encode a group of tokens; false, and nothing certain stored, if any channel saturates. Channels that pad are
- * zeros, which have codes, scales and minimums of 0. */
+/* Encode a group of tokens; false, and nothing certain stored, if any channel saturates. Channels that pad
+ * are zeros, which have codes, scales and minimums of 0. */
 static bool encode_keys(const kvq_layout *l, uint8_t *superblock, size_t t0, const float *x, size_t stride)
 {
     const size_t whole = l->dim / UNIT * UNIT;

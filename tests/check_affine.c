@@ -158,8 +158,52 @@ void check_accumulate_affine(const kvq_kernels *k)
 
 /* Factors of every kind, for codes in the runs of an affine layout; |factor| times the largest code is what the
  * contract counts. */
+/* Runs of several widths, as codec_tier.c has them; or of none. */
+static void check_score_codes_of_classes(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < 100; i++) {
+        kvq_run runs[KVQ_CLASSES_MAX + 1];
+        size_t n = 1 + rng_below(&r, T), n_q = 1 + rng_below(&r, KVQ_ROWS_MAX), bytes, folded_bytes,
+               n_codes = 0;
+        const size_t n_runs = random_runs(runs, 1, &bytes, &folded_bytes), stride = folded_bytes / 2;
+        uint8_t *sb = place(&in_a, (placing){.at_end = rng_u64(&r) & 1}, bytes, 1);
+        float *factors = floats_in(&in_b, FILL_NORMAL, n_q * stride, 1), bias[KVQ_ROWS_MAX];
+        float *scores = place(&out_a, random_placing(&r), (n_q - 1) * T + n, sizeof *scores);
+        for (size_t j = 0; j < bytes; j++)
+            sb[j] = (uint8_t)rng_u64(&r);
+        for (size_t run = 0; run < n_runs; run++) { /* floats take twice the bytes of folded numbers */
+            const size_t first = runs[run].folded / 2, end = first + kvq_fold_dim(runs[run].n);
+            for (size_t row = 0; row < n_q; row++)
+                for (size_t c = first + runs[run].n; c < end; c++)
+                    factors[row * stride + c] = 0.0f;
+            runs[run].folded *= 2;
+            runs[run].folded_stride = stride * sizeof *factors;
+            n_codes += runs[run].n;
+        }
+        for (size_t row = 0; row < n_q; row++)
+            bias[row] = (float)rng_below(&r, 100) - 50.0f;
+        k->score_codes(runs, n_runs, sb, n, factors, bias, n_q, scores);
+        check_canaries(&out_a, "score_codes");
+        for (size_t j = 0; j < n_q * n; j++) {
+            const size_t row = j / n, t = j % n;
+            double wanted = (double)bias[row], magnitude = fabs(wanted);
+            for (size_t run = 0; run < n_runs; run++)
+                for (size_t c = 0; c < runs[run].n; c++) {
+                    const double factor = (double)factors[row * stride + runs[run].folded / 4 + c];
+                    wanted += factor * (code_of_run(&runs[run], sb, t, c) << runs[run].shift);
+                    magnitude += fabs(factor) * (((1u << runs[run].width) - 1u) << runs[run].shift);
+                }
+            const double most = (double)(n_codes + 8) * 0x1p-23 * magnitude;
+            cr_assert(fabs((double)scores[row * T + t] - wanted) <= most,
+                      "%zu runs, query %zu of %zu, token %zu: %.9g, not %.9g within %g", n_runs, row, n_q, t,
+                      (double)scores[row * T + t], wanted, most);
+        }
+    }
+}
+
 void check_score_codes(const kvq_kernels *k)
 {
+    check_score_codes_of_classes(k);
     for (size_t i = 0; i < N_LAYOUTS; i++) {
         kvq_layout l = layout_number(i);
         if (l.role != KVQ_KEYS || !kvq_layout_folds(&l))

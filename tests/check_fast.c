@@ -336,9 +336,7 @@ void check_score_folded(const kvq_kernels *k)
     }
 }
 
-/* Runs as codec_tier.c makes them: classes of falling width one behind the other, 6 bits as 2 above 4, each
- * class with its own folded numbers. Returns how many; *bytes and *folded_bytes are what they lie in. */
-static size_t random_runs(kvq_run *runs, size_t n_q, size_t *bytes, size_t *folded_bytes)
+size_t random_runs(kvq_run *runs, size_t n_q, size_t *bytes, size_t *folded_bytes)
 {
     size_t n = 0, at = 0, folded = 0;
     for (uint32_t width = 6; width > 0; width = width > 4 ? 4 : width / 2) {
@@ -367,7 +365,7 @@ static size_t random_runs(kvq_run *runs, size_t n_q, size_t *bytes, size_t *fold
     return n;
 }
 
-static uint32_t code_of_run(const kvq_run *run, const uint8_t *sb, size_t t, size_t i)
+uint32_t code_of_run(const kvq_run *run, const uint8_t *sb, size_t t, size_t i)
 {
     const size_t per_dword = 32 / run->width, value = i % per_dword;
     uint32_t dword = kvq_load_u32(sb + run->offset + t / KVQ_BLOCK * run->block_bytes +

@@ -53,6 +53,13 @@ void check_canaries(const guarded *g, const char *what);
 float *floats_in(guarded *g, fill_kind kind, size_t n, size_t dim);
 uint16_t *halves_in(guarded *g, fill_kind kind, size_t n, size_t dim);
 
+/* Runs as codec_tier.c makes them: classes of falling width one behind the other, 6 bits as 2 above 4, each
+ * class with its own folded numbers. Returns how many; *bytes and *folded_bytes are what they lie in. */
+size_t random_runs(kvq_run *runs, size_t n_q, size_t *bytes, size_t *folded_bytes);
+
+/* The code of lane t that goes with folded number i. */
+uint32_t code_of_run(const kvq_run *run, const uint8_t *sb, size_t t, size_t i);
+
 /* Lengths: all short ones, then random ones. */
 enum { N_LENGTHS = MAX_SHORT + 1 + 30 };
 size_t length_of(size_t i);

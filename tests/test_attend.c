@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quant/kernels.h"
 #include "tests/support.h"
 
 typedef struct problem {
@@ -362,5 +363,77 @@ Test(attend, arguments_are_checked)
     p.q[5] = NAN;
     cr_assert_eq(kvq_cache_attend(cache, 0, NULL, 1, p.q, 1, 1, NULL, out), KVQ_ERR_NONFINITE);
     kvq_cache_free(cache);
+    free_problem(&p);
+}
+
+/* ---- Prefetching ---- */
+
+enum { MOST_READS = 100 };
+
+/* What kernels were given, in their order: rows, how many bytes, and what they were told comes next. */
+typedef struct reads {
+    const uint8_t *from[MOST_READS];
+    size_t n_bytes[MOST_READS];
+    kvq_next next[MOST_READS];
+    size_t n;
+} reads;
+
+static reads of_keys, of_values;
+
+static void note_read(reads *list, const float *rows, size_t n_floats, kvq_next next)
+{
+    cr_assert(list->n < MOST_READS);
+    list->from[list->n] = (const uint8_t *)rows;
+    list->n_bytes[list->n] = n_floats * sizeof *rows;
+    list->next[list->n++] = next;
+}
+
+static void noting_dot(const float *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
+                       size_t dim, float *scores)
+{
+    note_read(&of_keys, rows, n * stride, next);
+    kvq_kernels_get()->dot_f32(rows, stride, n, next, q, n_q, dim, scores);
+}
+
+static void noting_accumulate(const float *rows, size_t stride, size_t n, kvq_next next, const float *p,
+                              size_t n_q, size_t dim, float *acc)
+{
+    note_read(&of_values, rows, n * stride, next);
+    kvq_kernels_get()->accumulate_f32(rows, stride, n, next, p, n_q, dim, acc);
+}
+
+static void expect_chain(const char *what, const reads *list)
+{
+    cr_assert(list->n > 4);
+    for (size_t i = 0; i + 1 < list->n; i++)
+        cr_assert(list->next[i].bytes == list->from[i + 1] && list->next[i].n_bytes >= list->n_bytes[i + 1],
+                  "%s, read %zu of %zu: something else comes next", what, i, list->n);
+    cr_assert_eq(list->next[list->n - 1].n_bytes, 0, "%s: something comes after the last", what);
+}
+
+/* No result tells whether what is said to come next does: sinks, pages, residual, the next head. */
+Test(attend, what_comes_next_is_what_is_read_next)
+{
+    static kvq_kernels noting;
+    noting = *kvq_kernels_get();
+    noting.isa = "noting";
+    noting.dot_f32 = noting_dot;
+    noting.accumulate_f32 = noting_accumulate;
+    kvq_kernels_offer(&noting);
+    problem p = make_problem(11, (shape){1, 4, 2, 32, 1}, 400, 1, FILL_NORMAL);
+    kvq_config config;
+    kvq_config_init(&config);
+    config.n_layers = 1, config.n_heads = 4, config.n_kv_heads = 2, config.head_dim = 32;
+    config.isa = "noting";
+    config.scheme = scheme_of("fp32,s=5,r=40,mode=kivi");
+    kvq_cache *cache = NULL;
+    cr_assert_eq(kvq_cache_create(&cache, &config), KVQ_OK);
+    cr_assert_eq(kvq_cache_append(cache, 0, 0, p.k, p.v, p.n), KVQ_OK);
+    of_keys.n = of_values.n = 0;
+    free(attend(cache, &p, NULL, 1, p.q, 1));
+    expect_chain("keys", &of_keys);
+    expect_chain("values", &of_values);
+    kvq_cache_free(cache);
+    kvq_kernels_offer(NULL);
     free_problem(&p);
 }

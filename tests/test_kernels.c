@@ -98,7 +98,7 @@ Test(kernels, tables_are_complete_and_named)
     cr_assert(chosen == NULL || kvq_kernels_for_isa(chosen->isa) == chosen);
 }
 
-/* Strips of a whole, of which the last may reach past it, together prefetch all there is, line by line, once. */
+/* Strips of a whole, of which the last may reach past it, together prefetch all there is, once. */
 Test(kernels, what_is_next_is_prefetched_in_parts)
 {
     static const uint8_t bytes[79 * 64];

@@ -218,6 +218,34 @@ Test(rot, wide_ranges)
     }
 }
 
+/* What an error of the scores moves the sum by, p times it times the token, counts for kept tokens, too. */
+Test(rot, errors_of_kept_tokens_count)
+{
+    rng r = rng_make(5);
+    static float p[T], sums[KVQ_DIM_MAX], plain[KVQ_DIM_MAX];
+    kvq_side s = side_of("rot:2", KVQ_VALUES, 2, 64);
+    make_page(&r, FILL_NORMAL, 64);
+    kvq_evidence evidence = make_evidence(&r, 64);
+    received[77] = 2.0f; /* more than any other */
+    for (size_t c = 0; c < 64; c++)
+        x[77 * 64 + c] *= 100.0f;
+    check_encoding(&s, &evidence, "rot:2");
+    cr_assert(kvq_side_is_kept(&s, superblock, 77));
+    const float rms = 0x1p-13f;
+    float error = 0.0f;
+    double moved = 0;
+    for (size_t t = 0; t < T; t++)
+        p[t] = 0x1p-10f;
+    p[77] = 1.0f;
+    for (size_t c = 0; c < 64; c++)
+        moved += pow((double)rms * (double)x[77 * 64 + c], 2);
+    kvq_side_accumulate(kvq_kernels_get(), &s,
+                        &(kvq_tokens){.superblock = superblock, .n = T, .sums = KVQ_SUMS_FAST}, p, 1, &rms,
+                        &(kvq_sum_rows){plain, sums, &error});
+    /* The largest number of a row stands for all. */
+    cr_assert((double)error >= moved && (double)error <= 64 * moved, "%g for %g", (double)error, moved);
+}
+
 static void check_validation(const char *text, size_t code_bytes, bool sorted)
 {
     rng r = rng_make(4);
