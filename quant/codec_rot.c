@@ -50,13 +50,7 @@
 #include <float.h>
 #include <math.h>
 
-enum {
-    T = KVQ_SUPERBLOCK,
-    LANES = 16,
-    SORTED = 3, /* halves, of 1.5 bits */
-    LEVEL_QUERIES =
-        2, /* each looks its levels up; from three on a block that all share is dequantized sooner */
-};
+enum { T = KVQ_SUPERBLOCK, LANES = 16, SORTED = 3 }; /* SORTED: halves, of 1.5 bits */
 
 /* ---- Levels ---- */
 
@@ -480,22 +474,46 @@ static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kv
     }
 }
 
-/* Levels that are not uniform, block by block: a row of p times scales, to one row of sums. */
-static void accumulate_levels(const kvq_kernels *k, const kvq_rot *l, const uint8_t *superblock,
-                              const float *x, float *packed)
+/* A block's levels times factors (rows of T) to sums [n_q][dim_padded]: by few rows from their codes, by more from
+ * levels as floats, which all share. The same products and additions, so the same bits. */
+static void accumulate_block(const kvq_kernels *k, const kvq_rot *l, const uint8_t *superblock,
+                             const kvq_rot_codes *b, const float *factors, size_t n_q, float *sums)
 {
-    float sum[KVQ_DIM_MAX] = {0};
+    enum { FEW = 2, SLICE = 16 };
+    static const float nothing[KVQ_DIM_MAX];
+    const float *levels = kvq_rot_levels(l, b->width);
+    const kvq_block_codes codes = kvq_rot_block_codes(b, superblock);
+    for (size_t i = 0; i < n_q && n_q <= FEW; i++)
+        k->accumulate_levels(&codes, levels, factors + i * T, l->dim_padded, sums + i * l->dim_padded);
+    for (size_t j = 0; j < KVQ_ROT_CLASS && n_q > FEW; j += SLICE) {
+        float rows[SLICE * KVQ_DIM_MAX];
+        for (size_t t = 0; t < SLICE; t++) {
+            const kvq_token_codes token = kvq_rot_codes_of_token(b, superblock, j + t);
+            k->dequantize_levels(&token, levels, 1.0f, nothing, l->dim_padded, rows + t * l->dim_padded);
+        }
+        k->accumulate_f32(rows, l->dim_padded, SLICE, (kvq_next){NULL, 0}, factors + j, n_q, l->dim_padded,
+                          sums);
+    }
+}
+
+/* Levels that are not uniform, block by block; x: p times scales. */
+static void accumulate_levels(const kvq_kernels *k, const kvq_rot *l, const uint8_t *superblock,
+                              const float *x, size_t n_q, float *packed)
+{
+    float sums[KVQ_ROWS_MAX * KVQ_DIM_MAX], factors[KVQ_ROWS_MAX * T];
+    memset(sums, 0, n_q * l->dim_padded * sizeof *sums);
     for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
         const kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, i);
-        const kvq_block_codes codes = kvq_rot_block_codes(&b, superblock);
-        float factor[KVQ_ROT_CLASS];
-        for (size_t j = 0, place = i * KVQ_ROT_CLASS; j < KVQ_ROT_CLASS; j++, place++)
-            factor[j] = x[l->bits != 0 ? place : superblock[l->order + place]];
-        if (b.width > 0)
-            k->accumulate_levels(&codes, kvq_rot_levels(l, b.width), factor, l->dim_padded, sum);
+        if (b.width == 0)
+            continue;
+        for (size_t row = 0; row < n_q; row++)
+            for (size_t j = 0, place = i * KVQ_ROT_CLASS; j < KVQ_ROT_CLASS; j++, place++)
+                factors[row * T + j] = x[row * T + (l->bits != 0 ? place : superblock[l->order + place])];
+        accumulate_block(k, l, superblock, &b, factors, n_q, sums);
     }
-    for (size_t c = 0; c < l->dim; c++)
-        packed[c] += sum[c];
+    for (size_t i = 0; i < n_q; i++)
+        for (size_t c = 0; c < l->dim; c++)
+            packed[i * l->dim + c] += sums[i * l->dim_padded + c];
 }
 
 /* p times scale, as floats. False, and nothing is done, where sums of codes could leave the range of float.
@@ -526,16 +544,19 @@ static bool accumulate_exact(const kvq_kernels *k, const kvq_rot *l, const kvq_t
             }
         bias[i] = -1.5f * sum_of(of_x);
         sum_of_p[i] = sum_of(of_p);
-        if (!(bias[i] >= -KVQ_FOLD_MAX))
-            return false;
+        if (!(bias[i] >= -KVQ_FOLD_MAX)) {
+            memset(x[i], 0, sizeof x[i]);
+            bias[i] = 0.0f;
+            sum_of_p[i] = NAN;
+            kvq_accumulate_dequantized(k, s, tokens, p + i * T, 1, sums->packed + i * l->dim);
+        }
     }
     accumulate_plain(k, l, tokens, p, n_q, sum_of_p, sums->plain);
     if (l->bits == 2)
         k->accumulate_codes(&l->codes, tokens->superblock, tokens->n, 0, l->dim, x[0], bias, n_q,
                             sums->packed);
-    for (size_t i = 0; i < n_q && l->bits != 2; i++)
-        accumulate_levels(k, l, tokens->superblock, x[i], sums->packed + i * l->dim);
-    return true;
+    else
+        accumulate_levels(k, l, tokens->superblock, x[0], n_q, sums->packed);
 }
 
 static void rot_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
@@ -545,8 +566,8 @@ static void rot_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_to
         return;
     if (s->folds && tokens->sums != KVQ_SUMS_EXACT)
         accumulate_folding(k, s, tokens, p, n_q, score_rms_error, sums);
-    else if ((!s->folds && n_q > LEVEL_QUERIES) || !accumulate_exact(k, kvq_rot_of(s), tokens, p, n_q, sums))
-        kvq_accumulate_dequantized(k, s, tokens, p, n_q, sums->packed);
+    else
+        accumulate_exact(k, s, tokens, p, n_q, sums);
 }
 
 /* ---- What schemes say ---- */
