@@ -516,11 +516,11 @@ static void accumulate_levels(const kvq_kernels *k, const kvq_rot *l, const uint
             packed[i * l->dim + c] += sums[i * l->dim_padded + c];
 }
 
-/* p times scale, as floats. False, and nothing is done, where sums of codes could leave the range of float.
- */
-static bool accumulate_exact(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, const float *p,
-                             size_t n_q, const kvq_sum_rows *sums)
+/* p times scale, as floats. Rows whose sums of codes could leave the range of float go over dequantized blocks. */
+static void accumulate_exact(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
+                             const float *p, size_t n_q, const kvq_sum_rows *sums)
 {
+    const kvq_rot *l = kvq_rot_of(s);
     const float spacing = l->bits == 2 ? KVQ_ROT_SPACING : 1.0f;
     const float unit = kvq_rot_page_scale(l, tokens->superblock) * spacing;
     float scale[T] = {0}, counts[T] = {0}, x[KVQ_ROWS_MAX][T], bias[KVQ_ROWS_MAX], sum_of_p[KVQ_ROWS_MAX];
