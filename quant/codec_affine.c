@@ -290,13 +290,6 @@ static void score_folding(const kvq_kernels *k, const kvq_layout *l, const kvq_t
     }
 }
 
-/* The exact kernels take so long that all can be asked for at once. */
-static inline __attribute__((always_inline)) void prefetch_next(const kvq_tokens *tokens)
-{
-    for (size_t i = 0; i < tokens->next.n_bytes; i += KVQ_ALIGNMENT)
-        __builtin_prefetch(tokens->next.bytes + i, 0, 2);
-}
-
 static void affine_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                          size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
@@ -305,7 +298,7 @@ static void affine_score(const kvq_kernels *k, const kvq_side *s, const kvq_toke
         score_folding(k, l, tokens, q, n_q, scores, score_rms_error, counts);
         return;
     }
-    prefetch_next(tokens);
+    kvq_prefetch_all(tokens->next);
     k->score_affine(l, tokens->superblock, tokens->n, q, n_q, scores);
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
 }
@@ -359,7 +352,7 @@ static void affine_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq
     const kvq_layout *l = layout_of(s);
     float *acc = sums->packed, *error = sums->error;
     if (tokens->sums == KVQ_SUMS_EXACT || !kvq_layout_folds(l)) {
-        prefetch_next(tokens);
+        kvq_prefetch_all(tokens->next);
         k->accumulate_affine(l, tokens->superblock, tokens->n, p, n_q, acc);
         return;
     }

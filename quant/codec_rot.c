@@ -524,6 +524,7 @@ static void accumulate_exact(const kvq_kernels *k, const kvq_side *s, const kvq_
     const float spacing = l->bits == 2 ? KVQ_ROT_SPACING : 1.0f;
     const float unit = kvq_rot_page_scale(l, tokens->superblock) * spacing;
     float scale[T] = {0}, counts[T] = {0}, x[KVQ_ROWS_MAX][T], bias[KVQ_ROWS_MAX], sum_of_p[KVQ_ROWS_MAX];
+    kvq_prefetch_all(tokens->next);
     for (size_t t = 0; t < tokens->n; t++) {
         scale[t] = kvq_sixteenths[tokens->superblock[l->scales + t]] * unit;
         counts[t] = 1.0f;

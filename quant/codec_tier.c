@@ -457,6 +457,7 @@ static void score_exact(const kvq_kernels *k, const kvq_tier *l, const kvq_token
     tier_class classes[CLASSES];
     kvq_run runs[CLASSES + 1];
     size_t n_coded, n_classes = find_classes(l, superblock, classes, &n_coded), n_runs = 0;
+    kvq_prefetch_all(tokens->next);
     k->convert_f16_f32((const uint16_t *)(const void *)(superblock + l->lo), l->dim, lo);
     k->dot_f32(lo, l->dim, 1, none, q, n_q, l->dim, bias);
     for (size_t i = 1; i < n_q; i++)
