@@ -82,8 +82,8 @@ static const float *gather_received(const kvq_cache *cache, const kvq_layer_plan
     return received;
 }
 
-/* Encode n indices from i on of a head, which lie in one superblock: from the caller's array as it is, or, with
- * scratch [128][D], gathered from wherever they are. */
+/* Encode n indices from i on of a head, which lie in one superblock: from the caller's array as it is, or,
+ * with scratch [128][D], gathered from wherever they are. */
 static void encode_head(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
                         kvq_role role, size_t head, size_t i, size_t n, const append_input *in,
                         float *scratch)

@@ -474,8 +474,8 @@ static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kv
     }
 }
 
-/* A block's levels times factors (rows of T) to sums [n_q][dim_padded]: by few rows from their codes, by more from
- * levels as floats, which all share. The same products and additions, so the same bits. */
+/* A block's levels times factors (rows of T) to sums [n_q][dim_padded]: by few rows from their codes, by more
+ * from levels as floats, which all share. The same products and additions, so the same bits. */
 static void accumulate_block(const kvq_kernels *k, const kvq_rot *l, const uint8_t *superblock,
                              const kvq_rot_codes *b, const float *factors, size_t n_q, float *sums)
 {
@@ -516,7 +516,8 @@ static void accumulate_levels(const kvq_kernels *k, const kvq_rot *l, const uint
             packed[i * l->dim + c] += sums[i * l->dim_padded + c];
 }
 
-/* p times scale, as floats. Rows whose sums of codes could leave the range of float go over dequantized blocks. */
+/* p times scale, as floats. Rows whose sums of codes could leave the range of float go over dequantized
+ * blocks. */
 static void accumulate_exact(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
                              const float *p, size_t n_q, const kvq_sum_rows *sums)
 {

@@ -54,8 +54,8 @@ static inline kvq_next kvq_next_part(kvq_next next, size_t first, size_t n, size
     return (kvq_next){next.bytes + 64 * begin, 64 * (end - begin)};
 }
 
-/** Ask for all of it at once: for sums that take long enough. (Always inlined: gcc 12 takes a function that only
- * prefetches for one without effect and drops its calls.) */
+/** Ask for all of it at once: for sums that take long enough. (Always inlined: gcc 12 takes a function that
+ * only prefetches for one without effect and drops its calls.) */
 static inline __attribute__((always_inline)) void kvq_prefetch_all(kvq_next next)
 {
     for (size_t i = 0; i < next.n_bytes; i += 64)

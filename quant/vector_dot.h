@@ -22,15 +22,10 @@
 #include "quant/vector_complete.h"
 
 /* Always inlined: gcc 12 takes a function that only prefetches for one without effect and drops its calls. */
-V_INLINE void v_prefetch_range(const uint8_t *from, size_t n_bytes)
-{
-    for (size_t i = 0; i < n_bytes; i += 64)
-        v_prefetch(from + i);
-}
-
 V_INLINE void v_prefetch_next(kvq_next next)
 {
-    v_prefetch_range(next.bytes, next.n_bytes);
+    for (size_t i = 0; i < next.n_bytes; i += 64)
+        v_prefetch(next.bytes + i);
 }
 
 /* Codes against n_q rows of folded numbers. Keys' lanes are tokens, values' channels. */
