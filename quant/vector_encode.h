@@ -339,7 +339,7 @@ V_INLINE bool encode_tokens(const kvq_layout *l, uint8_t *superblock, size_t t, 
         if (tailed && n % UNIT != 0)
             group_extremes(x + c, n, stride, true, tail, &lo, &hi);
         else
-            group_extremes(x + c, n, stride, false, NULL, &lo, &hi);
+            group_extremes(x + c, n, stride, false, tail, &lo, &hi);
         coders made = make_coders(l->bits, lo, hi, &worst);
         store_coders(&made, scales, l->min_offset, min + i, inverse + i);
     }
