@@ -467,13 +467,17 @@ V_INLINE v_d v_d_shift_left(v_d a, uint32_t n)
 
 enum { V_DWORDS = 8, V_STRIP = 2, V_SUMS = 8, V_CHAINS = 2, V_ROOM = 0, V_NIBBLES = 0 };
 
+#ifdef __AVXVNNI__
+#define V_DPBUSD "%{vex%} vpdpbusd"
+#else
+#define V_DPBUSD "vpdpbusd" /* tests run this on AVX-512 processors */
+#endif
+
+/* In assembly for the reason that vector_avx512.h gives. */
 V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d folded)
 {
-#ifdef __AVXVNNI__
-    return _mm256_dpbusd_avx_epi32(sum, codes, folded);
-#else
-    return _mm256_dpbusd_epi32(sum, codes, folded); /* tests run this on AVX-512 processors */
-#endif
+    __asm__(V_DPBUSD " %2, %1, %0" : "+x"(sum) : "x"(codes), "x"(folded));
+    return sum;
 }
 
 V_INLINE v_d v_widen(v_acc sum)

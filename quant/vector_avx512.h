@@ -362,9 +362,11 @@ V_INLINE v_d v_d_four_folded(const int8_t *p)
     return _mm512_set1_epi32(four);
 }
 
+/* _mm512_dpbusd_epi32, but around that gcc copies sums from register to register, as many as products. */
 V_INLINE v_acc v_dot(v_acc sum, v_d codes, v_d folded)
 {
-    return _mm512_dpbusd_epi32(sum, codes, folded);
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(folded));
+    return sum;
 }
 
 V_INLINE v_d v_widen(v_acc sum)

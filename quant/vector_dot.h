@@ -14,6 +14,10 @@
  * All runs add to the same whole numbers, so that these become floats once. Runs come with the widest shift
  * first: where the next one has a smaller shift, what there is moves up by the difference (Horner). Where
  * v_dot takes codes below 16 only (V_NIBBLES), a run of 8 bits is two: of the upper halves and of the lower.
+ *
+ * Most sums stay in their v_acc to the end, always where that has room for all (V_ROOM 0), otherwise where
+ * this call's products fit. The others are put away in dwords on the way (`away`, a constant where it is
+ * inlined).
  */
 #ifndef KVQ_QUANT_VECTOR_DOT_H
 #define KVQ_QUANT_VECTOR_DOT_H
@@ -71,7 +75,8 @@ V_INLINE uint32_t k_step_quads(uint32_t width)
 
 /* The sums of the products of n_q queries and `registers` v_d. */
 typedef struct dot_sums {
-    /* By row, then register; of low and high then by chain. */
+    /* By row, then register; of low and high then by chain. Totals are there where sums are put away, and at
+     * the end. */
     v_acc low[V_SUMS / 2], high[V_SUMS / 2];
     v_d total_low[V_SUMS / 2], total_high[V_SUMS / 2];
     size_t room; /* what v_acc still takes, in products with the largest folded byte by 1 */
@@ -79,22 +84,72 @@ typedef struct dot_sums {
 
 _Static_assert(V_ROOM == 0 || V_ROOM >= 4 * (V_NIBBLES ? 15 : 255), "a v_acc takes a whole k-step");
 
-/* Put the sums away, `up` bits higher than what comes after them. */
-V_INLINE void dot_put_away(uint32_t n_q, dot_sums *s, uint32_t up)
+V_INLINE v_d dot_chained(uint32_t chains, const v_acc *sum)
+{
+    v_d total = v_widen(sum[0]);
+    V_UNROLL(4)
+    for (uint32_t j = 1; j < chains; j++)
+        total = v_d_add(total, v_widen(sum[j]));
+    return total;
+}
+
+V_INLINE void dot_start(dot_sums *s)
+{
+    V_UNROLL(16)
+    for (uint32_t i = 0; i < V_SUMS / 2; i++) {
+        s->low[i] = s->high[i] = v_acc_zero();
+        s->total_low[i] = s->total_high[i] = v_d_zero();
+    }
+    s->room = V_ROOM;
+}
+
+/* Add the sums to the totals. */
+V_INLINE void dot_put_away(uint32_t n_q, dot_sums *s)
 {
     const uint32_t chains = dot_chains(n_q), n = n_q * dot_registers(n_q);
     V_UNROLL(8)
     for (uint32_t i = 0; i < n; i++) {
+        s->total_low[i] = v_d_add(s->total_low[i], dot_chained(chains, s->low + i * chains));
+        s->total_high[i] = v_d_add(s->total_high[i], dot_chained(chains, s->high + i * chains));
         V_UNROLL(4)
-        for (uint32_t j = 0; j < chains; j++) {
-            s->total_low[i] = v_d_add(s->total_low[i], v_widen(s->low[i * chains + j]));
-            s->total_high[i] = v_d_add(s->total_high[i], v_widen(s->high[i * chains + j]));
-            s->low[i * chains + j] = s->high[i * chains + j] = v_acc_zero();
+        for (uint32_t j = i * chains; j < (i + 1) * chains; j++)
+            s->low[j] = s->high[j] = v_acc_zero();
+    }
+    s->room = V_ROOM;
+}
+
+/* Move what there is up by so many bits, above what comes after it. */
+V_INLINE void dot_move_up(uint32_t n_q, bool away, dot_sums *s, uint32_t up)
+{
+    const uint32_t n = n_q * dot_registers(n_q);
+    if (!away) { /* here a v_acc is a v_d */
+        V_UNROLL(16)
+        for (uint32_t i = 0; i < n * dot_chains(n_q); i++) {
+            s->low[i] = v_d_shift_left(s->low[i], up);
+            s->high[i] = v_d_shift_left(s->high[i], up);
         }
+        return;
+    }
+    dot_put_away(n_q, s);
+    V_UNROLL(8)
+    for (uint32_t i = 0; i < n; i++) {
         s->total_low[i] = v_d_shift_left(s->total_low[i], up);
         s->total_high[i] = v_d_shift_left(s->total_high[i], up);
     }
-    s->room = V_ROOM;
+}
+
+/* Do sums have to be put away? The last lane sees as many products as any other. */
+V_INLINE bool dot_must_put_away(const kvq_run *runs, size_t n_runs)
+{
+    size_t room = V_ROOM;
+    for (size_t i = 0; i < n_runs && V_ROOM != 0; i++) {
+        const size_t quads = k_step_quads(runs[i].width), largest = (1u << runs[i].width) - 1u;
+        const size_t cost = (runs[i].n + 4 * quads - 1) / (4 * quads) * quads * largest;
+        if (runs[i].shift > 0 || cost > room)
+            return true;
+        room -= cost;
+    }
+    return false;
 }
 
 /* ---- One run ---- */
@@ -140,20 +195,21 @@ V_INLINE void dot_k_steps(uint32_t width, uint32_t down, uint32_t mask, uint32_t
 }
 
 /* How many of `left` k-steps the sums take, each of which costs that much room. */
-V_INLINE size_t dot_make_room(uint32_t n_q, size_t cost, size_t left, dot_sums *s)
+V_INLINE size_t dot_make_room(uint32_t n_q, bool away, size_t cost, size_t left, dot_sums *s)
 {
-    if (V_ROOM == 0)
+    if (!away || V_ROOM == 0)
         return left;
     if (s->room < cost)
-        dot_put_away(n_q, s, 0);
+        dot_put_away(n_q, s);
     size_t n = s->room / cost < left ? s->room / cost : left;
     s->room -= n * cost;
     return n;
 }
 
 /* A run, or of its codes of 8 bits a half: those bits from `down` on that `mask` leaves. */
-V_INLINE void dot_part(uint32_t width, uint32_t down, uint32_t mask, uint32_t n_q, size_t row_bytes,
-                       const dot_call *call, const kvq_run *run, const uint8_t *const *at, dot_sums *s)
+V_INLINE void dot_part(uint32_t width, uint32_t down, uint32_t mask, uint32_t n_q, bool away,
+                       size_t row_bytes, const dot_call *call, const kvq_run *run, const uint8_t *const *at,
+                       dot_sums *s)
 {
     const size_t k_step = 4 * k_step_quads(width);
     const int8_t *folded = call->folded + run->folded + call->row * run->folded_stride;
@@ -161,7 +217,7 @@ V_INLINE void dot_part(uint32_t width, uint32_t down, uint32_t mask, uint32_t n_
     for (uint32_t r = 0; r < dot_registers(n_q); r++)
         from[r] = at[r];
     for (size_t left = (run->n + k_step - 1) / k_step, n; left > 0; left -= n) {
-        n = dot_make_room(n_q, (size_t)mask * k_step_quads(width), left, s);
+        n = dot_make_room(n_q, away, (size_t)mask * k_step_quads(width), left, s);
         dot_k_steps(width, down, mask, n_q, from, row_bytes, folded, run->folded_stride, n, s);
         folded += n * 2 * k_step;
         for (uint32_t r = 0; r < dot_registers(n_q); r++)
@@ -169,40 +225,36 @@ V_INLINE void dot_part(uint32_t width, uint32_t down, uint32_t mask, uint32_t n_
     }
 }
 
-V_INLINE void dot_run(uint32_t n_q, size_t row_bytes, const dot_call *call, const kvq_run *run,
+V_INLINE void dot_run(uint32_t n_q, bool away, size_t row_bytes, const dot_call *call, const kvq_run *run,
                       const uint8_t *const *at, dot_sums *s)
 {
     switch (run->width) {
     case 1:
-        dot_part(1, 0, 1, n_q, row_bytes, call, run, at, s);
+        dot_part(1, 0, 1, n_q, away, row_bytes, call, run, at, s);
         return;
     case 2:
-        dot_part(2, 0, 3, n_q, row_bytes, call, run, at, s);
+        dot_part(2, 0, 3, n_q, away, row_bytes, call, run, at, s);
         return;
     case 4:
-        dot_part(4, 0, 15, n_q, row_bytes, call, run, at, s);
+        dot_part(4, 0, 15, n_q, away, row_bytes, call, run, at, s);
         return;
     default:
         if (V_NIBBLES) {
-            dot_part(8, 4, 15, n_q, row_bytes, call, run, at, s);
-            dot_put_away(n_q, s, 4); /* nothing else has been put there: runs of 8 bits are alone */
+            dot_part(8, 4, 15, n_q, away, row_bytes, call, run, at, s);
+            dot_move_up(n_q, away, s, 4); /* nothing else is there: runs of 8 bits are alone */
         }
-        dot_part(8, 0, V_NIBBLES ? 15 : 255, n_q, row_bytes, call, run, at, s);
+        dot_part(8, 0, V_NIBBLES ? 15 : 255, n_q, away, row_bytes, call, run, at, s);
     }
 }
 
 /* ---- All runs ---- */
 
 /* Sums of lanes `first` and following. total_low[i * registers + r] is of row i and register r. */
-V_INLINE void dot_strip(uint32_t n_q, size_t lanes, const dot_call *call, size_t first, dot_sums *s)
+V_INLINE void dot_strip(uint32_t n_q, bool away, size_t lanes, const dot_call *call, size_t first,
+                        dot_sums *s)
 {
     const uint32_t registers = dot_registers(n_q);
-    V_UNROLL(16)
-    for (uint32_t i = 0; i < V_SUMS / 2; i++) {
-        s->low[i] = s->high[i] = v_acc_zero();
-        s->total_low[i] = s->total_high[i] = v_d_zero();
-    }
-    s->room = V_ROOM;
+    dot_start(s);
     for (size_t i = 0; i < call->n_runs; i++) {
         const kvq_run *run = &call->runs[i];
         const uint8_t *at[V_STRIP];
@@ -211,12 +263,12 @@ V_INLINE void dot_strip(uint32_t n_q, size_t lanes, const dot_call *call, size_t
             lane = lane < call->end ? lane : first; /* past the end something is read, and never stored */
             at[r] = call->superblock + run->offset + lane / lanes * run->block_bytes + lane % lanes * 4;
         }
-        dot_run(n_q, 4 * lanes, call, run, at, s);
+        dot_run(n_q, away, 4 * lanes, call, run, at, s);
         uint32_t next_shift = i + 1 < call->n_runs ? run[1].shift : 0;
         if (run->shift > next_shift)
-            dot_put_away(n_q, s, run->shift - next_shift);
+            dot_move_up(n_q, away, s, run->shift - next_shift);
     }
-    dot_put_away(n_q, s, 0);
+    dot_put_away(n_q, s);
 }
 
 /* step * (low + 256 high), with the bias. */
@@ -227,13 +279,13 @@ V_INLINE v_df dot_scaled(v_d low, v_d high, float step)
 }
 
 /* Scores of tokens: whole blocks of 32. */
-V_INLINE void dot_scores(uint32_t n_q, const dot_call *call)
+V_INLINE void dot_scores(uint32_t n_q, bool away, const dot_call *call)
 {
     const uint32_t registers = dot_registers(n_q), strip = registers * V_DWORDS;
     for (size_t lane = call->first; lane < call->end; lane += strip) {
         v_prefetch_next(kvq_next_part(call->next, lane - call->first, strip, call->end - call->first));
         dot_sums s;
-        dot_strip(n_q, KVQ_BLOCK, call, lane, &s);
+        dot_strip(n_q, away, KVQ_BLOCK, call, lane, &s);
         V_UNROLL(4)
         for (uint32_t i = 0; i < n_q; i++) {
             float *out = call->out + i * call->out_stride + lane;
@@ -248,30 +300,33 @@ V_INLINE void dot_scores(uint32_t n_q, const dot_call *call)
 }
 
 /* Sums of channels, up to the last one. */
-V_INLINE void dot_accumulate(uint32_t n_q, const dot_call *call)
+V_INLINE void dot_accumulate(uint32_t n_q, bool away, const dot_call *call)
 {
     const uint32_t registers = dot_registers(n_q), strip = registers * V_DWORDS;
     for (size_t lane = call->first; lane < call->end; lane += strip) {
         v_prefetch_next(kvq_next_part(call->next, lane - call->first, strip, call->end - call->first));
         dot_sums s;
-        dot_strip(n_q, 16, call, lane, &s);
-        V_UNROLL(4)
-        for (uint32_t i = 0; i < n_q; i++) {
-            const v_df bias = v_df_set1(call->bias[i]);
-            V_UNROLL(4)
-            for (uint32_t r = 0; r < registers; r++) {
-                const size_t channel = lane + r * V_DWORDS, at = i * registers + r;
-                v_df x = v_df_add(dot_scaled(s.total_low[at], s.total_high[at], call->step[i]), bias);
-                float *out = call->out + i * call->out_stride + channel, lanes[V_DWORDS];
-                if (channel + V_DWORDS <= call->end) {
-                    v_df_store(out, v_df_add(v_df_load(out), x));
-                    continue;
-                }
-                v_df_store(lanes, x);
-                for (size_t j = 0; channel + j < call->end; j++)
-                    out[j] += lanes[j];
+        dot_strip(n_q, away, 16, call, lane, &s);
+        v_df x[V_SUMS / 2];
+        V_UNROLL(16)
+        for (uint32_t at = 0; at < n_q * registers; at++)
+            x[at] = v_df_add(dot_scaled(s.total_low[at], s.total_high[at], call->step[at / registers]),
+                             v_df_set1(call->bias[at / registers]));
+        if (lane + strip <= call->end) {
+            V_UNROLL(16)
+            for (uint32_t at = 0; at < n_q * registers; at++) {
+                float *out = call->out + at / registers * call->out_stride + lane + at % registers * V_DWORDS;
+                v_df_store(out, v_df_add(v_df_load(out), x[at]));
             }
+            continue;
         }
+        float sums[V_SUMS / 2 * V_DWORDS];
+        V_UNROLL(16)
+        for (uint32_t at = 0; at < n_q * registers; at++)
+            v_df_store(sums + at * V_DWORDS, x[at]);
+        for (size_t i = 0; i < n_q; i++)
+            for (size_t channel = lane; channel < call->end; channel++)
+                call->out[i * call->out_stride + channel] += sums[i * strip + channel - lane];
     }
 }
 
@@ -279,34 +334,37 @@ V_INLINE void dot_accumulate(uint32_t n_q, const dot_call *call)
 
 enum { DOT_ROWS = 4 }; /* that share one unpacking of codes, at most */
 
+#define DOT_INSTANCE(name, n_q)                                                                              \
+    static void name##_##n_q(const dot_call *call)                                                           \
+    {                                                                                                        \
+        name(n_q, false, call);                                                                              \
+    }                                                                                                        \
+    static void name##_away_##n_q(const dot_call *call)                                                      \
+    {                                                                                                        \
+        name(n_q, true, call);                                                                               \
+    }
 #define DOT_INSTANCES(name)                                                                                  \
-    static void name##_1(const dot_call *call)                                                               \
-    {                                                                                                        \
-        name(1, call);                                                                                       \
-    }                                                                                                        \
-    static void name##_2(const dot_call *call)                                                               \
-    {                                                                                                        \
-        name(2, call);                                                                                       \
-    }                                                                                                        \
-    static void name##_3(const dot_call *call)                                                               \
-    {                                                                                                        \
-        name(3, call);                                                                                       \
-    }                                                                                                        \
-    static void name##_4(const dot_call *call)                                                               \
-    {                                                                                                        \
-        name(4, call);                                                                                       \
-    }                                                                                                        \
-    static void (*const name##_table[DOT_ROWS])(const dot_call *) = {name##_1, name##_2, name##_3, name##_4};
+    DOT_INSTANCE(name, 1)                                                                                    \
+    DOT_INSTANCE(name, 2)                                                                                    \
+    DOT_INSTANCE(name, 3)                                                                                    \
+    DOT_INSTANCE(name, 4)                                                                                    \
+    static const dot_table name##_table = {                                                                  \
+        {name##_1, name##_2, name##_3, name##_4},                                                            \
+        {V_ROOM != 0 ? name##_away_1 : NULL, V_ROOM != 0 ? name##_away_2 : NULL,                             \
+         V_ROOM != 0 ? name##_away_3 : NULL, V_ROOM != 0 ? name##_away_4 : NULL}};
+
+typedef void (*const dot_table[2][DOT_ROWS])(const dot_call *);
 
 DOT_INSTANCES(dot_scores)
 DOT_INSTANCES(dot_accumulate)
 
 /* All n_q rows of a call, of which `call` has the first one. */
-V_INLINE void dot_rows_of(void (*const table[DOT_ROWS])(const dot_call *), dot_call call, size_t n_q)
+V_INLINE void dot_rows_of(const dot_table table, dot_call call, size_t n_q)
 {
+    const bool away = dot_must_put_away(call.runs, call.n_runs);
     for (size_t left = n_q, n; left > 0; left -= n) {
         n = left < DOT_ROWS ? left : DOT_ROWS;
-        table[n - 1](&call);
+        table[away][n - 1](&call);
         call.row += n;
         call.step += n;
         call.bias += call.bias != NULL ? n : 0;
