@@ -3,6 +3,9 @@
  * is running. */
 #define _XOPEN_SOURCE 700
 
+#include "eval/bench/decode.h"
+#include "eval/bench/report.h"
+#include "eval/model/model.h"
 #include "tests/tool.h"
 
 #define TINY "bench --quick --quiet --seconds 0.001 --threads 1 "
@@ -17,7 +20,7 @@ static int bench(const char *before, const char *arguments)
 static json_t *load_report(const char *text)
 {
     json_t *root = load_json(text);
-    cr_assert_str_eq(json_string_value(json_object_get(root, "schema")), "kvq-eval-bench/1");
+    cr_assert_str_eq(json_string_value(json_object_get(root, "schema")), "kvq-eval-bench/2");
     return root;
 }
 
@@ -53,9 +56,10 @@ Test(bench, attention_reports_every_field)
                                          "us_p10",
                                          "us_p90",
                                          "ns_per_token_head",
+                                         "ns_per_query_token_head",
                                          "gb_s",
                                          "bytes_read",
-                                         "bandwidth_share",
+                                         "bandwidth_percent",
                                          "x_sgemv",
                                          "x_sgemm",
                                          "x_fp32",
@@ -100,6 +104,7 @@ Test(bench, attention_reports_every_field)
     cr_assert(json_is_integer(json_object_get(row, "heads_again")));
     cr_assert(json_is_null(json_object_get(json_array_get(json_object_get(root, "attend"), 0), "heads")));
     cr_assert(strstr(out, "Fast precision scored "));
+    cr_assert_eq(json_array_size(table(root, "left_out", 0)), 0);
     json_array_foreach(table(root, "encode", 1), i, row)
     {
         check_fields(row, encode);
@@ -172,7 +177,8 @@ Test(bench, many_queries_at_once)
         const double tokens = json_number_value(json_object_get(row, "tokens"));
         const double ns = json_number_value(json_object_get(row, "ns_per_query_token_head"));
         cr_assert_float_eq(ns * 5 * 6 * tokens * 1e-3, us, 1e-6 * us);
-        cr_assert_null(json_object_get(row, "ns_per_token_head"));
+        const double ns_step = json_number_value(json_object_get(row, "ns_per_token_head"));
+        cr_assert_float_eq(ns_step * 2 * tokens * 1e-3, us, 1e-6 * us);
     }
     cr_assert_eq(i, 8); /* sgemm, fp32, fp16, the scheme; two lengths */
     json_decref(root);
@@ -210,7 +216,7 @@ Test(bench, phases_add_up)
         const double us = json_number_value(json_object_get(row, "us"));
         for (size_t i = 0; i < N; i++) {
             sum += number_of(row, phases[i], "_us");
-            share += number_of(row, phases[i], "_share");
+            share += number_of(row, phases[i], "_percent");
             cr_assert_float_eq(number_of(row, phases[i], "_ns") * 512 * 2 * 1e-3,
                                number_of(row, phases[i], "_us"), 1e-6 * us);
             /* Only the rest can be below 0, where clocks make the parts look longer than the whole. */
@@ -225,6 +231,7 @@ Test(bench, phases_add_up)
         cr_assert_eq(number_of(row, "accumulate", "_calls") > 0.0, n != 3);
         cr_assert_eq(number_of(row, "window", "_calls") > 0.0, n != 2);
         cr_assert_eq(number_of(row, "rotate", "_calls") > 0.0, n < 2);
+        cr_assert_str_eq(json_string_value(json_object_get(row, "precision")), n == 3 ? "exact" : "fast");
     }
     cr_assert_eq(n, 4);
     json_decref(root);
@@ -242,9 +249,191 @@ Test(bench, phases_add_up)
 Test(bench, what_does_not_fit_is_left_out)
 {
     cr_assert_eq(bench("", CELL "--tokens 1000000 --memory 0.05"), 0, "%s", err);
-    cr_assert(strstr(out, "Left out: 1000000 tokens"), "%s", out);
+    cr_assert(strstr(out, "Left out") && strstr(out, "32 x 2  1,000,000 ") &&
+                  strstr(out, "one layer of every competitor takes more than 0.05 GB (--memory)"),
+              "%s", out);
     cr_assert_eq(bench("", CELL "--memory 0.0001"), 1);
-    cr_assert(strstr(err, "nothing to measure"), "%s", err);
+    cr_assert(strstr(err, "nothing to measure: 32 x 2: one layer of every competitor"), "%s", err);
+}
+
+/* What ran, not what was asked for: fast precision does not serve every scheme; plain rows are float32. */
+Test(bench, precision_is_what_ran)
+{
+    static const struct {
+        const char *scheme, *precision;
+    } rows[] = {{"OpenBLAS sgemv", ""}, {"OpenBLAS sgemm", ""}, {"fp32", "exact"},  {"fp16", "exact"},
+                {"kvq2", "fast"},       {"kvq3", "exact"},      {"turbo2", "exact"}};
+    cr_assert_eq(
+        bench("", TINY "--shape 64,2 --tokens 512 --scheme kvq2 --scheme kvq3 --scheme turbo2 --json -"), 0,
+        "%s", err);
+    json_t *root = load_report(out), *row;
+    size_t i;
+    json_array_foreach(table(root, "attend", 7), i, row)
+    {
+        cr_assert_str_eq(json_string_value(json_object_get(row, "scheme")), rows[i].scheme);
+        cr_assert_str_eq(json_string_value(json_object_get(row, "precision")), rows[i].precision, "%s",
+                         rows[i].scheme);
+        cr_assert_eq(json_is_number(json_object_get(row, "error")), i == 4, "%s", rows[i].scheme);
+    }
+    cr_assert_eq(i, 7);
+    cr_assert(strstr(out, " and 0 % in float32"), "only what ran in fast precision is counted");
+    json_decref(root);
+    /* Nothing is packed yet. */
+    cr_assert_eq(bench("", TINY "--shape 64,2 --tokens 64 --scheme kvq2 --json -"), 0, "%s", err);
+    root = load_report(out);
+    row = json_array_get(table(root, "attend", 5), 4);
+    cr_assert_str_eq(json_string_value(json_object_get(row, "precision")), "exact");
+    json_decref(root);
+}
+
+/* The first scheme in exact precision as well, but not twice the same. */
+Test(bench, exact_precision_is_measured_once)
+{
+    static const struct {
+        const char *scheme;
+        size_t n_rows;
+    } cases[] = {{"kvq2", 6}, {"kvq3", 5}};
+    for (size_t i = 0; i < 2; i++) {
+        char arguments[256];
+        snprintf(arguments, sizeof arguments,
+                 "bench --quiet --seconds 0.001 --threads 1 --isa portable --shape 32,1 --tokens 512 "
+                 "--scheme %s --json -",
+                 cases[i].scheme);
+        cr_assert_eq(bench("", arguments), 0, "%s", err);
+        json_t *root = load_report(out);
+        cr_assert_eq(json_array_size(table(root, "attend", 5)), cases[i].n_rows, "%s", cases[i].scheme);
+        json_decref(root);
+    }
+}
+
+/* Feedback takes head dimensions up to 256. */
+Test(bench, a_scheme_that_does_not_take_a_head_dimension_is_left_out)
+{
+    cr_assert_eq(
+        bench("", TINY "--shape 320,1 --shape 32,1 --tokens 256 --scheme kvq2-fb --scheme kvq2 --json -"), 0,
+        "%s", err);
+    json_t *root = load_report(out), *row;
+    cr_assert_eq(json_array_size(table(root, "attend", 11)), 11); /* five and six */
+    cr_assert_eq(json_array_size(table(root, "encode", 3)), 3);
+    cr_assert_eq(json_array_size(table(root, "left_out", 1)), 1);
+    row = json_array_get(json_object_get(root, "left_out"), 0);
+    cr_assert_str_eq(json_string_value(json_object_get(row, "where")), "320 x 1");
+    cr_assert_str_eq(json_string_value(json_object_get(row, "scheme")), "kvq2-fb");
+    cr_assert_str_eq(json_string_value(json_object_get(row, "why")), "does not take a head dimension of 320");
+    json_decref(root);
+    cr_assert_eq(bench("", TINY "--shape 320,1 --tokens 256 --scheme kvq2-fb"), 1);
+    cr_assert(strstr(err, "nothing to measure: 320 x 1, kvq2-fb: does not take a head dimension of 320"),
+              "%s", err);
+    cr_assert_eq(bench("", "bench --phases --quick --quiet --seconds 0.001 --shape 320,1 --tokens 256 "
+                           "--scheme kvq2-fb --scheme kvq2 --isa portable"),
+                 0, "%s", err);
+    cr_assert(strstr(out, "does not take a head dimension of 320"), "%s", out);
+    cr_assert_eq(bench("", "bench --phases --quick --quiet --seconds 0.001 --shape 320,1 --tokens 256 "
+                           "--scheme kvq2-fb"),
+                 1);
+    cr_assert_eq(bench("", "bench --decode --quick --quiet --threads 1 --model random:1,1,320,32,100 "
+                           "--scheme kvq2-fb --scheme kivi2"),
+                 0, "%s", err);
+    cr_assert(strstr(out, "does not take a head dimension of 320"), "%s", out);
+}
+
+/* ---- a machine that is not quiet ---- */
+
+/* Rows of 10 with percentiles of 1 and `p90` in every second one. */
+static void put_spread(bench_report *r, const char *noise, double p90)
+{
+    static const bench_column columns[] = {
+        {"us", "us", 1}, {"us_p10", NULL, 1}, {"us_p90", NULL, 1}, {"more", NULL, 1}};
+    bench_table *t = bench_add_table(r, "t", "t", columns, 4, 0);
+    t->noise = noise;
+    for (int i = 0; i < 10; i++) {
+        bench_put_number(t, 1.0);
+        bench_put_number(t, 1.0);
+        bench_put_number(t, i % 2 == 0 ? p90 : 1.1);
+        bench_put_number(t, 7.0);
+    }
+}
+
+Test(bench, a_wide_spread_is_told_first)
+{
+    static bench_report r;
+    put_spread(&r, "us", 1.5); /* not over it */
+    put_spread(&r, NULL, 9.0); /* of work that is not equal */
+    bench_headline(&r, "kvq2 is fast.");
+    bench_say_noise(&r);
+    cr_assert_eq(r.n_headline, 1);
+    put_spread(&r, "us", 1.6);
+    bench_say_noise(&r);
+    cr_assert_eq(r.n_headline, 2);
+    cr_assert(strstr(r.headline[0], "DO NOT QUOTE") && strstr(r.headline[0], "in 5 of 10 rows"), "%s",
+              r.headline[0]);
+    cr_assert_str_eq(r.headline[1], "kvq2 is fast.");
+    for (int i = 0; i < BENCH_MAX_LINES; i++)
+        bench_headline(&r, "more");
+    bench_say_noise(&r);
+    cr_assert_eq(r.n_headline, BENCH_MAX_LINES);
+    cr_assert(strstr(r.headline[0], "DO NOT QUOTE"));
+    bench_report_free(&r);
+}
+
+/* In each kind of report the warning stands if its rows say so: how busy this machine is does not matter. */
+static void check_warning(const char *arguments, const char *name, const char *key)
+{
+    cr_assert_eq(bench("", arguments), 0, "%s", err);
+    json_t *root = load_report(out), *row;
+    size_t i, n = 0, n_wide = 0;
+    json_array_foreach(table(root, name, 1), i, row)
+    {
+        char p10[64], p90[64];
+        snprintf(p10, sizeof p10, "%s_p10", key);
+        snprintf(p90, sizeof p90, "%s_p90", key);
+        const json_t *least = json_object_get(row, p10), *most = json_object_get(row, p90);
+        cr_assert(least && most, "%s has no %s", name, p10);
+        n += json_is_number(least) && json_is_number(most);
+        n_wide += json_is_number(least) && json_number_value(most) > 1.5 * json_number_value(least);
+    }
+    cr_assert_gt(n, 0);
+    cr_assert_eq(strstr(out, "DO NOT QUOTE") != NULL, 4 * n_wide > n, "%s: %zu of %zu", name, n_wide, n);
+    json_decref(root);
+}
+
+Test(bench, every_kind_of_report_warns)
+{
+    check_warning(CELL "--json -", "attend", "us");
+    check_warning(
+        "bench --phases --quick --quiet --seconds 0.001 --shape 32,1 --tokens 256 --scheme kvq2 --json -",
+        "phases", "us");
+    check_warning("bench --kernels --quick --quiet --seconds 0.001 --isa portable --json -", "kernels", "ns");
+    check_warning("bench --decode --quick --quiet --threads 1 --model random:1,1,32,64,100 --json -",
+                  "decode", "matrix_ms");
+}
+
+/* Steps grow with what they attend to; that is no noise, but matrix work of uneven length is. */
+Test(bench, growth_is_no_noise_in_generation)
+{
+    enum { N = 64 };
+    static double steps[3][N], attention[3][N];
+    static model m;
+    for (int noisy = 0; noisy < 2; noisy++) {
+        static bench_report r;
+        static decode_run d;
+        d = (decode_run){
+            .model = &m, .isa = "portable", .n_threads = 1, .n_output = N, .points = {N}, .n_points = 1};
+        d.n_ways = 3;
+        for (size_t way = 0; way < 3; way++) {
+            d.ways[way] = (decode_way){.has_cache = way > 0, .step = steps[way], .attention = attention[way]};
+            for (size_t i = 0; i < N; i++) {
+                attention[way][i] = 0.01 * (double)(i + 1);
+                steps[way][i] = attention[way][i] + (noisy && i % 3 == 0 ? 0.002 : 0.001);
+            }
+        }
+        bench_decode_table(&r);
+        bench_decode_rows(&r, &d);
+        bench_say_noise(&r);
+        cr_assert_eq(strstr(r.headline[0], "DO NOT QUOTE") != NULL, noisy, "%s", r.headline[0]);
+        bench_report_free(&r);
+        r = (bench_report){0};
+    }
 }
 
 Test(bench, kernels_are_all_there)

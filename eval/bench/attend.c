@@ -39,11 +39,12 @@ static void add_tables(bench_report *r, size_t n_queries)
         {"us", "us per|step", 1},
         {"us_p10", "p10", 1},
         {"us_p90", "p90", 1},
-        {"ns_per_token_head", "ns/token|/head", 2},
+        {"ns_per_token_head", NULL, 2},
+        {"ns_per_query_token_head", NULL, 2},
         {"bytes_read", NULL, 0},
         {"gb_s", "GB/s|read", 1},
         {"level", "from", BENCH_TEXT},
-        {"bandwidth_share", "% of|bandw.", 0},
+        {"bandwidth_percent", "% of|bandw.", 0},
         {"x_sgemv", "vs|sgemv", 2},
         {"x_sgemm", "vs|sgemm", 2},
         {"x_fp32", "vs|fp32", 2},
@@ -61,27 +62,18 @@ static void add_tables(bench_report *r, size_t n_queries)
         {"n_layers", "layers", 0},
         {"rounds", NULL, 0},
     };
-    for (size_t i = 0; i < sizeof attend / sizeof attend[0]; i++)
-        if (n_queries > 1 && strcmp(attend[i].key, "ns_per_token_head") == 0)
-            attend[i] = (bench_column){"ns_per_query_token_head", "ns/query/|tok./head", 2};
+    for (size_t i = 0; i < sizeof attend / sizeof attend[0]; i++) { /* people see the one that fits */
+        if (n_queries == 1 && strcmp(attend[i].key, "ns_per_token_head") == 0)
+            attend[i].title = "ns/token|/head";
+        if (n_queries > 1 && strcmp(attend[i].key, "ns_per_query_token_head") == 0)
+            attend[i].title = "ns/query/|tok./head";
+    }
     (void)bench_add_table(r, "headline",
                           "The first scheme; without its window of plain tokens, and with one of int8",
                           headline, sizeof headline / sizeof headline[0], 1);
-    (void)bench_add_table(r, "attend", "One decode step of one layer", attend,
-                          sizeof attend / sizeof attend[0], 6);
+    bench_add_table(r, "attend", "One decode step of one layer", attend, sizeof attend / sizeof attend[0], 6)
+        ->noise = "us";
     r->main_table = TABLE_ATTEND;
-}
-
-static bool is_plain(const char *codec)
-{
-    return strcmp(codec, "f32") == 0 || strcmp(codec, "f16") == 0;
-}
-
-static bool is_quantized(const kvq_scheme *s)
-{
-    kvq_side_info k, v;
-    return kvq_scheme_keys(s, &k) == KVQ_OK && kvq_scheme_values(s, &v) == KVQ_OK &&
-           !(is_plain(k.codec) && is_plain(v.codec));
 }
 
 static bool same_side(const kvq_side_info *a, const kvq_side_info *b)
@@ -157,6 +149,13 @@ static double bandwidth(const bench_bandwidth *b, size_t n, int level, int n_thr
     return NAN;
 }
 
+/* NaN where nothing ran in fast precision. */
+static double fast_error(const bench_competitor *who)
+{
+    const char *ran = bench_cell_precision(who);
+    return strcmp(ran, "fast") == 0 || strcmp(ran, "mixed") == 0 ? who->source->fast_error : NAN;
+}
+
 static void put_row(bench_table *t, const bench_report *r, const bench_cell *c, const bench_competitor *who,
                     const bench_bandwidth *b, size_t n_bandwidth)
 {
@@ -178,10 +177,10 @@ static void put_row(bench_table *t, const bench_report *r, const bench_cell *c, 
     bench_put_number(t, who->n_threads);
     bench_put_text(t, s ? s->text : who->gemv ? "OpenBLAS sgemv" : "OpenBLAS sgemm");
     bench_put_text(t, s ? s->isa : "");
-    bench_put_text(t, s && is_quantized(s->scheme) ? (who->precision == KVQ_PRECISION_FAST ? "fast" : "exact")
-                                                   : "");
+    bench_put_text(t, bench_cell_precision(who));
     bench_put_sample(t, &who->us);
-    bench_put_number(t, us * 1e3 / bench_cell_units(c));
+    bench_put_number(t, us * 1e3 / (double)(c->n_tokens * c->shape.n_kv_heads));
+    bench_put_number(t, us * 1e3 / (double)(c->n_q * c->n_tokens * c->shape.n_heads));
     bench_put_number(t, bytes);
     bench_put_number(t, gb_s);
     bench_put_text(t, bench_level_names[level]);
@@ -193,8 +192,8 @@ static void put_row(bench_table *t, const bench_report *r, const bench_cell *c, 
     bench_put_number(t, s && !window_is(s->scheme, s->scheme, WINDOW_NONE)
                             ? us - median_us(with_window(c, who, WINDOW_NONE))
                             : NAN);
-    const bool is_fast = s && who->precision == KVQ_PRECISION_FAST;
-    bench_put_number(t, is_fast ? s->fast_error : NAN);
+    const bool is_fast = s && who->precision == KVQ_PRECISION_FAST; /* asked for */
+    bench_put_number(t, fast_error(who));
     bench_put_number(t, is_fast ? (double)s->counters.superblocks : NAN);
     bench_put_number(t, is_fast ? (double)s->counters.superblocks_wide : NAN);
     bench_put_number(t, is_fast ? (double)s->counters.superblocks_exact : NAN);
@@ -236,7 +235,7 @@ static void add_rows(bench_report *r, const bench_cell *c, const bench_bandwidth
         bench_put_number(t, median_us(find(c, 1, n_threads)) / us);
         bench_put_number(t, blas / median_us(with_window(c, who, WINDOW_NONE)));
         bench_put_number(t, blas / median_us(with_window(c, who, WINDOW_I8)));
-        bench_put_number(t, who->source->fast_error);
+        bench_put_number(t, fast_error(who));
     }
 }
 
@@ -279,12 +278,13 @@ static void say_headline(bench_report *r, size_t n_queries)
     }
 }
 
-/* The sum of a column over the rows in which it has a number. */
+/* The sum of a column over the rows that ran in fast precision, if only in part. */
 static double sum_of(const bench_table *t, const char *key)
 {
+    const size_t column = bench_column_of(t, key), error = bench_column_of(t, "error");
     double sum = 0.0;
-    for (size_t i = bench_column_of(t, key); !t->failed && i < t->n; i += t->n_columns)
-        sum += isfinite(t->values[i].number) ? t->values[i].number : 0.0;
+    for (size_t at = 0; !t->failed && at < t->n; at += t->n_columns)
+        sum += isfinite(t->values[at + error].number) ? t->values[at + column].number : 0.0;
     return sum;
 }
 
@@ -308,7 +308,6 @@ static void say_counters(bench_report *r)
 
 static void say_sentences(bench_report *r, const bench_options *o)
 {
-    bench_say_noise(r, &r->tables[TABLE_ATTEND]);
     say_headline(r, o->n_queries);
     const bool one = o->n_queries == 1;
     bench_note(
@@ -327,7 +326,7 @@ static void say_sentences(bench_report *r, const bench_options *o)
         r,
         "Shapes are head dimension x KV heads. ns are per %s. GB/s read are the bytes of codes, scales, "
         "minimums, residual and sinks by time; `from' is the level that the walk over all layers fits "
-        "into, and the share is of the bandwidth measured there.",
+        "into, and the percents are of the bandwidth measured there.",
         one ? "token and KV head" : "query, token and query head");
     bench_note(
         r,
@@ -344,6 +343,9 @@ static void say_sentences(bench_report *r, const bench_options *o)
         r,
         "window us: what the residual and the sinks add to the packed part alone. fast vs exact: relative L2 "
         "error of the answers in KVQ_PRECISION_FAST against KVQ_PRECISION_EXACT.");
+    bench_note(r, "Precision is what ran, by the library's counters. All but the rows for comparison ask for "
+                  "KVQ_PRECISION_FAST; exact: float32 throughout, for schemes that fast precision does not "
+                  "serve or of which nothing is packed yet; mixed: some superblocks in float32.");
     say_counters(r);
     bench_note(r,
                "Encoding: GB/s of float32 input appended, %s tokens at once; into memory used before, and "
@@ -356,6 +358,17 @@ static void say_sentences(bench_report *r, const bench_options *o)
             "Instruction sets but the best have %s; portable is left out above 4,096 tokens. --isa measures "
             "any everywhere.",
             o->schemes_given ? "all schemes" : "the first two schemes");
+}
+
+/* The cells from `first` on. */
+static void leave_out_rest(bench_report *r, const bench_options *o, size_t first)
+{
+    for (size_t i = first; i < o->n_shapes * o->n_tokens; i++) {
+        char shape[64];
+        bench_shape_print(o->shapes[i / o->n_tokens], shape, sizeof shape);
+        bench_leave_out(r, shape, o->tokens[i % o->n_tokens], "",
+                        "--quick was short of time, with others on this machine");
+    }
 }
 
 bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_error *e)
@@ -376,30 +389,19 @@ bool bench_attend(const bench_options *o, bench_report *r, progress *p, eval_err
         const size_t n_tokens = o->tokens[i % o->n_tokens];
         bool skipped = false;
         if (o->quick && progress_now() - start > QUICK_SECONDS) { /* not on a quiet machine */
-            bench_note(r,
-                       "Left out for want of time, with others on this machine: the last %zu of %zu cells.",
-                       n_cells - i, n_cells);
+            leave_out_rest(r, o, i);
             break;
         }
-        good = bench_cell_open(c, &r->machine, o, shape, n_tokens, NULL, &skipped, e) &&
+        good = bench_cell_open(c, r, o, shape, n_tokens, NULL, &skipped, e) &&
                (skipped || bench_cell_run(c, p, (double)i / (double)n_cells, e));
-        if (good && skipped) {
-            bench_note(
-                r,
-                "Left out: %zu tokens of D = %zu, %zu KV heads: one layer of every competitor takes more "
-                "than %.1f GB (--memory).",
-                n_tokens, shape.head_dim, shape.n_kv_heads, o->memory * 1e-9);
-        } else if (good) {
+        if (good && !skipped) {
             add_rows(r, c, b, n_bandwidth);
             n_done++;
         }
         bench_cell_free(c);
     }
-    if (good && n_done == 0) {
-        good = eval_fail(
-            e, "nothing to measure: one layer of every competitor takes more than %.3g GB (--memory)",
-            o->memory * 1e-9);
-    }
+    if (good && n_done == 0)
+        good = bench_nothing_measured(r, e);
     for (size_t i = 0; good && i < o->n_shapes; i++) {
         progress_update(p, "encoding", 1.0);
         good = bench_encode(o, o->shapes[i], r, e);

@@ -52,6 +52,7 @@ static bool measure(const bench_options *o, bench_report *r, eval_error *e)
                       : o->mode == BENCH_PHASES  ? bench_phases(o, r, &line, e)
                                                  : bench_attend(o, r, &line, e);
     progress_end(&line);
+    bench_say_noise(r);
     return good;
 }
 

@@ -39,7 +39,8 @@ static bool list_sources_on(bench_cell *c, size_t isa, const char *name, eval_er
 {
     const bench_options *o = c->options;
     for (size_t i = 0; i < o->n_schemes && c->n_sources < BENCH_MAX_SOURCES; i++)
-        if (bench_wants(o, isa, i) && !add_source(c, kvq_scheme_text(o->schemes[i]), name, e))
+        if (bench_wants(o, isa, i) && bench_takes(o->schemes[i], c->shape.head_dim) &&
+            !add_source(c, kvq_scheme_text(o->schemes[i]), name, e))
             return false;
     return true;
 }
@@ -361,6 +362,20 @@ static void add_competitor(bench_cell *c, bench_competitor who)
         c->competitors[c->n_competitors++] = who;
 }
 
+static bool is_float32(const kvq_attend_counters *counters)
+{
+    return counters->superblocks_exact == counters->superblocks; /* or there are none: nothing is packed */
+}
+
+const char *bench_cell_precision(const bench_competitor *who)
+{
+    if (!who->source)
+        return "";
+    if (who->precision == KVQ_PRECISION_EXACT || is_float32(&who->source->counters))
+        return "exact";
+    return who->source->counters.superblocks_exact > 0 ? "mixed" : "fast";
+}
+
 static void list_competitors(bench_cell *c)
 {
     const bench_options *o = c->options;
@@ -377,7 +392,7 @@ static void list_competitors(bench_cell *c)
                 c, (bench_competitor){.source = s,
                                       .precision = is_baseline ? KVQ_PRECISION_EXACT : KVQ_PRECISION_FAST,
                                       .n_threads = n});
-            if (c->n_baselines > 0 && !o->quick && i == c->n_baselines) {
+            if (c->n_baselines > 0 && !o->quick && i == c->n_baselines && !is_float32(&s->counters)) {
                 add_competitor(
                     c, (bench_competitor){.source = s, .precision = KVQ_PRECISION_EXACT, .n_threads = n});
             }
@@ -450,19 +465,37 @@ bool bench_cell_goes_on(const bench_options *o, size_t n_rounds, double start)
            (n_rounds < MAX_ROUNDS && progress_now() - start < o->seconds);
 }
 
-bool bench_cell_open(bench_cell *c, const bench_machine *m, const bench_options *o, bench_shape shape,
+/* Says in the report what keeps the cell from being measured, and which schemes. */
+static bool is_left_out(bench_cell *c, bench_report *r)
+{
+    const bench_options *o = c->options;
+    char shape[64];
+    bench_shape_print(c->shape, shape, sizeof shape);
+    for (size_t i = 0; i < o->n_schemes; i++)
+        if (!bench_takes(o->schemes[i], c->shape.head_dim))
+            bench_leave_out(r, shape, c->n_tokens, kvq_scheme_text(o->schemes[i]), BENCH_DOES_NOT_TAKE,
+                            c->shape.head_dim);
+    if (c->n_sources == c->n_baselines)
+        return true;
+    c->n_layers = choose_layers(c, &r->machine);
+    if (c->n_layers == 0)
+        bench_leave_out(r, shape, c->n_tokens, "",
+                        "one layer of every competitor takes more than %.3g GB (--memory)", o->memory * 1e-9);
+    return c->n_layers == 0;
+}
+
+bool bench_cell_open(bench_cell *c, bench_report *r, const bench_options *o, bench_shape shape,
                      size_t n_tokens, const char *table, bool *skipped, eval_error *e)
 {
     *c = (bench_cell){.options = o,
                       .shape = shape,
                       .n_tokens = n_tokens,
                       .n_q = o->n_queries,
-                      .warm_bytes = 2.0 * (double)m->l3};
+                      .warm_bytes = 2.0 * (double)r->machine.l3};
     omp_set_num_threads(o->threads[o->n_threads - 1]); /* for filling */
     if (!(table ? list_sources_on(c, 0, table, e) : list_sources(c, e)))
         return false;
-    c->n_layers = choose_layers(c, m);
-    *skipped = c->n_layers == 0;
+    *skipped = is_left_out(c, r);
     if (*skipped)
         return true;
     if (!make_numbers(c, e) || !fill(c, e) || !check_answers(c, e))

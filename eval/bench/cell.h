@@ -5,6 +5,7 @@
 #include "eval/bench/blas.h"
 #include "eval/bench/machine.h"
 #include "eval/bench/options.h"
+#include "eval/bench/report.h"
 #include "eval/common/progress.h"
 #include "lib/kvq.h"
 
@@ -54,14 +55,19 @@ typedef struct bench_cell {
 } bench_cell;
 
 /**
- * Make and fill everything and check that all compute the same. *skipped: one layer would not fit the memory
- * allowed, and nothing can be run. With table NULL there are OpenBLAS, fp32, fp16 and every scheme on every
+ * Make and fill everything and check that all compute the same. *skipped: no scheme takes the head dimension,
+ * or one layer would not fit the memory allowed, and nothing can be run; the report says so, and what schemes
+ * were left out otherwise. With table NULL there are OpenBLAS, fp32, fp16 and every scheme on every
  * instruction set of the options; otherwise every scheme with the kernels of that name (kvq_config.isa)
  * alone.
  */
-EVAL_MUST_CHECK bool bench_cell_open(bench_cell *c, const bench_machine *m, const bench_options *o,
+EVAL_MUST_CHECK bool bench_cell_open(bench_cell *c, bench_report *r, const bench_options *o,
                                      bench_shape shape, size_t n_tokens, const char *table, bool *skipped,
                                      eval_error *e);
+
+/** The arithmetic that a competitor's steps ran in, by the library's own account: "fast", "exact" (float32
+ * throughout), "mixed" (some superblocks in float32), or "" for OpenBLAS. */
+const char *bench_cell_precision(const bench_competitor *who);
 
 /** What nanoseconds are given per: tokens times KV heads; with more queries than one, query heads times
  * queries. */

@@ -94,7 +94,7 @@ static void choose_points(decode_run *d)
     d->points[d->n_points++] = d->n_output;
 }
 
-static bool set_up(decode_run *d, const bench_options *o, eval_error *e)
+static bool set_up(decode_run *d, const bench_options *o, bench_report *r, eval_error *e)
 {
     const model_shape *shape = &d->model->shape;
     if (shape->n_ctx < DECODE_PROMPT + 2) {
@@ -112,8 +112,13 @@ static bool set_up(decode_run *d, const bench_options *o, eval_error *e)
     for (size_t i = 0; i < n; i++)
         d->ids[i] = (int32_t)(splitmix64(o->seed, i + 1) % shape->vocab_size);
     bool good = add_way(d, NULL, e) && add_way(d, "fp32", e) && add_way(d, "fp16", e);
-    for (size_t i = 0; good && i < o->n_schemes; i++)
-        good = add_way(d, kvq_scheme_text(o->schemes[i]), e);
+    for (size_t i = 0; good && i < o->n_schemes; i++) {
+        const char *scheme = kvq_scheme_text(o->schemes[i]);
+        if (bench_takes(o->schemes[i], shape->head_dim))
+            good = add_way(d, scheme, e);
+        else
+            bench_leave_out(r, d->model_name, 0, scheme, BENCH_DOES_NOT_TAKE, shape->head_dim);
+    }
     return good;
 }
 
@@ -251,7 +256,7 @@ bool bench_decode(const bench_options *o, bench_report *r, progress *p, eval_err
             d->isa = o->isas[0];
             d->n_threads = o->threads[0];
             d->seconds = o->quick ? 18.0 : 170.0;
-            good = set_up(d, o, e) && prefill(d, e) && generate_all(d, p, share * (double)i, share, e);
+            good = set_up(d, o, r, e) && prefill(d, e) && generate_all(d, p, share * (double)i, share, e);
             if (good) {
                 bench_decode_rows(r, d);
                 if (d->n_output < wanted_output(d)) {
@@ -278,6 +283,7 @@ bool bench_decode(const bench_options *o, bench_report *r, progress *p, eval_err
                   "median over the "
                   "steps since the length before, p10 to p90. cache ms: of that, append and attention; the "
                   "rest is matrix work, "
-                  "which reads the weights.");
+                  "which reads the weights. It is the same for every token, so its spread tells a busy "
+                  "machine.");
     return good;
 }

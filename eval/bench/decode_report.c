@@ -21,14 +21,17 @@ void bench_decode_table(bench_report *r)
         {"step_ms_p90", "p90", 3},
         {"cache_ms", "cache|ms", 3},
         {"matrix_ms", "matrix|ms", 3},
-        {"cache_share", "% in|cache", 1},
+        {"matrix_ms_p10", NULL, 3},
+        {"matrix_ms_p90", NULL, 3},
+        {"cache_percent", "% in|cache", 1},
         {"x_no_cache", "vs no|cache", 2},
         {"x_fp32", "vs|fp32", 3},
         {"cache_bytes", "bytes|at the end", 0},
         {"threads", NULL, 0},
         {"isa", NULL, BENCH_TEXT},
     };
-    (void)bench_add_table(r, "decode", "Generation", columns, sizeof columns / sizeof columns[0], 3);
+    bench_add_table(r, "decode", "Generation", columns, sizeof columns / sizeof columns[0], 3)->noise =
+        "matrix_ms"; /* the same for every token, while the cache's part grows with them */
     r->main_table = 0;
 }
 
@@ -81,6 +84,18 @@ static double attention_median(const decode_run *d, size_t way, size_t p)
     return window(w->attention, window_begin(d, w, p), d->points[p], 0.5);
 }
 
+/* Of the matrix work of those steps; NaN without a cache, of which there is one step alone. */
+static double matrix_quantile(const decode_run *d, const decode_way *w, size_t p, double q)
+{
+    bench_sample s = {0};
+    bool good = w->has_cache;
+    for (size_t i = window_begin(d, w, p); good && i < d->points[p]; i++)
+        good = bench_sample_add(&s, w->step[i] - w->attention[i]);
+    const double value = good ? bench_quantile(&s, q) : NAN;
+    bench_sample_free(&s);
+    return value;
+}
+
 static void put_row(bench_table *t, const decode_run *d, size_t p, size_t way)
 {
     const decode_way *w = &d->ways[way];
@@ -101,6 +116,8 @@ static void put_row(bench_table *t, const decode_run *d, size_t p, size_t way)
     bench_put_number(t, w->has_cache ? 1e3 * window(w->step, begin, n, 0.9) : NAN);
     bench_put_number(t, 1e3 * attention);
     bench_put_number(t, 1e3 * (step - attention));
+    bench_put_number(t, 1e3 * matrix_quantile(d, w, p, 0.1));
+    bench_put_number(t, 1e3 * matrix_quantile(d, w, p, 0.9));
     bench_put_number(t, 100.0 * attention / step);
     bench_put_number(t, total(d, 0, n) / seconds);
     bench_put_number(t, total(d, 1, n) / seconds);

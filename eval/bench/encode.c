@@ -106,7 +106,8 @@ static bool encode_rounds(encoder *list, size_t n, const encode_input *in, doubl
     bench_sample ignored = {0};
     bool good = true;
     const double start = progress_now();
-    for (size_t round = 0; good && (round < MIN_ROUNDS || progress_now() - start < seconds); round++) {
+    for (size_t round = 0; good && n > 0 && (round < MIN_ROUNDS || progress_now() - start < seconds);
+         round++) {
         for (size_t i = 0; good && i < n; i++) {
             const kvq_allocator keep = {keeper_alloc, keeper_free, list[i].memory};
             good = (round > 0 || encode_once(&list[i], in, &keep, &ignored, e)) &&
@@ -134,12 +135,12 @@ static void put_rows(bench_table *t, const encoder *list, size_t n, const encode
     }
 }
 
-static bool list_encoders(const bench_options *o, encoder *list, size_t *n, eval_error *e)
+static bool list_encoders(const bench_options *o, bench_shape shape, encoder *list, size_t *n, eval_error *e)
 {
     for (size_t t = 0; t < o->n_threads; t++) {
         for (size_t isa = 0; isa < o->n_isas; isa++) {
             for (size_t i = 0; i < o->n_schemes; i++) {
-                if (!bench_wants(o, isa, i))
+                if (!bench_wants(o, isa, i) || !bench_takes(o->schemes[i], shape.head_dim))
                     continue;
                 encoder *who = &list[(*n)++];
                 *who = (encoder){.scheme = o->schemes[i],
@@ -172,8 +173,9 @@ bool bench_encode(const bench_options *o, bench_shape shape, bench_report *r, ev
     const double most =
         2.0 * (double)n * sizeof(float) * (1.0 + (double)(o->n_threads * o->n_isas * o->n_schemes));
     if (most > o->memory) {
-        bench_note(r, "Left out: encoding of D = %zu, %zu KV heads: it may take %.1f GB (--memory).",
-                   shape.head_dim, shape.n_kv_heads, most * 1e-9);
+        char text[64];
+        bench_shape_print(shape, text, sizeof text);
+        bench_leave_out(r, text, n_tokens, "", "encoding may take %.1f GB (--memory)", most * 1e-9);
         return true;
     }
     float *k = bench_alloc(n * sizeof k[0]), *v = bench_alloc(n * sizeof v[0]);
@@ -184,7 +186,7 @@ bool bench_encode(const bench_options *o, bench_shape shape, bench_report *r, ev
         bench_fill_normal(k, n, o->seed);
         bench_fill_normal(v, n, o->seed + 1);
         const encode_input in = {shape, n_tokens, k, v, 2.0 * (double)n * sizeof(float)};
-        good = list_encoders(o, list, &n_encoders, e) &&
+        good = list_encoders(o, shape, list, &n_encoders, e) &&
                encode_rounds(list, n_encoders, &in, fmin(0.3, o->seconds) * (o->quick ? 1.0 : 10.0), e);
         if (good)
             put_rows(t, list, n_encoders, &in);

@@ -661,6 +661,7 @@ bool bench_kernels(const bench_options *o, bench_report *r, progress *p, eval_er
     static const uint32_t bits[] = {2, 4, 8};
     bench_table *t = bench_add_table(r, "kernels", "One call on 128 tokens of one head", columns,
                                      sizeof columns / sizeof columns[0], 2);
+    t->noise = "ns";
     contenders c;
     list_contenders(&c, o);
     const size_t n_dims = o->quick ? 1 : 2, n_bits = o->quick ? 1 : 3, n_queries = 2;

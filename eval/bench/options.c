@@ -81,6 +81,11 @@ typedef struct parse_state {
     bool mode_given, two_modes;
 } parse_state;
 
+bool bench_takes(const kvq_scheme *scheme, size_t head_dim)
+{
+    return kvq_scheme_bits_per_element(scheme, head_dim) > 0.0;
+}
+
 void bench_shape_print(bench_shape s, char *text, size_t size)
 {
     if (s.n_heads == s.n_kv_heads)

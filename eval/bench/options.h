@@ -52,6 +52,12 @@ typedef struct bench_options {
  * others. */
 bool bench_wants(const bench_options *o, size_t isa, size_t scheme);
 
+/** Does every codec of a scheme take this head dimension? */
+bool bench_takes(const kvq_scheme *scheme, size_t head_dim);
+
+/** Why one that does not is left out, a format for the head dimension. */
+#define BENCH_DOES_NOT_TAKE "does not take a head dimension of %zu"
+
 /** "64 x 12", "128 x 8, 32 q": head dimension, KV heads, query heads if they are others. */
 void bench_shape_print(bench_shape s, char *text, size_t size);
 

@@ -313,10 +313,10 @@ static bool take_samples(bench_cell *c, phase_samples *samples, progress *p, dou
 
 /* Columns of a phase; N_TIMED would have no calls to count. */
 #define PHASE_COLUMNS(name, what)                                                                            \
-    {#name "_us", NULL, 2}, {#name "_ns", #name "|ns", 2}, {#name "_share", "|%", 0},                        \
+    {#name "_us", NULL, 2}, {#name "_ns", #name "|ns", 2}, {#name "_percent", "|%", 0},                      \
         {#name "_calls", NULL, 0},
 
-static void put_row(bench_table *t, const bench_cell *c, const char *scheme, const char *isa,
+static void put_row(bench_table *t, const bench_cell *c, const bench_competitor *who, const char *isa,
                     const phase_samples *s)
 {
     const double total = BENCH_MEDIAN(&s->us), units = bench_cell_units(c);
@@ -329,8 +329,9 @@ static void put_row(bench_table *t, const bench_cell *c, const char *scheme, con
     bench_put_number(t, (double)c->shape.n_kv_heads);
     bench_put_number(t, (double)c->n_tokens);
     bench_put_number(t, (double)c->n_q);
-    bench_put_text(t, scheme);
+    bench_put_text(t, who->source->text);
     bench_put_text(t, isa);
+    bench_put_text(t, bench_cell_precision(who));
     bench_put_sample(t, &s->us);
     bench_put_number(t, total * 1e3 / units);
     for (size_t i = 0; i < N_PHASES; i++) {
@@ -378,14 +379,14 @@ static bool measure_cell(const bench_options *o, bench_report *r, bench_cell *c,
     set_table(false);
     phase_samples *samples = calloc(o->n_schemes, sizeof samples[0]);
     bool good = (samples || eval_fail(e, "out of memory")) &&
-                bench_cell_open(c, &r->machine, o, shape, n_tokens, table.isa, skipped, e);
+                bench_cell_open(c, r, o, shape, n_tokens, table.isa, skipped, e);
     if (good && !*skipped) {
         good = take_samples(c, samples, p, done, e);
         size_t longest = 0;
         for (size_t i = 0; i < o->n_tokens; i++)
             longest = o->tokens[i] > o->tokens[longest] ? i : longest;
         for (size_t i = 0; good && i < c->n_competitors; i++)
-            put_row(&r->tables[0], c, c->competitors[i].source->text, o->isas[isa], &samples[i]);
+            put_row(&r->tables[0], c, &c->competitors[i], o->isas[isa], &samples[i]);
         if (good && isa == 0 && cell % o->n_tokens == longest)
             say_phases(r, c, &samples[0], o->isas[isa]);
     }
@@ -400,7 +401,8 @@ static void add_notes(bench_report *r, const bench_options *o)
 {
     bench_note(
         r,
-        "A step is %zu quer%s over one layer in fast precision; the caches of all layers are walked in turn. "
+        "A step is %zu quer%s over one layer, with KVQ_PRECISION_FAST asked for; precision is what ran. The "
+        "caches of all layers are walked in turn. "
         "us is the median of walks without any clock; between them, walks with a clock around each kernel "
         "give "
         "the phases. ns and %% are of the same medians; ns per %s.",
@@ -429,6 +431,7 @@ bool bench_phases(const bench_options *o, bench_report *r, progress *p, eval_err
         {"queries", "que-|ries", 0},
         {"scheme", "scheme", BENCH_TEXT},
         {"isa", "ISA", BENCH_TEXT},
+        {"precision", "preci-|sion", BENCH_TEXT},
         {"us", "us per|step", 1},
         {"us_p10", NULL, 1},
         {"us_p90", NULL, 1},
@@ -436,8 +439,9 @@ bool bench_phases(const bench_options *o, bench_report *r, progress *p, eval_err
         PHASES(PHASE_COLUMNS){"n_layers", NULL, 0},
         {"rounds", NULL, 0},
     };
-    (void)bench_add_table(r, "phases", "The parts of one step of one layer", columns,
-                          sizeof columns / sizeof columns[0], 5);
+    bench_add_table(r, "phases", "The parts of one step of one layer", columns,
+                    sizeof columns / sizeof columns[0], 5)
+        ->noise = "us";
     r->main_table = 0;
     bench_cell *c = calloc(1, sizeof *c);
     bool good = c || eval_fail(e, "out of memory");
@@ -452,13 +456,7 @@ bool bench_phases(const bench_options *o, bench_report *r, progress *p, eval_err
     kvq_kernels_offer(NULL);
     free(c);
     if (good && n_skipped == n)
-        good =
-            eval_fail(e, "nothing to measure: one layer of every scheme takes more than %.3g GB (--memory)",
-                      o->memory * 1e-9);
-    if (n_skipped > 0)
-        bench_note(r, "Left out: %zu of %zu cells, of which one layer takes more than %.1f GB (--memory).",
-                   n_skipped, n, o->memory * 1e-9);
-    bench_say_noise(r, &r->tables[0]);
+        good = bench_nothing_measured(r, e);
     add_notes(r, o);
     return good;
 }

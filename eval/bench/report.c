@@ -90,19 +90,74 @@ size_t bench_column_of(const bench_table *t, const char *key)
     return i;
 }
 
-void bench_say_noise(bench_report *r, const bench_table *t)
+/* Rows of a table with a spread, and in *n_wide those of too wide a one. */
+static size_t count_spreads(const bench_table *t, size_t *n_wide)
 {
-    const size_t n_rows = t->failed ? 0 : t->n / t->n_columns, us = bench_column_of(t, "us");
-    size_t n_wide = 0;
-    for (size_t i = 0; i < n_rows; i++) {
-        const bench_value *row = &t->values[i * t->n_columns + us];
-        n_wide += row[2].number > 1.5 * row[1].number;
+    size_t n = 0;
+    for (size_t i = bench_column_of(t, t->noise); !t->failed && i + 2 < t->n; i += t->n_columns) {
+        const double p10 = t->values[i + 1].number, p90 = t->values[i + 2].number;
+        n += isfinite(p10) && isfinite(p90);
+        *n_wide += p90 > 1.5 * p10;
     }
-    if (4 * n_wide > n_rows) {
-        bench_headline(
-            r, "DO NOT QUOTE: this machine was not quiet; in %zu of %zu rows p90 is over 1.5 times p10.",
-            n_wide, n_rows);
+    return n;
+}
+
+void bench_say_noise(bench_report *r)
+{
+    for (size_t i = 0; i < r->n_tables; i++) {
+        const bench_table *t = &r->tables[i];
+        size_t n_wide = 0;
+        const size_t n_rows = t->noise ? count_spreads(t, &n_wide) : 0;
+        if (4 * n_wide <= n_rows)
+            continue;
+        const size_t n = r->n_headline < BENCH_MAX_LINES ? r->n_headline : BENCH_MAX_LINES - 1;
+        memmove(r->headline[1], r->headline[0], n * sizeof r->headline[0]);
+        snprintf(r->headline[0], BENCH_LINE_SIZE,
+                 "DO NOT QUOTE: this machine was not quiet; in %zu of %zu rows the 90th percentile of %s is "
+                 "over 1.5 times the 10th.",
+                 n_wide, n_rows, t->noise);
+        r->n_headline = n + 1;
     }
+}
+
+void bench_leave_out(bench_report *r, const char *where, size_t n_tokens, const char *scheme, const char *why,
+                     ...)
+{
+    static const bench_column columns[] = {
+        {"where", "where", BENCH_TEXT},
+        {"tokens", "tokens", 0},
+        {"scheme", "scheme", BENCH_TEXT},
+        {"why", "why", BENCH_TEXT},
+    };
+    bench_table *t = &r->left_out;
+    char text[BENCH_TEXT_SIZE];
+    va_list args;
+    va_start(args, why);
+    vsnprintf(text, sizeof text, why, args);
+    va_end(args);
+    t->title = "Left out";
+    t->columns = columns;
+    t->n_columns = sizeof columns / sizeof columns[0];
+    for (size_t i = 0; i < t->n && !t->failed; i += t->n_columns) { /* said already, of another ISA */
+        const bench_value *row = &t->values[i];
+        const size_t n = isfinite(row[1].number) ? (size_t)row[1].number : 0;
+        if (n == n_tokens && strcmp(row[0].text, where) == 0 && strcmp(row[2].text, scheme) == 0 &&
+            strcmp(row[3].text, text) == 0)
+            return;
+    }
+    bench_put_text(t, where);
+    bench_put_number(t, n_tokens > 0 ? (double)n_tokens : NAN);
+    bench_put_text(t, scheme);
+    bench_put_text(t, text);
+}
+
+bool bench_nothing_measured(const bench_report *r, eval_error *e)
+{
+    const bench_table *t = &r->left_out;
+    const bench_value *row = !t->failed && t->n > 0 ? &t->values[t->n - t->n_columns] : NULL;
+    return eval_fail(e, "nothing to measure: %s%s%s: %s", row ? row[0].text : "",
+                     row && row[2].text[0] ? ", " : "", row ? row[2].text : "",
+                     row ? row[3].text : "no time");
 }
 
 void bench_add_bandwidth(bench_report *r, const bench_bandwidth *b, size_t n)
@@ -126,6 +181,8 @@ void bench_add_bandwidth(bench_report *r, const bench_bandwidth *b, size_t n)
 
 bool bench_report_check(const bench_report *r, eval_error *e)
 {
+    if (r->left_out.failed)
+        return eval_fail(e, "out of memory for the report");
     for (size_t i = 0; i < r->n_tables; i++) {
         if (r->tables[i].failed)
             return eval_fail(e, "out of memory for the report");
@@ -138,6 +195,8 @@ void bench_report_free(bench_report *r)
 {
     for (size_t i = 0; i < r->n_tables; i++)
         free(r->tables[i].values);
+    free(r->left_out.values);
+    r->left_out = (bench_table){0};
     r->n_tables = 0;
 }
 
@@ -271,6 +330,17 @@ static void print_markdown_table(FILE *f, const bench_table *t)
     }
 }
 
+static void print_table(FILE *f, const bench_table *t, bool markdown)
+{
+    if (t->n == 0)
+        return;
+    fprintf(f, markdown ? "\n**%s**\n\n" : "\n%s\n\n", t->title);
+    if (markdown)
+        print_markdown_table(f, t);
+    else
+        print_text_table(f, t);
+}
+
 void bench_report_people(FILE *f, const bench_report *r, bool markdown)
 {
     char machine[BENCH_LINE_SIZE];
@@ -278,15 +348,9 @@ void bench_report_people(FILE *f, const bench_report *r, bool markdown)
     for (size_t i = 0; i < r->n_headline; i++)
         fprintf(f, "%s%s\n", markdown ? "- " : "", r->headline[i]);
     fprintf(f, "%s%s\n", r->n_headline > 0 ? "\n" : "", machine);
-    for (size_t i = 0; i < r->n_tables; i++) {
-        if (r->tables[i].n == 0)
-            continue;
-        fprintf(f, markdown ? "\n**%s**\n\n" : "\n%s\n\n", r->tables[i].title);
-        if (markdown)
-            print_markdown_table(f, &r->tables[i]);
-        else
-            print_text_table(f, &r->tables[i]);
-    }
+    for (size_t i = 0; i < r->n_tables; i++)
+        print_table(f, &r->tables[i], markdown);
+    print_table(f, &r->left_out, markdown);
     fputc('\n', f);
     for (size_t i = 0; i < r->n_notes; i++)
         fprintf(f, "- %s\n", r->notes[i]);

@@ -32,6 +32,9 @@ typedef struct bench_table {
     const bench_column *columns;
     size_t n_columns;
     size_t n_group; /* people see an empty line where one of the first n_group columns changes */
+    /* The column that tells a busy machine: its times are of equal work, and the two columns after it are
+     * their 10th and 90th percentile. NULL: none does. */
+    const char *noise;
     bench_value *values;
     size_t n, capacity;
     bool failed; /* memory was short */
@@ -54,6 +57,7 @@ typedef struct bench_report {
     size_t n_notes;
     bench_table tables[BENCH_MAX_TABLES];
     size_t n_tables, main_table; /* the latter becomes the CSV */
+    bench_table left_out;        /* bench_leave_out */
 } bench_report;
 
 EVAL_PRINTF_LIKE(2, 3) void bench_headline(bench_report *r, const char *format, ...);
@@ -66,16 +70,25 @@ bench_table *bench_add_table(bench_report *r, const char *key, const char *title
 /** The place of a column; n_columns if there is none. */
 size_t bench_column_of(const bench_table *t, const char *key);
 
-/** A headline against quoting if the sample in column "us" has too wide a spread in too many rows: medians
- * hide a busy machine. */
-void bench_say_noise(bench_report *r, const bench_table *t);
+/** A headline against quoting, before all others, if a table's column `noise` has too wide a spread in too
+ * many of its rows: medians hide a busy machine. For every kind of measurement, once all rows are there. */
+void bench_say_noise(bench_report *r);
+
+/** A row of "left_out": what was wanted and not measured, and why. `where` is a shape or a model, tokens 0
+ * and scheme "" stand for all of them. */
+EVAL_PRINTF_LIKE(5, 6)
+void bench_leave_out(bench_report *r, const char *where, size_t n_tokens, const char *scheme, const char *why,
+                     ...);
+
+/** The error for a report without measurements: the last reason to leave something out. Returns false. */
+bool bench_nothing_measured(const bench_report *r, eval_error *e);
 
 /** The measured bandwidth as a table. */
 void bench_add_bandwidth(bench_report *r, const bench_bandwidth *b, size_t n);
 
 void bench_report_people(FILE *f, const bench_report *r, bool markdown);
 void bench_report_csv(FILE *f, const bench_report *r);
-/** Schema kvq-eval-bench/1: headline, notes, machine, and one array of objects per table. */
+/** Schema kvq-eval-bench/2: headline, notes, machine, and one array of objects per table. */
 EVAL_MUST_CHECK bool bench_report_json(FILE *f, const bench_report *r, eval_error *e);
 
 /** False, with the error said, if a table lacks rows for want of memory. */

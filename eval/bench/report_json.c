@@ -1,4 +1,4 @@
-/* The report of a benchmark as JSON, schema kvq-eval-bench/1 (report.h). */
+/* The report of a benchmark as JSON, schema kvq-eval-bench/2 (report.h). */
 #include "eval/bench/report.h"
 
 #include <jansson.h>
@@ -56,7 +56,7 @@ static json_t *table_json(const bench_table *t)
 bool bench_report_json(FILE *f, const bench_report *r, eval_error *e)
 {
     json_t *root = json_object();
-    json_object_set_new(root, "schema", json_string("kvq-eval-bench/1"));
+    json_object_set_new(root, "schema", json_string("kvq-eval-bench/2"));
     json_object_set_new(root, "version", json_string(kvq_version()));
     json_object_set_new(root, "mode", json_string(r->mode));
     json_object_set_new(root, "quick", json_boolean(r->quick));
@@ -65,6 +65,7 @@ bool bench_report_json(FILE *f, const bench_report *r, eval_error *e)
     json_object_set_new(root, "headline_sentences", lines_json(r->headline, r->n_headline));
     for (size_t i = 0; i < r->n_tables; i++)
         json_object_set_new(root, r->tables[i].key, table_json(&r->tables[i]));
+    json_object_set_new(root, "left_out", table_json(&r->left_out));
     json_object_set_new(root, "notes", lines_json(r->notes, r->n_notes));
     char *dump = json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     json_decref(root);
