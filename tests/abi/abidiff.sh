@@ -5,7 +5,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 mkdir -p build
-cmake -S . -B build/abi -DCMAKE_C_FLAGS=-g -DKVQ_BUILD_EVAL=OFF >build/abi.log 2>&1 &&
+cmake -S . -B build/abi -DCMAKE_BUILD_TYPE=Debug -DKVQ_BUILD_EVAL=OFF >build/abi.log 2>&1 &&
     cmake --build build/abi -j "$(nproc)" --target kvq_shared >>build/abi.log 2>&1 || {
     tail -20 build/abi.log >&2
     exit 1
