@@ -15,7 +15,7 @@ enum {
     PAGE_LAYERS = 6,
     PAGE_HEADS = 8,
     PAGE_KV_HEADS = 4,
-    PAGE_DIM = 64,
+    PAGE_DIM = 32,
     PAGE_TOKENS = 1024,
     PAGE_BLOCKS = 15
 };
