@@ -391,14 +391,6 @@ static size_t run_fold_keys_rest(const kvq_kernels *k, workspace *w, size_t i)
 }
 static const kernel_bench bench_fold_keys_rest = {run_fold_keys_rest, true, false};
 
-static size_t run_score_folded(const kvq_kernels *k, workspace *w, size_t i)
-{
-    k->score_folded(&w->keys, block(w->k, &w->keys, i), next_block(w->k, &w->keys, i), T, w->k_weights,
-                    w->k_step, w->k_bias, w->n_q, w->scores);
-    return T * w->keys.payload_per_token;
-}
-static const kernel_bench bench_score_folded = {run_score_folded, true, true};
-
 /* The codes of a whole superblock, as one tile of one plane, by the first tile's queries. */
 static size_t run_score_runs(const kvq_kernels *k, workspace *w, size_t i)
 {
