@@ -315,10 +315,11 @@ typedef struct kvq_kernels {
     void (*dequantize_levels)(const kvq_token_codes *codes, const float *levels, float scale,
                               const float *add, size_t dim, float *out);
 
-    /* EXACT. acc[c] += factor[t] * levels[code of token t in channel c], multiply then add, for the tokens of
-     * a block in their order; dim is a multiple of 16. */
+    /* EXACT. acc[i][c] += factor[i][t] * levels[code of token t in channel c], multiply then add, for the
+     * tokens of a block in their order, for n_q rows of factors, KVQ_SUPERBLOCK apart; acc is [n_q][dim], dim
+     * a multiple of 16. */
     void (*accumulate_levels)(const kvq_block_codes *codes, const float *levels, const float *factor,
-                              size_t dim, float *acc);
+                              size_t n_q, size_t dim, float *acc);
 
     /* EXACT. codes[c] = how many of the 2^width - 1 thresholds, which ascend, y[c] passes, for n numbers, a
      * multiple of 16; width 1 .. 4. To pass is to be larger than the threshold plus 2^-127. Returns sum_c
@@ -485,7 +486,7 @@ void kvq_dequantize_levels_portable(const kvq_token_codes *codes, const float *l
 float kvq_choose_levels_portable(const float *y, size_t n, const float *thresholds, const float *levels,
                                  uint32_t width, uint8_t *codes);
 void kvq_accumulate_levels_portable(const kvq_block_codes *codes, const float *levels, const float *factor,
-                                    size_t dim, float *acc);
+                                    size_t n_q, size_t dim, float *acc);
 void kvq_hadamard_f32_portable(float *x, size_t n);
 int32_t kvq_rotate_row_portable(const float *x, size_t dim, float *y, float *square);
 

@@ -272,7 +272,7 @@ static size_t run_accumulate_levels(const kvq_kernels *k, workspace *w, size_t i
 {
     const kvq_block_codes codes = {
         .from = {block(w->v, &w->values, i)}, .stride = {512}, .n_planes = 1, .width = {2}};
-    k->accumulate_levels(&codes, w->q, w->p, w->dim / 16 * 16, w->floats);
+    k->accumulate_levels(&codes, w->q, w->p, 1, w->dim / 16 * 16, w->floats);
     return w->dim / 16 * 16 * sizeof(float) * KVQ_BLOCK;
 }
 static const kernel_bench bench_accumulate_levels = {run_accumulate_levels, false, false};

@@ -208,7 +208,7 @@ NOT_TIMED(fit_channels)
 NOT_TIMED(fit_channel)
 NOT_TIMED(rotate_row)
 NOT_TIMED(subtract_rows_f64)
-TIMED(accumulate, accumulate_levels, const kvq_block_codes *, floats, floats, size_t, out)
+TIMED(accumulate, accumulate_levels, const kvq_block_codes *, floats, floats, size_t, size_t, out)
 NOT_TIMED(choose_levels)
 /* clang-format on */
 
