@@ -485,9 +485,9 @@ typedef enum kvq_precision {
      * pass 1e-3 is computed again with 31 bits, which is as good as exact. (An estimate, and of this
      * rounding: where scores of 1e4 and more, or values that are 1e4 times the output, cancel,
      * float32 itself is off by as much.) For keys per channel
-     * with G >= 32, values per token, both in the default arithmetic, and for tier and rot:2 (kvq2, kvq2-fb,
-     * kvq2.5); exact otherwise (kvq1.5, kvq3, kvq4, rivals, plug-ins), which superblocks_exact tells, and
-     * wherever `bound` is asked for. */
+     * with G >= 32, values per token, both in the default arithmetic, and for tier and rot (all kvq schemes;
+     * probabilities stay float where rot has other bits than 2); exact otherwise (rivals, plug-ins), which
+     * superblocks_exact tells, and wherever `bound` is asked for. */
     KVQ_PRECISION_FAST = 0,
     KVQ_PRECISION_EXACT = 1, /* float32 arithmetic over dequantized values */
 } kvq_precision;

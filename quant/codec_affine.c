@@ -253,7 +253,7 @@ static float widen_score(const kvq_kernels *k, const kvq_layout *l, const kvq_to
     float bias[META_TILES], rest[KVQ_SUPERBLOCK], rest_step = step / KVQ_REST_SCALE;
     const kvq_next none = {NULL, 0};
     k->fold_keys_rest(l, tokens->superblock, tokens->n, q, step, q_rest, bias);
-    k->score_folded(l, tokens->superblock, none, tokens->n, q_rest, &rest_step, bias, 1, rest);
+    kvq_score_folded(k, l, tokens->superblock, none, tokens->n, q_rest, &rest_step, bias, 1, rest);
     for (size_t t = 0; t < tokens->n; t++)
         scores[t] += rest[t];
     return rest_step * l->score_error_per_step;
@@ -275,7 +275,8 @@ static void score_folding(const kvq_kernels *k, const kvq_layout *l, const kvq_t
         n_fitting += fits;
     }
     if (n_fitting > 0)
-        k->score_folded(l, tokens->superblock, tokens->next, tokens->n, q_folded, step, bias, n_q, scores);
+        kvq_score_folded(k, l, tokens->superblock, tokens->next, tokens->n, q_folded, step, bias, n_q,
+                         scores);
     for (size_t i = 0; i < n_q; i++, q += l->dim, scores += KVQ_SUPERBLOCK) {
         score_rms_error[i] = 0.0f;
         if (!(step[i] <= KVQ_FOLD_MAX)) {

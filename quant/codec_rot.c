@@ -34,7 +34,8 @@
  *
  * Attention, 2 bits. x_t = p_t scale_t .9957 is rounded to 16 bits with one step per row of p, w_t; the sum
  * is step (sum w_t code_t - 1.5 sum w_t), the last sum exactly, so codes are centred and what rounding takes
- * has no bias. f is added once, times the sum of p.
+ * has no bias. Other bits: the sum of x_t times levels, in float, in the order of places. f is added once,
+ * times the sum of p.
  *
  * Error bound, of the numbers. e = y - S q, S the stored scale = s rho, s = |y|^2 / <y, q>, rho within
  * 2^(+-1/32). |e|^2 = |y|^2 - 2 S <y, q> + S^2 |q|^2 = S^2 |q|^2 - (2 rho - 1) |y|^2. From below, |y| is
@@ -368,6 +369,18 @@ static bool rot_is_kept(const kvq_side *s, const uint8_t *superblock, size_t t)
 
 /* ---- Sums ---- */
 
+/* Is a level its code minus 3/2, times the unit of scales? */
+static bool is_centred(const kvq_rot *l)
+{
+    return l->bits == 2;
+}
+
+/* What a token's 2^(n/16) is multiplied with. */
+static float unit_of_scales(const kvq_rot *l, const uint8_t *superblock)
+{
+    return kvq_rot_page_scale(l, superblock) * (is_centred(l) ? KVQ_ROT_SPACING : 1.0f);
+}
+
 /* The sum of the whole numbers that fold_row_rest makes of x: exact in any order. */
 static float sum_of_rest(const float *x, float per_unit)
 {
@@ -426,6 +439,27 @@ static float energy_of_kept(const kvq_rot *l, const kvq_tokens *tokens, const fl
     return energy;
 }
 
+/* Levels that are not uniform, block by block; x: p times scales. */
+static void accumulate_levels(const kvq_kernels *k, const kvq_rot *l, const uint8_t *superblock,
+                              const float *x, size_t n_q, float *packed)
+{
+    float sums[KVQ_ROWS_MAX * KVQ_DIM_MAX], factors[KVQ_ROWS_MAX * T];
+    memset(sums, 0, n_q * l->dim_padded * sizeof *sums);
+    for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
+        const kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, i);
+        if (b.width == 0)
+            continue;
+        for (size_t row = 0; row < n_q; row++)
+            for (size_t j = 0, place = i * KVQ_ROT_CLASS; j < KVQ_ROT_CLASS; j++, place++)
+                factors[row * T + j] = x[row * T + (l->bits != 0 ? place : superblock[l->order + place])];
+        const kvq_block_codes codes = kvq_rot_block_codes(&b, superblock);
+        k->accumulate_levels(&codes, kvq_rot_levels(l, b.width), factors, n_q, l->dim_padded, sums);
+    }
+    for (size_t i = 0; i < n_q; i++)
+        for (size_t c = 0; c < l->dim; c++)
+            packed[i * l->dim + c] += sums[i * l->dim_padded + c];
+}
+
 /* Add what rounding has taken from one row. */
 static void accumulate_rest(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, const float *x,
                             kvq_fold *fold, float *acc)
@@ -438,17 +472,17 @@ static void accumulate_rest(const kvq_kernels *k, const kvq_rot *l, const kvq_to
                          &bias, 1, acc);
 }
 
-static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
-                               const float *p, size_t n_q, const float *score_rms_error,
-                               const kvq_sum_rows *sums)
+/* Products of p and scales: folded and summed as whole numbers where codes are centred levels, otherwise, x
+ * being there, as floats. Either way the bits are the same on every instruction set. */
+static void accumulate_fast(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
+                            size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
 {
     const kvq_rot *l = kvq_rot_of(s);
     _Alignas(KVQ_ALIGNMENT) int8_t folded[KVQ_ROWS_MAX * 2 * T];
-    float x[KVQ_ROWS_MAX][T], step[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX]; /* x: p times scale */
-    float sum_of_p[KVQ_ROWS_MAX] = {0};
+    float x[KVQ_ROWS_MAX][T], step[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX], sum_of_p[KVQ_ROWS_MAX] = {0};
     kvq_fold fold[KVQ_ROWS_MAX];
     k->fold_products(&(kvq_log_scales){.n = tokens->superblock + l->scales,
-                                       .unit = kvq_rot_page_scale(l, tokens->superblock) * KVQ_ROT_SPACING,
+                                       .unit = unit_of_scales(l, tokens->superblock),
                                        .left_out = tokens->superblock + l->indices,
                                        .n_left_out = l->n_rows},
                      tokens->n, p, n_q, x[0], folded, fold);
@@ -463,57 +497,21 @@ static void accumulate_folding(const kvq_kernels *k, const kvq_side *s, const kv
         bias[i] = -1.5f * fold[i].step * fold[i].sum;
     }
     accumulate_plain(k, l, tokens, p, n_q, sum_of_p, sums->plain);
-    k->accumulate_folded(&l->codes, tokens->superblock, tokens->next, tokens->n, folded, step, bias, n_q,
-                         sums->packed);
+    if (is_centred(l)) {
+        k->accumulate_folded(&l->codes, tokens->superblock, tokens->next, tokens->n, folded, step, bias, n_q,
+                             sums->packed);
+    } else {
+        kvq_prefetch_all(tokens->next);
+        accumulate_levels(k, l, tokens->superblock, x[0], n_q, sums->packed);
+    }
     for (size_t i = 0; i < n_q; i++) {
-        if (tokens->sums == KVQ_SUMS_WIDE)
+        if (is_centred(l) && tokens->sums == KVQ_SUMS_WIDE)
             accumulate_rest(k, l, tokens, x[i], &fold[i], sums->packed + i * l->dim);
         const float energy = fold[i].energy + energy_of_kept(l, tokens, p + i * T);
         if (energy <= FLT_MAX)
-            sums->error[i] += estimate_error(l, tokens->n, fold[i].step, energy, score_rms_error[i]);
+            sums->error[i] +=
+                estimate_error(l, tokens->n, is_centred(l) ? fold[i].step : 0.0f, energy, score_rms_error[i]);
     }
-}
-
-/* A block's levels times factors (rows of T) to sums [n_q][dim_padded]: by few rows from their codes, by more
- * from levels as floats, which all share. The same products and additions, so the same bits. */
-static void accumulate_block(const kvq_kernels *k, const kvq_rot *l, const uint8_t *superblock,
-                             const kvq_rot_codes *b, const float *factors, size_t n_q, float *sums)
-{
-    enum { FEW = 2, SLICE = 16 };
-    static const float nothing[KVQ_DIM_MAX];
-    const float *levels = kvq_rot_levels(l, b->width);
-    const kvq_block_codes codes = kvq_rot_block_codes(b, superblock);
-    for (size_t i = 0; i < n_q && n_q <= FEW; i++)
-        k->accumulate_levels(&codes, levels, factors + i * T, l->dim_padded, sums + i * l->dim_padded);
-    for (size_t j = 0; j < KVQ_ROT_CLASS && n_q > FEW; j += SLICE) {
-        float rows[SLICE * KVQ_DIM_MAX];
-        for (size_t t = 0; t < SLICE; t++) {
-            const kvq_token_codes token = kvq_rot_codes_of_token(b, superblock, j + t);
-            k->dequantize_levels(&token, levels, 1.0f, nothing, l->dim_padded, rows + t * l->dim_padded);
-        }
-        k->accumulate_f32(rows, l->dim_padded, SLICE, (kvq_next){NULL, 0}, factors + j, n_q, l->dim_padded,
-                          sums);
-    }
-}
-
-/* Levels that are not uniform, block by block; x: p times scales. */
-static void accumulate_levels(const kvq_kernels *k, const kvq_rot *l, const uint8_t *superblock,
-                              const float *x, size_t n_q, float *packed)
-{
-    float sums[KVQ_ROWS_MAX * KVQ_DIM_MAX], factors[KVQ_ROWS_MAX * T];
-    memset(sums, 0, n_q * l->dim_padded * sizeof *sums);
-    for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
-        const kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, i);
-        if (b.width == 0)
-            continue;
-        for (size_t row = 0; row < n_q; row++)
-            for (size_t j = 0, place = i * KVQ_ROT_CLASS; j < KVQ_ROT_CLASS; j++, place++)
-                factors[row * T + j] = x[row * T + (l->bits != 0 ? place : superblock[l->order + place])];
-        accumulate_block(k, l, superblock, &b, factors, n_q, sums);
-    }
-    for (size_t i = 0; i < n_q; i++)
-        for (size_t c = 0; c < l->dim; c++)
-            packed[i * l->dim + c] += sums[i * l->dim_padded + c];
 }
 
 /* p times scale, as floats. Rows whose sums of codes could leave the range of float go over dequantized
@@ -522,8 +520,7 @@ static void accumulate_exact(const kvq_kernels *k, const kvq_side *s, const kvq_
                              const float *p, size_t n_q, const kvq_sum_rows *sums)
 {
     const kvq_rot *l = kvq_rot_of(s);
-    const float spacing = l->bits == 2 ? KVQ_ROT_SPACING : 1.0f;
-    const float unit = kvq_rot_page_scale(l, tokens->superblock) * spacing;
+    const float unit = unit_of_scales(l, tokens->superblock);
     float scale[T] = {0}, counts[T] = {0}, x[KVQ_ROWS_MAX][T], bias[KVQ_ROWS_MAX], sum_of_p[KVQ_ROWS_MAX];
     kvq_prefetch_all(tokens->next);
     for (size_t t = 0; t < tokens->n; t++) {
@@ -554,7 +551,7 @@ static void accumulate_exact(const kvq_kernels *k, const kvq_side *s, const kvq_
         }
     }
     accumulate_plain(k, l, tokens, p, n_q, sum_of_p, sums->plain);
-    if (l->bits == 2)
+    if (is_centred(l))
         k->accumulate_codes(&l->codes, tokens->superblock, tokens->n, 0, l->dim, x[0], bias, n_q,
                             sums->packed);
     else
@@ -566,8 +563,8 @@ static void rot_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_to
 {
     if (tokens->n == 0)
         return;
-    if (s->folds && tokens->sums != KVQ_SUMS_EXACT)
-        accumulate_folding(k, s, tokens, p, n_q, score_rms_error, sums);
+    if (tokens->sums != KVQ_SUMS_EXACT)
+        accumulate_fast(k, s, tokens, p, n_q, score_rms_error, sums);
     else
         accumulate_exact(k, s, tokens, p, n_q, sums);
 }
@@ -644,7 +641,7 @@ static const char *rot_init(kvq_side *s)
     s->metadata_per_run = s->bytes - l->code_bytes;
     s->evidence = l->has_page || l->n_rows > 0 || sorted ? (unsigned)KVQ_EVIDENCE_RECEIVED : 0u;
     s->heavy_hitters = s->common.heavy_hitters;
-    s->folds = l->bits == 2;
+    s->folds = true;
     s->bits = l->bits;
     return NULL;
 }

@@ -207,7 +207,7 @@ typedef struct kvq_kernels {
                       int8_t *q_folded, float *step, float *bias);
 
     /* EXACT. Fold again what fold_keys took from one query by rounding, in steps 2^15 times finer; for the
-     * same tokens and the step it gave, which is finite. score_folded of both, added, is the wide score.
+     * same tokens and the step it gave, which is finite. The scores of both, added, are the wide ones.
      *   q_rest    as q_folded with n_q = 1: rne(2^15 (x - rne(x))), x what rne made w of
      *   bias      at j: -step * kvq_half_levels * sum_c (x - rne(x)), which fold_keys had added */
     void (*fold_keys_rest)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
@@ -218,11 +218,6 @@ typedef struct kvq_kernels {
      * block of 32 tokens is written whole. Without bias (NULL) this is added to the scores that are there. */
     void (*score_runs)(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, kvq_next next, size_t n,
                        const int8_t *folded, const float *step, const float *bias, size_t n_q, float *scores);
-
-    /* EXACT. The same of keys that fold_keys has folded: the runs are the planes, tile by tile. */
-    void (*score_folded)(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
-                         const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
-                         float *scores);
 
     /* EXACT. Fold n_q rows of n probabilities p (or multiples of them), 0 <= p <= 2^16, rows KVQ_SUPERBLOCK
      * apart, into tokens [0, n) of values. For group u and row i:
@@ -320,10 +315,11 @@ typedef struct kvq_kernels {
     void (*dequantize_levels)(const kvq_token_codes *codes, const float *levels, float scale,
                               const float *add, size_t dim, float *out);
 
-    /* EXACT. acc[c] += factor[t] * levels[code of token t in channel c], multiply then add, for the tokens of
-     * a block in their order; dim is a multiple of 16. */
+    /* EXACT. acc[i][c] += factor[i][t] * levels[code of token t in channel c], multiply then add, for the
+     * tokens of a block in their order, for n_q rows of factors, KVQ_SUPERBLOCK apart; acc is [n_q][dim], dim
+     * a multiple of 16. */
     void (*accumulate_levels)(const kvq_block_codes *codes, const float *levels, const float *factor,
-                              size_t dim, float *acc);
+                              size_t n_q, size_t dim, float *acc);
 
     /* EXACT. codes[c] = how many of the 2^width - 1 thresholds, which ascend, y[c] passes, for n numbers, a
      * multiple of 16; width 1 .. 4. To pass is to be larger than the threshold plus 2^-127. Returns sum_c
@@ -347,6 +343,24 @@ typedef struct kvq_kernels {
     float (*exp2_sum_f32)(float *x, size_t n, float ref);
 } kvq_kernels;
 
+/** Scores of keys that fold_keys has folded: by score_runs, whose runs are the planes, tile by tile. */
+static inline void kvq_score_folded(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock,
+                                    kvq_next next, size_t n, const int8_t *q_folded, const float *step,
+                                    const float *bias, size_t n_q, float *scores)
+{
+    const size_t stride = 2 * kvq_fold_dim(l->dim), tile_tokens = l->meta_tile_tokens;
+    kvq_run runs[KVQ_MAX_PLANES];
+    kvq_layout_runs(l, l->dim, stride, runs);
+    for (size_t t = 0; t < n; t += tile_tokens) {
+        size_t here = n - t < tile_tokens ? n - t : tile_tokens;
+        k->score_runs(runs, l->n_planes, superblock, kvq_next_part(next, t, tile_tokens, KVQ_SUPERBLOCK),
+                      here, q_folded, step, bias, n_q, scores + t);
+        superblock += l->meta_tile_bytes;
+        q_folded += n_q * stride;
+        bias += bias != NULL ? n_q : 0;
+    }
+}
+
 /* Every slot, for tests and benchmarks that run them all. */
 #define KVQ_KERNEL_LIST(X)                                                                                   \
     X(all_finite_f32)                                                                                        \
@@ -364,7 +378,6 @@ typedef struct kvq_kernels {
     X(fold_keys)                                                                                             \
     X(fold_keys_rest)                                                                                        \
     X(score_runs)                                                                                            \
-    X(score_folded)                                                                                          \
     X(fold_values)                                                                                           \
     X(fold_values_rest)                                                                                      \
     X(accumulate_folded)                                                                                     \
@@ -440,9 +453,6 @@ void kvq_fold_values_rest_portable(const kvq_layout *l, const uint8_t *superbloc
 void kvq_score_runs_portable(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, kvq_next next,
                              size_t n, const int8_t *folded, const float *step, const float *bias, size_t n_q,
                              float *scores);
-void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
-                               const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
-                               float *scores);
 void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
                               size_t n_q, int8_t *p_folded, float *step, float *bias, float *energy);
 void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
@@ -476,7 +486,7 @@ void kvq_dequantize_levels_portable(const kvq_token_codes *codes, const float *l
 float kvq_choose_levels_portable(const float *y, size_t n, const float *thresholds, const float *levels,
                                  uint32_t width, uint8_t *codes);
 void kvq_accumulate_levels_portable(const kvq_block_codes *codes, const float *levels, const float *factor,
-                                    size_t dim, float *acc);
+                                    size_t n_q, size_t dim, float *acc);
 void kvq_hadamard_f32_portable(float *x, size_t n);
 int32_t kvq_rotate_row_portable(const float *x, size_t dim, float *y, float *square);
 

@@ -156,7 +156,6 @@ const kvq_kernels kvq_kernels_portable = {
     .fold_keys = kvq_fold_keys_portable,
     .fold_keys_rest = kvq_fold_keys_rest_portable,
     .score_runs = kvq_score_runs_portable,
-    .score_folded = kvq_score_folded_portable,
     .fold_values = kvq_fold_values_portable,
     .fold_values_rest = kvq_fold_values_rest_portable,
     .accumulate_folded = kvq_accumulate_folded_portable,

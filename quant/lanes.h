@@ -302,8 +302,9 @@ V_INLINE void v_i_transpose(const v_i x[4], v_i y[4])
             y[k].lane[j] = x[j / 4].lane[4 * k + j % 4];
 }
 
-V_INLINE v_f v_i_pick(v_i x, const float *table)
+V_INLINE v_f v_i_pick(v_i x, const float *table, size_t n)
 {
+    (void)n;
     V_EACH_LANE(table[x.lane[j]]);
 }
 

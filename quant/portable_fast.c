@@ -295,23 +295,6 @@ void kvq_score_runs_portable(const kvq_run *runs, size_t n_runs, const uint8_t *
         }
 }
 
-void kvq_score_folded_portable(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
-                               const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
-                               float *scores)
-{
-    const size_t stride = 2 * kvq_fold_dim(l->dim), tile_tokens = l->meta_tile_tokens;
-    kvq_run runs[KVQ_MAX_PLANES];
-    kvq_layout_runs(l, l->dim, stride, runs);
-    for (size_t t = 0; t < n; t += tile_tokens) {
-        size_t here = n - t < tile_tokens ? n - t : tile_tokens;
-        kvq_score_runs_portable(runs, l->n_planes, superblock, next, here, q_folded, step, bias, n_q,
-                                scores + t);
-        superblock += l->meta_tile_bytes;
-        q_folded += n_q * stride;
-        bias += bias != NULL ? n_q : 0;
-    }
-}
-
 void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
                                     const int8_t *p_folded, const float *step, const float *bias, size_t n_q,
                                     float *acc)

@@ -69,9 +69,9 @@ int32_t kvq_rotate_row_portable(const float *x, size_t dim, float *y, float *squ
 }
 
 void kvq_accumulate_levels_portable(const kvq_block_codes *codes, const float *levels, const float *factor,
-                                    size_t dim, float *acc)
+                                    size_t n_q, size_t dim, float *acc)
 {
-    accumulate_levels_v(codes, levels, factor, dim, acc);
+    accumulate_levels_v(codes, levels, factor, n_q, dim, acc);
 }
 
 void kvq_subtract_rows_f64_portable(const double *const *row, size_t c, const double *by, size_t n,

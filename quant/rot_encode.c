@@ -197,7 +197,7 @@ static void store_page_vector(const page *p, uint8_t *superblock)
             factor[j] = kvq_rot_scale(l, superblock, page_scale, t) * p->share[t];
         }
         if (b.width > 0)
-            p->k->accumulate_levels(&codes, kvq_rot_levels(l, b.width), factor, l->dim_padded, sum);
+            p->k->accumulate_levels(&codes, kvq_rot_levels(l, b.width), factor, 1, l->dim_padded, sum);
     }
     kvq_rotate(p->k, l->dim, sum);
     for (size_t c = 0; c < l->dim; c++) {

@@ -116,7 +116,8 @@
     X(v_i, v_i_or, (v_i x, v_i y))                                                                           \
     X(v_i, v_i_shift_left, (v_i x, uint32_t n)) /* n < 32, constant or not */                                \
     X(v_i, v_i_shift_right, (v_i x, uint32_t n))                                                             \
-    X(v_f, v_i_pick, (v_i x, const float *table)) /* table[x], x < 16 */                                     \
+    /* table[x], x < n; n is 8 or 16, constant. */                                                          \
+    X(v_f, v_i_pick, (v_i x, const float *table, size_t n))                                                  \
     /* Four times sixteen numbers below 256, by fours: dword 4k + i is numbers 4k .. 4k + 3 of x[i], as      \
      * bytes from the lowest up. */                                                                          \
     X(v_i, v_i_pack, (const v_i x[4]))                                                                       \

@@ -373,17 +373,19 @@ V_INLINE v_i v_i_shift_right(v_i x, uint32_t n)
     return (v_i){_mm256_srli_epi32(x.a, (int)n), _mm256_srli_epi32(x.b, (int)n)};
 }
 
-/* Both halves of the table by the lower three bits; the fourth, moved to the sign, chooses. */
-V_INLINE __m256 v_i_pick_eight(__m256i x, const float *table)
+/* Of sixteen: both halves of the table by the lower three bits; the fourth, moved to the sign, chooses. */
+V_INLINE __m256 v_i_pick_eight(__m256i x, const float *table, size_t n)
 {
     __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), x);
+    if (n == 8)
+        return low;
     __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), x);
     return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(x, 28)));
 }
 
-V_INLINE v_f v_i_pick(v_i x, const float *table)
+V_INLINE v_f v_i_pick(v_i x, const float *table, size_t n)
 {
-    return (v_f){v_i_pick_eight(x.a, table), v_i_pick_eight(x.b, table)};
+    return (v_f){v_i_pick_eight(x.a, table, n), v_i_pick_eight(x.b, table, n)};
 }
 
 V_INLINE __m256i v_i_pack_eight(__m256i w, __m256i x, __m256i y, __m256i z)

@@ -298,8 +298,10 @@ V_INLINE v_i v_i_shift_right(v_i x, uint32_t n)
     return _mm512_srli_epi32(x, n);
 }
 
-V_INLINE v_f v_i_pick(v_i x, const float *table)
+V_INLINE v_f v_i_pick(v_i x, const float *table, size_t n)
 {
+    if (n == 8)
+        return _mm512_permutexvar_ps(x, _mm512_castps256_ps512(_mm256_loadu_ps(table)));
     return _mm512_permutexvar_ps(x, _mm512_loadu_ps(table));
 }
 

@@ -391,23 +391,6 @@ static void score_runs_v(const kvq_run *runs, size_t n_runs, const uint8_t *supe
                 n_q);
 }
 
-static void score_folded_v(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
-                           const int8_t *q_folded, const float *step, const float *bias, size_t n_q,
-                           float *scores)
-{
-    const size_t stride = 2 * kvq_fold_dim(l->dim), tile_tokens = l->meta_tile_tokens;
-    kvq_run runs[KVQ_MAX_PLANES];
-    kvq_layout_runs(l, l->dim, stride, runs);
-    for (size_t t = 0; t < n; t += tile_tokens) {
-        size_t here = n - t < tile_tokens ? n - t : tile_tokens;
-        score_runs_v(runs, l->n_planes, superblock, kvq_next_part(next, t, tile_tokens, KVQ_SUPERBLOCK), here,
-                     q_folded, step, bias, n_q, scores + t);
-        superblock += l->meta_tile_bytes;
-        q_folded += n_q * stride;
-        bias += bias != NULL ? n_q : 0;
-    }
-}
-
 static void accumulate_folded_v(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
                                 const int8_t *p_folded, const float *step, const float *bias, size_t n_q,
                                 float *acc)
@@ -437,7 +420,6 @@ static void accumulate_folded_v(const kvq_layout *l, const uint8_t *superblock, 
 }
 
 /* The slots of a table that this file fills. */
-#define V_DOT_KERNELS                                                                                        \
-    .score_runs = score_runs_v, .score_folded = score_folded_v, .accumulate_folded = accumulate_folded_v
+#define V_DOT_KERNELS .score_runs = score_runs_v, .accumulate_folded = accumulate_folded_v
 
 #endif /* KVQ_QUANT_VECTOR_DOT_H */

@@ -347,6 +347,8 @@ static void subtract_rows_f64_v(const double *const *row, size_t c, const double
 
 /* ---- Levels ---- */
 
+enum { LEVEL_ROWS = 4 }; /* rows of factors that share the levels of a code, at most */
+
 /* `n_thresholds` is a constant. The last level whose threshold is passed stands; to pass is to be larger by
  * 2^-127, which is nothing beside any threshold but 0. */
 V_INLINE float choose(const float *y, size_t n, const float *thresholds, const float *levels,
@@ -382,51 +384,83 @@ static float choose_levels_v(const float *y, size_t n, const float *thresholds, 
     }
 }
 
-/* Sixteen channels of a block; `low` and `high` (0 if there is one only) are the widths of planes,
- * constants. */
-V_INLINE v_f accumulate_sixteen(const kvq_block_codes *codes, const float *table, const float *factor,
-                                size_t offset[KVQ_MAX_PLANES], uint32_t low, uint32_t high, v_f sum)
+/* Sixteen channels of a block for n_q rows of factors; `low` and `high` (0 if there is one only) are the
+ * widths of planes. All three are constants. */
+V_INLINE void accumulate_sixteen(const kvq_block_codes *codes, const float *table, const float *factor,
+                                 const size_t offset[KVQ_MAX_PLANES], uint32_t low, uint32_t high, size_t n_q,
+                                 v_f sum[LEVEL_ROWS])
 {
+    enum { EIGHT = 8 }; /* tokens: two of each place within the bytes of a dword */
     const v_i low_mask = v_i_set1((1u << low) - 1u), high_mask = v_i_set1((1u << high) - 1u);
-    v_i dwords = v_i_set1(0), more = dwords;
-    for (uint32_t t = 0; t < KVQ_BLOCK; t++) {
-        const uint32_t per_row = 32 / low, v = t % per_row;
-        if (v == 0)
-            dwords = v_i_load(codes->from[0] + offset[0] + t / per_row * 64);
-        v_i code = v_i_and(v_i_shift_right(dwords, v % 4 * 8 + v / 4 * low), low_mask);
+    for (uint32_t t = 0; t < KVQ_BLOCK; t += EIGHT, factor += EIGHT) {
+        v_i lower = v_i_load(codes->from[0] + offset[0] + t * low / 32 * 64), upper = lower;
+        lower = v_i_shift_right(lower, t * low % 32 / 4);
         if (high != 0) {
-            const uint32_t w = t % (32 / high);
-            if (w == 0)
-                more = v_i_load(codes->from[1] + offset[1] + t / (32 / high) * 64);
-            v_i upper = v_i_and(v_i_shift_right(more, w % 4 * 8 + w / 4 * high), high_mask);
-            code = v_i_or(code, v_i_shift_left(upper, low));
+            upper = v_i_load(codes->from[1] + offset[1] + t * high / 32 * 64);
+            upper = v_i_shift_right(upper, t * high % 32 / 4);
         }
-        sum = v_add(sum, v_mul(v_set1(factor[t]), v_i_pick(code, table)));
+        V_UNROLL(8)
+        for (uint32_t j = 0; j < EIGHT; j++) {
+            v_i code = v_i_and(v_i_shift_right(lower, j % 4 * 8 + j / 4 * low), low_mask);
+            if (high != 0) {
+                v_i above = v_i_and(v_i_shift_right(upper, j % 4 * 8 + j / 4 * high), high_mask);
+                code = v_i_or(code, v_i_shift_left(above, low));
+            }
+            const v_f level = v_i_pick(code, table, low + high <= 3 ? 8 : 16);
+            V_UNROLL(4)
+            for (size_t i = 0; i < n_q; i++)
+                sum[i] = v_add(sum[i], v_mul(v_set1(factor[i * KVQ_SUPERBLOCK + j]), level));
+        }
     }
-    return sum;
+}
+
+V_INLINE void accumulate_rows_of_levels(const kvq_block_codes *codes, const float *table, const float *factor,
+                                        uint32_t low, uint32_t high, size_t n_q, size_t dim, float *acc)
+{
+    for (size_t c = 0; c < dim; c += 16) {
+        const size_t offset[KVQ_MAX_PLANES] = {c / 16 * codes->stride[0], c / 16 * codes->stride[1]};
+        v_f sum[LEVEL_ROWS];
+        V_UNROLL(4)
+        for (size_t i = 0; i < n_q; i++)
+            sum[i] = v_load(acc + i * dim + c);
+        accumulate_sixteen(codes, table, factor, offset, low, high, n_q, sum);
+        V_UNROLL(4)
+        for (size_t i = 0; i < n_q; i++)
+            v_store(acc + i * dim + c, sum[i]);
+    }
+}
+
+/* `low` and `high` are constants. */
+V_INLINE void accumulate_any_levels(const kvq_block_codes *codes, const float *table, const float *factor,
+                                    uint32_t low, uint32_t high, size_t n_q, size_t dim, float *acc)
+{
+    for (size_t left = n_q, n; left > 0; left -= n, factor += n * KVQ_SUPERBLOCK, acc += n * dim) {
+        n = left >= LEVEL_ROWS ? LEVEL_ROWS : left >= 2 ? 2 : 1;
+        if (n == LEVEL_ROWS)
+            accumulate_rows_of_levels(codes, table, factor, low, high, LEVEL_ROWS, dim, acc);
+        else if (n == 2)
+            accumulate_rows_of_levels(codes, table, factor, low, high, 2, dim, acc);
+        else
+            accumulate_rows_of_levels(codes, table, factor, low, high, 1, dim, acc);
+    }
 }
 
 static void accumulate_levels_v(const kvq_block_codes *codes, const float *levels, const float *factor,
-                                size_t dim, float *acc)
+                                size_t n_q, size_t dim, float *acc)
 {
     float table[16] = {0};
     uint32_t bits = 0;
     for (size_t i = 0; i < codes->n_planes; i++)
         bits += codes->width[i];
     memcpy(table, levels, sizeof *table << bits);
-    for (size_t c = 0; c < dim; c += 16) {
-        size_t offset[KVQ_MAX_PLANES] = {c / 16 * codes->stride[0], c / 16 * codes->stride[1]};
-        v_f sum = v_load(acc + c);
-        if (bits == 1)
-            sum = accumulate_sixteen(codes, table, factor, offset, 1, 0, sum);
-        else if (bits == 2)
-            sum = accumulate_sixteen(codes, table, factor, offset, 2, 0, sum);
-        else if (bits == 3)
-            sum = accumulate_sixteen(codes, table, factor, offset, 2, 1, sum);
-        else
-            sum = accumulate_sixteen(codes, table, factor, offset, 4, 0, sum);
-        v_store(acc + c, sum);
-    }
+    if (bits == 1)
+        accumulate_any_levels(codes, table, factor, 1, 0, n_q, dim, acc);
+    else if (bits == 2)
+        accumulate_any_levels(codes, table, factor, 2, 0, n_q, dim, acc);
+    else if (bits == 3)
+        accumulate_any_levels(codes, table, factor, 2, 1, n_q, dim, acc);
+    else
+        accumulate_any_levels(codes, table, factor, 4, 0, n_q, dim, acc);
 }
 
 /* ---- The Hadamard transform ---- */

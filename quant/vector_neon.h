@@ -385,14 +385,18 @@ V_INLINE v_i v_i_shift_right(v_i x, uint32_t n)
     V_EACH(v_i, x.r[i] >> vdupq_n_u32(n));
 }
 
-V_INLINE v_f v_i_pick(v_i x, const float *table)
+/* Byte by byte: float x of the table begins at byte 4 x. */
+V_INLINE v_f v_i_pick(v_i x, const float *table, size_t n)
 {
-    uint32_t index[16];
-    float picked[16];
-    v_i_store((uint8_t *)index, x);
-    for (size_t i = 0; i < 16; i++)
-        picked[i] = table[index[i]];
-    return v_load(picked);
+    const uint8_t *bytes = (const uint8_t *)table;
+    v_f picked;
+    for (size_t k = 0; k < 4; k++) {
+        uint32x4_t at = vmlaq_u32(vdupq_n_u32(0x03020100), x.r[k], vdupq_n_u32(0x04040404));
+        uint8x16_t four = n == 8 ? vqtbl2q_u8(vld1q_u8_x2(bytes), vreinterpretq_u8_u32(at))
+                                 : vqtbl4q_u8(vld1q_u8_x4(bytes), vreinterpretq_u8_u32(at));
+        picked.r[k] = vreinterpretq_f32_u8(four);
+    }
+    return picked;
 }
 
 V_INLINE v_i v_i_pack(const v_i x[4])

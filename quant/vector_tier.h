@@ -58,7 +58,7 @@ V_INLINE v_f exp2_by_table(v_f n, float per_octave, const float *table, int offs
     const float to_middle = 0.5f - 0.5f / per_octave; /* so that rounding to nearest rounds down */
     v_f octave = v_round(v_sub(v_mul(n, v_set1(1.0f / per_octave)), v_set1(to_middle)));
     v_i in_octave = v_i_nearest(v_sub(n, v_mul(octave, v_set1(per_octave))));
-    return v_mul(v_i_pick(in_octave, table), v_power_of_2(octave, offset));
+    return v_mul(v_i_pick(in_octave, table, (size_t)per_octave), v_power_of_2(octave, offset));
 }
 
 /* Products of q and steps, in the order; returns the largest. *sum: q . lo, by lanes. */
@@ -179,7 +179,7 @@ static void dequantize_levels_v(const kvq_token_codes *codes, const float *level
             dwords = v_i_and(v_i_shift_right(dwords, codes->at[i]), v_i_set1(codes->mask[i]));
             code = v_i_or(code, v_i_shift_left(dwords, codes->up[i]));
         }
-        v_f x = v_i_pick(code, scaled);
+        v_f x = v_i_pick(code, scaled, 16);
         if (c + 16 <= dim)
             v_store(out + c, v_add(x, v_load(add + c)));
         else

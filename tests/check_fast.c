@@ -286,17 +286,18 @@ static void check_largest_scores(const kvq_kernels *k)
         for (size_t j = 0; j < sizeof folded; j++)
             folded[j] = ends[i / 42][j / 16 % 2];
         for (size_t n_q = 1; n_q <= 4; n_q++) {
-            kvq_score_folded_portable(&l, sb, (kvq_next){NULL, 0}, T, folded, step, bias, n_q, wanted);
-            k->score_folded(&l, sb, (kvq_next){NULL, 0}, T, folded, step, bias, n_q, got);
+            kvq_score_folded(&kvq_kernels_portable, &l, sb, (kvq_next){NULL, 0}, T, folded, step, bias, n_q,
+                             wanted);
+            kvq_score_folded(k, &l, sb, (kvq_next){NULL, 0}, T, folded, step, bias, n_q, got);
             cr_assert(same_bits("scores", got, wanted, n_q * T * sizeof *got),
                       "%u bits, D = %zu, %zu queries", (unsigned)l.bits, l.dim, n_q);
         }
     }
 }
 
-void check_score_folded(const kvq_kernels *k)
+/* Of keys as fold_keys folds them, tile by tile. */
+static void check_folded_scores(const kvq_kernels *k)
 {
-    check_largest_scores(k);
     for (size_t i = 0; i < 2 * N_LAYOUTS; i++) {
         kvq_layout l;
         if (!folding_layout(i % N_LAYOUTS, KVQ_KEYS, &l))
@@ -315,9 +316,9 @@ void check_score_folded(const kvq_kernels *k)
         for (size_t row = 0; row < n_q && adds; row++)
             for (size_t t = 0; t < whole_blocks(n); t++)
                 scores[row * T + t] = biases_spec[t / l.meta_tile_tokens * n_q + row];
-        k->score_folded(&l, sb, random_next(sb, l.bytes), n, weights, steps_spec, adds ? NULL : biases_spec,
-                        n_q, scores);
-        check_canaries(&out_a, "score_folded");
+        kvq_score_folded(k, &l, sb, random_next(sb, l.bytes), n, weights, steps_spec,
+                         adds ? NULL : biases_spec, n_q, scores);
+        check_canaries(&out_a, "score_runs");
         for (size_t row = 0; row < n_q; row++)
             for (size_t t = 0; t < T && row * T + t < n_floats; t++) {
                 if (t >= whole_blocks(n)) {
@@ -375,6 +376,8 @@ uint32_t code_of_run(const kvq_run *run, const uint8_t *sb, size_t t, size_t i)
 
 void check_score_runs(const kvq_kernels *k)
 {
+    check_largest_scores(k);
+    check_folded_scores(k);
     for (size_t i = 0; i < 300; i++) {
         kvq_run runs[KVQ_CLASSES_MAX + 1];
         size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_ROWS), bytes, folded_bytes;

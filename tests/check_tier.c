@@ -466,10 +466,12 @@ void check_accumulate_levels(const kvq_kernels *k)
 {
     enum { ROOM = 4 * 4 * LANES };
     static const uint32_t widths[4][KVQ_MAX_PLANES] = {{1}, {2}, {2, 1}, {4}};
-    for (size_t i = 0; i < 60; i++) {
+    for (size_t i = 0; i < 120; i++) {
         const size_t dim = LANES * (1 + rng_below(&r, MAX_DIM / LANES)), bytes = 2 * ROOM * dim / LANES;
-        float levels[16], before[MAX_DIM], *acc = floats_in(&out_a, FILL_NORMAL, 1, dim);
-        const float *factor = floats_in(&in_b, FILL_NORMAL, 1, KVQ_BLOCK);
+        const size_t n_q = 1 + rng_below(&r, KVQ_ROWS_MAX);
+        float levels[16], *acc = floats_in(&out_a, FILL_NORMAL, n_q, dim);
+        static float before[KVQ_ROWS_MAX * MAX_DIM];
+        const float *factor = floats_in(&in_b, FILL_NORMAL, 1, (n_q - 1) * T + KVQ_BLOCK);
         uint8_t *dwords = place(&in_a, random_placing(&r), bytes, 1);
         kvq_block_codes codes = {.from = {dwords, dwords + ROOM},
                                  .stride = {2 * ROOM, 2 * ROOM},
@@ -480,15 +482,17 @@ void check_accumulate_levels(const kvq_kernels *k)
             dwords[j] = (uint8_t)rng_u64(&r);
         for (size_t j = 0; j < 16; j++)
             levels[j] = rng_normal(&r);
-        memcpy(before, acc, dim * sizeof *acc);
-        k->accumulate_levels(&codes, levels, factor, dim, acc);
+        memcpy(before, acc, n_q * dim * sizeof *acc);
+        k->accumulate_levels(&codes, levels, factor, n_q, dim, acc);
         check_canaries(&out_a, "accumulate_levels");
-        for (size_t c = 0; c < dim; c++) {
+        for (size_t j = 0; j < n_q * dim; j++) {
             for (size_t t = 0; t < KVQ_BLOCK; t++) {
-                const double level = (double)levels[code_in_block(&codes, t, c)];
-                before[c] = single((double)before[c] + (double)single((double)factor[t] * level));
+                const double level = (double)levels[code_in_block(&codes, t, j % dim)];
+                const double product = (double)single((double)factor[j / dim * T + t] * level);
+                before[j] = single((double)before[j] + product);
             }
-            cr_assert(acc[c] == before[c], "D = %zu, channel %zu", dim, c);
+            cr_assert(acc[j] == before[j], "D = %zu, row %zu of %zu, channel %zu", dim, j / dim, n_q,
+                      j % dim);
         }
     }
 }

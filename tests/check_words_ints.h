@@ -133,14 +133,16 @@ BY_NUMBER(v_i_shift_right, i, N, 32, x[i] >> k)
 
 static bool holds_v_i_pick(rng *r)
 {
-    uint32_t x[N];
-    float table[16], wanted[N];
+    uint32_t x[N], y[N];
+    float table[16], of_sixteen[N], of_eight[N];
     fill_floats(r, any_float, table, 16);
     for (size_t i = 0; i < N; i++) {
         x[i] = (uint32_t)rng_below(r, 16);
-        wanted[i] = table[x[i]];
+        of_sixteen[i] = table[x[i]];
+        y[i] = (uint32_t)rng_below(r, 8);
+        of_eight[i] = table[y[i]];
     }
-    return v_is(v_i_pick(i_of(x), table), wanted);
+    return v_is(v_i_pick(i_of(x), table, 16), of_sixteen) && v_is(v_i_pick(i_of(y), table, 8), of_eight);
 }
 
 static bool holds_v_i_pack(rng *r)

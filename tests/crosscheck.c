@@ -38,13 +38,17 @@ static void check_kernels(const kvq_kernels *k)
 
 static const struct {
     const char *text;
-    bool folds; /* both sides are served by fast precision, whose kernels are all EXACT */
+    bool folds; /* both sides are served by fast precision, which only uses EXACT kernels */
 } schemes[] = {
     {"kivi2", true},
     {"kivi4-g64,r=64,s=3", true},
     {"kivi8,r=32,mode=sliding", true},
     {"k=1@channel/128,v=3@token/16,r=128", true},
     {"k=6@channel/32,v=5@token/full,r=32,rtype=f16", true},
+    {"kvq1.5", true},
+    {"kvq2", true},
+    {"kvq3", true},
+    {"kvq4,r=0", true},
     {"kivi2-g16,r=32", false}, /* groups too short to fold keys */
     {"k=2@token/32,v=2@channel/32,r=32", false},
     {"kivi3,r=32,arith=kivi-f16", false},

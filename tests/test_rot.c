@@ -26,7 +26,7 @@ Test(rot, sizes)
     cr_assert(s.payload_per_run == 2048 && s.bytes == 2432); /* 2048 + 2 + 128 + 66 + 132 + 2 = 2378 */
     cr_assert(s.tokens_per_run == 128 && s.folds && s.evidence == KVQ_EVIDENCE_RECEIVED);
     s = side_of("rot:1.5", KVQ_VALUES, 2, 64);
-    cr_assert(s.payload_per_run == 1536 && s.bytes == 2048 && !s.folds); /* and 128 + 2 of order and widths */
+    cr_assert(s.payload_per_run == 1536 && s.bytes == 2048 && s.folds); /* and 128 + 2 of order and widths */
     s = side_of("rot:4:page=0", KVQ_VALUES, 0, 64);
     cr_assert(s.payload_per_run == 4096 && s.bytes == 4096 + 192 && s.evidence == 0);
 }
@@ -215,6 +215,37 @@ Test(rot, wide_ranges)
         check_encoding(&s, NULL, texts[i]);
         check_reading(&s, texts[i]);
         check_sums(&r, &s, texts[i]);
+    }
+}
+
+/* What an error of a score moves the sum by is p times it times the token. The squares of a token's levels
+ * are taken for a mean of 1: of 64 that are Gaussian it is .6 (one bit: .7979^2) to 1, give or take a
+ * quarter. */
+Test(rot, errors_of_scores_count)
+{
+    static const char *const bits[] = {"rot:1.5:page=0", "rot:2:page=0", "rot:3:page=0", "rot:4:page=0"};
+    static const kvq_sums precisions[] = {KVQ_SUMS_FAST, KVQ_SUMS_WIDE};
+    static float p[T], sums[KVQ_DIM_MAX];
+    rng r = rng_make(6);
+    for (size_t i = 0; i < 8; i++) {
+        kvq_side s = side_of(bits[i / 2], KVQ_VALUES, 0, 64);
+        const float rms = 0x1p-11f;
+        float error = 0.0f;
+        double moved = 0;
+        make_page(&r, FILL_NORMAL, 64);
+        for (size_t c = 0; c < 64; c++)
+            x[90 * 64 + c] *= 4.0f; /* so that it has bits */
+        check_encoding(&s, NULL, bits[i / 2]);
+        kvq_side_read(kvq_kernels_get(), &s, superblock, 0, T, xhat, 64);
+        for (size_t c = 0; c < 64; c++)
+            moved += pow((double)rms * (double)xhat[90 * 64 + c], 2);
+        memset(p, 0, sizeof p);
+        p[90] = 1.0f;
+        kvq_side_accumulate(kvq_kernels_get(), &s,
+                            &(kvq_tokens){.superblock = superblock, .n = T, .sums = precisions[i % 2]}, p, 1,
+                            &rms, &(kvq_sum_rows){sums, sums, &error});
+        cr_assert((double)error >= .75 * moved && (double)error <= 1.25 / .6 * moved, "%s: %g for %g",
+                  bits[i / 2], (double)error, moved);
     }
 }
 

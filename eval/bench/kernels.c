@@ -272,7 +272,7 @@ static size_t run_accumulate_levels(const kvq_kernels *k, workspace *w, size_t i
 {
     const kvq_block_codes codes = {
         .from = {block(w->v, &w->values, i)}, .stride = {512}, .n_planes = 1, .width = {2}};
-    k->accumulate_levels(&codes, w->q, w->p, w->dim / 16 * 16, w->floats);
+    k->accumulate_levels(&codes, w->q, w->p, 1, w->dim / 16 * 16, w->floats);
     return w->dim / 16 * 16 * sizeof(float) * KVQ_BLOCK;
 }
 static const kernel_bench bench_accumulate_levels = {run_accumulate_levels, false, false};
@@ -390,14 +390,6 @@ static size_t run_fold_keys_rest(const kvq_kernels *k, workspace *w, size_t i)
     return metadata_bytes(&w->keys);
 }
 static const kernel_bench bench_fold_keys_rest = {run_fold_keys_rest, true, false};
-
-static size_t run_score_folded(const kvq_kernels *k, workspace *w, size_t i)
-{
-    k->score_folded(&w->keys, block(w->k, &w->keys, i), next_block(w->k, &w->keys, i), T, w->k_weights,
-                    w->k_step, w->k_bias, w->n_q, w->scores);
-    return T * w->keys.payload_per_token;
-}
-static const kernel_bench bench_score_folded = {run_score_folded, true, true};
 
 /* The codes of a whole superblock, as one tile of one plane, by the first tile's queries. */
 static size_t run_score_runs(const kvq_kernels *k, workspace *w, size_t i)

@@ -180,7 +180,6 @@ TIMED(fold, fold_products, const kvq_log_scales *, size_t, floats, size_t, out, 
 TIMED(score, score_affine, layout, bytes, size_t, floats, size_t, out)
 TIMED(score, score_codes, runs, size_t, bytes, size_t, floats, floats, size_t, out)
 TIMED(score, score_runs, runs, size_t, bytes, kvq_next, size_t, weights, floats, floats, size_t, out)
-TIMED(score, score_folded, layout, bytes, kvq_next, size_t, weights, floats, floats, size_t, out)
 TIMED_VALUE(softmax, max_f32, floats, size_t)
 TIMED_VALUE(softmax, exp2_sum_f32, out, size_t, float)
 TIMED(accumulate, accumulate_affine, layout, bytes, size_t, floats, size_t, out)
@@ -209,7 +208,7 @@ NOT_TIMED(fit_channels)
 NOT_TIMED(fit_channel)
 NOT_TIMED(rotate_row)
 NOT_TIMED(subtract_rows_f64)
-TIMED(accumulate, accumulate_levels, const kvq_block_codes *, floats, floats, size_t, out)
+TIMED(accumulate, accumulate_levels, const kvq_block_codes *, floats, floats, size_t, size_t, out)
 NOT_TIMED(choose_levels)
 /* clang-format on */
 
