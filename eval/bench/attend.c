@@ -152,8 +152,7 @@ static double bandwidth(const bench_bandwidth *b, size_t n, int level, int n_thr
 /* NaN where nothing ran in fast precision. */
 static double fast_error(const bench_competitor *who)
 {
-    const char *ran = bench_cell_precision(who);
-    return strcmp(ran, "fast") == 0 || strcmp(ran, "mixed") == 0 ? who->source->fast_error : NAN;
+    return who->source && strcmp(bench_cell_precision(who), "exact") != 0 ? who->source->fast_error : NAN;
 }
 
 static void put_row(bench_table *t, const bench_report *r, const bench_cell *c, const bench_competitor *who,
@@ -343,9 +342,11 @@ static void say_sentences(bench_report *r, const bench_options *o)
         r,
         "window us: what the residual and the sinks add to the packed part alone. fast vs exact: relative L2 "
         "error of the answers in KVQ_PRECISION_FAST against KVQ_PRECISION_EXACT.");
-    bench_note(r, "Precision is what ran, by the library's counters. All but the rows for comparison ask for "
-                  "KVQ_PRECISION_FAST; exact: float32 throughout, for schemes that fast precision does not "
-                  "serve or of which nothing is packed yet; mixed: some superblocks in float32.");
+    bench_note(r,
+               "Precision is what ran, by the library's account. All but the rows for comparison ask for "
+               "KVQ_PRECISION_FAST; exact: float32 throughout, for schemes that fast precision does not "
+               "serve or of which nothing is packed yet; fast keys: values in float32 (rot of other widths "
+               "than 2); mixed: some superblocks in float32.");
     say_counters(r);
     bench_note(r,
                "Encoding: GB/s of float32 input appended, %s tokens at once; into memory used before, and "

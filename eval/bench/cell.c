@@ -367,13 +367,22 @@ static bool is_float32(const kvq_attend_counters *counters)
     return counters->superblocks_exact == counters->superblocks; /* or there are none: nothing is packed */
 }
 
+/* Counters are of scores. Of values, kvq_precision says which ones fast precision adds up in float32. */
+static bool values_stay_float(const kvq_scheme *scheme)
+{
+    kvq_side_info v;
+    return kvq_scheme_values(scheme, &v) == KVQ_OK && strcmp(v.codec, "rot") == 0 && v.bits != 2;
+}
+
 const char *bench_cell_precision(const bench_competitor *who)
 {
     if (!who->source)
         return "";
     if (who->precision == KVQ_PRECISION_EXACT || is_float32(&who->source->counters))
         return "exact";
-    return who->source->counters.superblocks_exact > 0 ? "mixed" : "fast";
+    if (who->source->counters.superblocks_exact > 0)
+        return "mixed";
+    return values_stay_float(who->source->scheme) ? "fast keys" : "fast";
 }
 
 static void list_competitors(bench_cell *c)

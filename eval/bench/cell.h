@@ -65,8 +65,8 @@ EVAL_MUST_CHECK bool bench_cell_open(bench_cell *c, bench_report *r, const bench
                                      bench_shape shape, size_t n_tokens, const char *table, bool *skipped,
                                      eval_error *e);
 
-/** The arithmetic that a competitor's steps ran in, by the library's own account: "fast", "exact" (float32
- * throughout), "mixed" (some superblocks in float32), or "" for OpenBLAS. */
+/** The arithmetic that a competitor's steps ran in, by the library's own account: "fast", "fast keys" (values
+ * in float32), "exact" (float32 throughout), "mixed" (some superblocks in float32), or "" for OpenBLAS. */
 const char *bench_cell_precision(const bench_competitor *who);
 
 /** What nanoseconds are given per: tokens times KV heads; with more queries than one, query heads times
