@@ -222,7 +222,7 @@ V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, s
     }
     const uint8_t *row = call->rows;
     for (size_t i = 0; i < call->n; i++, row += call->stride) {
-        const float scale = row_scale(call->type, row);
+        const v_f scale = call->type == ROW_I8 ? v_set1_half(kvq_load_u16(row)) : v_set1(1.0f);
         if (c == 0)
             row_prefetch(call, i, 1);
         v_f x[4];
@@ -233,8 +233,9 @@ V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, s
         }
         V_UNROLL(4)
         for (size_t query = 0; query < n_q; query++) {
-            float p = call->factors[query * KVQ_SUPERBLOCK + i];
-            v_f weight = v_set1(call->type == ROW_I8 ? p * scale : p);
+            v_f weight = v_set1(call->factors[query * KVQ_SUPERBLOCK + i]);
+            if (call->type == ROW_I8)
+                weight = v_mul(weight, scale);
             V_UNROLL(4)
             for (size_t j = 0; j < n_v; j++)
                 sum[query * n_v + j] = v_add(sum[query * n_v + j], v_mul(weight, x[j]));
