@@ -2,7 +2,7 @@
 # Usage: ./test.sh [--all]   Ends with the count of tests.
 # Build with gcc, warnings as errors; what ./run.sh shows; formatting; every test once; the library's tests again on every
 # plainer instruction set; saved caches under valgrind; the ABI; kernels and caches on emulated processors, if the emulator
-# can be had. Under ten minutes on two cores. With --all, as CI does it, every test again with the address and
+# can be had. Some ten minutes on two cores. With --all, as CI does it, every test again with the address and
 # undefined-behaviour sanitizers and with clang.
 set -eu
 cd "$(dirname "$0")"
