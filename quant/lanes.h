@@ -43,8 +43,9 @@ V_INLINE v_f v_load_part(const float *p, size_t n)
     V_EACH_LANE(j < n ? p[j] : 0.0f);
 }
 
-V_INLINE v_f v_gather(const float *p, const uint16_t *at)
+V_INLINE v_f v_gather(const float *p, size_t n, const uint16_t *at)
 {
+    (void)n;
     V_EACH_LANE(p[at[j]]);
 }
 

@@ -49,7 +49,8 @@
     /* The first n < 16 only, and nothing else is touched; other lanes become 0. */                          \
     X(v_f, v_load_part, (const float *p, size_t n))                                                          \
     X(void, v_store_part, (float *p, v_f x, size_t n))                                                       \
-    X(v_f, v_gather, (const float *p, const uint16_t *at)) /* p[at[0]] .. p[at[15]] */                       \
+    /* p[at[0]] .. p[at[15]], each below n; p is a multiple of 32 long. */                                   \
+    X(v_f, v_gather, (const float *p, size_t n, const uint16_t *at))                                         \
     /* From halves; to halves: nearest, ties to even. n < 16. */                                             \
     X(v_f, v_load_half, (const uint16_t *p))                                                                 \
     X(v_f, v_load_half_part, (const uint16_t *p, size_t n))                                                  \

@@ -101,8 +101,9 @@ V_INLINE void v_store_half(uint16_t *p, v_f x)
     _mm_storeu_si128((__m128i *)(void *)(p + 8), _mm256_cvtps_ph(x.b, V_NEAREST));
 }
 
-V_INLINE v_f v_gather(const float *p, const uint16_t *at)
+V_INLINE v_f v_gather(const float *p, size_t n, const uint16_t *at)
 {
+    (void)n;
     return (v_f){_mm256_set_m128(v_gather_four(p, at + 4), v_gather_four(p, at)),
                  _mm256_set_m128(v_gather_four(p, at + 12), v_gather_four(p, at + 8))};
 }

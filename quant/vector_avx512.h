@@ -80,8 +80,26 @@ V_INLINE void v_store_half(uint16_t *p, v_f x)
     v_h_store(p, _mm512_maskz_cvtps_ph(0xffff, x, V_NEAREST));
 }
 
-V_INLINE v_f v_gather(const float *p, const uint16_t *at)
+/* Of 64 floats, or the first 32 of them: a permutation of two registers goes by the lower five bits. */
+V_INLINE v_f v_gather_registers(const float *p, bool all, __m512i at)
 {
+    v_f x = _mm512_permutex2var_ps(_mm512_loadu_ps(p), at, _mm512_loadu_ps(p + 16));
+    if (!all)
+        return x;
+    v_f y = _mm512_permutex2var_ps(_mm512_loadu_ps(p + 32), at, _mm512_loadu_ps(p + 48));
+    return _mm512_mask_blend_ps(_mm512_test_epi32_mask(at, _mm512_set1_epi32(32)), x, y);
+}
+
+V_INLINE v_f v_gather(const float *p, size_t n, const uint16_t *at)
+{
+    if (n <= 128) {
+        __m512i where = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)at));
+        v_f x = v_gather_registers(p, n > 32, where);
+        if (n <= 64)
+            return x;
+        v_f y = v_gather_registers(p + 64, n > 96, where);
+        return _mm512_mask_blend_ps(_mm512_test_epi32_mask(where, _mm512_set1_epi32(64)), x, y);
+    }
     __m256 low = _mm256_set_m128(v_gather_four(p, at + 4), v_gather_four(p, at));
     __m256 high = _mm256_set_m128(v_gather_four(p, at + 12), v_gather_four(p, at + 8));
     return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);

@@ -197,8 +197,9 @@ V_INLINE float32x4_t v_gather_four(const float *p, const uint16_t *at)
     return vld1q_lane_f32(p + at[3], x, 3);
 }
 
-V_INLINE v_f v_gather(const float *p, const uint16_t *at)
+V_INLINE v_f v_gather(const float *p, size_t n, const uint16_t *at)
 {
+    (void)n;
     V_EACH(v_f, v_gather_four(p, at + 4 * i));
 }
 

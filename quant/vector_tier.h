@@ -65,6 +65,7 @@ V_INLINE v_f exp2_by_table(v_f n, float per_octave, const float *table, int offs
 V_INLINE float bring_into_order(const kvq_ordered *o, const float *steps, size_t n, const float *q, float *x,
                                 v_f *sum)
 {
+    const size_t padded = (o->dim + 15) / 16 * 16;
     float products[KVQ_DIM_MAX];
     v_f max = v_set1(0.0f);
     *sum = max;
@@ -74,7 +75,7 @@ V_INLINE float bring_into_order(const kvq_ordered *o, const float *steps, size_t
         *sum = v_add(*sum, v_mul(q_c, v_load_half(o->lo + c)));
     }
     for (size_t i = 0; i < n; i += 16) {
-        v_f product = v_gather(products, o->channel + i);
+        v_f product = v_gather(products, padded, o->channel + i);
         v_store(x + i, product);
         max = v_max(max, v_abs(product));
     }
