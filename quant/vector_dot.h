@@ -320,7 +320,7 @@ V_INLINE void dot_accumulate(uint32_t n_q, bool away, const dot_call *call)
             }
             continue;
         }
-        float sums[V_SUMS / 2 * V_DWORDS];
+        float sums[V_SUMS / 2 * V_DWORDS] = {0};
         V_UNROLL(16)
         for (uint32_t at = 0; at < n_q * registers; at++)
             v_df_store(sums + at * V_DWORDS, x[at]);
