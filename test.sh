@@ -1,9 +1,8 @@
 #!/bin/sh
 # Usage: ./test.sh [--all]   Ends with the count of tests.
 # Build with gcc, warnings as errors; what ./run.sh shows; formatting; every test once; the library's tests again on every
-# plainer instruction set; saved caches under valgrind; the ABI; kernels and caches on emulated processors, if the emulator
-# can be had. Some ten minutes on two cores. With --all, as CI does it, every test again with the address and
-# undefined-behaviour sanitizers and with clang.
+# plainer instruction set; saved caches under valgrind; the ABI. Some ten minutes on two cores. With --all, as CI does it, kernels
+# and caches on emulated processors, and every test again with the address and undefined-behaviour sanitizers and with clang.
 set -eu
 cd "$(dirname "$0")"
 all=
@@ -93,6 +92,30 @@ passing() {
     echo "== $name: passed" | tee -a "build/passing-$name.log"
 }
 
+# Kernels and caches on emulated processors, if the emulator can be had.
+other_processors() {
+    if .ci/need qemu-user && [ "$(uname -m)" = x86_64 ] && command -v qemu-x86_64 >/dev/null; then
+        # Nehalem checks the portable kernels, which are the same code on Haswell.
+        emulate Haswell avx2 qemu-x86_64 -cpu Haswell build/gcc/tests/crosscheck --best-only --readable-ends
+        emulate Nehalem portable qemu-x86_64 -cpu Nehalem build/gcc/tests/crosscheck
+    else
+        echo "== old processors under qemu: left out"
+    fi
+    if .ci/need gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user && command -v aarch64-linux-gnu-gcc >/dev/null &&
+        command -v qemu-aarch64 >/dev/null; then
+        # Only this header of the machine's own: the others are of another C library.
+        mkdir -p build/include
+        cp "$(sed -n 's/^XXHASH_INCLUDE_DIR:PATH=//p' build/gcc/CMakeCache.txt)/xxhash.h" build/include/
+        build aarch64 -DCMAKE_TOOLCHAIN_FILE="$PWD/.ci/aarch64.cmake" -DXXHASH_INCLUDE_DIR="$PWD/build/include" -DKVQ_BUILD_EVAL=OFF
+        emulate Cortex-A53 portable qemu-aarch64 -cpu cortex-a53 -L /usr/aarch64-linux-gnu build/aarch64/tests/crosscheck
+        # The one before, without dot products, checks the portable kernels.
+        emulate aarch64 neon qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/tests/crosscheck --best-only
+    else
+        echo "== aarch64 under qemu: left out"
+    fi
+    wait_for_emulators
+}
+
 rm -f build/crosscheck-*.log build/passing-*.log
 build gcc
 ./run.sh
@@ -113,28 +136,9 @@ passing valgrind-snapshot env OMP_NUM_THREADS=1 KVQ_ISA=portable valgrind -q --e
 [ "$(uname -m)" != x86_64 ] || passing abidiff tests/abi/abidiff.sh
 
 crosscheck here "$best" build/gcc/tests/crosscheck
-if .ci/need qemu-user && [ "$(uname -m)" = x86_64 ] && command -v qemu-x86_64 >/dev/null; then
-    # Nehalem checks the portable kernels, which are the same code on Haswell.
-    emulate Haswell avx2 qemu-x86_64 -cpu Haswell build/gcc/tests/crosscheck --best-only --readable-ends
-    emulate Nehalem portable qemu-x86_64 -cpu Nehalem build/gcc/tests/crosscheck
-else
-    echo "== old processors under qemu: left out"
-fi
-if .ci/need gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user && command -v aarch64-linux-gnu-gcc >/dev/null &&
-    command -v qemu-aarch64 >/dev/null; then
-    # Only this header of the machine's own: the others are of another C library.
-    mkdir -p build/include
-    cp "$(sed -n 's/^XXHASH_INCLUDE_DIR:PATH=//p' build/gcc/CMakeCache.txt)/xxhash.h" build/include/
-    build aarch64 -DCMAKE_TOOLCHAIN_FILE="$PWD/.ci/aarch64.cmake" -DXXHASH_INCLUDE_DIR="$PWD/build/include" -DKVQ_BUILD_EVAL=OFF
-    emulate Cortex-A53 portable qemu-aarch64 -cpu cortex-a53 -L /usr/aarch64-linux-gnu build/aarch64/tests/crosscheck
-    # The one before, without dot products, checks the portable kernels.
-    emulate aarch64 neon qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/tests/crosscheck --best-only
-else
-    echo "== aarch64 under qemu: left out"
-fi
-wait_for_emulators
 suites=build/gcc.log
 if [ -n "$all" ]; then
+    other_processors
     check sanitized -DCMAKE_BUILD_TYPE=RelWithDebInfo -DKVQ_SANITIZE=address,undefined
     check clang -DCMAKE_C_COMPILER=clang
     suites="$suites build/sanitized.log build/clang.log"
