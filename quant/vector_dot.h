@@ -122,7 +122,7 @@ V_INLINE void dot_put_away(uint32_t n_q, dot_sums *s)
 V_INLINE void dot_move_up(uint32_t n_q, bool away, dot_sums *s, uint32_t up)
 {
     const uint32_t n = n_q * dot_registers(n_q);
-    if (!away) { /* here a v_acc is a v_d */
+    if (!away) { /* only where V_ROOM is 0, and a v_acc a v_d: others that move up are put away */
         V_UNROLL(16)
         for (uint32_t i = 0; i < n * dot_chains(n_q); i++) {
             s->low[i] = v_d_shift_left(s->low[i], up);
@@ -197,7 +197,7 @@ V_INLINE void dot_k_steps(uint32_t width, uint32_t down, uint32_t mask, uint32_t
 /* How many of `left` k-steps the sums take, each of which costs that much room. */
 V_INLINE size_t dot_make_room(uint32_t n_q, bool away, size_t cost, size_t left, dot_sums *s)
 {
-    if (!away || V_ROOM == 0)
+    if (!away)
         return left;
     if (s->room < cost)
         dot_put_away(n_q, s);

@@ -134,12 +134,6 @@ V_INLINE v_f row_load_part(row_type type, const uint8_t *row, size_t at, size_t 
                            : v_load_part((const float *)(const void *)row + at, n);
 }
 
-/* What a row's elements are multiplied with beside them. */
-V_INLINE float row_scale(row_type type, const uint8_t *row)
-{
-    return type == ROW_I8 ? kvq_row8_scale(row) : 1.0f;
-}
-
 /* The part of what is next that goes with n rows from i on. */
 V_INLINE void row_prefetch(const row_call *call, size_t i, size_t n)
 {
@@ -184,7 +178,7 @@ V_INLINE void dot_some(const row_call *call, size_t n_q, size_t n_rows, size_t i
         for (size_t j = 0; j < n_rows; j++) {
             float score = sums[query * n_rows + j];
             call->out[query * KVQ_SUPERBLOCK + i + j] =
-                call->type == ROW_I8 ? row_scale(call->type, rows + j * call->stride) * score : score;
+                call->type == ROW_I8 ? kvq_row8_scale(rows + j * call->stride) * score : score;
         }
 }
 
