@@ -357,7 +357,8 @@ static inline void kvq_score_folded(const kvq_kernels *k, const kvq_layout *l, c
                       here, q_folded, step, bias, n_q, scores + t);
         superblock += l->meta_tile_bytes;
         q_folded += n_q * stride;
-        bias += bias != NULL ? n_q : 0;
+        if (bias != NULL)
+            bias += n_q;
     }
 }
 

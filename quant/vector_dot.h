@@ -367,7 +367,8 @@ V_INLINE void dot_rows_of(const dot_table table, dot_call call, size_t n_q)
         table[away][n - 1](&call);
         call.row += n;
         call.step += n;
-        call.bias += call.bias != NULL ? n : 0;
+        if (call.bias != NULL)
+            call.bias += n;
         call.out += n * call.out_stride;
         call.next.n_bytes = 0; /* it is under way */
     }
