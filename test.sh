@@ -139,7 +139,10 @@ crosscheck here "$best" build/gcc/tests/crosscheck
 suites=build/gcc.log
 if [ -n "$all" ]; then
     other_processors
-    check sanitized -DCMAKE_BUILD_TYPE=RelWithDebInfo -DKVQ_SANITIZE=address,undefined
+    # clang's sanitizers see more than gcc's: offsets to null pointers, for one. Its OpenMP leaves memory behind in a fork.
+    echo 'leak:libomp.so' >build/leaks
+    export LSAN_OPTIONS="suppressions=$PWD/build/leaks:print_suppressions=0"
+    check sanitized -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=RelWithDebInfo -DKVQ_SANITIZE=address,undefined
     check clang -DCMAKE_C_COMPILER=clang
     suites="$suites build/sanitized.log build/clang.log"
 fi

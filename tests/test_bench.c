@@ -130,7 +130,7 @@ Test(bench, grouped_queries_windows_and_markdown)
                                 "--scheme kivi2,rtype=f16 --markdown"),
                  0, "%s", err);
     cr_assert(strstr(out, "| 32 x 2, 4 q | 200 |") && strstr(out, "times as fast as OpenBLAS"), "%s", out);
-    cr_assert(strstr(out, "|---|---:|"));
+    cr_assert(strstr(out, "|---|---:|") && strstr(out, "One decode step of one layer"));
 }
 
 Test(bench, another_instruction_set_by_option_and_by_variable)
@@ -183,6 +183,8 @@ Test(bench, many_queries_at_once)
     cr_assert_eq(i, 8); /* sgemm, fp32, fp16, the scheme; two lengths */
     json_decref(root);
     cr_assert(strstr(out, "kernels; sgemm) with 5 queries over 300 tokens"), "%s", out);
+    cr_assert_eq(bench("", TINY "--queries 2 --shape 32,2 --tokens 7 --scheme kivi2"), 0, "%s", err);
+    cr_assert(strstr(out, "Several queries over one layer") && !strstr(out, "decode step"), "%s", out);
 }
 
 static double number_of(const json_t *row, const char *before, const char *after)

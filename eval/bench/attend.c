@@ -71,7 +71,9 @@ static void add_tables(bench_report *r, size_t n_queries)
     (void)bench_add_table(r, "headline",
                           "The first scheme; without its window of plain tokens, and with one of int8",
                           headline, sizeof headline / sizeof headline[0], 1);
-    bench_add_table(r, "attend", "One decode step of one layer", attend, sizeof attend / sizeof attend[0], 6)
+    bench_add_table(r, "attend",
+                    n_queries == 1 ? "One decode step of one layer" : "Several queries over one layer",
+                    attend, sizeof attend / sizeof attend[0], 6)
         ->noise = "us";
     r->main_table = TABLE_ATTEND;
 }
