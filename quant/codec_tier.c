@@ -52,6 +52,8 @@
 
 enum { BLOCK = KVQ_TIER_BLOCK, CLASSES = KVQ_CLASSES_MAX };
 
+_Static_assert((int)CLASSES + 1 == (int)KVQ_RUNS_MAX, "classes of 6 bits are two runs");
+
 _Static_assert(sizeof(kvq_tier) <= KVQ_SIDE_OWN, "a side has room for it");
 
 static size_t round_up(size_t n, size_t to)
@@ -330,7 +332,7 @@ static size_t put_runs(const tier_class *class, size_t folded, size_t stride, kv
 }
 
 /* Where score_runs finds the codes of all classes, and what it multiplies them with. */
-static size_t find_runs(const folded_queries *f, size_t n_q, kvq_run runs[CLASSES + 1])
+static size_t find_runs(const folded_queries *f, size_t n_q, kvq_run runs[KVQ_RUNS_MAX])
 {
     size_t n_runs = 0, folded = 0;
     for (size_t j = 0; j < f->n_classes; j++) {
@@ -373,7 +375,7 @@ static void widen_score(const kvq_kernels *k, const kvq_tokens *tokens, const fo
 {
     _Alignas(KVQ_ALIGNMENT) int8_t folded[2 * (KVQ_DIM_MAX + CLASSES * KVQ_BLOCK)];
     float step = f->step[i] / KVQ_REST_SCALE, bias = 0.0f;
-    kvq_run runs[CLASSES + 1];
+    kvq_run runs[KVQ_RUNS_MAX];
     int8_t *to = folded;
     for (size_t j = 0; j < f->n_classes; j++) {
         const tier_class *class = &f->classes[j];
@@ -418,7 +420,7 @@ static void score_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tok
     const kvq_tier *l = kvq_tier_of(s);
     const float widest_error = 0x1p-12f;
     folded_queries f;
-    kvq_run runs[CLASSES + 1];
+    kvq_run runs[KVQ_RUNS_MAX];
     f.n_q = n_q;
     f.n_classes = find_classes(l, tokens->superblock, f.classes, &f.n_coded);
     const float per_step = error_per_step(f.classes, f.n_classes);
@@ -455,7 +457,7 @@ static void score_exact(const kvq_kernels *k, const kvq_tier *l, const kvq_token
     float factors[KVQ_ROWS_MAX * ROW], lo[KVQ_DIM_MAX], bias[KVQ_ROWS_MAX * KVQ_SUPERBLOCK];
     uint16_t channel[KVQ_DIM_MAX];
     tier_class classes[CLASSES];
-    kvq_run runs[CLASSES + 1];
+    kvq_run runs[KVQ_RUNS_MAX];
     size_t n_coded, n_classes = find_classes(l, superblock, classes, &n_coded), n_runs = 0;
     kvq_prefetch_all(tokens->next);
     k->convert_f16_f32((const uint16_t *)(const void *)(superblock + l->lo), l->dim, lo);

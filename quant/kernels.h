@@ -28,6 +28,7 @@
 enum {
     KVQ_ROWS_MAX = 8,    /* the most rows (queries) of one kernel call */
     KVQ_CLASSES_MAX = 4, /* of a kvq_ordered */
+    KVQ_RUNS_MAX = 5,    /* of one sum: classes, of which those of 6 bits are two */
 };
 
 /* 2^(r+1) on [-1/2, 1/2] to 2e-9 (Remez, in double, then rounded to float), from the highest power down. */

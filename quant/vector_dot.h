@@ -32,13 +32,33 @@ V_INLINE void v_prefetch_next(kvq_next next)
         v_prefetch(next.bytes + i);
 }
 
+/* The same of the first `bytes` of it, which are taken off. */
+V_INLINE void v_prefetch_some(kvq_next *next, size_t bytes)
+{
+    if (next->n_bytes == 0)
+        return;
+    bytes = bytes < next->n_bytes ? bytes : next->n_bytes;
+    v_prefetch_next((kvq_next){next->bytes, bytes});
+    next->bytes += bytes;
+    next->n_bytes -= bytes;
+}
+
+/* A run as the loops take it. */
+typedef struct dot_run {
+    const uint8_t *codes; /* of the first block of lanes */
+    const int8_t *folded; /* of the first of n_q rows */
+    size_t block_bytes, folded_stride;
+    size_t n_k_steps;
+    uint32_t width;
+    uint32_t up; /* how far to move up what there is, for what comes next */
+} dot_run;
+
+_Static_assert((int)KVQ_MAX_PLANES <= (int)KVQ_RUNS_MAX, "planes of affine codes are runs");
+
 /* Codes against n_q rows of folded numbers. Keys' lanes are tokens, values' channels. */
 typedef struct dot_call {
-    const kvq_run *runs;
+    dot_run runs[KVQ_RUNS_MAX];
     size_t n_runs;
-    const uint8_t *superblock;
-    const int8_t *folded;
-    size_t row;        /* the first of n_q rows of folded numbers; the rest is of this one and those behind */
     const float *step; /* one for each row */
     const float *bias; /* likewise; or NULL, to add to what is there */
     size_t first, end; /* lanes */
@@ -138,20 +158,6 @@ V_INLINE void dot_move_up(uint32_t n_q, bool away, dot_sums *s, uint32_t up)
     }
 }
 
-/* Do sums have to be put away? The last lane sees as many products as any other. */
-V_INLINE bool dot_must_put_away(const kvq_run *runs, size_t n_runs)
-{
-    size_t room = V_ROOM;
-    for (size_t i = 0; i < n_runs && V_ROOM != 0; i++) {
-        const size_t quads = k_step_quads(runs[i].width), largest = (1u << runs[i].width) - 1u;
-        const size_t cost = (runs[i].n + 4 * quads - 1) / (4 * quads) * quads * largest;
-        if (runs[i].shift > 0 || cost > room)
-            return true;
-        room -= cost;
-    }
-    return false;
-}
-
 /* ---- One run ---- */
 
 /* The codes of a quad of the k-step that starts at `row`; of 8 bits their upper or lower half, or all. */
@@ -208,15 +214,14 @@ V_INLINE size_t dot_make_room(uint32_t n_q, bool away, size_t cost, size_t left,
 
 /* A run, or of its codes of 8 bits a half: those bits from `down` on that `mask` leaves. */
 V_INLINE void dot_part(uint32_t width, uint32_t down, uint32_t mask, uint32_t n_q, bool away,
-                       size_t row_bytes, const dot_call *call, const kvq_run *run, const uint8_t *const *at,
-                       dot_sums *s)
+                       size_t row_bytes, const dot_run *run, const uint8_t *const *at, dot_sums *s)
 {
     const size_t k_step = 4 * k_step_quads(width);
-    const int8_t *folded = call->folded + run->folded + call->row * run->folded_stride;
+    const int8_t *folded = run->folded;
     const uint8_t *from[V_STRIP];
     for (uint32_t r = 0; r < dot_registers(n_q); r++)
         from[r] = at[r];
-    for (size_t left = (run->n + k_step - 1) / k_step, n; left > 0; left -= n) {
+    for (size_t left = run->n_k_steps, n; left > 0; left -= n) {
         n = dot_make_room(n_q, away, (size_t)mask * k_step_quads(width), left, s);
         dot_k_steps(width, down, mask, n_q, from, row_bytes, folded, run->folded_stride, n, s);
         folded += n * 2 * k_step;
@@ -225,25 +230,25 @@ V_INLINE void dot_part(uint32_t width, uint32_t down, uint32_t mask, uint32_t n_
     }
 }
 
-V_INLINE void dot_run(uint32_t n_q, bool away, size_t row_bytes, const dot_call *call, const kvq_run *run,
-                      const uint8_t *const *at, dot_sums *s)
+V_INLINE void dot_of_run(uint32_t n_q, bool away, size_t row_bytes, const dot_run *run,
+                         const uint8_t *const *at, dot_sums *s)
 {
     switch (run->width) {
     case 1:
-        dot_part(1, 0, 1, n_q, away, row_bytes, call, run, at, s);
+        dot_part(1, 0, 1, n_q, away, row_bytes, run, at, s);
         return;
     case 2:
-        dot_part(2, 0, 3, n_q, away, row_bytes, call, run, at, s);
+        dot_part(2, 0, 3, n_q, away, row_bytes, run, at, s);
         return;
     case 4:
-        dot_part(4, 0, 15, n_q, away, row_bytes, call, run, at, s);
+        dot_part(4, 0, 15, n_q, away, row_bytes, run, at, s);
         return;
     default:
         if (V_NIBBLES) {
-            dot_part(8, 4, 15, n_q, away, row_bytes, call, run, at, s);
+            dot_part(8, 4, 15, n_q, away, row_bytes, run, at, s);
             dot_move_up(n_q, away, s, 4); /* nothing else is there: runs of 8 bits are alone */
         }
-        dot_part(8, 0, V_NIBBLES ? 15 : 255, n_q, away, row_bytes, call, run, at, s);
+        dot_part(8, 0, V_NIBBLES ? 15 : 255, n_q, away, row_bytes, run, at, s);
     }
 }
 
@@ -256,17 +261,16 @@ V_INLINE void dot_strip(uint32_t n_q, bool away, size_t lanes, const dot_call *c
     const uint32_t registers = dot_registers(n_q);
     dot_start(s);
     for (size_t i = 0; i < call->n_runs; i++) {
-        const kvq_run *run = &call->runs[i];
+        const dot_run *run = &call->runs[i];
         const uint8_t *at[V_STRIP];
         for (uint32_t r = 0; r < registers; r++) {
             size_t lane = first + r * V_DWORDS;
             lane = lane < call->end ? lane : first; /* past the end something is read, and never stored */
-            at[r] = call->superblock + run->offset + lane / lanes * run->block_bytes + lane % lanes * 4;
+            at[r] = run->codes + lane / lanes * run->block_bytes + lane % lanes * 4;
         }
-        dot_run(n_q, away, 4 * lanes, call, run, at, s);
-        uint32_t next_shift = i + 1 < call->n_runs ? run[1].shift : 0;
-        if (run->shift > next_shift)
-            dot_move_up(n_q, away, s, run->shift - next_shift);
+        dot_of_run(n_q, away, 4 * lanes, run, at, s);
+        if (run->up > 0)
+            dot_move_up(n_q, away, s, run->up);
     }
     dot_put_away(n_q, s);
 }
@@ -278,12 +282,22 @@ V_INLINE v_df dot_scaled(v_d low, v_d high, float step)
     return v_df_mul(v_df_set1(step), sum);
 }
 
+/* How much of what is to be prefetched goes with each strip: whole lines. */
+V_INLINE size_t dot_bytes_per_strip(const dot_call *call, size_t strip)
+{
+    const uint32_t lines = (uint32_t)((call->next.n_bytes + 63) / 64);
+    const uint32_t n_strips = (uint32_t)((call->end - call->first + strip - 1) / strip);
+    return n_strips == 0 ? 0 : (size_t)((lines + n_strips - 1) / n_strips) * 64;
+}
+
 /* Scores of tokens: whole blocks of 32. */
 V_INLINE void dot_scores(uint32_t n_q, bool away, const dot_call *call)
 {
     const uint32_t registers = dot_registers(n_q), strip = registers * V_DWORDS;
+    const size_t bytes = dot_bytes_per_strip(call, strip);
+    kvq_next next = call->next;
     for (size_t lane = call->first; lane < call->end; lane += strip) {
-        v_prefetch_next(kvq_next_part(call->next, lane - call->first, strip, call->end - call->first));
+        v_prefetch_some(&next, bytes);
         dot_sums s;
         dot_strip(n_q, away, KVQ_BLOCK, call, lane, &s);
         V_UNROLL(4)
@@ -303,8 +317,10 @@ V_INLINE void dot_scores(uint32_t n_q, bool away, const dot_call *call)
 V_INLINE void dot_accumulate(uint32_t n_q, bool away, const dot_call *call)
 {
     const uint32_t registers = dot_registers(n_q), strip = registers * V_DWORDS;
+    const size_t bytes = dot_bytes_per_strip(call, strip);
+    kvq_next next = call->next;
     for (size_t lane = call->first; lane < call->end; lane += strip) {
-        v_prefetch_next(kvq_next_part(call->next, lane - call->first, strip, call->end - call->first));
+        v_prefetch_some(&next, bytes);
         dot_sums s;
         dot_strip(n_q, away, 16, call, lane, &s);
         v_df x[V_SUMS / 2];
@@ -358,19 +374,44 @@ typedef void (*const dot_table[2][DOT_ROWS])(const dot_call *);
 DOT_INSTANCES(dot_scores)
 DOT_INSTANCES(dot_accumulate)
 
-/* All n_q rows of a call, of which `call` has the first one. */
-V_INLINE void dot_rows_of(const dot_table table, dot_call call, size_t n_q)
+/* What the loops need to know of runs. Returns whether sums have to be put away on the way. (The last lane
+ * sees as many products as any other.) */
+V_INLINE bool dot_prepare(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, const int8_t *folded,
+                          dot_call *call)
 {
-    const bool away = dot_must_put_away(call.runs, call.n_runs);
+    size_t room = V_ROOM;
+    bool away = false;
+    call->n_runs = n_runs;
+    for (size_t i = 0; i < n_runs; i++) {
+        const kvq_run *run = &runs[i];
+        const size_t quads = k_step_quads(run->width), largest = (1u << run->width) - 1u;
+        const size_t n_k_steps = (run->n + 4 * quads - 1) / (4 * quads), cost = n_k_steps * quads * largest;
+        call->runs[i] = (dot_run){.codes = superblock + run->offset,
+                                  .folded = folded + run->folded,
+                                  .block_bytes = run->block_bytes,
+                                  .folded_stride = run->folded_stride,
+                                  .n_k_steps = n_k_steps,
+                                  .width = run->width,
+                                  .up = run->shift - (i + 1 < n_runs ? run[1].shift : 0)};
+        away = away || run->shift > 0 || cost > room;
+        room -= cost;
+    }
+    return V_ROOM != 0 && away;
+}
+
+/* All n_q rows of a call, of which `call` has the first one. */
+V_INLINE void dot_rows_of(const dot_table table, dot_call *call, bool away, size_t n_q)
+{
     for (size_t left = n_q, n; left > 0; left -= n) {
         n = left < DOT_ROWS ? left : DOT_ROWS;
-        table[away][n - 1](&call);
-        call.row += n;
-        call.step += n;
-        if (call.bias != NULL)
-            call.bias += n;
-        call.out += n * call.out_stride;
-        call.next.n_bytes = 0; /* it is under way */
+        table[away][n - 1](call);
+        for (size_t i = 0; i < call->n_runs; i++)
+            call->runs[i].folded += n * call->runs[i].folded_stride;
+        call->step += n;
+        if (call->bias != NULL)
+            call->bias += n;
+        call->out += n * call->out_stride;
+        call->next.n_bytes = 0; /* it is under way */
     }
 }
 
@@ -378,18 +419,16 @@ static void score_runs_v(const kvq_run *runs, size_t n_runs, const uint8_t *supe
                          size_t n, const int8_t *folded, const float *step, const float *bias, size_t n_q,
                          float *scores)
 {
-    dot_rows_of(dot_scores_table,
-                (dot_call){.runs = runs,
-                           .n_runs = n_runs,
-                           .superblock = superblock,
-                           .folded = folded,
-                           .step = step,
-                           .bias = bias,
-                           .end = (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK,
-                           .next = next,
-                           .out = scores,
-                           .out_stride = KVQ_SUPERBLOCK},
-                n_q);
+    dot_call call;
+    const bool away = dot_prepare(runs, n_runs, superblock, folded, &call);
+    call.step = step;
+    call.bias = bias;
+    call.first = 0;
+    call.end = (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK;
+    call.next = next;
+    call.out = scores;
+    call.out_stride = KVQ_SUPERBLOCK;
+    dot_rows_of(dot_scores_table, &call, away, n_q);
 }
 
 static void accumulate_folded_v(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
@@ -401,19 +440,16 @@ static void accumulate_folded_v(const kvq_layout *l, const uint8_t *superblock, 
     kvq_layout_runs(l, n, stride, runs);
     for (size_t c = 0; c < l->dim && n > 0; c += l->group) {
         size_t end = l->dim - c < l->group ? l->dim : c + l->group;
-        dot_rows_of(dot_accumulate_table,
-                    (dot_call){.runs = runs,
-                               .n_runs = l->n_planes,
-                               .superblock = superblock,
-                               .folded = p_folded,
-                               .step = step,
-                               .bias = bias,
-                               .first = c,
-                               .end = end,
-                               .next = kvq_next_part(next, c, end - c, l->dim),
-                               .out = acc,
-                               .out_stride = l->dim},
-                    n_q);
+        dot_call call;
+        const bool away = dot_prepare(runs, l->n_planes, superblock, p_folded, &call);
+        call.step = step;
+        call.bias = bias;
+        call.first = c;
+        call.end = end;
+        call.next = kvq_next_part(next, c, end - c, l->dim);
+        call.out = acc;
+        call.out_stride = l->dim;
+        dot_rows_of(dot_accumulate_table, &call, away, n_q);
         p_folded += n_q * stride;
         step += n_q;
         bias += n_q;

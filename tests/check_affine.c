@@ -162,7 +162,7 @@ void check_accumulate_affine(const kvq_kernels *k)
 static void check_score_codes_of_classes(const kvq_kernels *k)
 {
     for (size_t i = 0; i < 100; i++) {
-        kvq_run runs[KVQ_CLASSES_MAX + 1];
+        kvq_run runs[KVQ_RUNS_MAX];
         size_t n = 1 + rng_below(&r, T), n_q = 1 + rng_below(&r, KVQ_ROWS_MAX), bytes, folded_bytes,
                n_codes = 0;
         const size_t n_runs = random_runs(runs, 1, &bytes, &folded_bytes), stride = folded_bytes / 2;

@@ -380,7 +380,7 @@ void check_score_runs(const kvq_kernels *k)
     check_largest_scores(k);
     check_folded_scores(k);
     for (size_t i = 0; i < 300; i++) {
-        kvq_run runs[KVQ_CLASSES_MAX + 1];
+        kvq_run runs[KVQ_RUNS_MAX];
         size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_ROWS), bytes, folded_bytes;
         size_t n_runs = random_runs(runs, n_q, &bytes, &folded_bytes),
                n_floats = (n_q - 1) * T + whole_blocks(n);
