@@ -206,13 +206,14 @@ static void weigh_row(kvq_tile *t, size_t row, size_t token, size_t n)
     scores += begin;
     token += begin;
     n = end - begin;
-    if (!kernels->all_finite_f32(scores, n)) { /* kernels differ in what they make of Inf and NaN */
+    float max = kernels->max_f32(scores, n);
+    if (isnan(max)) { /* kernels differ in what they make of Inf and NaN */
         t->now.overflowed[row] = 1.0f;
         memset(scores, 0, n * sizeof *scores);
+        max = 0.0f;
     }
     if (t->probabilities.p != NULL)
         keep_scores(t, row, token, n, scores);
-    float max = kernels->max_f32(scores, n);
     if (max > t->now.ref[row] + SLACK)
         kvq_sums_raise(t->a, &t->now, row, max);
     t->now.sum[row] += kernels->exp2_sum_f32(scores, n, t->now.ref[row]);

@@ -31,12 +31,15 @@ enum {
     KVQ_RUNS_MAX = 5,    /* of one sum: classes, of which those of 6 bits are two */
 };
 
-/* 2^(r+1) on [-1/2, 1/2] to 2e-9 (Remez, in double, then rounded to float), from the highest power down. */
+/* 2^r on [-1/16, 1/16] to 2.7e-8 (the best in double that is 1 at 0, then rounded to float), from the highest
+ * power down. */
 #define KVQ_EXP2_COEFFICIENTS                                                                                \
     {                                                                                                        \
-        0x1.41d334p-12f, 0x1.5f456ap-9f, 0x1.3b2dbcp-6f, 0x1.c6aed4p-4f, 0x1.ebfbdap-2f, 0x1.62e430p+0f,     \
-            2.0f                                                                                             \
+        0x1.c6a004p-5f, 0x1.ec0c32p-3f, 0x1.62e432p-1f, 1.0f                                                 \
     }
+
+/* Below this, 2^x is taken for 0. */
+#define KVQ_EXP2_SMALLEST -125.5f
 
 /** Bytes that will be read soon and may be prefetched; none if n_bytes is 0. */
 typedef struct kvq_next {
@@ -336,10 +339,10 @@ typedef struct kvq_kernels {
      * bits, at least -126; *square = sum of y^2 in the order of dot_f32. */
     int32_t (*rotate_row)(const float *x, size_t dim, float *y, float *square);
 
-    /* EXACT. Largest of x[0..n), n >= 1; x may hold -Inf. */
+    /* EXACT. Largest of x[0..n), n >= 1, or NaN if any of them is not finite. */
     float (*max_f32)(const float *x, size_t n);
 
-    /* EXACT. x[i] = 2^(x[i] - ref) within 2 ulp, 0 below 2^-125.5; x[i] - ref <= 100, x may hold -Inf.
+    /* EXACT. x[i] = 2^(x[i] - ref) within 2 ulp, or 0 below 2^-125.5; x[i] - ref <= 100, x may hold -Inf.
      * Returns the sum of the results, in the lane order of dot_f32. */
     float (*exp2_sum_f32)(float *x, size_t n, float ref);
 } kvq_kernels;

@@ -2,8 +2,11 @@
  * The portable kernels on plain rows and scores, and the portable table: the specification that every
  * instruction set is compared with. The affine codec's kernels are in portable_affine.c.
  */
+#include <math.h>
+
 #include "quant/bf16.h"
 #include "quant/kernels.h"
+#include "quant/logstep.h"
 
 enum { LANES = 16 }; /* the width of the fixed summation order: one zmm, two ymm or four NEON registers */
 
@@ -106,23 +109,17 @@ static float max_f32_portable(const float *x, size_t n)
     float max = x[0];
     for (size_t i = 1; i < n; i++)
         max = x[i] > max ? x[i] : max;
-    return max + 0.0f; /* -0 or 0 by order of comparison: always 0 */
+    return all_finite_f32_portable(x, n) ? max + 0.0f /* -0 or 0 by order of comparison: always 0 */ : NAN;
 }
 
-/*
- * 2^x for x <= 100. x = n + r with |r| <= 1/2, exactly; 2^(r+1) is a polynomial, and 2^(n-1) is put into the
- * exponent. Below n = -125 that would leave the normal floats, and exponent bits of 0 make the product 0.
- */
+/* 2^x for x <= 100. x = n/8 + r with |r| <= 1/16, exactly; 2^(n/8) is from a table, 2^r a polynomial. */
 static inline float exp2_of(float x)
 {
     static const float coefficient[] = KVQ_EXP2_COEFFICIENTS;
-    const float round_magic = 0x1.8p23f; /* adding and subtracting it rounds to the nearest integer */
-    float clamped = x < -126.0f ? -126.0f : x;
-    float n = (clamped + round_magic) - round_magic;
-    float r = clamped - n, p = coefficient[0];
+    float rounded = x + KVQ_TO_EIGHTHS, r = x - (rounded - KVQ_TO_EIGHTHS), p = coefficient[0];
     for (size_t i = 1; i < sizeof coefficient / sizeof coefficient[0]; i++)
         p = p * r + coefficient[i];
-    return p * kvq_f32_of_bits((uint32_t)((int32_t)n + 126) << 23);
+    return x < KVQ_EXP2_SMALLEST ? 0.0f : p * kvq_exp2_of_eighths(rounded);
 }
 
 static float exp2_sum_f32_portable(float *x, size_t n, float ref)

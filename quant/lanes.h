@@ -135,6 +135,11 @@ V_INLINE v_f v_power_of_2(v_f whole, int offset)
     V_EACH_LANE(kvq_f32_of_bits((uint32_t)((int)whole.lane[j] + offset) << 23));
 }
 
+V_INLINE v_f v_power_of_2_8th(v_f x)
+{
+    V_EACH_LANE(kvq_exp2_of_eighths(x.lane[j]));
+}
+
 V_INLINE float v_largest(v_f x)
 {
     float largest = x.lane[0];

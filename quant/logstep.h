@@ -13,6 +13,16 @@
 /** 2^(n/8) at the byte of the int8 n. */
 extern const float kvq_eighths[256];
 
+/** What rounds x to eighths when it is added, |x| < 2^19: n, of n/8, is in the low bits of the sum. */
+#define KVQ_TO_EIGHTHS 0x1.8p20f
+
+/** 2^(n/8) of the sum KVQ_TO_EIGHTHS + n/8, -1008 <= n < 1024. */
+static inline float kvq_exp2_of_eighths(float x)
+{
+    const uint32_t n = kvq_bits_of_f32(x);
+    return kvq_f32_of_bits(kvq_bits_of_f32(kvq_eighths[n & 7u]) + ((n & ~7u) << 20));
+}
+
 /** 2^(n/16) at n, but 0 at 0. */
 extern const float kvq_sixteenths[256];
 

@@ -194,6 +194,23 @@ V_INLINE v_f v_power_of_2(v_f whole, int offset)
     return (v_f){v_power_of_2_eight(whole.a, offset), v_power_of_2_eight(whole.b, offset)};
 }
 
+/* Of the bits of n, the lower three choose the fraction, and those above are added to its exponent. A shift
+ * brings all of them there; what the lower three add there is taken off the table. */
+V_INLINE __m256 v_power_of_2_8th_eight(__m256 x)
+{
+    const __m256i too_much = _mm256_slli_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), 20);
+    const __m256i table =
+        _mm256_sub_epi32(_mm256_loadu_si256((const __m256i *)(const void *)kvq_eighths), too_much);
+    __m256i n = _mm256_castps_si256(x);
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_permutevar8x32_epi32(table, n), _mm256_slli_epi32(n, 20)));
+}
+
+V_INLINE v_f v_power_of_2_8th(v_f x)
+{
+    return (v_f){v_power_of_2_8th_eight(x.a), v_power_of_2_8th_eight(x.b)};
+}
+
 V_INLINE __m128 v_four_lanes(v_f x)
 {
     __m256 eight = _mm256_add_ps(x.a, x.b);

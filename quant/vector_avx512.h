@@ -163,6 +163,20 @@ V_INLINE v_f v_power_of_2(v_f whole, int offset)
     return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
 }
 
+/* Of the bits of n, the lower three choose the fraction, and those above are added to its exponent. A shift
+ * brings all of them there; what the lower three add there is taken off the table, which is there twice, as
+ * four bits choose. */
+V_INLINE v_f v_power_of_2_8th(v_f x)
+{
+    const __m512i too_much =
+        _mm512_slli_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7), 20);
+    const __m256i once = _mm256_loadu_si256((const __m256i *)(const void *)kvq_eighths);
+    const __m512i table = _mm512_sub_epi32(_mm512_broadcast_i64x4(once), too_much);
+    __m512i n = _mm512_castps_si512(x);
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_permutexvar_epi32(n, table), _mm512_slli_epi32(n, 20)));
+}
+
 V_INLINE __m128 v_four_lanes(v_f x)
 {
     __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));

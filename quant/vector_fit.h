@@ -111,7 +111,7 @@ V_INLINE candidate make_candidate(v_f step, v_f centre, v_f half_levels)
 {
     uint16_t lo[16];
     candidate c = {.exponent = log2_8th(step)};
-    c.step = exp2_by_table(c.exponent, 8.0f, kvq_eighths, 127);
+    c.step = exp2_8th(c.exponent);
     c.per_step = v_div(v_set1(1.0f), c.step);
     store_half_saturating(lo, v_sub(centre, v_mul(c.step, half_levels)));
     c.lo = v_load_half(lo);

@@ -233,10 +233,29 @@ V_INLINE v_f v_fma(v_f x, v_f y, v_f z)
     V_EACH(v_f, vfmaq_f32(z.r[i], x.r[i], y.r[i]));
 }
 
+/* Dword x < 8 of a table, which begins at its byte 4 x. */
+V_INLINE uint32x4_t v_pick_of_eight(uint8x16x2_t table, uint32x4_t x)
+{
+    const uint32x4_t at = vmlaq_u32(vdupq_n_u32(0x03020100), x, vdupq_n_u32(0x04040404));
+    return vreinterpretq_u32_u8(vqtbl2q_u8(table, vreinterpretq_u8_u32(at)));
+}
+
 V_INLINE v_f v_power_of_2(v_f whole, int offset)
 {
     const int32x4_t bias = vdupq_n_s32(offset);
     V_EACH(v_f, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(whole.r[i]), bias), 23)));
+}
+
+V_INLINE v_f v_power_of_2_8th(v_f x)
+{
+    const uint8x16x2_t eighths = vld1q_u8_x2((const uint8_t *)kvq_eighths);
+    v_f power;
+    for (size_t k = 0; k < 4; k++) {
+        const uint32x4_t n = vreinterpretq_u32_f32(x.r[k]), fraction = vandq_u32(n, vdupq_n_u32(7));
+        const uint32x4_t octave = vshlq_n_u32(vbicq_u32(n, vdupq_n_u32(7)), 20);
+        power.r[k] = vreinterpretq_f32_u32(vaddq_u32(v_pick_of_eight(eighths, fraction), octave));
+    }
+    return power;
 }
 
 /* Lanes j + j + 8, then + 4, then + 2. */
@@ -392,10 +411,12 @@ V_INLINE v_f v_i_pick(v_i x, const float *table, size_t n)
     const uint8_t *bytes = (const uint8_t *)table;
     v_f picked;
     for (size_t k = 0; k < 4; k++) {
+        if (n == 8) {
+            picked.r[k] = vreinterpretq_f32_u32(v_pick_of_eight(vld1q_u8_x2(bytes), x.r[k]));
+            continue;
+        }
         uint32x4_t at = vmlaq_u32(vdupq_n_u32(0x03020100), x.r[k], vdupq_n_u32(0x04040404));
-        uint8x16_t four = n == 8 ? vqtbl2q_u8(vld1q_u8_x2(bytes), vreinterpretq_u8_u32(at))
-                                 : vqtbl4q_u8(vld1q_u8_x4(bytes), vreinterpretq_u8_u32(at));
-        picked.r[k] = vreinterpretq_f32_u8(four);
+        picked.r[k] = vreinterpretq_f32_u8(vqtbl4q_u8(vld1q_u8_x4(bytes), vreinterpretq_u8_u32(at)));
     }
     return picked;
 }

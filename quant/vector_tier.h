@@ -52,13 +52,19 @@ static float fold_row_rest_v(const float *x, size_t n, float per_unit, int8_t *f
     return v_sum(rest);
 }
 
-/* 2^(n / per_octave) of whole n; table[i] = 2^(i / per_octave + 127 - offset), i < per_octave. Exact. */
-V_INLINE v_f exp2_by_table(v_f n, float per_octave, const float *table, int offset)
+/* 2^(n/8) of whole n, -1008 <= n < 1024. Exact. */
+V_INLINE v_f exp2_8th(v_f n)
 {
-    const float to_middle = 0.5f - 0.5f / per_octave; /* so that rounding to nearest rounds down */
-    v_f octave = v_round(v_sub(v_mul(n, v_set1(1.0f / per_octave)), v_set1(to_middle)));
-    v_i in_octave = v_i_nearest(v_sub(n, v_mul(octave, v_set1(per_octave))));
-    return v_mul(v_i_pick(in_octave, table, (size_t)per_octave), v_power_of_2(octave, offset));
+    return v_power_of_2_8th(v_add(v_mul(n, v_set1(0.125f)), v_set1(KVQ_TO_EIGHTHS)));
+}
+
+/* 2^(n/16) of whole n >= 0. Exact. */
+V_INLINE v_f exp2_16th(v_f n)
+{
+    const float to_middle = 0.5f - 0.5f / 16.0f; /* so that rounding to nearest rounds down */
+    v_f octave = v_round(v_sub(v_mul(n, v_set1(1.0f / 16.0f)), v_set1(to_middle)));
+    v_i in_octave = v_i_nearest(v_sub(n, v_mul(octave, v_set1(16.0f))));
+    return v_mul(v_i_pick(in_octave, kvq_sixteenths + 16, 16), v_power_of_2(octave, 126));
 }
 
 /* Products of q and steps, in the order; returns the largest. *sum: q . lo, by lanes. */
@@ -91,7 +97,7 @@ static void fold_ordered_v(const kvq_ordered *o, const float *q, size_t n_q, flo
     for (size_t j = 0; j < o->n_classes; j++)
         n += o->n_places[j];
     for (size_t c = 0; c < o->dim; c += 16)
-        v_store(steps + c, exp2_by_table(v_load_i8(o->exponent + c), 8.0f, kvq_eighths, 127));
+        v_store(steps + c, exp2_8th(v_load_i8(o->exponent + c)));
     for (size_t i = 0; i < n_q; i++) {
         float *row = x + i * KVQ_DIM_MAX;
         float largest = bring_into_order(o, steps, n, q + i * o->dim, row, &sum[i]);
@@ -117,7 +123,7 @@ V_INLINE void expand_scales(const kvq_log_scales *scales, float *present, float 
     for (size_t i = 0; i < scales->n_left_out; i++)
         present[scales->left_out[i] < KVQ_SUPERBLOCK ? scales->left_out[i] : KVQ_SUPERBLOCK] = 0.0f;
     for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
-        v_f n = v_load_u8(scales->n + t), x = exp2_by_table(n, 16.0f, kvq_sixteenths + 16, 126);
+        v_f n = v_load_u8(scales->n + t), x = exp2_16th(n);
         v_store(scale + t, v_mul(v_mul(v_min(n, v_set1(1.0f)), x), v_set1(scales->unit)));
     }
     for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16)

@@ -426,6 +426,17 @@ static bool holds_v_power_of_2(rng *r)
     return v_is(v_power_of_2(v_load(whole), offset), wanted);
 }
 
+static bool holds_v_power_of_2_8th(rng *r)
+{
+    float x[N], wanted[N];
+    for (size_t i = 0; i < N; i++) {
+        const int n = (int)rng_below(r, 1008 + 1024) - 1008, in_octave = (n + 1008) % 8;
+        x[i] = 0x1.8p20f + (float)n * 0.125f;
+        wanted[i] = ldexpf((float)exp2(in_octave / 8.0), (n - in_octave) / 8);
+    }
+    return v_is(v_power_of_2_8th(v_load(x)), wanted);
+}
+
 static float sum_of(const float x[N])
 {
     float lane[N];
