@@ -59,7 +59,7 @@ static void gather(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq
     for (size_t i = index; i < index + n; i++, out += dim) {
         if (i < in->first) {
             kvq_row_load(cache, plan->scheme.residual_dtype[role],
-                         kvq_residual_row(cache, plan, layer, role, head, i), out);
+                         kvq_residual_row(plan, layer, role, head, i), out);
         } else {
             store_row(cache, plan, role, row, in->dtype, input_row(in, role, head, i));
             kvq_row_load(cache, plan->scheme.residual_dtype[role], row, out);
@@ -190,7 +190,7 @@ static void fill_residual(const kvq_cache *cache, const kvq_layer_plan *plan, co
     size_t begin = kvq_max_size(layer->packed[role], in->first);
     for (size_t i = begin; i < in->first + in->n; i++)
         for (size_t head = 0; head < cache->config.n_kv_heads; head++) {
-            store_row(cache, plan, role, kvq_residual_row(cache, plan, layer, role, head, i), in->dtype,
+            store_row(cache, plan, role, kvq_residual_row(plan, layer, role, head, i), in->dtype,
                       input_row(in, role, head, i));
             float *received = kvq_residual_received(cache, plan, layer, role, head, i);
             if (received != NULL)
@@ -205,7 +205,7 @@ static void fill_sinks(const kvq_cache *cache, const kvq_layer_plan *plan, const
     for (size_t i = 0; i < n; i++)
         for (size_t head = 0; head < cache->config.n_kv_heads; head++)
             store_row(
-                cache, plan, role, kvq_sinks_row(cache, plan, layer, role, head, layer->n_tokens + i),
+                cache, plan, role, kvq_sinks_row(plan, layer, role, head, layer->n_tokens + i),
                 arrivals->dtype,
                 kvq_element(arrivals->x[role], arrivals->dtype, i * strides->token + head * strides->head));
 }

@@ -129,14 +129,13 @@ static inline uint8_t *kvq_superblock(const kvq_layer_plan *plan, const kvq_page
 }
 
 /** Residual row of an index; the rows of the same block follow it. */
-uint8_t *kvq_residual_row(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                          kvq_role role, size_t head, size_t index);
+uint8_t *kvq_residual_row(const kvq_layer_plan *plan, const kvq_layer *layer, kvq_role role, size_t head,
+                          size_t index);
 
 /** Sinks row of a token below S; the rows of the next sinks follow it. */
-static inline uint8_t *kvq_sinks_row(const kvq_cache *cache, const kvq_layer_plan *plan,
-                                     const kvq_layer *layer, kvq_role role, size_t head, size_t token)
+static inline uint8_t *kvq_sinks_row(const kvq_layer_plan *plan, const kvq_layer *layer, kvq_role role,
+                                     size_t head, size_t token)
 {
-    (void)cache;
     return layer->sinks[role] + (head * plan->scheme.sinks + token) * plan->row_bytes[role];
 }
 

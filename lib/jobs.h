@@ -34,7 +34,7 @@ typedef struct kvq_job_list {
     size_t n_jobs, n_cuts, n_sums; /* n_sums: floats */
 } kvq_job_list;
 
-/** What a job costs, in packed tokens of a row; near enough to balance threads. */
+/** What a job costs, in packed tokens of a row; near enough to balance threads. (Not static for tests.) */
 size_t kvq_job_cost(const kvq_job *job);
 
 kvq_work_size kvq_work_size_of(const kvq_attention_work *a, const kvq_span *spans, size_t n_spans);

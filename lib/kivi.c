@@ -195,7 +195,7 @@ static void import_side(const side *s)
     for (size_t head = 0; head < s->cache->config.n_kv_heads; head++)
         for (size_t i = 0; i < n_residual; i++)
             kvq_row_store(s->cache, s->plan->scheme.residual_dtype[s->role],
-                          kvq_residual_row(s->cache, s->plan, s->layer, s->role, head, s->n_packed + i),
+                          kvq_residual_row(s->plan, s->layer, s->role, head, s->n_packed + i),
                           s->residual + (head * n_residual + i) * dim);
 }
 

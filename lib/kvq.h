@@ -480,7 +480,7 @@ KVQ_API void kvq_cache_reset(kvq_cache *cache);
 
 typedef enum kvq_precision {
     /* Over packed values, queries and probabilities are rounded to 16 bits and multiplied as whole numbers:
-     * about 1e-4 from KVQ_PRECISION_EXACT (relative L2 of a head's output), two to three times as fast. An
+     * about 1e-4 from KVQ_PRECISION_EXACT (relative L2 of a head's output), up to twice as fast. An
      * estimate of the error is kept: a query with too wide a range is scored with 31 bits, and what could
      * pass 1e-3 is computed again with 31 bits, which is as good as exact. (An estimate, and of this
      * rounding: where scores of 1e4 and more, or values that are 1e4 times the output, cancel,
@@ -489,7 +489,7 @@ typedef enum kvq_precision {
      * probabilities stay float where rot has other bits than 2); exact otherwise (rivals, plug-ins), which
      * superblocks_exact tells, and wherever `bound` is asked for. */
     KVQ_PRECISION_FAST = 0,
-    KVQ_PRECISION_EXACT = 1, /* float32 arithmetic over dequantized values */
+    KVQ_PRECISION_EXACT = 1, /* float32 arithmetic */
 } kvq_precision;
 
 /**
@@ -575,7 +575,7 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  * Numerics  identical bits for any n_threads and any grouping of sequences into calls; with
  *           KVQ_PRECISION_FAST on any instruction set, too, while kvq_attend_counters.superblocks_exact stays
  *           0. Where fast precision serves it does so unless |q| times a key's scale passes 2^100, or |q|
- *           passes 2^100 times the largest such product, or |q| times a key's minimum passes 2^100.
+ *           passes 2^85 times the largest such product, or |q| times a key's minimum passes 2^100.
  *           Sums are float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv
  *           1805.02867), in segments of 2,048 (the first: of 512) that threads share. A query for which
  *           scale * q, that times a key's scale, a score, or a partial sum of one leaves the range of float

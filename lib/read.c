@@ -25,13 +25,13 @@ kvq_stretch kvq_find_stretch(const kvq_view *view, kvq_role role, size_t head, s
     kvq_stretch rows = {.dtype = plan->scheme.residual_dtype[role], .stride = plan->row_bytes[role]};
     if (begin < sinks) {
         rows.n = kvq_min_size(n, sinks - begin);
-        rows.rows = kvq_sinks_row(view->cache, plan, layer, role, head, begin);
+        rows.rows = kvq_sinks_row(plan, layer, role, head, begin);
         return rows;
     }
     size_t index = begin - sinks, packed = layer->packed[role];
     if (index >= packed) {
         rows.n = kvq_min_size(n, KVQ_BLOCK - index % KVQ_BLOCK);
-        rows.rows = kvq_residual_row(view->cache, plan, layer, role, head, index);
+        rows.rows = kvq_residual_row(plan, layer, role, head, index);
         return rows;
     }
     size_t end = kvq_min_size(packed, (index / KVQ_SUPERBLOCK + 1) * KVQ_SUPERBLOCK);

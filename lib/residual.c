@@ -16,10 +16,9 @@ static uint8_t *block_of(const kvq_layer *layer, kvq_role role, size_t index)
     return residual->block[index / KVQ_BLOCK - residual->first];
 }
 
-uint8_t *kvq_residual_row(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer,
-                          kvq_role role, size_t head, size_t index)
+uint8_t *kvq_residual_row(const kvq_layer_plan *plan, const kvq_layer *layer, kvq_role role, size_t head,
+                          size_t index)
 {
-    (void)cache;
     return block_of(layer, role, index) + (head * KVQ_BLOCK + index % KVQ_BLOCK) * plan->row_bytes[role];
 }
 

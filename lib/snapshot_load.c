@@ -155,7 +155,7 @@ static kvq_status get_residual(reader *r, kvq_cache *cache, const kvq_layer_plan
                 residual->n += residual->n_reserved;
                 residual->n_reserved = 0;
             }
-            KVQ_TRY(get_rows(r, cache, plan, role, kvq_residual_row(cache, plan, layer, role, head, i), run));
+            KVQ_TRY(get_rows(r, cache, plan, role, kvq_residual_row(plan, layer, role, head, i), run));
         }
     return KVQ_OK;
 }
@@ -167,7 +167,7 @@ static kvq_status get_full_precision(reader *r, kvq_cache *cache, const kvq_laye
     if (kvq_sinks_ensure(cache, plan, layer) != KVQ_OK)
         return fail(r, KVQ_ERR_NOMEM, "out of memory", r->offset);
     for (size_t head = 0; n_sinks > 0 && head < cache->config.n_kv_heads; head++)
-        KVQ_TRY(get_rows(r, cache, plan, role, kvq_sinks_row(cache, plan, layer, role, head, 0), n_sinks));
+        KVQ_TRY(get_rows(r, cache, plan, role, kvq_sinks_row(plan, layer, role, head, 0), n_sinks));
     return get_residual(r, cache, plan, layer, role, n);
 }
 

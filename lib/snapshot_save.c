@@ -27,12 +27,12 @@ static kvq_status put_full_precision(writer *w, const kvq_cache *cache, const kv
     size_t row_bytes = plan->row_bytes[role], n = kvq_past_sinks(plan, layer->n_tokens);
     for (size_t head = 0; head < cache->config.n_kv_heads; head++)
         if (layer->n_tokens > n)
-            KVQ_TRY(put_rows(w, kvq_sinks_row(cache, plan, layer, role, head, 0),
-                             (layer->n_tokens - n) * row_bytes));
+            KVQ_TRY(
+                put_rows(w, kvq_sinks_row(plan, layer, role, head, 0), (layer->n_tokens - n) * row_bytes));
     for (size_t head = 0; head < cache->config.n_kv_heads; head++)
         for (size_t i = layer->packed[role], run; i < n; i += run) {
             run = kvq_min_size(n - i, KVQ_BLOCK - i % KVQ_BLOCK);
-            KVQ_TRY(put_rows(w, kvq_residual_row(cache, plan, layer, role, head, i), run * row_bytes));
+            KVQ_TRY(put_rows(w, kvq_residual_row(plan, layer, role, head, i), run * row_bytes));
         }
     return KVQ_OK;
 }

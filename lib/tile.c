@@ -365,8 +365,8 @@ static void finish_row(const kvq_tile *t, size_t row, const kvq_tile_sums *total
             kvq_row_as_f32(call->cache, call->out_dtype, place, buffer));
 }
 
-/* Could a row's sums be off by more than MAX_ERROR? Not if they overflowed: then exact ones may do so,
- * too. */
+/* Could a row's sums be off by more than MAX_ERROR? False where squares leave the range of float, that is
+ * for values beyond 1e19 or below 1e-19. */
 static bool is_too_far_off(const kvq_tile_sums *total, size_t row, size_t dim)
 {
     float norm = 0.0f;

@@ -67,7 +67,7 @@ static void truncate_side(kvq_cache *cache, const kvq_layer_plan *plan, kvq_laye
             const uint8_t *superblock = kvq_superblock(plan, &layer->page[i / KVQ_SUPERBLOCK], role, head);
             kvq_side_read(cache->kernels, side, superblock, i % KVQ_SUPERBLOCK, 1, cache->scratch, dim);
             kvq_row_store(cache, plan->scheme.residual_dtype[role],
-                          kvq_residual_row(cache, plan, layer, role, head, i), cache->scratch);
+                          kvq_residual_row(plan, layer, role, head, i), cache->scratch);
             float *received = kvq_residual_received(cache, plan, layer, role, head, i);
             if (received !=
                 NULL) /* forgotten when the token was packed; but the page knows its heavy hitters */

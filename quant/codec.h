@@ -82,7 +82,7 @@ typedef struct kvq_side {
 
 /** How attention's sums run over packed tokens. Sides that do not fold have exact ones only. */
 typedef enum kvq_sums {
-    KVQ_SUMS_EXACT, /* in float over dequantized values */
+    KVQ_SUMS_EXACT, /* in float */
     KVQ_SUMS_FAST,  /* folded to 16 bits; wide for queries with too wide a range */
     KVQ_SUMS_WIDE,  /* folded twice, to 31 bits */
 } kvq_sums;
@@ -104,7 +104,7 @@ typedef struct kvq_tokens {
 typedef struct kvq_sum_rows {
     float *plain;  /* [n_q][D], in the domain of the numbers */
     float *packed; /* [n_q][D], in the packed domain */
-    float *error;  /* [n_q]: estimate of the squared L2 norm that both together are off by */
+    float *error;  /* [n_q]: estimate of the squared L2 norm that both together are off by; not of wide sums */
 } kvq_sum_rows;
 
 struct kvq_codec {

@@ -97,11 +97,6 @@ static float levels_of(const kvq_layout *l)
     return (float)((1u << l->bits) - 1u);
 }
 
-static size_t round_up(size_t n, size_t to)
-{
-    return (n + to - 1) / to * to;
-}
-
 void kvq_layout_init(kvq_layout *l, const kvq_layout_spec *spec)
 {
     *l = (kvq_layout){
@@ -112,7 +107,7 @@ void kvq_layout_init(kvq_layout *l, const kvq_layout_spec *spec)
         .group = spec->group == 0 ? spec->dim : spec->group,
         .dim = spec->dim,
     };
-    size_t dim_padded = round_up(l->dim, 16), code_bytes = 0;
+    size_t dim_padded = kvq_round_up(l->dim, 16), code_bytes = 0;
     float levels = levels_of(l);
     l->dim_padded = dim_padded;
     l->meta_tile_tokens = l->role == KVQ_VALUES                    ? KVQ_SUPERBLOCK
@@ -125,16 +120,16 @@ void kvq_layout_init(kvq_layout *l, const kvq_layout_spec *spec)
         plane->shift = l->n_planes == 0 ? 0 : l->plane[0].width;
         plane->offset = code_bytes;
         code_bytes += l->role == KVQ_KEYS
-                          ? round_up(dim_padded, 32 / plane->width) * plane->width / 8 * KVQ_BLOCK
+                          ? kvq_round_up(dim_padded, 32 / plane->width) * plane->width / 8 * KVQ_BLOCK
                           : dim_padded * plane->width / 8 * KVQ_SUPERBLOCK;
     }
     l->block_bytes = l->role == KVQ_KEYS ? code_bytes : code_bytes / 4;
     l->meta_offset = l->block_bytes * (l->meta_tile_tokens / KVQ_BLOCK);
     l->n_meta = l->per_channel ? l->meta_tile_tokens / l->group * dim_padded
-                               : round_up(l->dim, l->group) / l->group * l->meta_tile_tokens;
+                               : kvq_round_up(l->dim, l->group) / l->group * l->meta_tile_tokens;
     l->min_offset = 2 * l->n_meta;
     l->meta_tile_bytes = l->meta_offset + 4 * l->n_meta;
-    l->bytes = round_up(l->meta_tile_bytes * (KVQ_SUPERBLOCK / l->meta_tile_tokens), KVQ_ALIGNMENT);
+    l->bytes = kvq_round_up(l->meta_tile_bytes * (KVQ_SUPERBLOCK / l->meta_tile_tokens), KVQ_ALIGNMENT);
     l->payload_per_token = l->block_bytes / KVQ_BLOCK;
     l->tokens_per_run = l->per_channel ? l->group : 1;
     l->metadata_per_run = 4 * l->n_meta / (l->meta_tile_tokens / l->tokens_per_run);
@@ -330,9 +325,9 @@ static void add_errors(const kvq_kernels *k, const kvq_layout *l, const kvq_toke
                         score_rms_error[i] * score_rms_error[i] * energy[at] * group;
 }
 
-/* One row, with what rounding takes from it. */
+/* One row, with what rounding takes from it. Nobody asks for its error. */
 static void accumulate_wide(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
-                            const float *p, float score_rms_error, float *acc, float *error)
+                            const float *p, float *acc)
 {
     _Alignas(KVQ_ALIGNMENT) int8_t p_folded[KVQ_GROUPS_MAX * 2 * KVQ_SUPERBLOCK];
     float step[KVQ_GROUPS_MAX], bias[KVQ_GROUPS_MAX], energy[KVQ_GROUPS_MAX];
@@ -343,7 +338,6 @@ static void accumulate_wide(const kvq_kernels *k, const kvq_layout *l, const kvq
     for (size_t c = 0, u = 0; c < l->dim; c += l->group, u++)
         step[u] /= KVQ_REST_SCALE;
     k->accumulate_folded(l, tokens->superblock, none, tokens->n, p_folded, step, bias, 1, acc);
-    add_errors(k, l, tokens, p, 1, step, energy, &score_rms_error, error);
 }
 
 static void affine_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
@@ -351,7 +345,7 @@ static void affine_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq
                               const kvq_sum_rows *sums)
 {
     const kvq_layout *l = layout_of(s);
-    float *acc = sums->packed, *error = sums->error;
+    float *acc = sums->packed;
     if (tokens->sums == KVQ_SUMS_EXACT || !kvq_layout_folds(l)) {
         kvq_prefetch_all(tokens->next);
         k->accumulate_affine(l, tokens->superblock, tokens->n, p, n_q, acc);
@@ -359,8 +353,7 @@ static void affine_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq
     }
     if (tokens->sums == KVQ_SUMS_WIDE) {
         for (size_t i = 0; i < n_q; i++)
-            accumulate_wide(k, l, tokens, p + i * KVQ_SUPERBLOCK, score_rms_error[i], acc + i * l->dim,
-                            error + i);
+            accumulate_wide(k, l, tokens, p + i * KVQ_SUPERBLOCK, acc + i * l->dim);
         return;
     }
     _Alignas(KVQ_ALIGNMENT) int8_t p_folded[KVQ_GROUPS_MAX * KVQ_ROWS_MAX * 2 * KVQ_SUPERBLOCK];
@@ -368,7 +361,7 @@ static void affine_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq
     float energy[KVQ_GROUPS_MAX * KVQ_ROWS_MAX];
     k->fold_values(l, tokens->superblock, tokens->n, p, n_q, p_folded, step, bias, energy);
     k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, p_folded, step, bias, n_q, acc);
-    add_errors(k, l, tokens, p, n_q, step, energy, score_rms_error, error);
+    add_errors(k, l, tokens, p, n_q, step, energy, score_rms_error, sums->error);
 }
 
 /* ---- What schemes say ---- */

@@ -51,7 +51,7 @@
 #include <float.h>
 #include <math.h>
 
-enum { T = KVQ_SUPERBLOCK, LANES = 16, SORTED = 3 }; /* SORTED: halves, of 1.5 bits */
+enum { T = KVQ_SUPERBLOCK, LANES = KVQ_LANES, SORTED = 3 }; /* SORTED: halves, of 1.5 bits */
 
 /* ---- Levels ---- */
 
@@ -166,23 +166,6 @@ void kvq_rot_places(const kvq_rot *l, const uint8_t *superblock, uint8_t *place)
         place[l->bits != 0 ? i : superblock[l->order + i]] = (uint8_t)i;
 }
 
-static float sum_of(float lane[LANES])
-{
-    for (size_t width = LANES / 2; width > 0; width /= 2)
-        for (size_t j = 0; j < width; j++)
-            lane[j] += lane[j + width];
-    return lane[0];
-}
-
-float kvq_rot_product(const float *x, const float *y, size_t n)
-{
-    float lane[LANES] = {0};
-    for (size_t c = 0; c < n; c += LANES)
-        for (size_t j = 0; j < LANES; j++)
-            lane[j] += x[c + j] * y[c + j];
-    return sum_of(lane);
-}
-
 static const uint8_t *kept_row(const kvq_rot *l, const uint8_t *superblock, size_t i)
 {
     return superblock + l->rows + i * l->row_bytes;
@@ -288,14 +271,6 @@ static void rot_error_bound(const kvq_side *s, const uint8_t *superblock, size_t
 
 /* ---- Validation ---- */
 
-static bool all_zero(const uint8_t *bytes, size_t n)
-{
-    uint8_t any = 0;
-    for (size_t i = 0; i < n; i++)
-        any |= bytes[i];
-    return any == 0;
-}
-
 static bool order_is_valid(const kvq_rot *l, const uint8_t *superblock)
 {
     bool seen[T] = {false};
@@ -327,12 +302,12 @@ static bool codes_are_valid(const kvq_rot *l, const uint8_t *superblock)
         unpack_token(l, &b, superblock, place[t] % KVQ_ROT_CLASS, codes);
         bool empty = superblock[l->scales + t] == 0;
         if ((b.width == 0 && !empty) ||
-            !all_zero(codes + (empty ? 0 : l->dim), l->dim_padded - (empty ? 0 : l->dim)))
+            !kvq_all_zero(codes + (empty ? 0 : l->dim), l->dim_padded - (empty ? 0 : l->dim)))
             return false;
     }
     for (size_t i = 0; i < KVQ_ROT_CLASSES && l->bits == 0; i++)
         used += 4 * l->dim_padded * kvq_rot_class_width(l, superblock, i);
-    return all_zero(superblock + used, l->code_bytes - used);
+    return kvq_all_zero(superblock + used, l->code_bytes - used);
 }
 
 static bool rows_are_valid(const kvq_rot *l, const uint8_t *superblock)
@@ -343,7 +318,7 @@ static bool rows_are_valid(const kvq_rot *l, const uint8_t *superblock)
     for (size_t i = 0; i < l->n_rows; i++) {
         const uint8_t *row = kept_row(l, superblock, i);
         bool none = index[i] == KVQ_NO_TOKEN;
-        if (none ? !all_zero(row, l->row_bytes)
+        if (none ? !kvq_all_zero(row, l->row_bytes)
                  : index[i] >= T || kvq_is_kept(index, i, index[i]) || !kvq_row8_is_valid(row, l->dim))
             return false;
     }
@@ -355,10 +330,10 @@ static bool rot_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n)
     const kvq_rot *l = kvq_rot_of(s);
     int32_t base = (int16_t)kvq_load_u16(superblock + l->base);
     if (n == 0)
-        return all_zero(superblock, s->bytes);
+        return kvq_all_zero(superblock, s->bytes);
     return base >= KVQ_ROT_LOG_LEAST && base <= l->log_limit - KVQ_ROT_N_LARGEST &&
            order_is_valid(l, superblock) && codes_are_valid(l, superblock) && rows_are_valid(l, superblock) &&
-           all_zero(superblock + l->end, s->bytes - l->end);
+           kvq_all_zero(superblock + l->end, s->bytes - l->end);
 }
 
 static bool rot_is_kept(const kvq_side *s, const uint8_t *superblock, size_t t)
@@ -392,7 +367,7 @@ static float sum_of_rest(const float *x, float per_unit)
             y = (y - ((y + round_magic) - round_magic)) * KVQ_REST_SCALE;
             lane[j] += (y + round_magic) - round_magic;
         }
-    return sum_of(lane);
+    return kvq_sum_lanes(lane);
 }
 
 /* What is in the domain of the numbers: the page vector, with the sum of p over all others, and behind it the
@@ -505,8 +480,11 @@ static void accumulate_fast(const kvq_kernels *k, const kvq_side *s, const kvq_t
         accumulate_levels(k, l, tokens->superblock, x[0], n_q, sums->packed);
     }
     for (size_t i = 0; i < n_q; i++) {
-        if (is_centred(l) && tokens->sums == KVQ_SUMS_WIDE)
-            accumulate_rest(k, l, tokens, x[i], &fold[i], sums->packed + i * l->dim);
+        if (tokens->sums == KVQ_SUMS_WIDE) { /* of which nobody asks for the error */
+            if (is_centred(l))
+                accumulate_rest(k, l, tokens, x[i], &fold[i], sums->packed + i * l->dim);
+            continue;
+        }
         const float energy = fold[i].energy + energy_of_kept(l, tokens, p + i * T);
         if (energy <= FLT_MAX)
             sums->error[i] +=
@@ -541,8 +519,8 @@ static void accumulate_exact(const kvq_kernels *k, const kvq_side *s, const kvq_
                 of_x[j] += x[i][t + j];
                 of_p[j] += row[t + j] * counts[t + j];
             }
-        bias[i] = -1.5f * sum_of(of_x);
-        sum_of_p[i] = sum_of(of_p);
+        bias[i] = -1.5f * kvq_sum_lanes(of_x);
+        sum_of_p[i] = kvq_sum_lanes(of_p);
         if (!(bias[i] >= -KVQ_FOLD_MAX)) {
             memset(x[i], 0, sizeof x[i]);
             bias[i] = 0.0f;

@@ -1,8 +1,8 @@
 /*
  * Keys in widths: bits go where queries look. A superblock is always 128 tokens; its channels are sorted by
  * how much their errors would show in scores, and blocks of 16 channels have codes of 0, 1, 2, 4 or (from 3
- * bits on average) 6 bits. A few tokens, the heavy hitters, are kept in 8 bits instead. The scheme, its
- * measurements and what did not work: SCHEMES in data/; here is what is built.
+ * bits on average) 6 bits. A few tokens, the heavy hitters, are kept in 8 bits instead. Here is what is
+ * built; quant/README.md says what it costs.
  *
  * Evidence: e_c, the energy of the queries in channel c (1 if unknown); a_t, the attention that token t has
  * received; C, the second moments of queries, for feedback only.
@@ -56,11 +56,6 @@ _Static_assert((int)CLASSES + 1 == (int)KVQ_RUNS_MAX, "classes of 6 bits are two
 
 _Static_assert(sizeof(kvq_tier) <= KVQ_SIDE_OWN, "a side has room for it");
 
-static size_t round_up(size_t n, size_t to)
-{
-    return (n + to - 1) / to * to;
-}
-
 /* ---- Classes ---- */
 
 /* Channels of one width, which follow each other in the order. Codes of 6 bits lie as 4 lower and 2 upper
@@ -74,7 +69,7 @@ typedef struct tier_class {
 
 static tier_class make_class(uint32_t width, size_t first, size_t n, size_t offset)
 {
-    const size_t lower = width == 6 ? 4 : width, upper = round_up(n * lower, 32) / 8 * KVQ_BLOCK;
+    const size_t lower = width == 6 ? 4 : width, upper = kvq_round_up(n * lower, 32) / 8 * KVQ_BLOCK;
     return (tier_class){.width = width,
                         .first = first,
                         .n = n,
@@ -205,14 +200,6 @@ static void tier_error_bound(const kvq_side *s, const uint8_t *superblock, size_
 
 /* ---- Validation ---- */
 
-static bool all_zero(const uint8_t *bytes, size_t n)
-{
-    uint8_t any = 0;
-    for (size_t i = 0; i < n; i++)
-        any |= bytes[i];
-    return any == 0;
-}
-
 static bool widths_are_valid(const kvq_tier *l, const uint8_t *superblock)
 {
     size_t sum = 0;
@@ -256,13 +243,13 @@ static bool numbers_are_valid(const kvq_tier *l, const uint8_t *superblock)
         kvq_layout layout;
         kvq_tier_class_layout(l, class->width, class->n, &layout);
         size_t filled = l->dim - class->first < class->n ? l->dim - class->first : class->n;
-        for (size_t c = filled; c < round_up(class->n, 32 / layout.plane[0].width); c++)
+        for (size_t c = filled; c < kvq_round_up(class->n, 32 / layout.plane[0].width); c++)
             for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
                 if (kvq_code_get(&layout, superblock + class->offset, t, c) != 0)
                     return false;
         used = class->offset + layout.bytes;
     }
-    return all_zero(superblock + used, l->code_bytes - used);
+    return kvq_all_zero(superblock + used, l->code_bytes - used);
 }
 
 static bool rows_are_valid(const kvq_tier *l, const uint8_t *superblock)
@@ -270,7 +257,7 @@ static bool rows_are_valid(const kvq_tier *l, const uint8_t *superblock)
     for (size_t i = 0; i < l->n_rows; i++) {
         const uint8_t *row = kept_row(l, superblock, i), *index = superblock + l->indices;
         bool none = index[i] == KVQ_NO_TOKEN;
-        if (none ? !all_zero(row, l->row_bytes)
+        if (none ? !kvq_all_zero(row, l->row_bytes)
                  : index[i] >= KVQ_SUPERBLOCK || kvq_is_kept(index, i, index[i]) ||
                        !kvq_row8_is_valid(row, l->dim))
             return false;
@@ -282,10 +269,10 @@ static bool tier_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n
 {
     const kvq_tier *l = kvq_tier_of(s);
     if (n == 0)
-        return all_zero(superblock, s->bytes);
+        return kvq_all_zero(superblock, s->bytes);
     return widths_are_valid(l, superblock) && order_is_valid(l, superblock) &&
            numbers_are_valid(l, superblock) && rows_are_valid(l, superblock) &&
-           all_zero(superblock + l->end, s->bytes - l->end);
+           kvq_all_zero(superblock + l->end, s->bytes - l->end);
 }
 
 static bool tier_is_kept(const kvq_side *s, const uint8_t *superblock, size_t t)
@@ -531,7 +518,7 @@ static void tier_print(const kvq_codec *codec, kvq_printer *p, kvq_role role, co
 
 static void lay_out(kvq_tier *l)
 {
-    l->code_bytes = round_up(l->budget, 2) * KVQ_TIER_UNIT_BYTES;
+    l->code_bytes = kvq_round_up(l->budget, 2) * KVQ_TIER_UNIT_BYTES;
     l->lo = l->code_bytes;
     l->exponents = l->lo + 2 * l->dim_padded;
     l->order = l->exponents + l->dim_padded;
@@ -551,7 +538,7 @@ static const char *tier_init(kvq_side *s)
         return "too many heavy hitters";
     if (s->parameter[KVQ_TIER_FEEDBACK] != 0 && s->dim > KVQ_TIER_FEEDBACK_DIM_MAX)
         return "feedback is for head dimensions up to 256";
-    const size_t dim_padded = round_up(s->dim, BLOCK);
+    const size_t dim_padded = kvq_round_up(s->dim, BLOCK);
     *l = (kvq_tier){.dim = s->dim,
                     .dim_padded = dim_padded,
                     .n_blocks = dim_padded / BLOCK,
@@ -568,7 +555,7 @@ static const char *tier_init(kvq_side *s)
                               .plane = {{.width = 0}, {.width = 2, .shift = 4}},
                               .meta_tile_tokens = KVQ_SUPERBLOCK}};
     lay_out(l);
-    s->bytes = round_up(l->end, KVQ_ALIGNMENT);
+    s->bytes = kvq_round_up(l->end, KVQ_ALIGNMENT);
     s->tokens_per_run = s->sliding_step = KVQ_SUPERBLOCK;
     s->payload_per_run = l->code_bytes;
     s->metadata_per_run = s->bytes - l->code_bytes;

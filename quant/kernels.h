@@ -9,7 +9,8 @@
  *   EXACT   gives the bits of the portable kernel
  *   TOL     may differ from it; the bound is stated
  *
- * For all: pointers need no alignment beyond their type's unless said; n = 0 is a no-op; nothing is read
+ * For all: pointers need no alignment beyond their type's unless said; n = 0 is a no-op, but for
+ * what accumulates with a bias, which adds it, and folds, which write zeros; nothing is read
  * before the input or past its stated end, nothing written outside the stated output; outputs do not overlap
  * inputs; floats are finite (checked at the API's edge). Kernels cannot fail, allocate nothing and keep no
  * state. Superblocks are described in quant/layout.h, are aligned to KVQ_ALIGNMENT and may be read whole.
@@ -40,6 +41,17 @@ enum {
 
 /* Below this, 2^x is taken for 0. */
 #define KVQ_EXP2_SMALLEST -125.5f
+
+enum { KVQ_LANES = 16 }; /* the width of the fixed summation order: one zmm, two ymm or four NEON registers */
+
+/** The sum of sixteen lanes in the order of dot_f32; lanes are overwritten. */
+static inline float kvq_sum_lanes(float lane[KVQ_LANES])
+{
+    for (size_t width = KVQ_LANES / 2; width > 0; width /= 2)
+        for (size_t j = 0; j < width; j++)
+            lane[j] += lane[j + width];
+    return lane[0];
+}
 
 /** Bytes that will be read soon and may be prefetched; none if n_bytes is 0. */
 typedef struct kvq_next {
@@ -203,8 +215,8 @@ typedef struct kvq_kernels {
      * EXACT. Fold n_q queries into the first n tokens of keys, one metadata tile after the other (layout.h),
      * the last one whole.
      *   q_folded  of meta_tile j, query i: D numbers from byte (j * n_q + i) * 2 * kvq_fold_dim(D) on, then 0
-     *   step      at i, for all metadata tiles. +Inf, and all w 0, where |q * scale|, or |q| over the largest
-     *             of it, passes 2^100
+     *   step      at i, for all metadata tiles. +Inf, and all w 0, where |q * scale| passes 2^100, or |q|
+     *             passes 2^100 / 32512, some 2^85, times the largest of it
      *   bias      at j * n_q + i: sum_c q_c min_c + step * kvq_half_levels * sum_c (what rounding took from
      *             w_c) */
     void (*fold_keys)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q, size_t n_q,

@@ -8,7 +8,7 @@
 #include "quant/kernels.h"
 #include "quant/logstep.h"
 
-enum { LANES = 16 }; /* the width of the fixed summation order: one zmm, two ymm or four NEON registers */
+enum { LANES = KVQ_LANES };
 
 static bool all_finite_f32_portable(const float *x, size_t n)
 {
@@ -45,14 +45,6 @@ static void convert_bf16_f32_portable(const uint16_t *x, size_t n, float *out)
         out[i] = kvq_f32_from_bf16(x[i]);
 }
 
-static float sum_lanes(float lane[LANES])
-{
-    for (size_t width = LANES / 2; width > 0; width /= 2)
-        for (size_t j = 0; j < width; j++)
-            lane[j] += lane[j + width];
-    return lane[0];
-}
-
 static float dot_of(const float *row, const float *q, size_t dim)
 {
     size_t whole = dim / LANES * LANES;
@@ -62,7 +54,7 @@ static float dot_of(const float *row, const float *q, size_t dim)
             lane[j] += q[c + j] * row[c + j];
     for (size_t c = whole; c < dim; c++)
         lane[c - whole] += q[c] * row[c];
-    return sum_lanes(lane);
+    return kvq_sum_lanes(lane);
 }
 
 static void dot_f32_portable(const float *rows, size_t stride, size_t n, kvq_next next, const float *q,
@@ -133,7 +125,7 @@ static float exp2_sum_f32_portable(float *x, size_t n, float ref)
             lane[j] += x[i + j];
     for (size_t i = whole; i < n; i++)
         lane[i - whole] += x[i];
-    return sum_lanes(lane);
+    return kvq_sum_lanes(lane);
 }
 
 const kvq_kernels kvq_kernels_portable = {

@@ -36,6 +36,19 @@
 
 #include "quant/half.h"
 
+static inline size_t kvq_round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+static inline bool kvq_all_zero(const uint8_t *bytes, size_t n)
+{
+    uint8_t any = 0;
+    for (size_t i = 0; i < n; i++)
+        any |= bytes[i];
+    return any == 0;
+}
+
 enum {
     KVQ_BLOCK = 32,       /* tokens per block */
     KVQ_SUPERBLOCK = 128, /* tokens per superblock */

@@ -15,7 +15,7 @@
  */
 #include "quant/codec.h"
 
-enum { LANES = 16 };
+enum { LANES = KVQ_LANES };
 
 static size_t min_size(size_t a, size_t b)
 {

@@ -25,16 +25,7 @@
 
 #include <math.h>
 
-enum { LANES = 16 };
-
-/* The sum of sixteen lanes in the order of dot_f32. */
-static float sum_lanes(float lane[LANES])
-{
-    for (size_t half = LANES / 2; half > 0; half /= 2)
-        for (size_t j = 0; j < half; j++)
-            lane[j] += lane[j + half];
-    return lane[0];
-}
+enum { LANES = KVQ_LANES };
 
 /* ---- Folding ---- */
 
@@ -57,7 +48,7 @@ static float sum_with_rest(const float sum[LANES], float factor, const float res
     float lane[LANES];
     for (size_t j = 0; j < LANES; j++)
         lane[j] = sum[j] + factor * rest[j];
-    return sum_lanes(lane);
+    return kvq_sum_lanes(lane);
 }
 
 static float largest_magnitude(const float *x, size_t n)
@@ -124,7 +115,7 @@ static float rest_bias(float step, float half_levels, const float rest[LANES])
     float lane[LANES];
     for (size_t j = 0; j < LANES; j++)
         lane[j] = -(step * half_levels) * rest[j];
-    return sum_lanes(lane);
+    return kvq_sum_lanes(lane);
 }
 
 void kvq_fold_keys_rest_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
@@ -177,7 +168,7 @@ void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, si
             for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
                 rest[t % LANES] += store_folded(p_folded, t, x[t] * per_unit);
             *bias++ = sum_with_rest(lane, *step++ * kvq_half_levels(l), rest);
-            *energy++ = sum_lanes(square);
+            *energy++ = kvq_sum_lanes(square);
         }
 }
 

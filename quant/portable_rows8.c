@@ -4,7 +4,7 @@
 #include "quant/kernels.h"
 #include "quant/row8.h"
 
-enum { LANES = 16 };
+enum { LANES = KVQ_LANES };
 
 void kvq_convert_f32_i8_portable(const float *x, size_t n, uint8_t *row)
 {
@@ -37,10 +37,7 @@ static float dot_of(const uint8_t *row, const float *q, size_t dim)
     float lane[LANES] = {0};
     for (size_t c = 0; c < dim; c++)
         lane[c % LANES] += q[c] * (float)(int8_t)codes[c];
-    for (size_t width = LANES / 2; width > 0; width /= 2)
-        for (size_t j = 0; j < width; j++)
-            lane[j] += lane[j + width];
-    return kvq_row8_scale(row) * lane[0];
+    return kvq_row8_scale(row) * kvq_sum_lanes(lane);
 }
 
 void kvq_dot_i8_portable(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *q,

@@ -88,9 +88,6 @@ kvq_token_codes kvq_rot_codes_of_token(const kvq_rot_codes *b, const uint8_t *su
 /** Place of every token. */
 void kvq_rot_places(const kvq_rot *l, const uint8_t *superblock, uint8_t *place);
 
-/** sum_i x_i y_i, n a multiple of 16: sixteen lanes, added as dot_f32 does. */
-float kvq_rot_product(const float *x, const float *y, size_t n);
-
 void kvq_rot_encode(const kvq_kernels *k, const kvq_side *s, uint8_t *superblock, size_t t0, size_t n,
                     const float *x, size_t stride, const kvq_evidence *evidence);
 

@@ -6,7 +6,7 @@
 #include <float.h>
 #include <math.h>
 
-enum { T = KVQ_SUPERBLOCK, BLOCK = KVQ_BLOCK, LANES = 16 };
+enum { T = KVQ_SUPERBLOCK, BLOCK = KVQ_BLOCK, LANES = KVQ_LANES };
 
 enum { QUADS = KVQ_ROT_CLASS / 4 }; /* a quad is four tokens: four bytes of a dword, one code in each */
 

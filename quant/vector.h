@@ -21,7 +21,8 @@
  *   V_STRIP          v_d that share one broadcast of folded bytes, at most; V_STRIP * V_DWORDS is 16 or 32
  *   V_SUMS           v_acc that registers hold beside what else is alive: 8 or 16
  *   V_CHAINS         1, or 2 or 4 sums that quads go to in turn, as v_dot has a latency that has to be hidden
- *   V_ROOM           what a v_acc takes: the sum of the largest codes of so many v_dot, or 0 for any
+ *   V_ROOM           how much a v_acc takes: the largest code that each v_dot may bring, added over all of
+ *                    them; 0 if it takes any
  *   V_NIBBLES        1 if v_dot takes codes below 16 only, otherwise 0
  *   V_EXACT_SUMS     v_f of sums that registers hold beside codes and factors: 4 or 16
  *

@@ -20,11 +20,6 @@ typedef struct v_f {
 } v_f;
 
 /* Words of one instruction per register. */
-#define V_UNARY(word, one)                                                                                   \
-    V_INLINE v_f word(v_f x)                                                                                 \
-    {                                                                                                        \
-        return (v_f){one(x.a), one(x.b)};                                                                    \
-    }
 #define V_BINARY(type, word, one)                                                                            \
     V_INLINE type word(type x, type y)                                                                       \
     {                                                                                                        \

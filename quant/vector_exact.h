@@ -12,6 +12,7 @@
 
 #include "quant/kernels.h"
 #include "quant/vector_complete.h"
+#include "quant/vector_part.h"
 
 enum { EXACT_CHAINS = 2, EXACT_WIDTH = 2 }; /* EXACT_WIDTH: v_f of codes, at most */
 
@@ -155,12 +156,12 @@ V_INLINE void exact_rows(exact_call call, size_t n_q, size_t stride)
     const bool scores = !call.adds;
     for (size_t left = n_q, n; left > 0; left -= n) {
         n = left >= EXACT_ROWS ? EXACT_ROWS : left >= 2 ? 2 : 1;
-        if (n == 1)
-            (scores ? exact_scores_1 : exact_sums_1)(&call);
-        else if (n == 2)
-            (scores ? exact_scores_2 : exact_sums_2)(&call);
-        else
+        if (n == EXACT_ROWS)
             (scores ? exact_scores_most : exact_sums_most)(&call);
+        else if (n == 1)
+            (scores ? exact_scores_1 : exact_sums_1)(&call);
+        else /* never if 2 are the most: then the compiler drops it */
+            (scores ? exact_scores_2 : exact_sums_2)(&call);
         call.factors = (const float *)(const void *)((const char *)call.factors + n * stride);
         call.bias += n;
         call.out += n * call.out_stride;
@@ -210,7 +211,7 @@ static float exact_fold_keys(const kvq_layout *l, const uint8_t *superblock, con
     v_f bias = v_set1(0.0f);
     v_store(factors + kvq_fold_dim(l->dim) - 16, bias);
     for (size_t c = 0; c < l->dim_padded; c += 16) {
-        v_f query = c + 16 <= l->dim ? v_load(q + c) : v_load_part(q + c, l->dim - c);
+        v_f query = row_part(q, l->dim, c);
         v_store(factors + c, v_mul(query, v_load_half(scales + c)));
         bias = v_fma(query, v_load_half(mins + c), bias);
     }
@@ -245,7 +246,7 @@ static float exact_fold_values(const kvq_layout *l, const uint8_t *superblock, s
     const uint16_t *mins = (const uint16_t *)(const void *)(at + l->min_offset);
     v_f bias = v_set1(0.0f);
     for (size_t t = 0; t < (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK; t += 16) {
-        v_f p_t = t + 16 <= n ? v_load(p + t) : v_load_part(p + t, t < n ? n - t : 0);
+        v_f p_t = row_part(p, n, t);
         v_store(factors + t, v_mul(p_t, v_load_half(scales + t)));
         bias = v_fma(p_t, v_load_half(mins + t), bias);
     }

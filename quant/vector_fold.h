@@ -9,14 +9,9 @@
 
 #include "quant/kernels.h"
 #include "quant/vector_complete.h"
+#include "quant/vector_part.h"
 
 /* ---- Folding ---- */
-
-/* A query's sixteen elements from c on; 0 past D. */
-V_INLINE v_f query_load(const float *q, size_t c, size_t dim)
-{
-    return c + 16 <= dim ? v_load(q + c) : v_load_part(q + c, c < dim ? dim - c : 0);
-}
 
 /* Scales of one meta_tile of keys; the minimums follow n_meta further on. */
 V_INLINE const uint16_t *meta_tile_scales(const kvq_layout *l, const uint8_t *superblock, size_t meta_tile)
@@ -34,7 +29,7 @@ V_INLINE float largest_folded(const kvq_layout *l, const uint8_t *superblock, si
         v_h scale = v_h_load(meta_tile_scales(l, superblock, 0) + c);
         for (size_t meta_tile = 1; meta_tile < n_meta_tiles; meta_tile++)
             scale = v_h_max(scale, v_h_load(meta_tile_scales(l, superblock, meta_tile) + c));
-        v_f query = query_load(q, c, l->dim);
+        v_f query = row_part(q, l->dim, c);
         plain = v_max(plain, v_abs(query));
         largest = v_max(largest, v_abs(v_mul(query, v_h_to_f(scale))));
     }
@@ -61,7 +56,7 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
             step[i] = INFINITY;
         }
         for (size_t c = 0; c < fold_dim; c += 16) {
-            v_f query = query_load(q + i * l->dim, c, l->dim);
+            v_f query = row_part(q + i * l->dim, l->dim, c);
             v_store(plain + i * KVQ_DIM_MAX + c, query);
             v_store(scaled + i * KVQ_DIM_MAX + c, v_mul(query, v_set1(per_unit)));
         }
@@ -143,8 +138,8 @@ static void fold_keys_rest_v(const kvq_layout *l, const uint8_t *superblock, siz
         for (size_t c = 0; c < fold_dim; c += 32) {
             bool second = c + 16 < l->dim_padded; /* the meta_tile has no scales beyond */
             v_f scale_b = second ? v_load_half(scales + c + 16) : v_set1(0.0f);
-            v_f a = v_mul(v_mul(query_load(q, c, l->dim), per_unit), v_load_half(scales + c));
-            v_f b = v_mul(v_mul(query_load(q, c + 16, l->dim), per_unit), scale_b);
+            v_f a = v_mul(v_mul(row_part(q, l->dim, c), per_unit), v_load_half(scales + c));
+            v_f b = v_mul(v_mul(row_part(q, l->dim, c + 16), per_unit), scale_b);
             store_rests(q_rest + 2 * c, a, b, &rest);
         }
         *bias++ = v_sum(v_mul(v_set1(-(step * kvq_half_levels(l))), rest));
@@ -159,7 +154,7 @@ static void fold_values_rest_v(const kvq_layout *l, const uint8_t *superblock, s
         _Alignas(KVQ_ALIGNMENT) float x[KVQ_SUPERBLOCK];
         v_f largest = v_set1(0.0f), rest = v_set1(0.0f);
         for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
-            v_f product = v_mul(query_load(p, t, n), v_load_half(scales + t));
+            v_f product = v_mul(row_part(p, n, t), v_load_half(scales + t));
             largest = v_max(largest, product);
             v_store(x + t, product);
         }
@@ -180,7 +175,7 @@ V_INLINE v_f weigh_group(const uint16_t *scales, const uint16_t *mins, v_f half_
     v_f largest = v_set1(0.0f), sum = v_set1(0.0f), square = v_set1(0.0f);
     V_UNROLL(8)
     for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
-        v_f p_t = query_load(p, t, n), product = v_mul(p_t, v_load_half(scales + t));
+        v_f p_t = row_part(p, n, t), product = v_mul(p_t, v_load_half(scales + t));
         v_f of_min = v_mul(p_t, v_load_half(mins + t));
         v_f half = v_mul(half_levels, product), middle = v_add(of_min, half);
         sum = v_add(sum, of_min);

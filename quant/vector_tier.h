@@ -11,14 +11,9 @@
 #ifndef V_PLAIN_LANES
 #include "quant/vector_complete.h"
 #endif
+#include "quant/vector_part.h"
 
 /* ---- Folding a row ---- */
-
-/* 32 numbers from i on, those past n as 0. */
-V_INLINE v_f row_part(const float *x, size_t n, size_t i)
-{
-    return i + 16 <= n ? v_load(x + i) : i < n ? v_load_part(x + i, n - i) : v_set1(0.0f);
-}
 
 /* Fold a row; returns what rounding took, by lanes. */
 V_INLINE v_f fold_lanes(const float *x, size_t n, float per_unit, int8_t *folded)

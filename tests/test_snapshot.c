@@ -344,8 +344,7 @@ Test(snapshot, numbers_that_no_encoder_writes_are_found)
 Test(snapshot, nonfinite_residual_is_found)
 {
     kvq_cache *cache = filled("kivi2,r=32", 150, NULL);
-    float *row =
-        (float *)(void *)kvq_residual_row(cache, &cache->plan[0], &cache->sequence[0][0], KVQ_KEYS, 0, 140);
+    float *row = (float *)(void *)kvq_residual_row(&cache->plan[0], &cache->sequence[0][0], KVQ_KEYS, 0, 140);
     row[3] = NAN; /* as a program with a stray pointer would leave it */
     buffer file = saved(cache);
     kvq_error err;
