@@ -359,17 +359,18 @@ typedef struct kvq_kernels {
     float (*exp2_sum_f32)(float *x, size_t n, float ref);
 } kvq_kernels;
 
-/** Scores of keys that fold_keys has folded: by score_runs, whose runs are the planes, tile by tile. */
+/** Scores of keys that fold_keys has folded: by score_runs, whose runs are the planes, meta_tile by
+ * meta_tile. */
 static inline void kvq_score_folded(const kvq_kernels *k, const kvq_layout *l, const uint8_t *superblock,
                                     kvq_next next, size_t n, const int8_t *q_folded, const float *step,
                                     const float *bias, size_t n_q, float *scores)
 {
-    const size_t stride = 2 * kvq_fold_dim(l->dim), tile_tokens = l->meta_tile_tokens;
+    const size_t stride = 2 * kvq_fold_dim(l->dim), meta_tile_tokens = l->meta_tile_tokens;
     kvq_run runs[KVQ_MAX_PLANES];
     kvq_layout_runs(l, l->dim, stride, runs);
-    for (size_t t = 0; t < n; t += tile_tokens) {
-        size_t here = n - t < tile_tokens ? n - t : tile_tokens;
-        k->score_runs(runs, l->n_planes, superblock, kvq_next_part(next, t, tile_tokens, KVQ_SUPERBLOCK),
+    for (size_t t = 0; t < n; t += meta_tile_tokens) {
+        size_t here = n - t < meta_tile_tokens ? n - t : meta_tile_tokens;
+        k->score_runs(runs, l->n_planes, superblock, kvq_next_part(next, t, meta_tile_tokens, KVQ_SUPERBLOCK),
                       here, q_folded, step, bias, n_q, scores + t);
         superblock += l->meta_tile_bytes;
         q_folded += n_q * stride;
