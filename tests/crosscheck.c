@@ -7,7 +7,8 @@
  *   crosscheck --best NAME   check, and that NAME is what the library chooses
  *   ... --best-only          check the kernels of NAME alone; caches are held against portable all the same
  *   ... --readable-ends      for emulators that read all that a masked load could touch, as qemu 7.2 does
- *   with AVX crosscheck --list        the names of the instruction sets that run here, from the plainest up
+ *                            with AVX
+ *   crosscheck --list        the names of the instruction sets that run here, from the plainest up
  *
  * Ends with 0 if all is well.
  */
