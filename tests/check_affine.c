@@ -156,8 +156,6 @@ void check_accumulate_affine(const kvq_kernels *k)
     }
 }
 
-/* Factors of every kind, for codes in the runs of an affine layout; |factor| times the largest code is what the
- * contract counts. */
 /* Runs of several widths, as codec_tier.c has them; or of none. */
 static void check_score_codes_of_classes(const kvq_kernels *k)
 {
@@ -201,6 +199,8 @@ static void check_score_codes_of_classes(const kvq_kernels *k)
     }
 }
 
+/* Factors of every kind, for codes in the runs of an affine layout; |factor| times the largest code is
+ * what the contract counts. */
 void check_score_codes(const kvq_kernels *k)
 {
     check_score_codes_of_classes(k);

@@ -146,8 +146,67 @@ static size_t fold_keys_spec(const kvq_layout *l, const uint8_t *sb, size_t n, c
     return tiles_of(l, n) * n_q * 2 * kvq_fold_dim(l->dim);
 }
 
+/* Keys of which one channel is 0 everywhere, so that its scale is, too. */
+static const uint8_t *encoded_with_zeros(guarded *g, const kvq_layout *l, size_t channel)
+{
+    static float x[T * MAX_DIM];
+    uint8_t *sb = superblock_in(g, l);
+    fill(&r, FILL_NORMAL, x, T, l->dim);
+    for (size_t t = 0; t < T; t++)
+        x[t * l->dim + channel] = 0;
+    kvq_kernels_portable.encode_affine_channel(l, sb, 0, T, x, l->dim);
+    return sb;
+}
+
+/* Folded by k, and as portable does it; of the queries only number i, if any, has a step of +Inf and folded
+ * numbers that are all 0. */
+static void check_folded_but(const kvq_kernels *k, const kvq_layout *l, const uint8_t *sb, size_t n,
+                             const float *q, size_t n_q, size_t i)
+{
+    size_t n_bytes = fold_keys_spec(l, sb, n, q, n_q), n_biases = tiles_of(l, n) * n_q;
+    int8_t *weights = place(&out_a, random_placing(&r), n_bytes, 1);
+    k->fold_keys(l, sb, n, q, n_q, weights, steps, biases);
+    check_canaries(&out_a, "fold_keys");
+    cr_assert(same_bits("weights", weights, weights_spec, n_bytes) &&
+                  same_bits("steps", steps, steps_spec, n_q * sizeof *steps) &&
+                  same_bits("biases", biases, biases_spec, n_biases * sizeof *biases),
+              "query %zu of %zu", i, n_q);
+    for (size_t j = 0; j < n_q; j++) {
+        cr_assert((isinf(steps[j]) != 0) == (j == i), "query %zu has a step of %g", j, (double)steps[j]);
+        for (size_t fold = j; j == i && fold < n_biases; fold += n_q)
+            for (size_t c = 0; c < kvq_fold_dim(l->dim); c++)
+                cr_assert(weight_at(weights + fold * 2 * kvq_fold_dim(l->dim), c) == 0, "number %zu", c);
+    }
+}
+
+/* An element of a query where the scale is 0 has no part in the largest product, but is multiplied with the
+ * factor that makes this KVQ_FOLDED_MAX: beyond KVQ_FOLD_MAX nothing of the query is folded. */
+static void check_fold_keys_limit(const kvq_kernels *k)
+{
+    for (size_t i = 0; i < N_LAYOUTS; i++) {
+        kvq_layout l;
+        if (!folding_layout(i, KVQ_KEYS, &l) || l.dim == 1)
+            continue;
+        size_t n = 1 + rng_below(&r, T), n_q = 1 + rng_below(&r, MAX_ROWS), row = rng_below(&r, n_q),
+               channel = rng_below(&r, l.dim);
+        const uint8_t *sb = encoded_with_zeros(&in_a, &l, channel);
+        float *q = floats_in(&in_b, FILL_NORMAL, n_q, l.dim), *of_row = q + row * l.dim;
+        double largest = 0;
+        for (size_t t = 0; t < n; t += l.meta_tile_tokens)
+            for (size_t c = 0; c < l.dim; c++)
+                largest = fmax(largest, fabs((double)of_row[c] * (double)kvq_scale_at(&l, sb, t, c)));
+        double limit = (rng_u64(&r) & 1 ? 1 : -1) * (double)KVQ_FOLD_MAX / KVQ_FOLDED_MAX * largest;
+        of_row[channel] = (float)(0.9999 * limit);
+        check_folded_but(k, &l, sb, n, q, n_q, n_q);
+        check_key_weights(&l, sb, n, q, n_q);
+        of_row[channel] = (float)(1.0001 * limit);
+        check_folded_but(k, &l, sb, n, q, n_q, row);
+    }
+}
+
 void check_fold_keys(const kvq_kernels *k)
 {
+    check_fold_keys_limit(k);
     for (size_t i = 0; i < 4 * N_LAYOUTS; i++) {
         kvq_layout l;
         if (!folding_layout(i % N_LAYOUTS, KVQ_KEYS, &l))

@@ -522,6 +522,47 @@ Test(bench, refuses_what_is_wrong)
     }
 }
 
+/* n times the option. */
+static void repeat(char *to, const char *option, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        strcat(to, option);
+}
+
+/* All that is asked for is measured, or the command says that it is too much. */
+Test(bench, refuses_more_combinations_than_it_can_hold)
+{
+    static const struct {
+        size_t n_schemes, n_isas, n_threads;
+        const char *message; /* NULL: none */
+    } cases[] = {
+        {16, 4, 1, NULL},
+        {13, 5, 1, "65 combinations of --scheme and --isa are too many for one run: at most 64,"},
+        /* Quick: sgemv, sgemm, fp32, fp16 and the schemes. */
+        {16, 1, 13,
+         "260 combinations of --scheme, --isa and --threads, baselines included, are too many for one run: "
+         "at most 256,"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char arguments[2048] = "bench --quick --quiet --seconds 0.001 --shape 32,1 --tokens 32 --json - ";
+        repeat(arguments, "--scheme kivi2 ", cases[i].n_schemes);
+        repeat(arguments, "--isa portable ", cases[i].n_isas);
+        repeat(arguments, "--threads 1 ", cases[i].n_threads);
+        const int status = bench("", arguments);
+        if (cases[i].message) {
+            cr_assert(status == 1 && strstr(err, cases[i].message) && n_lines(err) == 1, "%d: %s", status,
+                      err);
+            cr_assert_str_empty(out);
+            continue;
+        }
+        cr_assert_eq(status, 0, "%s", err);
+        json_t *root = load_report(out);
+        cr_assert_eq(json_array_size(table(root, "attend", 1)),
+                     cases[i].n_threads * (4 + cases[i].n_schemes * cases[i].n_isas));
+        json_decref(root);
+    }
+}
+
 Test(bench, refuses_an_unknown_isa_in_the_environment)
 {
     cr_assert_eq(bench("KVQ_ISA=sse9", "bench --quick"), 1);

@@ -206,84 +206,85 @@ static void replace(char *out, size_t size, const char *text, const char *from, 
     snprintf(out, size, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
 }
 
+/* What makes a line something else than a cell, and what is said of it. */
+static const struct {
+    const char *from, *to, *wanted;
+} no_cells[] = {
+    {"kvq-eval-cell/1", "kvq-eval-cell/2",
+     "line 2: schema is \"kvq-eval-cell/2\", expected \"kvq-eval-cell/1\""},
+    {"\"schema\":\"kvq-eval-cell/1\",", "", "line 2: schema is missing"},
+    {"\"key\":\"", "\"key\":\"x", "line 2: key is"},
+    {"\"scheme\":\"kivi2\"", "\"scheme\":\"kivi3\"", "but what the line holds has"},
+    {"\"window\":0", "\"window\":1", "line 2: key is"},
+    {"\"n_ctx\":1024", "\"n_ctx\":1025", "line 2: key is"},
+    {"\"seed\":\"0x8000000000000001\"", "\"seed\":1", "line 2: key is"},
+    {"\"n_layer\":2", "\"n_layer\":1", "line 2: cell.heads has 4 rows, expected an array of 2"},
+    {"\"n_layer\":2", "\"n_layer\":0", "experiment.n_layer is 0, expected 1 to 4096"},
+    {"\"n_layer\":2", "\"n_layer\":1e3", "experiment.n_layer is 1000.0, expected a whole number"},
+    {"\"n_prompt\":2", "\"n_prompt\":131", "experiment.n_prompt is 131, expected 0 to 130"},
+    {"\"n_prompt\":2", "\"n_prompt\":1", "cell.blocks: the last 1 steps of 129 are missing"},
+    {"\"has_quality\":true", "\"has_quality\":1", "experiment.has_quality is 1, expected true or false"},
+    {"\"bos_id\":-1", "\"bos_id\":-2147483649",
+     "experiment.bos_id is -2147483649, expected a 32-bit integer"},
+    {"\"precision\":\"fast\"", "\"precision\":\"very fast\"",
+     "experiment.precision is \"very fast\", expected a string of at most 7 bytes"},
+    {"[[64,64,60", "[[64,65,60", "line 2: cell.blocks[0].n_targets is 65, expected at most 64"},
+    {"[[64,64,60", "[[64,64,640", "line 2: cell.blocks[0].n_agree is 640, expected at most 64"},
+    {"[[64,64,60", "[[63,64,60", "line 2: cell.blocks[0].n_steps is 63, expected 64"},
+    {"[[64,64,60,", "[[64,64,60,-0.5,0,0,0,0,0,1],[64,64,60,",
+     "line 2: cell.blocks[0].kl is -0.5, expected a number from 0"},
+    {"[[64,64,60,", "[[64,64,60,\"inf\",0,0,0,0,0,1],[64,64,60,",
+     "line 2: cell.blocks[0].kl is inf, expected 0 to"},
+    {"[[64,64,60,", "[[64,64,60,0,1e8,0,0,0,0,1],[64,64,60,",
+     "line 2: cell.blocks[0].nll is 1e+08, expected 0 to 6.4e+07"},
+    {"[[64,64,60,", "[[64,64,60,0,0,null,0,0,0,1],[64,64,60,",
+     "line 2: cell.blocks[0].nll_fp32 is nan, expected 0 to 6.4e+07"},
+    {"[[64,64,60,", "[[64,64,60,0,0,-1,0,0,0,1],[64,64,60,",
+     "line 2: cell.blocks[0].nll_fp32 is -1, expected a number from 0"},
+    {"[[64,64,60,", "[[64,64,60,0,0,0,-1,0,0,1],[64,64,60,",
+     "line 2: cell.blocks[0].attn_error is -1, expected a number from 0"},
+    {"[[64,64,60,", "[[64,64,60,0,0,0,0,\"-inf\",0,1],[64,64,60,",
+     "line 2: cell.blocks[0].attn_reference is \"-inf\", expected a number from 0"},
+    {"[[64,64,60,", "[[64,64,60,0,0,0,0,0,-1e-9,1],[64,64,60,", "line 2: cell.blocks[0].attn_kl is -1"},
+    {"\"heads\":[[", "\"heads\":[[-", "line 2: cell.heads[0].k_error is -"},
+    {"\"kl\":0.25", "\"kl\":-0.25", "line 2: cell.worst[0].kl is -0.25, expected a number from 0"},
+    {"\"total\":\"0x8000000000000018\"", "\"total\":0",
+     "line 2: cell.usage.total is 0, less than the sum of its parts"},
+    {"\"total\":\"0x8000000000000018\"", "\"total\":\"0x8000000000000017\"",
+     "line 2: cell.usage.total is 9223372036854775831, less than the sum of its parts"},
+    {"\"total\":\"0x8000000000000018\"", "\"total\":\"0x8000000000000019\"",
+     "line 2: cell.usage.total is 9223372036854775833, expected the sum of its parts, "
+     "9223372036854775832"},
+    {"[[64,64,60", "[[64,60", "cell.blocks[0] is "},
+    {"[[64,64,60", "[[64,-1,60", "cell.blocks[0].n_targets is -1, expected a whole number"},
+    {"[[64,64,60", "[[64,4294967296,60", "cell.blocks[0].n_targets is 4294967296, expected a whole number"},
+    {"\"kld_p99\":0.33333333333333331", "\"kld_p99\":\"much\"",
+     "cell.kld_p99 is \"much\", expected a number from 0, null or \"inf\""},
+    {"\"attn_max_abs\":3.4", "\"attn_max_abs\":4.4", "cell.attn_max_abs is 4.4"},
+    {"\"bins\":[4294967295", "\"bins\":[\"x\"", "cell.bins[0] is \"x\", expected a whole number"},
+    {"\"bins\":[4294967295,", "\"bins\":[", "cell.bins is ["},
+    {"\"worst\":[", "\"worst\":[{},", "cell.worst[0].position is missing"},
+    {"\"n_rows\":3", "\"n_rows\":4", "cell.portrait.k: expected 128 hexadecimal digits"},
+    {"\"n_rows\":3", "\"n_rows\":0", "cell.portrait: 0 rows of 4, expected 1 to 128 of 1 to 1024"},
+    {"\"n_rows\":3", "\"n_rows\":\"0xffffffffffffffff\"", "cell.portrait: 18446744073709551615 rows"},
+    {"\"k\":\"00000000", "\"k\":\"0000000g", "cell.portrait.k: expected 96 hexadecimal digits"},
+    {"\"usage\":{", "\"usage\":{\"total\":0},\"x\":{", "cell.usage.payload is missing"},
+    {"\"cell\":{", "\"cell\":7,\"x\":{", "line 2: cell is 7, expected an object"},
+};
+
 Test(results, what_is_no_cell_is_an_error_that_names_line_and_field)
 {
-    static const struct {
-        const char *from, *to, *wanted;
-    } cases[] = {
-        {"kvq-eval-cell/1", "kvq-eval-cell/2",
-         "line 2: schema is \"kvq-eval-cell/2\", expected \"kvq-eval-cell/1\""},
-        {"\"schema\":\"kvq-eval-cell/1\",", "", "line 2: schema is missing"},
-        {"\"key\":\"", "\"key\":\"x", "line 2: key is"},
-        {"\"scheme\":\"kivi2\"", "\"scheme\":\"kivi3\"", "but what the line holds has"},
-        {"\"window\":0", "\"window\":1", "line 2: key is"},
-        {"\"n_ctx\":1024", "\"n_ctx\":1025", "line 2: key is"},
-        {"\"seed\":\"0x8000000000000001\"", "\"seed\":1", "line 2: key is"},
-        {"\"n_layer\":2", "\"n_layer\":1", "line 2: cell.heads has 4 rows, expected an array of 2"},
-        {"\"n_layer\":2", "\"n_layer\":0", "experiment.n_layer is 0, expected 1 to 4096"},
-        {"\"n_layer\":2", "\"n_layer\":1e3", "experiment.n_layer is 1000.0, expected a whole number"},
-        {"\"n_prompt\":2", "\"n_prompt\":131", "experiment.n_prompt is 131, expected 0 to 130"},
-        {"\"n_prompt\":2", "\"n_prompt\":1", "cell.blocks: the last 1 steps of 129 are missing"},
-        {"\"has_quality\":true", "\"has_quality\":1", "experiment.has_quality is 1, expected true or false"},
-        {"\"bos_id\":-1", "\"bos_id\":-2147483649",
-         "experiment.bos_id is -2147483649, expected a 32-bit integer"},
-        {"\"precision\":\"fast\"", "\"precision\":\"very fast\"",
-         "experiment.precision is \"very fast\", expected a string of at most 7 bytes"},
-        {"[[64,64,60", "[[64,65,60", "line 2: cell.blocks[0].n_targets is 65, expected at most 64"},
-        {"[[64,64,60", "[[64,64,640", "line 2: cell.blocks[0].n_agree is 640, expected at most 64"},
-        {"[[64,64,60", "[[63,64,60", "line 2: cell.blocks[0].n_steps is 63, expected 64"},
-        {"[[64,64,60,", "[[64,64,60,-0.5,0,0,0,0,0,1],[64,64,60,",
-         "line 2: cell.blocks[0].kl is -0.5, expected a number from 0"},
-        {"[[64,64,60,", "[[64,64,60,\"inf\",0,0,0,0,0,1],[64,64,60,",
-         "line 2: cell.blocks[0].kl is inf, expected 0 to"},
-        {"[[64,64,60,", "[[64,64,60,0,1e8,0,0,0,0,1],[64,64,60,",
-         "line 2: cell.blocks[0].nll is 1e+08, expected 0 to 6.4e+07"},
-        {"[[64,64,60,", "[[64,64,60,0,0,null,0,0,0,1],[64,64,60,",
-         "line 2: cell.blocks[0].nll_fp32 is nan, expected 0 to 6.4e+07"},
-        {"[[64,64,60,", "[[64,64,60,0,0,-1,0,0,0,1],[64,64,60,",
-         "line 2: cell.blocks[0].nll_fp32 is -1, expected a number from 0"},
-        {"[[64,64,60,", "[[64,64,60,0,0,0,-1,0,0,1],[64,64,60,",
-         "line 2: cell.blocks[0].attn_error is -1, expected a number from 0"},
-        {"[[64,64,60,", "[[64,64,60,0,0,0,0,\"-inf\",0,1],[64,64,60,",
-         "line 2: cell.blocks[0].attn_reference is \"-inf\", expected a number from 0"},
-        {"[[64,64,60,", "[[64,64,60,0,0,0,0,0,-1e-9,1],[64,64,60,", "line 2: cell.blocks[0].attn_kl is -1"},
-        {"\"heads\":[[", "\"heads\":[[-", "line 2: cell.heads[0].k_error is -"},
-        {"\"kl\":0.25", "\"kl\":-0.25", "line 2: cell.worst[0].kl is -0.25, expected a number from 0"},
-        {"\"total\":\"0x8000000000000018\"", "\"total\":0",
-         "line 2: cell.usage.total is 0, less than the sum of its parts"},
-        {"\"total\":\"0x8000000000000018\"", "\"total\":\"0x8000000000000017\"",
-         "line 2: cell.usage.total is 9223372036854775831, less than the sum of its parts"},
-        {"\"total\":\"0x8000000000000018\"", "\"total\":\"0x8000000000000019\"",
-         "line 2: cell.usage.total is 9223372036854775833, expected the sum of its parts, "
-         "9223372036854775832"},
-        {"[[64,64,60", "[[64,60", "cell.blocks[0] is "},
-        {"[[64,64,60", "[[64,-1,60", "cell.blocks[0].n_targets is -1, expected a whole number"},
-        {"[[64,64,60", "[[64,4294967296,60",
-         "cell.blocks[0].n_targets is 4294967296, expected a whole number"},
-        {"\"kld_p99\":0.33333333333333331", "\"kld_p99\":\"much\"",
-         "cell.kld_p99 is \"much\", expected a number from 0, null or \"inf\""},
-        {"\"attn_max_abs\":3.4", "\"attn_max_abs\":4.4", "cell.attn_max_abs is 4.4"},
-        {"\"bins\":[4294967295", "\"bins\":[\"x\"", "cell.bins[0] is \"x\", expected a whole number"},
-        {"\"bins\":[4294967295,", "\"bins\":[", "cell.bins is ["},
-        {"\"worst\":[", "\"worst\":[{},", "cell.worst[0].position is missing"},
-        {"\"n_rows\":3", "\"n_rows\":4", "cell.portrait.k: expected 128 hexadecimal digits"},
-        {"\"n_rows\":3", "\"n_rows\":0", "cell.portrait: 0 rows of 4, expected 1 to 128 of 1 to 1024"},
-        {"\"n_rows\":3", "\"n_rows\":\"0xffffffffffffffff\"", "cell.portrait: 18446744073709551615 rows"},
-        {"\"k\":\"00000000", "\"k\":\"0000000g", "cell.portrait.k: expected 96 hexadecimal digits"},
-        {"\"usage\":{", "\"usage\":{\"total\":0},\"x\":{", "cell.usage.payload is missing"},
-        {"\"cell\":{", "\"cell\":7,\"x\":{", "line 2: cell is 7, expected an object"},
-    };
     char *first = line_of("kivi2", 1, 2), *line = line_of("kivi2", 0, 1);
     static char changed[1 << 15], text[1 << 16];
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (size_t i = 0; i < sizeof no_cells / sizeof no_cells[0]; i++) {
         results r = {.n_entries = 77};
         eval_error e = {""};
-        replace(changed, sizeof changed, line, cases[i].from, cases[i].to);
+        replace(changed, sizeof changed, line, no_cells[i].from, no_cells[i].to);
         snprintf(text, sizeof text, "%s%s", first, changed);
         write_file(text, strlen(text));
-        cr_expect_not(load(&r, &e), "%s", cases[i].to);
-        cr_expect(strstr(e.text, cases[i].wanted), "%s: '%s' is not in: %s", cases[i].to, cases[i].wanted,
-                  e.text);
+        cr_expect_not(load(&r, &e), "%s", no_cells[i].to);
+        cr_expect(strstr(e.text, no_cells[i].wanted), "%s: '%s' is not in: %s", no_cells[i].to,
+                  no_cells[i].wanted, e.text);
         cr_expect_eq(strncmp(e.text, path, strlen(path)), 0, "%s", e.text);
         cr_expect_eq(r.n_entries, 77, "*out is touched");
     }

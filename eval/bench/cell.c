@@ -2,6 +2,7 @@
  * (cell.h). */
 #include "eval/bench/cell.h"
 
+#include <assert.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -26,6 +27,7 @@ enum {
 
 static bool add_source(bench_cell *c, const char *scheme, const char *isa, eval_error *e)
 {
+    assert(c->n_sources < BENCH_MAX_SOURCES); /* bench_options_parse refuses more */
     bench_source *s = &c->sources[c->n_sources++];
     *s = (bench_source){.isa = isa, .fast_error = NAN};
     const kvq_status status = kvq_scheme_create(&s->scheme, scheme, NULL);
@@ -38,7 +40,7 @@ static bool add_source(bench_cell *c, const char *scheme, const char *isa, eval_
 static bool list_sources_on(bench_cell *c, size_t isa, const char *name, eval_error *e)
 {
     const bench_options *o = c->options;
-    for (size_t i = 0; i < o->n_schemes && c->n_sources < BENCH_MAX_SOURCES; i++)
+    for (size_t i = 0; i < o->n_schemes; i++)
         if (bench_wants(o, isa, i) && bench_takes(o->schemes[i], c->shape.head_dim) &&
             !add_source(c, kvq_scheme_text(o->schemes[i]), name, e))
             return false;
@@ -358,8 +360,8 @@ static bool check_answers(bench_cell *c, eval_error *e)
 
 static void add_competitor(bench_cell *c, bench_competitor who)
 {
-    if (c->n_competitors < BENCH_MAX_COMPETITORS)
-        c->competitors[c->n_competitors++] = who;
+    assert(c->n_competitors < BENCH_MAX_COMPETITORS); /* likewise */
+    c->competitors[c->n_competitors++] = who;
 }
 
 static bool is_float32(const kvq_attend_counters *counters)

@@ -34,7 +34,7 @@ typedef struct bench_competitor {
     bench_sample spoiled; /* likewise, of steps that another program interrupted */
 } bench_competitor;
 
-enum { BENCH_MAX_SOURCES = BENCH_MAX_LIST * 4 + 2, BENCH_MAX_COMPETITORS = 256 };
+enum { BENCH_MAX_SOURCES = BENCH_MAX_PAIRS + 2 };
 
 /* The cell itself. */
 typedef struct bench_cell {

@@ -1,6 +1,6 @@
 /*
- * Every kernel alone (kernels.h). This is the one file of eval/ that looks into quant/: to measure
- * kernels is to measure quant/.
+ * Every kernel alone (kernels.h). Like phases.c, and no other file of eval/, this one looks into quant/: to
+ * measure kernels is to measure quant/.
  *
  * A slot is measured as the constant bench_SLOT says, found through KVQ_KERNEL_LIST: a new slot without one
  * does not compile. Its function makes one call on block i of a few that together stay in the second-level
@@ -677,8 +677,10 @@ bool bench_kernels(const bench_options *o, bench_report *r, progress *p, eval_er
         MIN_ROUNDS, N_BLOCKS);
     bench_note(
         r,
-        "bytes: what a call goes through: the floats or halves it reads (rows, encoding), the whole packed "
-        "block (decode, exact precision), scales and minimums (fold_*), codes (*_folded).");
+        "bytes: what a call goes through: the numbers it reads (rows, encoding, folding of rows), the whole "
+        "packed block (dequantize_affine, score_affine, accumulate_affine), its scales and minimums "
+        "(fold_keys*, fold_values*), its codes (score_runs, score_codes, accumulate_codes, "
+        "accumulate_folded), or the floats that codes stand for (dequantize_levels, accumulate_levels).");
     bench_note(
         r, "kernel of: the instruction set that the kernel comes from, where one inherits a plainer one's.");
     return good;

@@ -386,6 +386,32 @@ static void choose_grid(bench_options *o)
     }
 }
 
+/* Everything of a cell runs in turns, and nothing is left out without a word: so what one cell cannot hold is
+ * refused. */
+static bool check_sizes(const bench_options *o, eval_error *e)
+{
+    if (o->mode != BENCH_ATTEND)
+        return true;
+    size_t n_pairs = 0;
+    for (size_t isa = 0; isa < o->n_isas; isa++)
+        for (size_t i = 0; i < o->n_schemes; i++)
+            if (bench_wants(o, isa, i))
+                n_pairs++;
+    if (n_pairs > BENCH_MAX_PAIRS)
+        return eval_fail(e,
+                         "%zu combinations of --scheme and --isa are too many for one run: at most %d, so "
+                         "measure some of them in another one",
+                         n_pairs, BENCH_MAX_PAIRS);
+    /* With OpenBLAS, fp32 and fp16, and the first scheme in exact precision. */
+    const size_t n_blas = o->n_queries == 1 ? 2 : 1, n_exact = o->quick ? 0 : 1;
+    const size_t n = o->n_threads * (n_blas + 2 + n_pairs + n_exact);
+    return n <= BENCH_MAX_COMPETITORS ||
+           eval_fail(e,
+                     "%zu combinations of --scheme, --isa and --threads, baselines included, are too many "
+                     "for one run: at most %d, so measure some of them in another one",
+                     n, BENCH_MAX_COMPETITORS);
+}
+
 bool bench_options_parse(bench_options *o, const char *doc, int argc, char **argv, eval_error *e)
 {
     static const char after[] = "All competitors of one cell run in turns (A B A B ...); times are medians, "
@@ -403,5 +429,5 @@ bool bench_options_parse(bench_options *o, const char *doc, int argc, char **arg
     if (!choose_isas(o, e) || !choose_schemes(o, &p, e))
         return false;
     choose_grid(o);
-    return true;
+    return check_sizes(o, e);
 }

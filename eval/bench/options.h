@@ -10,7 +10,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { BENCH_MAX_LIST = 16 }; /* of values of one repeatable option */
+enum {
+    BENCH_MAX_LIST = 16,                  /* of values of one repeatable option */
+    BENCH_MAX_PAIRS = BENCH_MAX_LIST * 4, /* of a scheme and an instruction set, in one cell */
+    BENCH_MAX_COMPETITORS = 256,          /* pairs and baselines, each with a number of threads */
+};
 
 typedef enum bench_mode {
     BENCH_ATTEND,  /* attention and encoding through the library, against baselines */
@@ -68,7 +72,7 @@ extern const struct argp_option bench_options_list[];
  * Parse the command line; argv[0] is printed as the program's name, and `doc` is what --help says first.
  * --help and wrong usage end the process here, as argp does, the latter with STATUS_BAD_USAGE. Returns
  * false for what is well-formed but cannot be: a scheme that makes no sense, an instruction set that does
- * not run here. Strings point into argv.
+ * not run here, more combinations than one run can hold. Strings point into argv.
  */
 EVAL_MUST_CHECK bool bench_options_parse(bench_options *o, const char *doc, int argc, char **argv,
                                          eval_error *e);

@@ -283,7 +283,7 @@ static void print_text_table(FILE *f, const bench_table *t)
     int widths[MAX_COLUMNS];
     assert(t->n_columns <= MAX_COLUMNS);
     column_widths(t, widths);
-    /* Rows -2 and -1 are the titles. */
+    /* Lines 0 and 1 are the titles; rows follow. */
     const size_t n_rows = t->n / t->n_columns;
     for (size_t line = has_two_lines(t) ? 0 : 1; line < n_rows + 2; line++) {
         if (line > 2 && t->n_group > 0 && !same_group(t, line - 2))
