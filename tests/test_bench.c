@@ -187,6 +187,32 @@ Test(bench, many_queries_at_once)
     cr_assert(strstr(out, "Several queries over one layer") && !strstr(out, "decode step"), "%s", out);
 }
 
+/* If caches had seen the queries that are timed, and no others, their bits would lie where one of them looks,
+ * and nine in ten superblocks of kvq4 were scored wide for the rest. */
+Test(bench, caches_have_learnt_from_other_queries)
+{
+    cr_assert_eq(bench("", TINY "--queries 64 --shape 64,2 --tokens 1024 --scheme kvq4 --json -"), 0, "%s",
+                 err);
+    json_t *root = load_report(out);
+    const json_t *row = json_array_get(table(root, "attend", 4), 3);
+    const double all = json_number_value(json_object_get(row, "superblocks"));
+    const double wide = json_number_value(json_object_get(row, "superblocks_wide"));
+    cr_assert(all > 0 && wide <= 0.02 * all, "%g of %g", wide, all); /* none here; a few at other shapes */
+    json_decref(root);
+}
+
+Test(bench, more_threads_than_cores)
+{
+    char arguments[256], warning[64];
+    const long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
+    snprintf(arguments, sizeof arguments,
+             "bench --quick --quiet --seconds 0.001 --threads %ld --shape 32,1 --tokens 32 --scheme kivi2",
+             n_cores + 1);
+    snprintf(warning, sizeof warning, "DO NOT QUOTE: %ld threads shared %ld core", n_cores + 1, n_cores);
+    cr_assert_eq(bench("", arguments), 0, "%s", err);
+    cr_assert(strstr(out, warning), "%s", out);
+}
+
 static double number_of(const json_t *row, const char *before, const char *after)
 {
     char key[64];

@@ -327,7 +327,7 @@ static void say_sentences(bench_report *r, const bench_options *o)
         r,
         "Shapes are head dimension x KV heads. ns are per %s. GB/s read are the bytes of codes, scales, "
         "minimums, residual and sinks by time; `from' is the level that the walk over all layers fits "
-        "into, and the percents are of the bandwidth measured there.",
+        "into, and the percents are of the 90th percentile of the bandwidth measured there.",
         one ? "token and KV head" : "query, token and query head");
     bench_note(
         r,
@@ -340,21 +340,22 @@ static void say_sentences(bench_report *r, const bench_options *o)
     bench_note(
         r,
         "OpenBLAS's answers were checked against our fp32 cache in every cell (within 1e-4, relative L2).");
-    bench_note(
-        r,
-        "window us: what the residual and the sinks add to the packed part alone. fast vs exact: relative L2 "
-        "error of the answers in KVQ_PRECISION_FAST against KVQ_PRECISION_EXACT.");
+    bench_note(r, "window us: by how much a step takes longer than with everything packed (residual and "
+                  "sinks 0). fast vs exact: relative L2 "
+                  "error of the answers in KVQ_PRECISION_FAST against KVQ_PRECISION_EXACT.");
     bench_note(r,
                "Precision is what ran, by the library's account. All but the rows for comparison ask for "
                "KVQ_PRECISION_FAST; exact: float32 throughout, for schemes that fast precision does not "
                "serve or of which nothing is packed yet; fast keys: values in float32 (rot of other widths "
                "than 2); mixed: some superblocks in float32.");
     say_counters(r);
-    bench_note(r,
-               "Encoding: GB/s of float32 input appended, %s tokens at once; into memory used before, and "
-               "into fresh memory, where the kernel's page faults count. What stays in the residual counts "
-               "among them: with kvq2 128 to 255 tokens.",
-               o->quick ? "640" : "1,024");
+    bench_note(
+        r,
+        "Encoding: GB/s of float32 input appended, %s tokens at once; into memory used before, and "
+        "into fresh memory, where the kernel's page faults count. What stays in the residual counts "
+        "among them: with kvq2 128 to 255 tokens. Nobody asks while these tokens come: without queries to "
+        "learn from kvq2-fb has no feedback to work out, which is what takes its time.",
+        o->quick ? "640" : "1,024");
     if (!o->isas_given && o->n_isas > 1)
         bench_note(
             r,

@@ -53,6 +53,7 @@ static bool measure(const bench_options *o, bench_report *r, eval_error *e)
                                                  : bench_attend(o, r, &line, e);
     progress_end(&line);
     bench_say_noise(r);
+    bench_say_threads(r, o->threads, o->n_threads);
     return good;
 }
 

@@ -88,7 +88,11 @@ static size_t choose_layers(const bench_cell *c, const bench_machine *m)
 
 /* ---- filling ---- */
 
-enum { FILL_TOKENS = 128 }; /* at once */
+enum {
+    FILL_TOKENS = 128,
+    TAUGHT = 8,
+    N_LESSONS = 8
+}; /* tokens at once; those that bring queries, and how often these are others */
 
 static bool no_memory(const bench_cell *c, eval_error *e)
 {
@@ -111,7 +115,8 @@ static void reorder(const bench_cell *c, const float *from, float *to, bool for_
 static bool make_numbers(bench_cell *c, eval_error *e)
 {
     const size_t row = c->shape.n_kv_heads * c->shape.head_dim;
-    const size_t q = c->n_q * c->shape.n_heads * c->shape.head_dim;
+    const size_t query = c->shape.n_heads * c->shape.head_dim, q = c->n_q * query;
+    const size_t teachers = N_LESSONS * TAUGHT * query, out = c->n_q > TAUGHT ? q : TAUGHT * query;
     const bench_options *o = c->options;
     c->n_chunk = c->n_tokens < MAX_CHUNK ? c->n_tokens : MAX_CHUNK;
     size_t scratch = 0;
@@ -126,7 +131,8 @@ static bool make_numbers(bench_cell *c, eval_error *e)
                   {&c->v, c->n_chunk * row},
                   {&c->q, q},
                   {&c->q_blas, q},
-                  {&c->out, q},
+                  {&c->teachers, teachers},
+                  {&c->out, out},
                   {&c->other, q},
                   {&c->scratch, scratch}};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
@@ -140,6 +146,7 @@ static bool make_numbers(bench_cell *c, eval_error *e)
     bench_fill_normal(c->k, c->n_chunk * row, o->seed);
     bench_fill_normal(c->v, c->n_chunk * row, o->seed + 1);
     bench_fill_normal(c->q, q, o->seed + 2);
+    bench_fill_normal(c->teachers, teachers, o->seed + 3);
     reorder(c, c->q, c->q_blas, true);
     c->scale = 1.0f / sqrtf((float)c->shape.head_dim);
     return true;
@@ -152,20 +159,21 @@ static bool uses_evidence(const kvq_scheme *scheme)
            (k.uses_evidence || v.uses_evidence);
 }
 
-/* Tokens [at, at + n) of the repeated chunk into sequence 0. A scheme that learns from queries gets one for
- * every 128 tokens, so that its pages have all the parts that a decode's would have; a query for each would
- * take too long. */
+/* Tokens [at, at + n) of the repeated chunk into sequence 0. A scheme that learns from queries gets some for
+ * every 128 tokens, so that its pages have all the parts that a decode's would have; one for each token would
+ * take too long. They are others than those that are timed: bits go where queries look. */
 static kvq_status fill_tokens(const bench_cell *c, const bench_source *s, size_t at, size_t n)
 {
     const size_t row = c->shape.n_kv_heads * c->shape.head_dim;
     const float *k = c->k + at % c->n_chunk * row, *v = c->v + at % c->n_chunk * row;
     if (!uses_evidence(s->scheme))
         return kvq_cache_append(s->cache, 0, 0, k, v, n);
-    const size_t last = n - 1;
-    const kvq_status status = kvq_cache_append(s->cache, 0, 0, k, v, last);
+    const size_t taught = n < TAUGHT ? n : TAUGHT, first = n - taught, lesson = at / FILL_TOKENS % N_LESSONS;
+    const float *q = c->teachers + lesson * TAUGHT * c->shape.n_heads * c->shape.head_dim;
+    const kvq_status status = kvq_cache_append(s->cache, 0, 0, k, v, first);
     return status != KVQ_OK ? status
-                            : kvq_cache_step(s->cache, 0, NULL, 1, NULL, c->q, k + last * row, v + last * row,
-                                             c->scale, NULL, c->out);
+                            : kvq_cache_step(s->cache, 0, NULL, 1, &taught, q, k + first * row,
+                                             v + first * row, c->scale, NULL, c->out);
 }
 
 static kvq_status fill_sequence(const bench_cell *c, const bench_source *s)
@@ -546,7 +554,7 @@ void bench_cell_free(bench_cell *c)
     for (size_t i = 0; c->blas && i < c->n_layers; i++)
         bench_blas_free(&c->blas[i]);
     free(c->blas);
-    float *const arrays[] = {c->k, c->v, c->q, c->q_blas, c->out, c->other, c->scratch};
+    float *const arrays[] = {c->k, c->v, c->q, c->q_blas, c->teachers, c->out, c->other, c->scratch};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
         free(arrays[i]);
     *c = (bench_cell){0};

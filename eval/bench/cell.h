@@ -41,11 +41,12 @@ typedef struct bench_cell {
     const bench_options *options;
     bench_shape shape;
     size_t n_tokens, n_layers, n_q;
-    double warm_bytes; /* competitors that read more find nothing of it in the caches again */
-    size_t n_chunk;    /* tokens of random keys and values, repeated to fill the caches */
-    float *k, *v;      /* [n_chunk][Hkv][D] */
-    float *q, *q_blas; /* [n_q][H][D], and as bench_blas_attend wants them */
-    float *out, *other, *scratch;
+    double warm_bytes;            /* competitors that read more find nothing of it in the caches again */
+    size_t n_chunk;               /* tokens of random keys and values, repeated to fill the caches */
+    float *k, *v;                 /* [n_chunk][Hkv][D] */
+    float *q, *q_blas;            /* [n_q][H][D], and as bench_blas_attend wants them */
+    float *teachers;              /* [..][H][D]: queries that caches have seen before */
+    float *out, *other, *scratch; /* out has room for theirs, too */
     float scale;
     bench_blas *blas; /* [n_layers] */
     bench_source sources[BENCH_MAX_SOURCES];

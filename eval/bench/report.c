@@ -102,6 +102,28 @@ static size_t count_spreads(const bench_table *t, size_t *n_wide)
     return n;
 }
 
+/* Room for one before all others. */
+static char *first_headline(bench_report *r)
+{
+    const size_t n = r->n_headline < BENCH_MAX_LINES ? r->n_headline : BENCH_MAX_LINES - 1;
+    memmove(r->headline[1], r->headline[0], n * sizeof r->headline[0]);
+    r->n_headline = n + 1;
+    return r->headline[0];
+}
+
+void bench_say_threads(bench_report *r, const int *threads, size_t n_threads)
+{
+    int most = 0;
+    for (size_t i = 0; i < n_threads; i++)
+        most = threads[i] > most ? threads[i] : most;
+    if (most > r->machine.n_cores)
+        snprintf(
+            first_headline(r), BENCH_LINE_SIZE,
+            "DO NOT QUOTE: %d threads shared %d core%s, so that their times, and the bandwidth they seem "
+            "to reach, mean nothing.",
+            most, r->machine.n_cores, r->machine.n_cores == 1 ? "" : "s");
+}
+
 void bench_say_noise(bench_report *r)
 {
     for (size_t i = 0; i < r->n_tables; i++) {
@@ -110,13 +132,10 @@ void bench_say_noise(bench_report *r)
         const size_t n_rows = t->noise ? count_spreads(t, &n_wide) : 0;
         if (4 * n_wide <= n_rows)
             continue;
-        const size_t n = r->n_headline < BENCH_MAX_LINES ? r->n_headline : BENCH_MAX_LINES - 1;
-        memmove(r->headline[1], r->headline[0], n * sizeof r->headline[0]);
-        snprintf(r->headline[0], BENCH_LINE_SIZE,
+        snprintf(first_headline(r), BENCH_LINE_SIZE,
                  "DO NOT QUOTE: this machine was not quiet; in %zu of %zu rows the 90th percentile of %s is "
                  "over 1.5 times the 10th.",
                  n_wide, n_rows, t->noise);
-        r->n_headline = n + 1;
     }
 }
 

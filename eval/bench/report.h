@@ -74,6 +74,9 @@ size_t bench_column_of(const bench_table *t, const char *key);
  * many of its rows: medians hide a busy machine. For every kind of measurement, once all rows are there. */
 void bench_say_noise(bench_report *r);
 
+/** Warn in the first line where threads had to share cores. */
+void bench_say_threads(bench_report *r, const int *threads, size_t n_threads);
+
 /** A row of "left_out": what was wanted and not measured, and why. `where` is a shape or a model, tokens 0
  * and scheme "" stand for all of them. */
 EVAL_PRINTF_LIKE(5, 6)
