@@ -121,6 +121,7 @@ build gcc
 ./run.sh
 echo "== format"
 git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror || fail "clang-format"
+! git ls-files '*.c' '*.h' | LC_ALL=C.UTF-8 xargs grep -nE '^.{111,}' || fail "lines over 110 columns"
 echo "== gcc: tests"
 tests gcc
 grep -E 'tests passed' build/gcc.log

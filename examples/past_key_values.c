@@ -1,6 +1,6 @@
 /*
- * Hugging Face's past_key_values in a quantized cache: one float32 array [L][2][B][Hkv][T][D], one sequence of
- * the cache per batch entry, put in and read back without a copy in another order.
+ * Hugging Face's past_key_values in a quantized cache: one float32 array [L][2][B][Hkv][T][D], one sequence
+ * of the cache per batch entry, put in and read back without a copy in another order.
  *
  * Build it against the installed library:
  *   cc -O2 past_key_values.c $(pkg-config --cflags --libs kvq) -o past_key_values

@@ -128,8 +128,8 @@ static size_t piece_begin(const encoding *e, size_t piece)
     return kvq_min_size(kvq_max_size(e->begin, i * KVQ_SUPERBLOCK), e->end);
 }
 
-/* A piece of a part, superblock by superblock and all heads of each before the next: their numbers lie side by
- * side in the caller's array, where one head's tokens may be a memory page apart. */
+/* A piece of a part, superblock by superblock and all heads of each before the next: their numbers lie side
+ * by side in the caller's array, where one head's tokens may be a memory page apart. */
 static void encode_task(void *arg, size_t task)
 {
     const encoding *e = arg;

@@ -216,8 +216,9 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_scheme_create(kvq_scheme **out, const char
 KVQ_API void kvq_scheme_free(kvq_scheme *scheme);
 
 /**
- * The scheme, all layers of it, in its shortest canonical form (presets where they fit). kvq_scheme_create makes the same scheme
- * of it; two schemes are equal if their texts are. Lives as long as the scheme. NULL for NULL.
+ * The scheme, all layers of it, in its shortest canonical form (presets where they fit). kvq_scheme_create
+ * makes the same scheme of it; two schemes are equal if their texts are. Lives as long as the scheme. NULL
+ * for NULL.
  */
 KVQ_API const char *kvq_scheme_text(const kvq_scheme *scheme);
 
@@ -237,7 +238,8 @@ KVQ_API size_t kvq_scheme_min_layers(const kvq_scheme *scheme);
  */
 KVQ_API const kvq_scheme *kvq_scheme_of_layer(const kvq_scheme *scheme, size_t layer);
 
-/* Where a scheme differs by layer, all that follows is about its base; ask kvq_scheme_of_layer for a layer. */
+/* Where a scheme differs by layer, all that follows is about its base; ask kvq_scheme_of_layer for a layer.
+ */
 
 /** What one side of a scheme, keys or values, says. */
 typedef struct kvq_side_info {

@@ -47,8 +47,9 @@ bool kvq_scheme_read(kvq_text *t, kvq_scheme *out);
 kvq_status kvq_scheme_parse(const char *text, kvq_scheme *out, kvq_error *err);
 
 /**
- * Print a plain scheme's fields into text[KVQ_SCHEME_TEXT_MAX]: the canonical form, or with `explicit_form` every item and
- * no preset, which will mean the same whatever presets and defaults become. False if it does not fit.
+ * Print a plain scheme's fields into text[KVQ_SCHEME_TEXT_MAX]: the canonical form, or with `explicit_form`
+ * every item and no preset, which will mean the same whatever presets and defaults become. False if it does
+ * not fit.
  */
 bool kvq_scheme_print(const kvq_scheme *scheme, bool explicit_form, char *text);
 

@@ -1,6 +1,6 @@
 /*
- * Plain schemes as text: parse, check, print; scheme_layers.c joins them. The grammar is at kvq_scheme_create in kvq.h; what stands behind k=
- * and v= is read and printed by the codecs.
+ * Plain schemes as text: parse, check, print; scheme_layers.c joins them. The grammar is at kvq_scheme_create
+ * in kvq.h; what stands behind k= and v= is read and printed by the codecs.
  */
 #include "lib/internal.h"
 #include "lib/scheme.h"

@@ -104,7 +104,7 @@ typedef struct kvq_tokens {
 typedef struct kvq_sum_rows {
     float *plain;  /* [n_q][D], in the domain of the numbers */
     float *packed; /* [n_q][D], in the packed domain */
-    float *error;  /* [n_q]: estimate of the squared L2 norm that both together are off by; not of wide sums */
+    float *error; /* [n_q]: estimate of the squared L2 norm that both together are off by; not of wide sums */
 } kvq_sum_rows;
 
 struct kvq_codec {

@@ -78,7 +78,7 @@
     X(v_f, v_round, (v_f x))                    /* to the nearest whole number, ties to even */              \
     /* The float whose exponent bits are whole + offset; 0 < whole + offset < 255. */                        \
     X(v_f, v_power_of_2, (v_f whole, int offset))                                                            \
-    /* kvq_eighths times powers of 2: 2^(n/8) of x = KVQ_TO_EIGHTHS + n/8, n whole, -1008 <= n < 1024. */     \
+    /* kvq_eighths times powers of 2: 2^(n/8) of x = KVQ_TO_EIGHTHS + n/8, n whole, -1008 <= n < 1024. */    \
     X(v_f, v_power_of_2_8th, (v_f x))                                                                        \
     /* All lanes added in the order of dot_f32: j and j + 8, then + 4, + 2, + 1. The same four times, to     \
      * p[0 .. 3]. */                                                                                         \

@@ -1,5 +1,5 @@
-/* Fuzzes the loaders of models. An input that begins with `{` is a config.json; any other is a GGUF file, whose model
- * and tokenizer are loaded. What is refused has a message; what loads must compute. */
+/* Fuzzes the loaders of models. An input that begins with `{` is a config.json; any other is a GGUF file,
+ * whose model and tokenizer are loaded. What is refused has a message; what loads must compute. */
 #include "eval/common/json_util.h"
 #include "eval/model/gpt2.h"
 #include "eval/model/gpt2_config.h"

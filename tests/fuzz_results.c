@@ -1,6 +1,6 @@
-/* Fuzzes results files: any bytes are refused with a message, or give cells whose lines say the same again. The first
- * byte of the input chooses: 1: the keys of lines are made right first, so that what lies behind that check is
- * reached. */
+/* Fuzzes results files: any bytes are refused with a message, or give cells whose lines say the same again.
+ * The first byte of the input chooses: 1: the keys of lines are made right first, so that what lies behind
+ * that check is reached. */
 #define _XOPEN_SOURCE 700
 
 #include "eval/results/line.h"

@@ -1,4 +1,5 @@
-/* Attention of a prompt against its definition: windows, groups of heads, and lengths around those of its tiles. */
+/* Attention of a prompt against its definition: windows, groups of heads, and lengths around those of its
+ * tiles. */
 #include "eval/model/attention.h"
 
 #include "tests/attend_plainly.h"

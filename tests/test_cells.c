@@ -1,5 +1,5 @@
-/* Cells of an evaluation: they add up to its figures, whatever the windows are shared out to, and their details are
- * those of the steps. */
+/* Cells of an evaluation: they add up to its figures, whatever the windows are shared out to, and their
+ * details are those of the steps. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "eval/measure/cells.h"

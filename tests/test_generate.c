@@ -103,8 +103,8 @@ static json_t *generated(const char *arguments)
 }
 
 /* Few bits make a text in which likely tokens lie close together: fast arithmetic, 0.0001 off, sooner or
- * later takes another one than exact arithmetic does. Of these five schemes four do here within 500 tokens, the
- * first one after 263; one is enough. */
+ * later takes another one than exact arithmetic does. Of these five schemes four do here within 500 tokens,
+ * the first one after 263; one is enough. */
 Test(generate, precision_is_honoured)
 {
     static const char *const few_bits[] = {"k=1,v=8,r=32", "kivi2,r=32", "kivi1,r=32",

@@ -150,8 +150,9 @@ Test(gpt2, logits_match_the_reference)
     gpt2_model_free(m);
 }
 
-/* A random model as GGUF, whose matrices lie the other way round, through the interface that everybody uses. Seen:
- * 1.3e-6 for logits up to about 6; a transposed matrix or exchanged tensors of one shape give differences above 1. */
+/* A random model as GGUF, whose matrices lie the other way round, through the interface that everybody uses.
+ * Seen: 1.3e-6 for logits up to about 6; a transposed matrix or exchanged tensors of one shape give
+ * differences above 1. */
 Test(gpt2, gguf_logits_match_the_reference)
 {
     enum { N = 40, E = 24, V = 61 };

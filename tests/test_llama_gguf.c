@@ -1,5 +1,5 @@
-/* What a GGUF file's metadata and tensors make of a Llama-type model and its tokenizer: defaults, YaRN, heads,
- * norms, and the windows of a text. */
+/* What a GGUF file's metadata and tensors make of a Llama-type model and its tokenizer: defaults, YaRN,
+ * heads, norms, and the windows of a text. */
 #define _XOPEN_SOURCE 700
 
 #include "eval/model/inputs.h"

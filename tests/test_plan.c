@@ -1,6 +1,6 @@
 /*
- * Inference on paper: parameter counts against published ones, arithmetic against hand-worked cases, bytes of caches
- * against caches, and what is refused.
+ * Inference on paper: parameter counts against published ones, arithmetic against hand-worked cases, bytes of
+ * caches against caches, and what is refused.
  */
 #define _GNU_SOURCE
 
@@ -134,8 +134,8 @@ Test(plan, weights_of_a_toy)
 Test(plan, a_decode_step_of_a_toy)
 {
     const model_dims d = toy();
-    /* 3 sequences of 10 tokens: 2 * (1152 + 80) = 2464 in matrices, 4 * 10 tokens * 8 numbers * 2 layers = 640 in
-     * attention, each; 2544 bytes of weights and 500 of cache. */
+    /* 3 sequences of 10 tokens: 2 * (1152 + 80) = 2464 in matrices, 4 * 10 tokens * 8 numbers * 2 layers =
+     * 640 in attention, each; 2544 bytes of weights and 500 of cache. */
     const plan_work w = plan_decode_step(&d, TENSOR_BF16, &slow, 10, 3, 500.0);
     cr_assert_eq(w.flops, 3 * (2464 + 640));
     cr_assert_eq(w.bytes, 2544 + 500);
@@ -150,8 +150,8 @@ Test(plan, a_decode_step_of_a_toy)
 Test(plan, a_prompt_of_a_toy)
 {
     model_dims d = toy();
-    /* 10 tokens: 2 * 1152 * 10 in layers, 2 * 80 for the one head, and 1 + 2 + ... + 10 = 55 tokens attended to, 4 * 8
-     * each and layer. */
+    /* 10 tokens: 2 * 1152 * 10 in layers, 2 * 80 for the one head, and 1 + 2 + ... + 10 = 55 tokens attended
+     * to, 4 * 8 each and layer. */
     cr_assert_eq(plan_prefill(&d, TENSOR_BF16, &slow, 10, 1).flops, 23040 + 160 + 55 * 32 * 2);
     cr_assert_eq(plan_prefill(&d, TENSOR_BF16, &slow, 10, 5).flops, 5 * (23040 + 160 + 55 * 32 * 2));
     cr_assert_eq(plan_prefill(&d, TENSOR_BF16, &slow, 10, 5).bytes, 2544);
@@ -201,7 +201,8 @@ static model_dims dims_of(size_t i)
                         .n_windowed = sizes[i].n_windowed};
 }
 
-/* The same from a cache of random numbers that is fed here: a token with a query, then appends as the plan says. */
+/* The same from a cache of random numbers that is fed here: a token with a query, then appends as the plan
+ * says. */
 static void ask_a_cache(const model_dims *d, const char *text, size_t n_tokens, size_t batch, kvq_usage *u)
 {
     static float x[USAGE_CHUNK * 256], q[256], y[256];
@@ -245,7 +246,8 @@ Test(plan, bytes_are_those_of_a_cache)
     }
 }
 
-/* Computed from a part: what is linear is exact, with budgets for two layers, for one, and for one head of one. */
+/* Computed from a part: what is linear is exact, with budgets for two layers, for one, and for one head of
+ * one. */
 Test(plan, what_is_computed_is_what_a_cache_would_hold)
 {
     for (size_t i = 1; i < sizeof sizes / sizeof sizes[0]; i++) {
@@ -271,7 +273,8 @@ Test(plan, what_is_computed_is_what_a_cache_would_hold)
     }
 }
 
-/* A plain cache is pages alone, and their room is reckoned as its pool grows: chunks below and above huge pages. */
+/* A plain cache is pages alone, and their room is reckoned as its pool grows: chunks below and above huge
+ * pages. */
 Test(plan, room_of_pages_is_exact)
 {
     static const struct {

@@ -1,5 +1,6 @@
-/* A real model, if the environment variable KVQ_REAL_MODEL names one (a GGUF file or a Hugging Face directory): the run
- * of the README on one window of 512 tokens. Without one, this says so and tests nothing. */
+/* A real model, if the environment variable KVQ_REAL_MODEL names one (a GGUF file or a Hugging Face
+ * directory): the run of the README on one window of 512 tokens. Without one, this says so and tests nothing.
+ */
 #define _POSIX_C_SOURCE 200809L
 
 #include <criterion/criterion.h>
@@ -14,10 +15,11 @@ static double propagated(const json_t *run, const char *name)
     return json_number_value(json_object_get(json_object_get(run, "propagated"), name));
 }
 
-/* Measured on SmolLM2-135M-Instruct in Q4_1 over two windows of 1,024: kvq2 has a thirtieth of kivi2's divergence, 97 %
- * the same first choices, and 0.4 % more perplexity. A tenth, 93 % and 3 % leave other models and texts room; kivi2 itself
- * would break all three. A wrong RoPE or a wrong tokenizer shows as perplexity: a language model of English that works
- * is below 100 on the sample, one that does not is in the thousands. */
+/* Measured on SmolLM2-135M-Instruct in Q4_1 over two windows of 1,024: kvq2 has a thirtieth of kivi2's
+ * divergence, 97 % the same first choices, and 0.4 % more perplexity. A tenth, 93 % and 3 % leave other
+ * models and texts room; kivi2 itself would break all three. A wrong RoPE or a wrong tokenizer shows as
+ * perplexity: a language model of English that works is below 100 on the sample, one that does not is in the
+ * thousands. */
 Test(real_model, kvq2_holds_where_kivi2_does_not)
 {
     const char *name = getenv("KVQ_REAL_MODEL");

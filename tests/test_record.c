@@ -1,5 +1,5 @@
-/* What dump writes of a model whose queries, keys and values are known, read back: places, rounding, scale and
- * windows; and figures of a recording that are those of its model to the bit. */
+/* What dump writes of a model whose queries, keys and values are known, read back: places, rounding, scale
+ * and windows; and figures of a recording that are those of its model to the bit. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "eval/measure/evaluate.h"

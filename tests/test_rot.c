@@ -116,8 +116,9 @@ static void sum_up(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *to
     }
 }
 
-/* Exact sums against the dequantized page in double. Rotation mixes the channels, so what float32 may be off by goes
- * with norms: of p times three times a token (half the levels are taken off again), and of the sum that is turned. */
+/* Exact sums against the dequantized page in double. Rotation mixes the channels, so what float32 may be off
+ * by goes with norms: of p times three times a token (half the levels are taken off again), and of the sum
+ * that is turned. */
 static void check_exact_sums(const kvq_side *s, const kvq_tokens *tokens, const float *p, size_t n_q,
                              const char *what)
 {

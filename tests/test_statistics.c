@@ -1,4 +1,5 @@
-/* Figures from cells, and their uncertainty: against hand-worked sums, and against data whose spread is known. */
+/* Figures from cells, and their uncertainty: against hand-worked sums, and against data whose spread is
+ * known. */
 #include "eval/common/splitmix.h"
 #include "eval/results/statistics.h"
 
@@ -73,9 +74,9 @@ static double uniform(size_t i, uint64_t seed)
 
 Test(statistics, the_standard_error_of_independent_blocks_is_what_theory_says)
 {
-    /* The mean of n uniform numbers has a deviation of sqrt(1 / 12 / n). The bootstrap's estimate of it strays by
-     * about 1 / sqrt(2 n) for the sample and 1 / sqrt(2 * 1000) for the replicates: 3.6 % with n = 480; four
-     * times that is allowed. */
+    /* The mean of n uniform numbers has a deviation of sqrt(1 / 12 / n). The bootstrap's estimate of it
+     * strays by about 1 / sqrt(2 n) for the sample and 1 / sqrt(2 * 1000) for the replicates: 3.6 % with n =
+     * 480; four times that is allowed. */
     cell *cells = make_cells(8, 60, uniform, 7);
     const estimate e = statistics_estimate(FIGURE_KL, pointers(cells, 8), 8, 3);
     const double theory = sqrt(1.0 / 12.0 / 480.0);
@@ -87,8 +88,8 @@ Test(statistics, the_standard_error_of_independent_blocks_is_what_theory_says)
 
 Test(statistics, limits_are_the_quantiles_of_95_percent)
 {
-    /* Sums of 480 numbers are normal: the limits lie 1.96 standard errors from the mean, those of 90 % at 1.64. One
-     * quantile of 1000 draws strays by .08 of them; the mean over 20 seeds by .02. */
+    /* Sums of 480 numbers are normal: the limits lie 1.96 standard errors from the mean, those of 90 %
+     * at 1.64. One quantile of 1000 draws strays by .08 of them; the mean over 20 seeds by .02. */
     cell *cells = make_cells(8, 60, uniform, 7);
     double low = 0.0, high = 0.0;
     for (uint64_t seed = 1; seed <= 20; seed++) {
@@ -103,7 +104,8 @@ Test(statistics, limits_are_the_quantiles_of_95_percent)
 
 Test(statistics, every_figure_has_its_own_uncertainty)
 {
-    /* Blocks in which all figures are functions of the divergence: from the same draws they have the same quantiles. */
+    /* Blocks in which all figures are functions of the divergence: from the same draws they have the same
+     * quantiles. */
     cell *cells = make_cells(4, 16, uniform, 17);
     for (size_t i = 0; i < 4 * 16; i++) {
         cell_block *b = &cells[i / 16].blocks[i % 16];
@@ -138,8 +140,9 @@ Test(statistics, every_figure_has_its_own_uncertainty)
 
 Test(statistics, an_interval_holds_the_truth_about_as_often_as_it_says)
 {
-    /* 200 experiments of 64 blocks each: 95 % of the intervals should hold the true mean .5; the number that do has
-     * a deviation of 3.1, and intervals from few units are a little short. 4.5 deviations below: 176. */
+    /* 200 experiments of 64 blocks each: 95 % of the intervals should hold the true mean .5; the number that
+     * do has a deviation of 3.1, and intervals from few units are a little short. 4.5 deviations below: 176.
+     */
     size_t n_held = 0;
     for (uint64_t seed = 1; seed <= 200; seed++) {
         cell *cells = make_cells(4, 16, uniform, 1000 * seed);
@@ -205,7 +208,8 @@ Test(statistics, what_cannot_be_known_is_nan)
     cr_assert(isnan(statistics_compare(FIGURE_KL, cells, cells, 0, 1).diff.value));
 }
 
-/* A draw of the last block alone has no token that follows: no perplexity, and no share that counts it as a loss. */
+/* A draw of the last block alone has no token that follows: no perplexity, and no share that counts it as a
+ * loss. */
 Test(statistics, a_share_with_draws_that_have_no_figure_is_nan)
 {
     cell_block one[] = {block_of(64, 1.0), {.n_steps = 1, .n_agree = 1, .kl = 0.1}};

@@ -1,5 +1,5 @@
-/* Sweeps: lists of schemes, shards, lines appended, and kvq-eval sweep and merge as a user runs them. tests/sweep_test.sh
- * kills, resumes and shares out. */
+/* Sweeps: lists of schemes, shards, lines appended, and kvq-eval sweep and merge as a user runs them.
+ * tests/sweep_test.sh kills, resumes and shares out. */
 #define _XOPEN_SOURCE 700
 
 #include "eval/sweep/append.h"

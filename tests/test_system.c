@@ -85,9 +85,9 @@ static size_t resident_beside(const kvq_cache *cache)
     return resident() - (size_t)usage.total;
 }
 
-/* 200,000 tokens are some 80 MB. Beside what usage counts, malloc may keep some small blocks, half-used pages of
- * the system count whole, and a second thread has its stack: up to 3.6 MB seen (clang's OpenMP), the same in every
- * round, where a heap that is not given back keeps 34 to 44. */
+/* 200,000 tokens are some 80 MB. Beside what usage counts, malloc may keep some small blocks, half-used pages
+ * of the system count whole, and a second thread has its stack: up to 3.6 MB seen (clang's OpenMP), the same
+ * in every round, where a heap that is not given back keeps 34 to 44. */
 Test(system, memory_goes_back, .disabled = SANITIZED)
 {
     enum { N = 200000 / MANY * MANY };

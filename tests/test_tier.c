@@ -95,8 +95,8 @@ Test(tier, pages_of_the_simulation)
     check_page("page3", true);
 }
 
-/* What float32 may be off by: (D + 8) * 2^-23 of what is added up, q times the offset and q times the step times
- * the largest code, or for kept rows their largest number. */
+/* What float32 may be off by: (D + 8) * 2^-23 of what is added up, q times the offset and q times the step
+ * times the largest code, or for kept rows their largest number. */
 static double exact_bound(const kvq_side *s, const float *q)
 {
     const kvq_tier *l = kvq_tier_of(s);

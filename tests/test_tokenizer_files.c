@@ -1,5 +1,6 @@
-/* Tokenizers of every kind that Hugging Face's tokenizer.json and GGUF bring, on texts made to be hard, against the
- * ids that Hugging Face's own package gives (vectors/tokenizers); what is refused; arbitrary bytes. */
+/* Tokenizers of every kind that Hugging Face's tokenizer.json and GGUF bring, on texts made to be hard,
+ * against the ids that Hugging Face's own package gives (vectors/tokenizers); what is refused; arbitrary
+ * bytes. */
 #include "eval/common/splitmix.h"
 #include "eval/model/gguf.h"
 #include "eval/model/tokenizer.h"

@@ -1,5 +1,5 @@
-/* Tokenizers of files beyond the ids of hard texts: BOS and EOS, directories, patterns of Oniguruma, what GGUF is
- * refused for, tokens found in a text, time on long texts. */
+/* Tokenizers of files beyond the ids of hard texts: BOS and EOS, directories, patterns of Oniguruma, what
+ * GGUF is refused for, tokens found in a text, time on long texts. */
 #define _XOPEN_SOURCE 700
 
 #include "eval/model/gguf.h"

@@ -61,8 +61,8 @@ Test(choice, greedy_is_near_the_best_of_all_choices)
         }
         cr_assert(choice_greedy(mine, &t, budget));
         cr_expect_leq(choice_table_bytes(&t, mine), budget);
-        /* Whole widths leave a rest that greedy cannot always spend: up to 1.6 times in these twelve; the average
-         * layer by itself would be several times worse. */
+        /* Whole widths leave a rest that greedy cannot always spend: up to 1.6 times in these twelve; the
+         * average layer by itself would be several times worse. */
         cr_expect_leq(choice_table_kl(&t, mine), 2.0 * best, "round %zu: %g, best %g", round,
                       choice_table_kl(&t, mine), best);
     }
@@ -115,8 +115,8 @@ Test(choice, bytes_are_those_of_a_cache_and_of_its_growth)
     double at_300 = 0.0, per_token = 0.0;
     cr_assert(choice_bytes(&small, "fp16", &(choice_budget){.context = 300}, &at_300, &e), "%s", e.text);
     cr_assert(choice_bytes(&small, "fp16", &(choice_budget){.context = 0}, &per_token, &e), "%s", e.text);
-    /* 300 tokens of 2 layers, keys and values, 2 heads of 64 halves: 307,200 bytes. They lie on three pages of 128, and
-     * the pool of pages has up to an eighth more. */
+    /* 300 tokens of 2 layers, keys and values, 2 heads of 64 halves: 307,200 bytes. They lie on three pages
+     * of 128, and the pool of pages has up to an eighth more. */
     cr_expect(at_300 >= 307200.0 && at_300 < 307200.0 * 384 / 300 * 1.13, "%g", at_300);
     /* A token adds its 1,024 bytes and a share of its page's tables. */
     cr_expect(per_token >= 1024.0 && per_token < 1.03 * 1024.0, "%g", per_token);

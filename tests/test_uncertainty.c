@@ -1,4 +1,5 @@
-/* What the tool says of how sure its figures are: limits with an interval, figures by window, a line for each token. */
+/* What the tool says of how sure its figures are: limits with an interval, figures by window, a line for each
+ * token. */
 #define _XOPEN_SOURCE 700
 
 #include "tests/tool.h"

@@ -1,4 +1,5 @@
-/* Makes the smallest Llama-type GGUF files, correct or deliberately wrong: keys and tensors are put in one by one. */
+/* Makes the smallest Llama-type GGUF files, correct or deliberately wrong: keys and tensors are put in one by
+ * one. */
 #ifndef KVQ_TESTS_TINY_LLAMA_H
 #define KVQ_TESTS_TINY_LLAMA_H
 
@@ -91,7 +92,8 @@ static inline void tiny_finish(tiny_gguf *t, gguf_image *image)
     *t = (tiny_gguf){.n_keys = 0};
 }
 
-/* What is in a model of one layer, two heads of dimension 4 that share one key-value head, and four tokens. */
+/* What is in a model of one layer, two heads of dimension 4 that share one key-value head, and four tokens.
+ */
 static inline void tiny_model(tiny_gguf *t, const char *architecture)
 {
     static const struct {

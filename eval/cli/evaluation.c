@@ -95,7 +95,8 @@ static bool measure(evaluation *ev, const inputs *in, const options *o, FILE *lo
     return good;
 }
 
-/* Of each window, the prompt that is continued: as asked for, or half of what the text to be written leaves. */
+/* Of each window, the prompt that is continued: as asked for, or half of what the text to be written leaves.
+ */
 static bool find_greedy_prompt(size_t *n_prompt, const inputs *in, const options *o, eval_error *e)
 {
     const size_t most = in->n_tokens > o->greedy ? in->n_tokens - o->greedy : 0;

@@ -15,8 +15,8 @@ static size_t check_one(FILE *f, const evaluate_run *run, const char *what, doub
     return 1;
 }
 
-/* A figure or, to be confident, the upper end of its interval. One without an interval breaks every limit then:
- * nothing can be said of it. */
+/* A figure or, to be confident, the upper end of its interval. One without an interval breaks every limit
+ * then: nothing can be said of it. */
 static size_t check_figure(FILE *f, const evaluate_run *run, const char *what, double value, figure which,
                            const char *option, const options_limit *limit, bool confident)
 {

@@ -16,9 +16,10 @@ typedef struct this_machine {
 EVAL_MUST_CHECK bool plan_measure_machine(this_machine *m, progress *line, eval_error *e);
 
 /**
- * Run decode steps of one sequence with random weights of the request's shape (up to 20 seconds, `bench --decode
- * --quick`), and predict them with the bandwidth of the level from which they read. Errors: a shape that random:
- * does not know, too little memory.
+ * Run decode steps of one sequence with random weights of the request's shape (up to 20 seconds, `bench
+ * --decode
+ * --quick`), and predict them with the bandwidth of the level from which they read. Errors: a shape that
+ * random: does not know, too little memory.
  */
 EVAL_MUST_CHECK bool plan_measure_steps(const plan_request *r, const this_machine *m, plan_measured *out,
                                         progress *line, eval_error *e);

@@ -1,4 +1,5 @@
-/* `kvq-eval sweep` (sweep.h): schemes and windows asked for, processes, messages; eval/sweep does the work. */
+/* `kvq-eval sweep` (sweep.h): schemes and windows asked for, processes, messages; eval/sweep does the work.
+ */
 #define _GNU_SOURCE
 
 #include "eval/cli/sweep.h"

@@ -1,4 +1,5 @@
-/* `kvq-eval tune` (tune.h): options and messages; eval/tune does the work, tune_report.c says what it found. */
+/* `kvq-eval tune` (tune.h): options and messages; eval/tune does the work, tune_report.c says what it found.
+ */
 #define _GNU_SOURCE
 
 #include "eval/cli/tune.h"

@@ -270,7 +270,8 @@ static bool add_tokens(char *out, size_t size, const tokenizer *t, const int32_t
     return true;
 }
 
-/* One token as it stands in a text: decoding alone would take a leading space away where the tokenizer puts one. */
+/* One token as it stands in a text: decoding alone would take a leading space away where the tokenizer puts
+ * one. */
 static void add_token_text(char *out, size_t size, const tokenizer *t, int32_t id)
 {
     size_t n_bytes = 0;

@@ -9,8 +9,8 @@
 /** Blocks that a window's counted steps make. */
 size_t cells_n_blocks(const evaluate_config *config);
 
-/** Fill the cell of stream i for the window that w has run last, or the reference's own with its portrait (of window
- * 0). The run's usage must be known, and the window's logits judged. */
+/** Fill the cell of stream i for the window that w has run last, or the reference's own with its portrait (of
+ * window 0). The run's usage must be known, and the window's logits judged. */
 EVAL_MUST_CHECK bool cells_make(const work *w, size_t stream, size_t window, eval_error *e);
 EVAL_MUST_CHECK bool cells_make_reference(evaluate_run *reference, const work *w, size_t window,
                                           eval_error *e);

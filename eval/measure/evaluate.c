@@ -72,8 +72,8 @@ static void merge_heads(evaluate_head *into, evaluate_head *from, size_t n)
     memset(from, 0, n * sizeof from[0]);
 }
 
-/* The logits of a window in steps of a layer: by weights, of which the head has so many and a layer the rest's
- * share. Only the time left depends on it. */
+/* The logits of a window in steps of a layer: by weights, of which the head has so many and a layer the
+ * rest's share. Only the time left depends on it. */
 static double logits_steps(const evaluate_config *c, size_t n_streams)
 {
     const model *m = c->model;

@@ -22,15 +22,15 @@ typedef struct evaluate_config {
     const recording *recording;
     const int32_t *ids; /* [n_windows][n_tokens]; NULL for a recording */
     size_t n_windows;
-    /* The number of the first of these windows, where they are part of more: cells and errors count from it, and of a
-     * recording it is the first sequence. */
+    /* The number of the first of these windows, where they are part of more: cells and errors count from it,
+     * and of a recording it is the first sequence. */
     size_t first_window;
     size_t n_tokens;  /* per window, 2 to the model's n_ctx or the recording's T */
     bool append_only; /* queries teach the caches nothing: append and attend apart, instead of a step */
     /* Of each window: prefilled with full-precision attention and not counted; at most n_tokens - 2. */
     size_t n_prompt;
-    /* Only runs that feed themselves, in about half the time: figures of K, V, attention and bytes stay 0, and
-     * there are no estimates. For a model with trained weights. */
+    /* Only runs that feed themselves, in about half the time: figures of K, V, attention and bytes stay 0,
+     * and there are no estimates. For a model with trained weights. */
     bool propagated_only;
     kvq_scheme *const *schemes; /* [n_schemes] */
     size_t n_schemes;
@@ -97,7 +97,8 @@ typedef struct evaluate_run {
     evaluate_step *steps; /* [n_windows][n_tokens - n_prompt]; has_quality only */
 
     cell *cells; /* [n_windows]: the same by window */
-    /* What the cells say, with its uncertainty by STATISTICS_SEED; the values are those above but for rounding. */
+    /* What the cells say, with its uncertainty by STATISTICS_SEED; the values are those above but for
+     * rounding. */
     estimate estimates[N_FIGURES];
 
     /* This scheme's own work, for is_reference the fp32 pass; windows that ran side by side are added up. */
@@ -167,12 +168,13 @@ bool evaluation_is_partial(const evaluation *ev);
 /** Number of steps that count: each token of each window after its prompt. */
 size_t evaluation_n_steps(const evaluation *ev);
 
-/** The cells of a run's windows as a list [n_windows], which the caller frees; NULL without memory, or without cells. */
+/** The cells of a run's windows as a list [n_windows], which the caller frees; NULL without memory, or
+ * without cells. */
 const cell **evaluate_cells(const evaluation *ev, const evaluate_run *run);
 
 /**
- * What all cells of this configuration have in common. Names are what reports call model and text. Takes as long
- * as reading all weights, or the recorded file, once. Errors: reading the recording.
+ * What all cells of this configuration have in common. Names are what reports call model and text. Takes as
+ * long as reading all weights, or the recorded file, once. Errors: reading the recording.
  */
 EVAL_MUST_CHECK bool evaluate_experiment(experiment *x, const evaluate_config *config, const char *model_name,
                                          const char *text_name, int32_t bos_id, uint64_t seed, eval_error *e);

@@ -37,8 +37,8 @@ EVAL_MUST_CHECK bool memory_pays_from(const model_shape *shape, const kvq_scheme
                                       uint64_t *n_tokens, eval_error *e);
 
 /**
- * What a cache of all layers holds at each of n lengths, which rise; out is [n]. It is fed as above, but from one length
- * to the next at once.
+ * What a cache of all layers holds at each of n lengths, which rise; out is [n]. It is fed as above, but from
+ * one length to the next at once.
  */
 EVAL_MUST_CHECK bool memory_weigh(const model_shape *shape, const kvq_scheme *scheme, const size_t *lengths,
                                   size_t n, kvq_usage *out, eval_error *e);

@@ -1,5 +1,5 @@
-/* Teacher-forced decodes of one window after the other, layer by layer (DESIGN.md, "Evaluation that is exact and
- * fast"); evaluate.c shares the windows out and sums up.
+/* Teacher-forced decodes of one window after the other, layer by layer (DESIGN.md, "Evaluation that is exact
+ * and fast"); evaluate.c shares the windows out and sums up.
  *
  * Streams of activations x[T][E] go through the model side by side: the fp32 reference, and one per scheme
  * that feeds itself ("propagated"). At each layer the reference's queries, keys and values also go through a
@@ -265,8 +265,8 @@ static bool check_bounds(const work *w, const stream *s, const evaluate_head *he
     return true;
 }
 
-/* Does a scheme that differs by layer keep this one in fp32? Then its figures here are the reference's to the last
- * bit, as those of fp32 itself are, which does go the long way. Tuning asks for many such schemes. */
+/* Does a scheme that differs by layer keep this one in fp32? Then its figures here are the reference's to the
+ * last bit, as those of fp32 itself are, which does go the long way. Tuning asks for many such schemes. */
 static bool is_fp32_layer(const stream *s, size_t layer)
 {
     const kvq_scheme *scheme = s->run->scheme;

@@ -51,8 +51,8 @@ typedef struct work {
 } work;
 
 /**
- * Get ready for windows of the configuration, one stream per run of `result` but a reference's own. On failure
- * work_free still may be called.
+ * Get ready for windows of the configuration, one stream per run of `result` but a reference's own. On
+ * failure work_free still may be called.
  */
 EVAL_MUST_CHECK bool work_set_up(work *w, const evaluate_config *config, evaluation *result, eval_error *e);
 

@@ -12,9 +12,9 @@ typedef struct attention_shape {
 } attention_shape;
 
 /**
- * n tokens that begin a sequence: out [n][H][D] from q [n][H][D], k and v [n][Hkv][D], float32. Tiles of scores
- * on the stack bound the memory; what lies outside the window is not computed. The result does not depend on
- * the number of threads.
+ * n tokens that begin a sequence: out [n][H][D] from q [n][H][D], k and v [n][Hkv][D], float32. Tiles of
+ * scores on the stack bound the memory; what lies outside the window is not computed. The result does not
+ * depend on the number of threads.
  */
 void attention_causal(const attention_shape *s, const float *q, const float *k, const float *v, size_t n,
                       float *out);

@@ -219,7 +219,8 @@ static bool plan_windows(inputs *in, const inputs_request *r, const char *text, 
                      text, n_found, needed * own, needed, needed == 1 ? "" : "s", in->n_tokens);
 }
 
-/* Cut the text's tokens into windows, each a sequence of its own: with the BOS token first, if there is one. */
+/* Cut the text's tokens into windows, each a sequence of its own: with the BOS token first, if there is one.
+ */
 static bool cut_windows(inputs *in, const inputs_request *r, const char *text, const int32_t *found,
                         size_t n_found, eval_error *e)
 {

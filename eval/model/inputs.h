@@ -63,7 +63,8 @@ EVAL_MUST_CHECK bool inputs_load_tokenizer(tokenizer **out, const char *model, e
 EVAL_MUST_CHECK bool inputs_tokenize(const tokenizer *t, const char *path, int32_t **ids, size_t *n_ids,
                                      char *text_name, progress *line, eval_error *e);
 
-/** What a user should know of how the model or recording was read, as a sentence; NULL if there is nothing to say. */
+/** What a user should know of how the model or recording was read, as a sentence; NULL if there is nothing to
+ * say. */
 const char *inputs_note(const inputs *in);
 
 void inputs_free(inputs *in); /* an all-zero one is fine */

@@ -39,8 +39,8 @@ typedef struct llama_config {
     bool rotates[LLAMA_MAX_LAYERS]; /* [n_layer]; without RoPE otherwise */
 } llama_config;
 
-/* A window of a `llama`: in config.json its class does not look at sliding_window, and neither is it looked at
- * here. GGUF has no other name for a Mistral, so there llama.attention.sliding_window is of all layers. */
+/* A window of a `llama`: in config.json its class does not look at sliding_window, and neither is it looked
+ * at here. GGUF has no other name for a Mistral, so there llama.attention.sliding_window is of all layers. */
 
 /**
  * Read a config.json that has been parsed; `file` is used in messages. What Hugging Face's class of this

@@ -1,5 +1,5 @@
-/* A decoder-only transformer as everybody outside this room sees it: a shape, and a forward pass in pieces with
- * attention left to the caller. gpt2 and llama stand behind it.
+/* A decoder-only transformer as everybody outside this room sees it: a shape, and a forward pass in pieces
+ * with attention left to the caller. gpt2 and llama stand behind it.
  *
  *     model_embed(m, ids, pos0, n, x);
  *     for each layer l:
@@ -8,12 +8,12 @@
  *         model_layer_finish(m, l, x, attn, n, scratch);
  *     model_logits(m, x, n, scratch, logits);
  *
- * E = n_embd, H = n_head, Hkv = n_kv_head, D = head_dim; H * D need not be E. All arrays are row-major float32
- * without gaps, the caller's, and do not overlap: x [n][E], q and attn [n][H][D], k and v [n][Hkv][D], logits
- * [n][vocab_size]. Keys are as a cache stores them, rotated by their positions where the model does that.
- * Nothing is allocated in a pass and nothing can fail; n = 0 is fine. Every function uses OpenMP or BLAS
- * threads. Calls with different scratch are independent; one token at a time and n together differ by
- * rounding only.
+ * E = n_embd, H = n_head, Hkv = n_kv_head, D = head_dim; H * D need not be E. All arrays are row-major
+ * float32 without gaps, the caller's, and do not overlap: x [n][E], q and attn [n][H][D], k and v
+ * [n][Hkv][D], logits [n][vocab_size]. Keys are as a cache stores them, rotated by their positions where the
+ * model does that. Nothing is allocated in a pass and nothing can fail; n = 0 is fine. Every function uses
+ * OpenMP or BLAS threads. Calls with different scratch are independent; one token at a time and n together
+ * differ by rounding only.
  */
 #ifndef KVQ_EVAL_MODEL_MODEL_H
 #define KVQ_EVAL_MODEL_MODEL_H
@@ -71,9 +71,9 @@ struct model {
 EVAL_MUST_CHECK bool model_load(model **out, const char *path, eval_error *e);
 
 /**
- * A model with random weights: `random:` and the name of a published shape (an unknown one is refused with the
- * list of them) or numbers, L,H,D,ctx,vocab for a GPT-2 and L,H,Hkv,D,ctx,vocab for a Llama. Depends on spec
- * and seed only, not on the number of threads.
+ * A model with random weights: `random:` and the name of a published shape (an unknown one is refused with
+ * the list of them) or numbers, L,H,D,ctx,vocab for a GPT-2 and L,H,Hkv,D,ctx,vocab for a Llama. Depends on
+ * spec and seed only, not on the number of threads.
  */
 EVAL_MUST_CHECK bool model_random(model **out, const char *spec, uint64_t seed, eval_error *e);
 
@@ -85,9 +85,9 @@ bool model_is_gguf(const char *path);
 
 void model_free(model *m); /* NULL is fine */
 
-/** XXH3-64 of all weights as little-endian float32 in a fixed order: the same for every stored type that holds
- * the same numbers. After them come the constants that the forward pass depends on besides: epsilon, rotation,
- * windows. */
+/** XXH3-64 of all weights as little-endian float32 in a fixed order: the same for every stored type that
+ * holds the same numbers. After them come the constants that the forward pass depends on besides: epsilon,
+ * rotation, windows. */
 uint64_t model_checksum(const model *m);
 
 /** Number of floats that `scratch` must hold for calls with up to n tokens. */
@@ -113,8 +113,8 @@ float model_attn_scale(const model *m, size_t layer);
 size_t model_attn_window(const model *m, size_t layer);
 
 /**
- * Exact causal self-attention of n tokens that begin a sequence, within the layer's window. Tiles of scores on
- * the stack bound the memory. The result does not depend on the number of threads.
+ * Exact causal self-attention of n tokens that begin a sequence, within the layer's window. Tiles of scores
+ * on the stack bound the memory. The result does not depend on the number of threads.
  */
 void model_attention_causal(const model *m, size_t layer, const float *q, const float *k, const float *v,
                             size_t n, float *attn);

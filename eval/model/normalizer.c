@@ -112,8 +112,8 @@ static bool append_composed(utf8proc_int32_t *c, size_t n, text_buffer *out, eva
     return true;
 }
 
-/* It composes with nothing; utf8proc (2.8) takes it for a trailing consonant, so none is shown to it but as the
- * first. */
+/* It composes with nothing; utf8proc (2.8) takes it for a trailing consonant, so none is shown to it but as
+ * the first. */
 #define NO_TRAILING_CONSONANT 0x11a7
 
 static bool append_nfc(const char *text, size_t n, text_buffer *out, eval_error *e)

@@ -1,5 +1,5 @@
-/* Random numbers for weights: close enough to normal, and each a function of a stream and its index only, so that
- * threads may divide an array as they like. */
+/* Random numbers for weights: close enough to normal, and each a function of a stream and its index only, so
+ * that threads may divide an array as they like. */
 #ifndef KVQ_EVAL_MODEL_RANDOM_NORMAL_H
 #define KVQ_EVAL_MODEL_RANDOM_NORMAL_H
 

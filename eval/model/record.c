@@ -34,8 +34,8 @@ static size_t element_bytes(const record_config *c)
 
 /* ---- numbers ---- */
 
-/* To the nearest half, ties to even; false if it is too large. Below 2^-14 halves are multiples of 2^-24, which is
- * the spacing of floats from 0.5 to 1: adding 0.5 rounds to them. */
+/* To the nearest half, ties to even; false if it is too large. Below 2^-14 halves are multiples of 2^-24,
+ * which is the spacing of floats from 0.5 to 1: adding 0.5 rounds to them. */
 static bool to_f16(float x, uint16_t *out)
 {
     uint32_t bits;

@@ -17,8 +17,8 @@ typedef struct record_config {
     size_t n_windows, n_tokens;
     const char *model_name, *text_name; /* kept in the file's metadata */
     tensor_type type;                   /* F32, F16 or BF16 */
-    /* True: .npy, one array as past_key_values, keys and values only, F32 or F16. False: safetensors with q, k,
-     * v and the metadata scale, windows (if a layer has one), model and text. */
+    /* True: .npy, one array as past_key_values, keys and values only, F32 or F16. False: safetensors with q,
+     * k, v and the metadata scale, windows (if a layer has one), model and text. */
     bool npy;
     void (*progress)(void *ctx, double fraction); /* may be NULL */
     void *progress_ctx;

@@ -68,8 +68,8 @@ const char *recording_type(const recording *r);
 EVAL_MUST_CHECK bool recording_read(const recording *r, size_t layer, size_t sequence, size_t n, float *q,
                                     float *k, float *v, eval_error *e);
 
-/** XXH3-64 of scale and windows, then of all numbers as little-endian float32, layer by layer, sequence by sequence:
- * q, k, v. Errors as of recording_read. */
+/** XXH3-64 of scale and windows, then of all numbers as little-endian float32, layer by layer, sequence by
+ * sequence: q, k, v. Errors as of recording_read. */
 EVAL_MUST_CHECK bool recording_checksum(const recording *r, uint64_t *checksum, eval_error *e);
 
 #endif

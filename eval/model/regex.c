@@ -67,8 +67,8 @@ static bool starts(const translation *t, const char *text)
     return t->n - t->at >= n && memcmp(t->in + t->at, text, n) == 0;
 }
 
-/* An escape with its {...}, if it has one. The name of a script alone would be the script's extensions to PCRE2,
- * which has more characters; sc: is the script. */
+/* An escape with its {...}, if it has one. The name of a script alone would be the script's extensions to
+ * PCRE2, which has more characters; sc: is the script. */
 static const char *braces(translation *t)
 {
     const bool has = t->n - t->at > 2 && t->in[t->at + 2] == '{';

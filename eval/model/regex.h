@@ -13,7 +13,8 @@ typedef struct regex regex;
  * named in messages.
  *
  * Oniguruma and PCRE2 differ in what \s, \w, \h and \b mean, in `^` and `$`, in `[a[b]]`, `[a&&b]`, `{n}+`
- * and in options like (?m). What can be is translated; the rest is an error, as is a pattern PCRE2 does not know.
+ * and in options like (?m). What can be is translated; the rest is an error, as is a pattern PCRE2 does not
+ * know.
  */
 EVAL_MUST_CHECK bool regex_compile(regex **out, const char *file, const char *pattern, size_t n, bool literal,
                                    eval_error *e);

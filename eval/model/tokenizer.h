@@ -17,8 +17,9 @@ typedef struct tokenizer tokenizer;
  *
  * tokenizer.json: Hugging Face's `tokenizers` format, of BPE models, byte-level or of characters with byte
  * fallback (as SentencePiece makes them). Normalizers: NFC, Prepend, Replace. Pre-tokenizers: ByteLevel,
- * Split, Digits, Punctuation, Metaspace. Whatever else there is (other models, normalizers, ...) is refused by name.
- * Errors name the file and the field, token, merge or pattern. "truncation" and "padding" are left out.
+ * Split, Digits, Punctuation, Metaspace. Whatever else there is (other models, normalizers, ...) is refused
+ * by name. Errors name the file and the field, token, merge or pattern. "truncation" and "padding" are left
+ * out.
  *
  * vocab.json, merges.txt: GPT-2's. Errors name the file and the token or line: ids not exactly 0..n-1, a byte
  * without a token, a merge of unknown tokens, a line that is not two tokens.
@@ -75,8 +76,9 @@ const char *tokenizer_note(const tokenizer *t);
  *
  * Decoding gives the same bytes back, but where the tokenizer by its design says less: NFC changes the text;
  * Metaspace takes a space at its beginning for the one it puts there, and the one that ByteLevel's
- * add_prefix_space puts there stays; U+2581 decodes to the space that it stands for; lstrip and rstrip of added tokens and removing pre-tokenizers drop text; characters that a
- * vocabulary has neither tokens nor bytes for become its unknown token, or nothing if it has none.
+ * add_prefix_space puts there stays; U+2581 decodes to the space that it stands for; lstrip and rstrip of
+ * added tokens and removing pre-tokenizers drop text; characters that a vocabulary has neither tokens nor
+ * bytes for become its unknown token, or nothing if it has none.
  *
  * Time is linear in the text and n log n in the length of one word. Errors: out of memory, a pattern of the
  * file that takes too many steps. Thread-safe.

@@ -159,8 +159,8 @@ static bool load_digits(steps *s, const json_t *object, eval_error *e)
                                individual ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS, false, e);
 }
 
-/* ASCII's and Unicode's punctuation, of the version of Unicode that `tokenizers` has for it: without what came
- * later, and with two that were punctuation then. */
+/* ASCII's and Unicode's punctuation, of the version of Unicode that `tokenizers` has for it: without what
+ * came later, and with two that were punctuation then. */
 #define LATER_PUNCTUATION                                                                                    \
     "\\x{61d}\\x{9fd}\\x{a76}\\x{c77}\\x{c84}\\x{1b7d}\\x{1b7e}\\x{2e43}-\\x{2e4f}\\x{2e52}-\\x{2e5d}"       \
     "\\x{10ead}\\x{10f55}-\\x{10f59}\\x{10f86}-\\x{10f89}\\x{1144b}-\\x{1144f}\\x{1145a}\\x{1145b}\\x{"      \

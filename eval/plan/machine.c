@@ -8,8 +8,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* From the vendors' data sheets: memory, bandwidth, and the rate of matrix products of half or bfloat16 that add up
- * in float32, without sparsity (where a sheet has the rate with it alone, half of that). Nobody reaches these. */
+/* From the vendors' data sheets: memory, bandwidth, and the rate of matrix products of half or bfloat16 that
+ * add up in float32, without sparsity (where a sheet has the rate with it alone, half of that). Nobody
+ * reaches these. */
 static const plan_machine table[] = {
     {"a100-40gb", 40e9, 1555e9, 312e12}, /* NVIDIA A100 data sheet, SXM */
     {"a100-80gb", 80e9, 2039e9, 312e12}, /* the same */

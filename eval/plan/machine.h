@@ -20,8 +20,8 @@ const plan_machine *plan_machine_at(size_t i);
 void plan_machine_names(char *text, size_t size);
 
 /**
- * A machine of the table, or of a JSON file {"name", "memory_bytes", "bandwidth_bytes_per_s", "flops_per_s"}, of
- * which the name may be left out. Errors name the file, the field and what was expected.
+ * A machine of the table, or of a JSON file {"name", "memory_bytes", "bandwidth_bytes_per_s", "flops_per_s"},
+ * of which the name may be left out. Errors name the file, the field and what was expected.
  */
 EVAL_MUST_CHECK bool plan_machine_find(plan_machine *m, const char *name, eval_error *e);
 

@@ -235,8 +235,8 @@ static void time_step(const plan_request *r, const plan_scheme *fp16, plan_schem
     s->compute_from_batch = f > c ? (uint64_t)(w / (f - c)) + 1 : 0;
 }
 
-/* Where a short sequence's cache crosses others: token by token, where pages and residuals are no straight line.
- * Where the state holds less only beyond that, the line of fit() stands. */
+/* Where a short sequence's cache crosses others: token by token, where pages and residuals are no straight
+ * line. Where the state holds less only beyond that, the line of fit() stands. */
 static bool cross(const plan_request *r, const plan_result *p, const kvq_scheme *scheme, plan_scheme *s,
                   eval_error *e)
 {

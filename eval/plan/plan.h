@@ -96,8 +96,8 @@ plan_work plan_decode_step(const model_dims *d, tensor_type type, const plan_mac
 plan_work plan_prefill(const model_dims *d, tensor_type type, const plan_machine *m, size_t n_tokens,
                        size_t batch);
 
-/** Bytes per sequence of an RWKV's state (versions 5 to 7): L layers of a matrix of HEAD x HEAD per head and two
- * rows of E, in float32. HEAD must divide E. */
+/** Bytes per sequence of an RWKV's state (versions 5 to 7): L layers of a matrix of HEAD x HEAD per head and
+ * two rows of E, in float32. HEAD must divide E. */
 uint64_t plan_rwkv_state(uint64_t n_layer, uint64_t n_embd, uint64_t head);
 
 /** The type of that name among those that --weights takes, "f32", "q4_0", ...; false if there is none. */

@@ -102,8 +102,9 @@ static uint64_t n_elements(const model_dims *d, const filling *f)
     return 2 * tokens * f->n_kv_heads * d->head_dim * f->n_sequences;
 }
 
-/* Bytes of n_pages pages of n_kv_heads heads: they come from chunks of one more than an eighth of the pages there
- * are, in whole huge pages if they are that large (kvq.h tells a page's bytes, lib/memory.h how chunks grow). */
+/* Bytes of n_pages pages of n_kv_heads heads: they come from chunks of one more than an eighth of the pages
+ * there are, in whole huge pages if they are that large (kvq.h tells a page's bytes, lib/memory.h how chunks
+ * grow). */
 static double pages_bytes(const model_dims *d, const kvq_scheme *scheme, size_t n_kv_heads, size_t n_pages)
 {
     const uint64_t huge = 2 << 20;

@@ -31,10 +31,10 @@ typedef struct cache_bytes {
  * Memory depends on how many tokens there are, not on what they are. So a cache is fed with zeros: one token
  * with a query, so that what a scheme learns has its room, then appends of USAGE_CHUNK. What would hold more
  * than `budget` keys and values is computed from a part of the cache that does not: payload, metadata,
- * residual, sinks and evidence are sums over layers, sequences and KV heads of equal terms, so they are exact.
- * The room that the pool of pages has beyond them is reckoned as that pool grows, by an eighth of itself at a
- * time; what is left of slack, that of residuals, and tables are scaled in proportion. Of caches of 5,000
- * tokens and more the total was off by 2 % at most, of shorter ones by 8 %.
+ * residual, sinks and evidence are sums over layers, sequences and KV heads of equal terms, so they are
+ * exact. The room that the pool of pages has beyond them is reckoned as that pool grows, by an eighth of
+ * itself at a time; what is left of slack, that of residuals, and tables are scaled in proportion. Of caches
+ * of 5,000 tokens and more the total was off by 2 % at most, of shorter ones by 8 %.
  */
 EVAL_MUST_CHECK bool usage_of(const model_dims *d, const kvq_scheme *scheme, size_t n_tokens,
                               size_t n_sequences, uint64_t budget, cache_bytes *out, eval_error *e);

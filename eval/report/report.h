@@ -47,9 +47,9 @@ EVAL_MUST_CHECK bool report_json(FILE *f, const report_context *c, const evaluat
 void report_csv(FILE *f, const evaluation *ev);
 
 /**
- * One JSON object a line for each run and counted step: scheme, window, position (of the last token seen), token
- * (its id), next (the id that follows; null at a window's end), kl, nll and nll_fp32 (of next; null without one),
- * best and best_fp32 (ids). ids are [n_windows][n_tokens]. Only with quality.
+ * One JSON object a line for each run and counted step: scheme, window, position (of the last token seen),
+ * token (its id), next (the id that follows; null at a window's end), kl, nll and nll_fp32 (of next; null
+ * without one), best and best_fp32 (ids). ids are [n_windows][n_tokens]. Only with quality.
  */
 void report_per_token(FILE *f, const evaluation *ev, const int32_t *ids);
 

@@ -1,5 +1,5 @@
-/* A cell: what one scheme costs on one window, as sums from which every figure, its uncertainty and every picture
- * is made. Cells of the same experiment add up: windows can be measured in any order, on any machine.
+/* A cell: what one scheme costs on one window, as sums from which every figure, its uncertainty and every
+ * picture is made. Cells of the same experiment add up: windows can be measured in any order, on any machine.
  */
 #ifndef KVQ_EVAL_RESULTS_CELL_H
 #define KVQ_EVAL_RESULTS_CELL_H

@@ -1,9 +1,11 @@
-/* Cells as lines of JSON (line.h). What a struct holds is written down once, in a table of its fields, from which
- * come the writer, the reader and the text that is hashed for the key.
+/* Cells as lines of JSON (line.h). What a struct holds is written down once, in a table of its fields, from
+ * which come the writer, the reader and the text that is hashed for the key.
  *
- * Numbers come back with the same bits: doubles have 17 digits, NaN is null, infinities are the strings "inf" and
- * "-inf", and whole numbers that a signed 64-bit integer cannot hold, like all checksums, are strings of hexadecimal
- * digits after 0x. A portrait, which is large, is hexadecimal digits too: of each float its bits, eight digits.
+ * Numbers come back with the same bits: doubles have 17 digits, NaN is null, infinities are the strings "inf"
+ * and
+ * "-inf", and whole numbers that a signed 64-bit integer cannot hold, like all checksums, are strings of
+ * hexadecimal digits after 0x. A portrait, which is large, is hexadecimal digits too: of each float its bits,
+ * eight digits.
  */
 #include "eval/results/line.h"
 
@@ -125,8 +127,8 @@ static uint64_t unsigned_at(const field *f, const void *base)
 
 /* ---- the key ---- */
 
-/* Text that is no UTF-8 JSON cannot have, and a cell should not be lost for it: then what is not ASCII becomes '?'.
- * The text itself, or a copy in `plain`, which has room for any field. */
+/* Text that is no UTF-8 JSON cannot have, and a cell should not be lost for it: then what is not ASCII
+ * becomes '?'. The text itself, or a copy in `plain`, which has room for any field. */
 static const char *good_text(const char *text, char *plain, size_t size)
 {
     json_t *good = json_string(text);

@@ -19,8 +19,8 @@ bool line_same_experiment(const experiment *a, const experiment *b);
 char *line_write(const experiment *x, const cell *c);
 
 /**
- * Read an object; `where` is the file and the line, for errors, which name the field too. The key must be that of
- * what the line holds. On failure nothing needs to be freed.
+ * Read an object; `where` is the file and the line, for errors, which name the field too. The key must be
+ * that of what the line holds. On failure nothing needs to be freed.
  */
 EVAL_MUST_CHECK bool line_read(const json_t *object, const char *where, experiment *x, cell *c, uint64_t *key,
                                eval_error *e);

@@ -105,7 +105,8 @@ static bool add_line(results *r, const json_t *object, const char *where, eval_e
     return true;
 }
 
-/* Does a line begin as every line does that is written here, as far as it goes? Then it may have been cut short. */
+/* Does a line begin as every line does that is written here, as far as it goes? Then it may have been cut
+ * short. */
 static bool is_beginning(const char *line, size_t n)
 {
     static const char start[] = "{\"schema\":\"" LINE_SCHEMA "\"";
@@ -163,7 +164,8 @@ static bool read_lines(results *r, const input_file *file, const char *name, eva
             return false;
         at += n + (newline ? 1 : 0);
     }
-    /* A file of something else should not pass for one whose lines are all cut: lines would be appended to it. */
+    /* A file of something else should not pass for one whose lines are all cut: lines would be appended to
+     * it. */
     if (t.foreign || (t.n_cells == 0 && (t.n_others > 0 || (file->size > 0 && t.first == 0))))
         return eval_fail(e, "%s, line %zu: is not a line of results, which kvq-eval sweep writes", name,
                          t.first > 0 ? t.first : 1);

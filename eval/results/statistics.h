@@ -1,11 +1,11 @@
-/* Figures from cells, with their uncertainty: a bootstrap over windows, or over blocks of consecutive tokens where
- * windows are few.
+/* Figures from cells, with their uncertainty: a bootstrap over windows, or over blocks of consecutive tokens
+ * where windows are few.
  *
  * Neighbouring tokens' divergences are alike, so tokens cannot be drawn one by one: what is drawn with
- * replacement are whole windows if there are at least STATISTICS_MIN_WINDOWS, else blocks of CELL_BLOCK steps (the
- * block bootstrap of Kuensch, Annals of Statistics 17(3), 1989, with blocks that do not overlap). Every figure is
- * a function of sums, so a replicate is the function of the drawn units' sums. Two schemes are compared on the
- * same draws of the same windows (paired), which is what makes small differences visible.
+ * replacement are whole windows if there are at least STATISTICS_MIN_WINDOWS, else blocks of CELL_BLOCK steps
+ * (the block bootstrap of Kuensch, Annals of Statistics 17(3), 1989, with blocks that do not overlap). Every
+ * figure is a function of sums, so a replicate is the function of the drawn units' sums. Two schemes are
+ * compared on the same draws of the same windows (paired), which is what makes small differences visible.
  */
 #ifndef KVQ_EVAL_RESULTS_STATISTICS_H
 #define KVQ_EVAL_RESULTS_STATISTICS_H
@@ -39,12 +39,12 @@ typedef struct estimate {
 /** What is drawn, as reports say it: "windows" or "blocks of 64 tokens". */
 const char *statistics_unit(size_t n_windows);
 
-/** A figure of one scheme's cells (pointers to n of them, one per window). Depends on the cells' order and on the
- * seed, on nothing else. */
+/** A figure of one scheme's cells (pointers to n of them, one per window). Depends on the cells' order and on
+ * the seed, on nothing else. */
 estimate statistics_estimate(figure f, const cell *const *cells, size_t n, uint64_t seed);
 
-/** Is a scheme of this size and figure (less is better) at least as good as another in both, and better in one? On the
- * front are those that no other beats. False where something is NaN. */
+/** Is a scheme of this size and figure (less is better) at least as good as another in both, and better in
+ * one? On the front are those that no other beats. False where something is NaN. */
 bool statistics_beats(double size, double value, double other_size, double other_value);
 
 typedef struct difference {

@@ -7,8 +7,8 @@
 #include <stddef.h>
 
 /**
- * Can lines be appended to `path` and read again? Not where it is there and no regular file. It is not opened, which
- * would wait for the other end of a pipe.
+ * Can lines be appended to `path` and read again? Not where it is there and no regular file. It is not
+ * opened, which would wait for the other end of a pipe.
  */
 EVAL_MUST_CHECK bool append_check(const char *path, eval_error *e);
 
@@ -16,8 +16,8 @@ EVAL_MUST_CHECK bool append_check(const char *path, eval_error *e);
 EVAL_MUST_CHECK int append_open(const char *path, eval_error *e);
 
 /**
- * Append lines, each with its newline, by one write() each, then bring the file to disk. Where the file's last
- * line was cut short, a newline comes first. Other processes that append so wait meanwhile.
+ * Append lines, each with its newline, by one write() each, then bring the file to disk. Where the file's
+ * last line was cut short, a newline comes first. Other processes that append so wait meanwhile.
  */
 EVAL_MUST_CHECK bool append_lines(int fd, const char *path, const char *const *lines, size_t n,
                                   eval_error *e);

@@ -1,5 +1,6 @@
-/* The grids of --grid families (grid.h): every family of codecs the library has, at several sizes, and what can be
- * turned at each, few enough for two windows of 1,024 tokens in less than 5 minutes on two cores. Rivals have the sinks and the residual of the kvq schemes, so that codecs are compared. */
+/* The grids of --grid families (grid.h): every family of codecs the library has, at several sizes, and what
+ * can be turned at each, few enough for two windows of 1,024 tokens in less than 5 minutes on two cores.
+ * Rivals have the sinks and the residual of the kvq schemes, so that codecs are compared. */
 #include "eval/sweep/grid.h"
 
 #define ALIKE "s=4 mode=sliding rtype=f16/i8"

@@ -36,9 +36,10 @@ EVAL_MUST_CHECK bool scheme_list_add_file(scheme_list *list, const char *path, e
  *
  * A combination takes one value of each factor: "base=kvq2,kivi2 s=0,4" gives kvq2,s=0; kvq2,s=4; kivi2,s=0;
  * kivi2,s=4. A value of base stands first, without its key: a preset, or the beginning of a scheme's text, as
- * in "base=kivi4,r=64|k=4,v=2". A number that follows a value with a colon, in a list with commas, continues it:
- * "k=tier:1.5,2,3" is tier:1.5, tier:2 and tier:3 (4 bits of KIVI beside it come first: "k=4,tier:1.5,2"). An empty
- * value leaves the factor out: "s=,4". A grid with neither base nor both k and v changes kvq2. "families" is a list of grids that comes with kvq-eval: grid_families.
+ * in "base=kivi4,r=64|k=4,v=2". A number that follows a value with a colon, in a list with commas, continues
+ * it: "k=tier:1.5,2,3" is tier:1.5, tier:2 and tier:3 (4 bits of KIVI beside it come first:
+ * "k=4,tier:1.5,2"). An empty value leaves the factor out: "s=,4". A grid with neither base nor both k and v
+ * changes kvq2. "families" is a list of grids that comes with kvq-eval: grid_families.
  *
  * Combinations that make no scheme are counted; if there are no others, it is an error.
  */

@@ -22,13 +22,13 @@ typedef struct jobs {
 } jobs;
 
 /**
- * Start n - 1 processes that are copies of this one, which goes on as number 0. Must come before anything uses
- * OpenMP, whose threads a copy does not have. On failure there is none of them.
+ * Start n - 1 processes that are copies of this one, which goes on as number 0. Must come before anything
+ * uses OpenMP, whose threads a copy does not have. On failure there is none of them.
  */
 EVAL_MUST_CHECK bool jobs_start(jobs *out, size_t n, eval_error *e);
 
-/** Number 0: wait for the others and call `tick` meanwhile, some times a second. On failure of some, *e is the first
- * one's. Ends with jobs_free. */
+/** Number 0: wait for the others and call `tick` meanwhile, some times a second. On failure of some, *e is
+ * the first one's. Ends with jobs_free. */
 EVAL_MUST_CHECK bool jobs_wait(jobs *j, void (*tick)(void *ctx), void *ctx, eval_error *e);
 
 /** The sum of all processes' states. */

@@ -7,8 +7,8 @@
 
 #include <stdio.h>
 
-/** Write every cell once: experiments and schemes in the order of their first lines, within an experiment by window,
- * within a window by scheme. */
+/** Write every cell once: experiments and schemes in the order of their first lines, within an experiment by
+ * window, within a window by scheme. */
 EVAL_MUST_CHECK bool merge_write(FILE *f, const results *r, eval_error *e);
 
 #endif

@@ -17,10 +17,10 @@ enum { SHARD_MAX = 1 << 20 };
 EVAL_MUST_CHECK bool shard_parse(shard *out, const char *text, eval_error *e);
 
 /**
- * What a batch system or MPI says in the environment: SLURM_ARRAY_TASK_ID with SLURM_ARRAY_TASK_COUNT (and _MIN,
- * _STEP), and the rank and size of OMPI_COMM_WORLD_*, PMI_* or PMIX_RANK with SLURM_STEP_NUM_TASKS. Both at once
- * divide an array task's part among its ranks. Nothing said: one of one. Errors: an index without how many
- * there are, or one that is not below it.
+ * What a batch system or MPI says in the environment: SLURM_ARRAY_TASK_ID with SLURM_ARRAY_TASK_COUNT (and
+ * _MIN, _STEP), and the rank and size of OMPI_COMM_WORLD_*, PMI_* or PMIX_RANK with SLURM_STEP_NUM_TASKS.
+ * Both at once divide an array task's part among its ranks. Nothing said: one of one. Errors: an index
+ * without how many there are, or one that is not below it.
  */
 EVAL_MUST_CHECK bool shard_from_environment(shard *out, eval_error *e);
 

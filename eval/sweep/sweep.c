@@ -1,8 +1,8 @@
 /* The cells that are missing, in tasks that threads take one after the other (sweep.h).
  *
- * A task is one window with a few schemes, which share its fp32 pass. Tasks do not depend on each other: so they run
- * side by side, each on one thread, as windows do in evaluate, and a thread writes what its task gave before it takes
- * the next. Nothing is held back for an end that may not come.
+ * A task is one window with a few schemes, which share its fp32 pass. Tasks do not depend on each other: so
+ * they run side by side, each on one thread, as windows do in evaluate, and a thread writes what its task
+ * gave before it takes the next. Nothing is held back for an end that may not come.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -35,7 +35,8 @@ static evaluate_config base_config(const sweep_config *c)
                              .append_only = c->append_only};
 }
 
-/* Can a cache of this model be had? A head dimension may not do for it, or a layer that is named not be there. */
+/* Can a cache of this model be had? A head dimension may not do for it, or a layer that is named not be
+ * there. */
 static bool is_suited(sweep_plan *plan, const model_shape *shape, const kvq_scheme *scheme)
 {
     kvq_cache *cache = NULL;
@@ -128,8 +129,8 @@ static kvq_scheme *scheme_of(const scheme_list *list, const char *text)
     return NULL;
 }
 
-/* Are cells of this scheme and window this process's, and missing? Cells are dealt out one by one, so that each part
- * gets some of every family, which differ in how long they take. */
+/* Are cells of this scheme and window this process's, and missing? Cells are dealt out one by one, so that
+ * each part gets some of every family, which differ in how long they take. */
 static bool is_missing(const sweep *s, const results *there, size_t scheme, size_t window)
 {
     const size_t place = window * s->plan->n_schemes + scheme;
@@ -310,9 +311,9 @@ static void run_tasks(sweep *s)
     const size_t n_threads = (size_t)s->config->n_threads;
     const int n = (int)(s->n_tasks < n_threads ? s->n_tasks : n_threads);
     (void)n; /* where OpenMP is left out, as static analysis does */
-    /* A cell's matrix products are one thread's. Where one task is left they would be shared out among idle threads
-     * and round otherwise, and what a cell says must not depend on who is beside it. Attention may have the threads:
-     * its bits do not depend on them. */
+    /* A cell's matrix products are one thread's. Where one task is left they would be shared out among idle
+     * threads and round otherwise, and what a cell says must not depend on who is beside it. Attention may
+     * have the threads: its bits do not depend on them. */
     omp_set_num_threads(1);
     openblas_set_num_threads(1);
 #pragma omp parallel num_threads(n)

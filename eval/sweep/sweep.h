@@ -28,8 +28,8 @@ typedef struct sweep_config {
     bool append_only;
     uint64_t seed;
     int n_threads; /* that windows run on side by side; at least 1 */
-    size_t
-        group; /* schemes that share one fp32 pass, at least 1: what is lost at most of a window that is at work */
+    size_t group; /* schemes that share one fp32 pass, at least 1: what is lost at most of a window that is at
+                     work */
     shard shard;
     const char *out;
     sweep_state *state;
@@ -62,11 +62,11 @@ void sweep_plan_free(sweep_plan *plan); /* an all-zero one is fine */
 uint64_t sweep_key(const sweep_plan *plan, size_t scheme, size_t window);
 
 /**
- * Read config->out, which need not be there yet, and measure what is missing in it of this process's part. A group
- * of one window at a time is measured by each thread, and written before the thread takes the next.
+ * Read config->out, which need not be there yet, and measure what is missing in it of this process's part. A
+ * group of one window at a time is measured by each thread, and written before the thread takes the next.
  *
- * Returns false for what ends all work: the file cannot be read or written, no memory; also if it was stopped, with
- * what was done in the file. Cells that fail are counted in the state.
+ * Returns false for what ends all work: the file cannot be read or written, no memory; also if it was
+ * stopped, with what was done in the file. Cells that fail are counted in the state.
  */
 EVAL_MUST_CHECK bool sweep_run(const sweep_config *config, const sweep_plan *plan, eval_error *e);
 

@@ -1,5 +1,5 @@
-/* What a tuner chooses: for each layer the widths of keys and values. Texts of it, its bytes, and the best choice for
- * a budget if layers' divergences add up.
+/* What a tuner chooses: for each layer the widths of keys and values. Texts of it, its bytes, and the best
+ * choice for a budget if layers' divergences add up.
  */
 #ifndef KVQ_EVAL_TUNE_CHOICE_H
 #define KVQ_EVAL_TUNE_CHOICE_H
@@ -29,19 +29,19 @@ typedef struct choice_common {
     size_t residual;      /* r */
 } choice_common;
 
-/** The scheme of choices [n_layers] as a text that kvq_scheme_create takes (not the canonical one); the caller frees
- * it. NULL without memory. */
+/** The scheme of choices [n_layers] as a text that kvq_scheme_create takes (not the canonical one); the
+ * caller frees it. NULL without memory. */
 char *choice_text(const choice *choices, size_t n_layers, const choice_common *common);
 
-/** fp32 but for the keys, or else the values, of one layer at width number `width`: for its divergence alone. */
+/** fp32 but for the keys, or else the values, of one layer at width number `width`: for its divergence alone.
+ */
 char *choice_text_alone(size_t layer, bool keys, size_t width, const choice_common *common);
 
 /* What the bytes of a choice may be. */
 typedef struct choice_budget {
     double bytes;
-    size_t
-        context; /* of a cache with this many tokens; 0: that a token adds to a long cache, in the mean, without
-                       room that holds no token yet */
+    size_t context; /* of a cache with this many tokens; 0: that a token adds to a long cache, in the mean,
+                       without room that holds no token yet */
 } choice_budget;
 
 /** Bytes of a cache of all layers, as budget.context says: those of a real one. */
@@ -59,8 +59,9 @@ double choice_table_kl(const choice_table *t, const choice *choices); /* the sum
 double choice_table_bytes(const choice_table *t, const choice *choices);
 
 /**
- * Choices [n_layers] whose table bytes are at most `bytes`: from the narrowest up, again and again the wider keys or
- * values of a layer that save the most divergence for a byte. False if even the narrowest are too large.
+ * Choices [n_layers] whose table bytes are at most `bytes`: from the narrowest up, again and again the wider
+ * keys or values of a layer that save the most divergence for a byte. False if even the narrowest are too
+ * large.
  */
 EVAL_MUST_CHECK bool choice_greedy(choice *out, const choice_table *t, double bytes);
 

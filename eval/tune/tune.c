@@ -406,7 +406,8 @@ static int least_promised_first(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Uniform schemes that fit the budget, those that the table promises most of first; *n of at most N_UNIFORM. */
+/* Uniform schemes that fit the budget, those that the table promises most of first; *n of at most N_UNIFORM.
+ */
 static bool list_uniform(tuner *t, char **texts, size_t *n, eval_error *e)
 {
     const size_t L = n_layers(t);
@@ -468,8 +469,8 @@ static int best_unseen_first(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The chosen one against the best uniform one, on windows that the chosen one has not seen. The uniform one is the best
- * of several there, which is in its favour. */
+/* The chosen one against the best uniform one, on windows that the chosen one has not seen. The uniform one
+ * is the best of several there, which is in its favour. */
 static bool compare(tuner *t, const batch *b, eval_error *e)
 {
     const size_t first = t->config->n_tune_windows, n = t->config->sweep.in->n_windows - first;

@@ -1,14 +1,15 @@
 /* Finding a scheme that differs by layer and is worth more than one for all layers at the same bytes.
  *
- * 1. The keys, and the values, of each layer are quantized alone, in every width, on the tuning windows: what that
- *    does to the next token's distribution (propagated KL) is the layer's sensitivity.
- * 2. If divergences add up, widths are chosen greedily for the budget (choice.h), once for each number of heavy
- *    hitters and each residual that is considered; these are measured.
- * 3. From the best of them on, pairs of layers trade widths; every trade is measured and kept if the divergence falls.
+ * 1. The keys, and the values, of each layer are quantized alone, in every width, on the tuning windows: what
+ * that does to the next token's distribution (propagated KL) is the layer's sensitivity.
+ * 2. If divergences add up, widths are chosen greedily for the budget (choice.h), once for each number of
+ * heavy hitters and each residual that is considered; these are measured.
+ * 3. From the best of them on, pairs of layers trade widths; every trade is measured and kept if the
+ * divergence falls.
  * 4. The choice, and uniform schemes that fit the budget, are measured on windows that had no part in it.
  *
- * All is measured by a sweep into a results file, so tuning that was stopped goes on from there, and what it has
- * measured can be looked at in a report.
+ * All is measured by a sweep into a results file, so tuning that was stopped goes on from there, and what it
+ * has measured can be looked at in a report.
  */
 #ifndef KVQ_EVAL_TUNE_TUNE_H
 #define KVQ_EVAL_TUNE_TUNE_H
@@ -50,8 +51,8 @@ typedef struct tune_result {
     size_t n_tune_windows, n_unseen_windows;
 } tune_result;
 
-/** Errors: the budget cannot be met (the message says the least that can); those of a sweep; stopped. On failure
- * *out is untouched. */
+/** Errors: the budget cannot be met (the message says the least that can); those of a sweep; stopped. On
+ * failure *out is untouched. */
 EVAL_MUST_CHECK bool tune(tune_result *out, const tune_config *config, eval_error *e);
 
 void tune_result_free(tune_result *r); /* an all-zero one is fine */
