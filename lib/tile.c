@@ -304,6 +304,16 @@ void kvq_tile_start(kvq_tile *t, const kvq_attention_work *a, const kvq_tile_pla
     }
 }
 
+/* How many tokens a chunk has: up to the last one that any row sees, but packed ones all, so that a row's
+ * bits do not depend on which others are in its tile. (Folding looks at all tokens that it is given.) */
+static size_t tokens_in_chunk(const kvq_tile *t, size_t begin)
+{
+    const kvq_layer *layer = t->view->layer;
+    size_t packed =
+        t->view->plan->scheme.sinks + kvq_max_size(layer->packed[KVQ_KEYS], layer->packed[KVQ_VALUES]);
+    return kvq_min_size(kvq_max_size(t->at.n_tokens, packed) - begin, KVQ_SUPERBLOCK);
+}
+
 void kvq_tile_run_segment(kvq_tile *t, size_t segment, float *memory)
 {
     size_t sinks = kvq_min_size(t->view->plan->scheme.sinks, t->at.n_tokens), n = t->at.n_tokens - sinks;
@@ -317,7 +327,7 @@ void kvq_tile_run_segment(kvq_tile *t, size_t segment, float *memory)
         process_chunk(t, &(chunk){.sinks = true, .begin = i, .n = kvq_min_size(sinks - i, KVQ_SUPERBLOCK)});
     size_t end = kvq_min_size(n, kvq_segment_begin(segment + 1));
     for (size_t i = kvq_max_size(kvq_segment_begin(segment), first); i < end; i += KVQ_SUPERBLOCK)
-        process_chunk(t, &(chunk){.begin = sinks + i, .n = kvq_min_size(n - i, KVQ_SUPERBLOCK)});
+        process_chunk(t, &(chunk){.begin = sinks + i, .n = tokens_in_chunk(t, sinks + i)});
 }
 
 /* What makes probabilities of a row's weights: their sum, or NaN for an answer that is NaN. */

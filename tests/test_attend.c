@@ -276,6 +276,29 @@ Test(attend, thread_counts_agree)
     free_problem(&p);
 }
 
+/* Calls with the last n queries each: tiles are cut elsewhere, and what a tile sees ends elsewhere. */
+Test(attend, bits_do_not_depend_on_the_other_queries)
+{
+    static const char *const schemes[] = {"kivi2,r=32", "kivi4,r=0,mode=sliding", "kivi2-g64,r=64", "kvq2",
+                                          "fp16"};
+    const size_t n_q = 150, row = 4 * 32;
+    problem p = make_problem(12, (shape){1, 4, 1, 32, 1}, 700, n_q, FILL_OFFSETS), some = p;
+    for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++) {
+        kvq_cache *cache = filled(schemes[i], &p);
+        float *all = attend(cache, &p, NULL, 1, p.q, 1);
+        for (some.n_q = 1; some.n_q < n_q; some.n_q += 2) {
+            const size_t first = n_q - some.n_q;
+            float *last = attend(cache, &some, NULL, 1, p.q + first * row, 1);
+            cr_assert(same_bits(schemes[i], all + first * row, last, some.n_q * row * sizeof *last),
+                      "the last %zu queries", some.n_q);
+            free(last);
+        }
+        free(all);
+        kvq_cache_free(cache);
+    }
+    free_problem(&p);
+}
+
 Test(attend, many_queries_equal_one_at_a_time_on_the_same_cache)
 {
     /* With fp32 the cache of t tokens is the start of the cache of T, so a chunk must equal its decode steps.
