@@ -274,6 +274,16 @@ static bool add_scheme(bench_options *o, const char *text, eval_error *e)
     return true;
 }
 
+static bool is_no_isa(const char *name, eval_error *e)
+{
+    char names[128] = "";
+    size_t n = 0;
+    for (size_t i = 0; kvq_isa_name(i) && n < sizeof names; i++)
+        n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", i > 0 ? ", " : "", kvq_isa_name(i));
+    return eval_fail(e, "--isa %.64s: no instruction set of that name runs here; expected one of: %s", name,
+                     names);
+}
+
 static bool choose_isas(bench_options *o, eval_error *e)
 {
     const char *wanted = getenv("KVQ_ISA");
@@ -282,12 +292,8 @@ static bool choose_isas(bench_options *o, eval_error *e)
         size_t j = 0;
         for (const char *name = kvq_isa_name(0); name && strcmp(name, o->isas[i]) != 0;)
             name = kvq_isa_name(++j);
-        if (!kvq_isa_name(j)) {
-            return eval_fail(e,
-                             "--isa %.64s: no instruction set of that name runs here (kvq-eval info names "
-                             "the one in use)",
-                             o->isas[i]);
-        }
+        if (!kvq_isa_name(j))
+            return is_no_isa(o->isas[i], e);
     }
     if (o->n_isas > 0)
         return true;
