@@ -378,7 +378,10 @@ Test(sweep, the_table_has_the_front_and_the_errors_of_the_report)
             beaten = beaten || (bits[j] < bits[i] && kl[j] < kl[i]);
         cr_expect_eq(front[i], !beaten, "%s: %s", texts[i], out);
     }
-    cr_assert_eq(run("$E --tokens 200 --windows 1 --quiet --bound off --json - %s", command), 0, "%s", err);
+    /* On one thread as well: with more, OpenBLAS rounds otherwise, and kivi8's divergence is little more than
+     * that. */
+    cr_assert_eq(run("$E --threads 1 --tokens 200 --windows 1 --quiet --bound off --json - %s", command), 0,
+                 "%s", err);
     json_t *report = load_json(out);
     for (size_t i = 0; i < N; i++) {
         const json_t *part =
