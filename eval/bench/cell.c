@@ -89,10 +89,10 @@ static size_t choose_layers(const bench_cell *c, const bench_machine *m)
 /* ---- filling ---- */
 
 enum {
-    FILL_TOKENS = 128,
-    TAUGHT = 8,
-    N_LESSONS = 8
-}; /* tokens at once; those that bring queries, and how often these are others */
+    FILL_TOKENS = 128, /* at once */
+    TAUGHT = 8,        /* of them bring queries */
+    N_LESSONS = 8,     /* so often others, then the first again */
+};
 
 static bool no_memory(const bench_cell *c, eval_error *e)
 {
