@@ -576,8 +576,9 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           than 64 sequences some 100 bytes each; without them it is done in parts.
  * Numerics  identical bits for any n_threads, any grouping of sequences into calls and whatever other queries
  *           of a sequence are in the call; with KVQ_PRECISION_FAST on any instruction set, too, while
- *           kvq_attend_counters.superblocks_exact stays 0. Where fast precision serves it does so unless |q| times a key's scale passes 2^100, or |q|
- *           passes 2^85 times the largest such product, or |q| times a key's minimum passes 2^100.
+ *           kvq_attend_counters.superblocks_exact stays 0. Where fast precision serves it does so unless |q|
+ *           times a key's scale passes 2^100, or |q| passes 2^85 times the largest such product, or |q| times
+ *           a key's minimum passes 2^100.
  *           Sums are float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv
  *           1805.02867), in segments of 2,048 (the first: of 512) that threads share. A query for which
  *           scale * q, that times a key's scale, a score, or a partial sum of one leaves the range of float
