@@ -63,10 +63,10 @@ typedef struct kvq_next {
  * reaches past the whole has none. The parts of all of it add up to it. */
 static inline kvq_next kvq_next_part(kvq_next next, size_t first, size_t n, size_t whole)
 {
-    if (next.n_bytes == 0)
-        return next;
-    const size_t lines = (next.n_bytes + 63) / 64, last = n < whole - first ? first + n : whole,
-                 begin = lines * first / whole, end = lines * last / whole;
+    const size_t lines = (next.n_bytes + 63) / 64, last = n < whole - first ? first + n : whole;
+    if (lines == 0 || last - first == whole) /* often, and then divisions are spared */
+        return (kvq_next){next.bytes, 64 * lines};
+    const size_t begin = lines * first / whole, end = lines * last / whole;
     return (kvq_next){next.bytes + 64 * begin, 64 * (end - begin)};
 }
 

@@ -83,11 +83,16 @@ V_INLINE v_f v_load_half(const uint16_t *p)
                  _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p + 8)))};
 }
 
+/* By pairs, and an odd one out by itself: copied first, they would be loaded while still being stored. */
 V_INLINE v_f v_load_half_part(const uint16_t *p, size_t n)
 {
-    uint16_t sixteen[16] = {0};
-    memcpy(sixteen, p, n * sizeof *p);
-    return v_load_half(sixteen);
+    __m256i x = _mm256_maskload_epi32((const int *)(const void *)p, v_first(n / 2, 0));
+    if (n % 2 != 0) {
+        const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        __m256i here = _mm256_cmpeq_epi32(lane, _mm256_set1_epi32((int32_t)(n / 2)));
+        x = _mm256_or_si256(x, _mm256_and_si256(here, _mm256_set1_epi32(p[n - 1])));
+    }
+    return (v_f){_mm256_cvtph_ps(_mm256_castsi256_si128(x)), _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1))};
 }
 
 V_INLINE void v_store_half(uint16_t *p, v_f x)

@@ -385,7 +385,8 @@ V_INLINE bool dot_prepare(const kvq_run *runs, size_t n_runs, const uint8_t *sup
     for (size_t i = 0; i < n_runs; i++) {
         const kvq_run *run = &runs[i];
         const size_t quads = k_step_quads(run->width), largest = (1u << run->width) - 1u;
-        const size_t n_k_steps = (run->n + 4 * quads - 1) / (4 * quads), cost = n_k_steps * quads * largest;
+        const size_t n_k_steps = run->width == 1 ? (run->n + 31) / 32 : (run->n + 15) / 16,
+                     cost = n_k_steps * quads * largest;
         call->runs[i] = (dot_run){.codes = superblock + run->offset,
                                   .folded = folded + run->folded,
                                   .block_bytes = run->block_bytes,

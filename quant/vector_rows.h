@@ -142,18 +142,51 @@ V_INLINE void row_prefetch(const row_call *call, size_t i, size_t n)
         v_prefetch(call->next.bytes + byte);
 }
 
+/* x[i] * scale of row i, rows of int8, for n_q rows of x that are KVQ_SUPERBLOCK apart. */
+V_INLINE void scale_by_rows(const row_call *call, size_t n_q, const float *x, float *out)
+{
+    const uint8_t *row = call->rows;
+    size_t i = 0;
+    for (uint16_t half[16]; i + 16 <= call->n; i += 16) {
+        for (size_t j = 0; j < 16; j++, row += call->stride)
+            half[j] = kvq_load_u16(row);
+        for (size_t at = i; at < n_q * KVQ_SUPERBLOCK; at += KVQ_SUPERBLOCK)
+            v_store(out + at, v_mul(v_load(x + at), v_load_half(half)));
+    }
+    for (; i < call->n; i++, row += call->stride) {
+        const float scale = kvq_row8_scale(row);
+        for (size_t at = i; at < n_q * KVQ_SUPERBLOCK; at += KVQ_SUPERBLOCK)
+            out[at] = x[at] * scale;
+    }
+}
+
+/* Add the products of the elements behind the last whole sixteen: lanes without one add 0 * 0, and no lane is
+ * ever -0, so nothing changes there. */
+V_INLINE void dot_tail(const row_call *call, size_t n_q, size_t n_rows, const uint8_t *rows, v_f sum[4])
+{
+    const size_t left = call->dim % 16, c = call->dim - left;
+    V_UNROLL(4)
+    for (size_t j = 0; j < n_rows; j++) {
+        v_f row = row_load_part(call->type, rows + j * call->stride, c, left);
+        V_UNROLL(4)
+        for (size_t query = 0; query < n_q; query++)
+            sum[query * n_rows + j] =
+                v_add(sum[query * n_rows + j],
+                      v_mul(v_load_part(call->factors + query * call->dim + c, left), row));
+    }
+}
+
 /* Scores of n_rows rows from i on by n_q queries; n_q * n_rows = 4, or less at the end. */
-V_INLINE void dot_some(const row_call *call, size_t n_q, size_t n_rows, size_t i)
+V_INLINE void dot_some(const row_call *call, size_t n_q, size_t n_rows, bool tail, size_t i)
 {
     const uint8_t *rows = call->rows + i * call->stride;
     const size_t dim = call->dim;
     v_f sum[4];
     row_prefetch(call, i, n_rows);
-    size_t c = 0;
     V_UNROLL(4)
     for (size_t j = 0; j < 4; j++)
         sum[j] = v_set1(0.0f);
-    for (; c + 16 <= dim; c += 16) {
+    for (size_t c = 0; c + 16 <= dim; c += 16) {
         V_UNROLL(4)
         for (size_t j = 0; j < n_rows; j++) {
             v_f row = row_load(call->type, rows + j * call->stride, c);
@@ -163,45 +196,46 @@ V_INLINE void dot_some(const row_call *call, size_t n_q, size_t n_rows, size_t i
                     v_add(sum[query * n_rows + j], v_mul(v_load(call->factors + query * dim + c), row));
         }
     }
-    if (c < dim) /* the other lanes add 0 * 0: no lane is ever -0, so nothing changes */
-        for (size_t j = 0; j < n_rows; j++) {
-            v_f row = row_load_part(call->type, rows + j * call->stride, c, dim - c);
-            V_UNROLL(4)
-            for (size_t query = 0; query < n_q; query++)
-                sum[query * n_rows + j] =
-                    v_add(sum[query * n_rows + j],
-                          v_mul(v_load_part(call->factors + query * dim + c, dim - c), row));
-        }
+    if (tail)
+        dot_tail(call, n_q, n_rows, rows, sum);
     float sums[4];
     v_store_sums(sums, sum[0], sum[1], sum[2], sum[3]);
+    V_UNROLL(4)
     for (size_t query = 0; query < n_q; query++)
-        for (size_t j = 0; j < n_rows; j++) {
-            float score = sums[query * n_rows + j];
-            call->out[query * KVQ_SUPERBLOCK + i + j] =
-                call->type == ROW_I8 ? kvq_row8_scale(rows + j * call->stride) * score : score;
-        }
+        memcpy(call->out + query * KVQ_SUPERBLOCK + i, sums + query * n_rows, n_rows * sizeof *sums);
 }
 
-V_INLINE void dot_rows(row_call call, size_t n_q)
+V_INLINE void dot_all_rows(row_call call, size_t n_q, bool tail)
 {
     for (size_t left = n_q, now; left > 0; left -= now) {
         size_t i = 0;
         now = left >= 4 ? 4 : left >= 2 ? 2 : 1;
         if (now == 4)
             for (; i < call.n; i++)
-                dot_some(&call, 4, 1, i);
+                dot_some(&call, 4, 1, tail, i);
         for (; now == 2 && i + 2 <= call.n; i += 2)
-            dot_some(&call, 2, 2, i);
+            dot_some(&call, 2, 2, tail, i);
         for (; now == 2 && i < call.n; i++)
-            dot_some(&call, 2, 1, i);
+            dot_some(&call, 2, 1, tail, i);
         for (; now == 1 && i + 4 <= call.n; i += 4)
-            dot_some(&call, 1, 4, i);
+            dot_some(&call, 1, 4, tail, i);
         for (; i < call.n; i++)
-            dot_some(&call, 1, 1, i);
+            dot_some(&call, 1, 1, tail, i);
+        if (call.type == ROW_I8)
+            scale_by_rows(&call, now, call.out, call.out);
         call.factors += now * call.dim;
         call.out += now * KVQ_SUPERBLOCK;
         call.next.n_bytes = 0; /* it is under way */
     }
+}
+
+/* Sums stay in registers only where no tail could ask for them in memory. */
+V_INLINE void dot_rows(const row_call *call, size_t n_q)
+{
+    if (call->dim % 16 == 0)
+        dot_all_rows(*call, n_q, false);
+    else
+        dot_all_rows(*call, n_q, true);
 }
 
 /* Columns [c, c + 16 n_v) of n_q sums in registers, rows in order: each column sees the additions of the
@@ -216,23 +250,19 @@ V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, s
     }
     const uint8_t *row = call->rows;
     for (size_t i = 0; i < call->n; i++, row += call->stride) {
-        const v_f scale = call->type == ROW_I8 ? v_set1_half(kvq_load_u16(row)) : v_set1(1.0f);
         if (c == 0)
             row_prefetch(call, i, 1);
-        v_f x[4];
+        v_f weight[4];
+        V_UNROLL(4)
+        for (size_t query = 0; query < n_q; query++)
+            weight[query] = v_set1(call->factors[query * KVQ_SUPERBLOCK + i]);
         V_UNROLL(4)
         for (size_t j = 0; j < n_v; j++) {
-            x[j] =
+            v_f x =
                 part == 16 ? row_load(call->type, row, c + 16 * j) : row_load_part(call->type, row, c, part);
-        }
-        V_UNROLL(4)
-        for (size_t query = 0; query < n_q; query++) {
-            v_f weight = v_set1(call->factors[query * KVQ_SUPERBLOCK + i]);
-            if (call->type == ROW_I8)
-                weight = v_mul(weight, scale);
             V_UNROLL(4)
-            for (size_t j = 0; j < n_v; j++)
-                sum[query * n_v + j] = v_add(sum[query * n_v + j], v_mul(weight, x[j]));
+            for (size_t query = 0; query < n_q; query++)
+                sum[query * n_v + j] = v_add(sum[query * n_v + j], v_mul(weight[query], x));
         }
     }
     V_UNROLL(4)
@@ -259,15 +289,22 @@ V_INLINE void accumulate_some(const row_call *call, size_t n_q, size_t n_v)
 
 V_INLINE void accumulate_rows(row_call call, size_t n_q)
 {
+    float scaled[4 * KVQ_SUPERBLOCK]; /* filled as far as it is used */
+    const float *weights = call.factors;
     for (size_t left = n_q, now; left > 0; left -= now) {
         now = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        if (call.type == ROW_I8) {
+            scale_by_rows(&call, now, weights, scaled);
+            call.factors = scaled;
+        } else
+            call.factors = weights;
         if (now == 4)
             accumulate_some(&call, 4, 1);
         else if (now == 2)
             accumulate_some(&call, 2, 2);
         else
             accumulate_some(&call, 1, 4);
-        call.factors += now * KVQ_SUPERBLOCK;
+        weights += now * KVQ_SUPERBLOCK;
         call.out += now * call.dim;
         call.next.n_bytes = 0; /* it is under way */
     }
@@ -276,14 +313,14 @@ V_INLINE void accumulate_rows(row_call call, size_t n_q)
 V_INLINE row_call make_row_call(row_type type, const void *rows, size_t stride, size_t n, kvq_next next,
                                 size_t dim, const float *factors, float *out)
 {
-    size_t lines = (next.n_bytes + 63) / 64;
+    const uint32_t lines = (uint32_t)((next.n_bytes + 63) / 64), n_rows = (uint32_t)n;
     return (row_call){.type = type,
                       .rows = rows,
                       .stride = stride * row_element(type),
                       .n = n,
                       .dim = dim,
                       .next = next,
-                      .next_per_row = n > 0 ? (lines + n - 1) / n * 64 : 0,
+                      .next_per_row = n > 0 ? (size_t)((lines + n_rows - 1) / n_rows) * 64 : 0,
                       .factors = factors,
                       .out = out};
 }
@@ -292,7 +329,8 @@ V_INLINE row_call make_row_call(row_type type, const void *rows, size_t stride, 
     static void dot_##suffix##_v(const row *rows, size_t stride, size_t n, kvq_next next, const float *q,    \
                                  size_t n_q, size_t dim, float *scores)                                      \
     {                                                                                                        \
-        dot_rows(make_row_call(type, rows, stride, n, next, dim, q, scores), n_q);                           \
+        const row_call call = make_row_call(type, rows, stride, n, next, dim, q, scores);                    \
+        dot_rows(&call, n_q);                                                                                \
     }                                                                                                        \
     static void accumulate_##suffix##_v(const row *rows, size_t stride, size_t n, kvq_next next,             \
                                         const float *p, size_t n_q, size_t dim, float *acc)                  \
