@@ -16,8 +16,8 @@
  * v_dot takes codes below 16 only (V_NIBBLES), a run of 8 bits is two: of the upper halves and of the lower.
  *
  * Most sums stay in their v_acc to the end, always where that has room for all (V_ROOM 0), otherwise where
- * this call's products fit. The others are put away in dwords on the way (`away`, a constant where it is
- * inlined).
+ * this call's products fit. The others are made in turns, of as many runs, or parts of runs, as a v_acc has
+ * room for, and totals wait in dwords in memory (`in_turns`, a constant where it is inlined).
  */
 #ifndef KVQ_QUANT_VECTOR_DOT_H
 #define KVQ_QUANT_VECTOR_DOT_H
@@ -43,22 +43,28 @@ V_INLINE void v_prefetch_some(kvq_next *next, size_t bytes)
     next->n_bytes -= bytes;
 }
 
-/* A run as the loops take it. */
-typedef struct dot_run {
+/* A run as the loops take it, or so much of it as a v_acc has room for. */
+typedef struct dot_part {
     const uint8_t *codes; /* of the first block of lanes */
     const int8_t *folded; /* of the first of n_q rows */
     size_t block_bytes, folded_stride;
     size_t n_k_steps;
     uint32_t width;
-    uint32_t up; /* how far to move up what there is, for what comes next */
-} dot_run;
+    uint32_t up;    /* how far to move up what there is, for what comes next */
+    bool upper;     /* of codes of 8 bits it is the upper halves, where v_dot takes those only */
+    bool ends_full; /* behind it the v_acc are added to totals, and start again */
+} dot_part;
 
 _Static_assert((int)KVQ_MAX_PLANES <= (int)KVQ_RUNS_MAX, "planes of affine codes are runs");
 
+/* Of 4 bits two k-steps always fit, so that a part has one only where it is the last of its run, or fills a
+ * v_acc up. */
+enum { DOT_PARTS_MAX = KVQ_DIM_MAX / 16 + 2 * KVQ_RUNS_MAX };
+
 /* Codes against n_q rows of folded numbers. Keys' lanes are tokens, values' channels. */
 typedef struct dot_call {
-    dot_run runs[KVQ_RUNS_MAX];
-    size_t n_runs;
+    dot_part parts[DOT_PARTS_MAX];
+    size_t n_parts;
     const float *step; /* one for each row */
     const float *bias; /* likewise; or NULL, to add to what is there */
     size_t first, end; /* lanes */
@@ -93,16 +99,22 @@ V_INLINE uint32_t k_step_quads(uint32_t width)
     return width == 1 ? 8 : 4;
 }
 
-/* The sums of the products of n_q queries and `registers` v_d. */
+/* The sums of the products of n_q queries and `registers` v_d: by row, then register, then chain. */
 typedef struct dot_sums {
-    /* By row, then register; of low and high then by chain. Totals are there where sums are put away, and at
-     * the end. */
     v_acc low[V_SUMS / 2], high[V_SUMS / 2];
-    v_d total_low[V_SUMS / 2], total_high[V_SUMS / 2];
-    size_t room; /* what v_acc still takes, in products with the largest folded byte by 1 */
 } dot_sums;
 
-_Static_assert(V_ROOM == 0 || V_ROOM >= 4 * (V_NIBBLES ? 15 : 255), "a v_acc takes a whole k-step");
+/* The same when all is added: by row, then register. */
+typedef struct dot_totals {
+    v_d low[V_SUMS / 2], high[V_SUMS / 2];
+} dot_totals;
+
+V_INLINE void dot_start(dot_sums *s)
+{
+    V_UNROLL(16)
+    for (uint32_t i = 0; i < V_SUMS / 2; i++)
+        s->low[i] = s->high[i] = v_acc_zero();
+}
 
 V_INLINE v_d dot_chained(uint32_t chains, const v_acc *sum)
 {
@@ -113,52 +125,45 @@ V_INLINE v_d dot_chained(uint32_t chains, const v_acc *sum)
     return total;
 }
 
-V_INLINE void dot_start(dot_sums *s)
+V_INLINE void dot_finish(uint32_t n_q, const dot_sums *s, dot_totals *t)
+{
+    const uint32_t chains = dot_chains(n_q);
+    V_UNROLL(8)
+    for (uint32_t i = 0; i < n_q * dot_registers(n_q); i++) {
+        t->low[i] = dot_chained(chains, s->low + i * chains);
+        t->high[i] = dot_chained(chains, s->high + i * chains);
+    }
+}
+
+/* Move sums up by so many bits, above what comes after them: of a v_acc that is a v_d (V_ROOM 0). */
+V_INLINE void dot_move_up(uint32_t n_q, dot_sums *s, uint32_t up)
 {
     V_UNROLL(16)
-    for (uint32_t i = 0; i < V_SUMS / 2; i++) {
-        s->low[i] = s->high[i] = v_acc_zero();
-        s->total_low[i] = s->total_high[i] = v_d_zero();
+    for (uint32_t i = 0; i < n_q * dot_registers(n_q) * dot_chains(n_q); i++) {
+        s->low[i] = v_d_shift_left(s->low[i], up);
+        s->high[i] = v_d_shift_left(s->high[i], up);
     }
-    s->room = V_ROOM;
 }
 
-/* Add the sums to the totals. */
-V_INLINE void dot_put_away(uint32_t n_q, dot_sums *s)
+V_INLINE void dot_add(uint32_t n_q, const dot_totals *more, dot_totals *t)
 {
-    const uint32_t chains = dot_chains(n_q), n = n_q * dot_registers(n_q);
     V_UNROLL(8)
-    for (uint32_t i = 0; i < n; i++) {
-        s->total_low[i] = v_d_add(s->total_low[i], dot_chained(chains, s->low + i * chains));
-        s->total_high[i] = v_d_add(s->total_high[i], dot_chained(chains, s->high + i * chains));
-        V_UNROLL(4)
-        for (uint32_t j = i * chains; j < (i + 1) * chains; j++)
-            s->low[j] = s->high[j] = v_acc_zero();
+    for (uint32_t i = 0; i < n_q * dot_registers(n_q); i++) {
+        t->low[i] = v_d_add(t->low[i], more->low[i]);
+        t->high[i] = v_d_add(t->high[i], more->high[i]);
     }
-    s->room = V_ROOM;
 }
 
-/* Move what there is up by so many bits, above what comes after it. */
-V_INLINE void dot_move_up(uint32_t n_q, bool away, dot_sums *s, uint32_t up)
+V_INLINE void dot_shift(uint32_t n_q, uint32_t up, dot_totals *t)
 {
-    const uint32_t n = n_q * dot_registers(n_q);
-    if (!away) { /* only where V_ROOM is 0, and a v_acc a v_d: others that move up are put away */
-        V_UNROLL(16)
-        for (uint32_t i = 0; i < n * dot_chains(n_q); i++) {
-            s->low[i] = v_d_shift_left(s->low[i], up);
-            s->high[i] = v_d_shift_left(s->high[i], up);
-        }
-        return;
-    }
-    dot_put_away(n_q, s);
     V_UNROLL(8)
-    for (uint32_t i = 0; i < n; i++) {
-        s->total_low[i] = v_d_shift_left(s->total_low[i], up);
-        s->total_high[i] = v_d_shift_left(s->total_high[i], up);
+    for (uint32_t i = 0; i < n_q * dot_registers(n_q); i++) {
+        t->low[i] = v_d_shift_left(t->low[i], up);
+        t->high[i] = v_d_shift_left(t->high[i], up);
     }
 }
 
-/* ---- One run ---- */
+/* ---- Parts ---- */
 
 /* The codes of a quad of the k-step that starts at `row`; of 8 bits their upper or lower half, or all. */
 V_INLINE v_d quad_codes(uint32_t width, const uint8_t *row, size_t row_bytes, uint32_t quad, uint32_t down,
@@ -170,12 +175,13 @@ V_INLINE v_d quad_codes(uint32_t width, const uint8_t *row, size_t row_bytes, ui
     return v_d_and(v_d_shift_bytes(v_d_load(row + (width == 4 ? quad / 2 * row_bytes : 0)), place), mask);
 }
 
-/* Add the products of n k-steps. */
-V_INLINE void dot_k_steps(uint32_t width, uint32_t down, uint32_t mask, uint32_t n_q,
-                          const uint8_t *const *at, size_t row_bytes, const int8_t *folded,
-                          size_t folded_stride, size_t n, dot_sums *s)
+/* Add the products of a part. */
+V_INLINE void dot_k_steps(uint32_t width, uint32_t down, uint32_t mask, uint32_t n_q, const dot_part *part,
+                          const uint8_t *const *at, size_t row_bytes, dot_sums *s)
 {
     const uint32_t registers = dot_registers(n_q), chains = dot_chains(n_q);
+    const size_t n = part->n_k_steps, folded_stride = part->folded_stride;
+    const int8_t *folded = part->folded;
     for (size_t k = 0; k < n; k++) {
         V_UNROLL(8)
         for (uint32_t quad = 0; quad < k_step_quads(width); quad++) {
@@ -200,80 +206,73 @@ V_INLINE void dot_k_steps(uint32_t width, uint32_t down, uint32_t mask, uint32_t
     }
 }
 
-/* How many of `left` k-steps the sums take, each of which costs that much room. */
-V_INLINE size_t dot_make_room(uint32_t n_q, bool away, size_t cost, size_t left, dot_sums *s)
+V_INLINE void dot_of_part(uint32_t n_q, const dot_part *part, const uint8_t *const *at, size_t row_bytes,
+                          dot_sums *s)
 {
-    if (!away)
-        return left;
-    if (s->room < cost)
-        dot_put_away(n_q, s);
-    size_t n = s->room / cost < left ? s->room / cost : left;
-    s->room -= n * cost;
-    return n;
-}
-
-/* A run, or of its codes of 8 bits a half: those bits from `down` on that `mask` leaves. */
-V_INLINE void dot_part(uint32_t width, uint32_t down, uint32_t mask, uint32_t n_q, bool away,
-                       size_t row_bytes, const dot_run *run, const uint8_t *const *at, dot_sums *s)
-{
-    const size_t k_step = 4 * k_step_quads(width);
-    const int8_t *folded = run->folded;
-    const uint8_t *from[V_STRIP];
-    for (uint32_t r = 0; r < dot_registers(n_q); r++)
-        from[r] = at[r];
-    for (size_t left = run->n_k_steps, n; left > 0; left -= n) {
-        n = dot_make_room(n_q, away, (size_t)mask * k_step_quads(width), left, s);
-        dot_k_steps(width, down, mask, n_q, from, row_bytes, folded, run->folded_stride, n, s);
-        folded += n * 2 * k_step;
-        for (uint32_t r = 0; r < dot_registers(n_q); r++)
-            from[r] += n * k_step_rows(width) * row_bytes;
-    }
-}
-
-V_INLINE void dot_of_run(uint32_t n_q, bool away, size_t row_bytes, const dot_run *run,
-                         const uint8_t *const *at, dot_sums *s)
-{
-    switch (run->width) {
+    switch (part->width) {
     case 1:
-        dot_part(1, 0, 1, n_q, away, row_bytes, run, at, s);
+        dot_k_steps(1, 0, 1, n_q, part, at, row_bytes, s);
         return;
     case 2:
-        dot_part(2, 0, 3, n_q, away, row_bytes, run, at, s);
+        dot_k_steps(2, 0, 3, n_q, part, at, row_bytes, s);
         return;
     case 4:
-        dot_part(4, 0, 15, n_q, away, row_bytes, run, at, s);
+        dot_k_steps(4, 0, 15, n_q, part, at, row_bytes, s);
         return;
     default:
-        if (V_NIBBLES) {
-            dot_part(8, 4, 15, n_q, away, row_bytes, run, at, s);
-            dot_move_up(n_q, away, s, 4); /* nothing else is there: runs of 8 bits are alone */
-        }
-        dot_part(8, 0, V_NIBBLES ? 15 : 255, n_q, away, row_bytes, run, at, s);
+        if (V_NIBBLES && part->upper)
+            dot_k_steps(8, 4, 15, n_q, part, at, row_bytes, s);
+        else
+            dot_k_steps(8, 0, V_NIBBLES ? 15 : 255, n_q, part, at, row_bytes, s);
     }
 }
 
-/* ---- All runs ---- */
-
-/* Sums of lanes `first` and following. total_low[i * registers + r] is of row i and register r. */
-V_INLINE void dot_strip(uint32_t n_q, bool away, size_t lanes, const dot_call *call, size_t first,
-                        dot_sums *s)
+/* Totals of n parts in one strip: lanes `first` and following. */
+V_INLINE void dot_strip(uint32_t n_q, size_t lanes, const dot_call *call, const dot_part *part, size_t n,
+                        size_t first, dot_totals *t)
 {
-    const uint32_t registers = dot_registers(n_q);
-    dot_start(s);
-    for (size_t i = 0; i < call->n_runs; i++) {
-        const dot_run *run = &call->runs[i];
+    dot_sums s;
+    dot_start(&s);
+    for (const dot_part *behind = part + n; part < behind; part++) {
         const uint8_t *at[V_STRIP];
-        for (uint32_t r = 0; r < registers; r++) {
+        for (uint32_t r = 0; r < dot_registers(n_q); r++) {
             size_t lane = first + r * V_DWORDS;
             lane = lane < call->end ? lane : first; /* past the end something is read, and never stored */
-            at[r] = run->codes + lane / lanes * run->block_bytes + lane % lanes * 4;
+            at[r] = part->codes + lane / lanes * part->block_bytes + lane % lanes * 4;
         }
-        dot_of_run(n_q, away, 4 * lanes, run, at, s);
-        if (run->up > 0)
-            dot_move_up(n_q, away, s, run->up);
+        dot_of_part(n_q, part, at, 4 * lanes, &s);
+        if (V_ROOM == 0 && part->up > 0)
+            dot_move_up(n_q, &s, part->up);
     }
-    dot_put_away(n_q, s);
+    dot_finish(n_q, &s, t);
 }
+
+/* Totals of all parts in the strips of lanes [first, end), where the v_acc have no room for all: as many
+ * parts at a time as they have, in all strips, so that in a strip nothing but sums is in registers. */
+V_INLINE void dot_in_turns(uint32_t n_q, size_t lanes, const dot_call *call, size_t first, size_t end,
+                           dot_totals *totals, kvq_next *next, size_t bytes)
+{
+    const dot_part *part = call->parts, *behind = part + call->n_parts;
+    for (size_t n; part < behind; part += n) {
+        n = 1;
+        while (!part[n - 1].ends_full)
+            n++;
+        dot_totals *t = totals;
+        for (size_t lane = first; lane < end; lane += dot_registers(n_q) * V_DWORDS, t++) {
+            dot_totals now;
+            dot_strip(n_q, lanes, call, part, n, lane, &now);
+            if (part == call->parts) {
+                v_prefetch_some(next, bytes);
+                *t = now;
+            } else
+                dot_add(n_q, &now, t);
+            if (part[n - 1].up > 0)
+                dot_shift(n_q, part[n - 1].up, t);
+        }
+    }
+}
+
+/* ---- All lanes ---- */
 
 /* step * (low + 256 high), with the bias. */
 V_INLINE v_df dot_scaled(v_d low, v_d high, float step)
@@ -281,6 +280,8 @@ V_INLINE v_df dot_scaled(v_d low, v_d high, float step)
     v_df sum = v_df_add(v_df_of(low), v_df_mul(v_df_set1(256.0f), v_df_of(high)));
     return v_df_mul(v_df_set1(step), sum);
 }
+
+enum { DOT_LANES = KVQ_SUPERBLOCK }; /* whose totals wait in memory, at most */
 
 /* How much of what is to be prefetched goes with each strip: whole lines. */
 V_INLINE size_t dot_bytes_per_strip(const dot_call *call, size_t strip)
@@ -291,59 +292,81 @@ V_INLINE size_t dot_bytes_per_strip(const dot_call *call, size_t strip)
 }
 
 /* Scores of tokens: whole blocks of 32. */
-V_INLINE void dot_scores(uint32_t n_q, bool away, const dot_call *call)
+V_INLINE void dot_store_scores(uint32_t n_q, const dot_call *call, size_t lane, const dot_totals *t)
 {
-    const uint32_t registers = dot_registers(n_q), strip = registers * V_DWORDS;
-    const size_t bytes = dot_bytes_per_strip(call, strip);
-    kvq_next next = call->next;
-    for (size_t lane = call->first; lane < call->end; lane += strip) {
-        v_prefetch_some(&next, bytes);
-        dot_sums s;
-        dot_strip(n_q, away, KVQ_BLOCK, call, lane, &s);
+    const uint32_t registers = dot_registers(n_q);
+    V_UNROLL(4)
+    for (uint32_t i = 0; i < n_q; i++) {
+        float *out = call->out + i * call->out_stride + lane;
         V_UNROLL(4)
-        for (uint32_t i = 0; i < n_q; i++) {
-            float *out = call->out + i * call->out_stride + lane;
-            V_UNROLL(4)
-            for (uint32_t r = 0; r < registers; r++, out += V_DWORDS) {
-                uint32_t at = i * registers + r;
-                v_df x = dot_scaled(s.total_low[at], s.total_high[at], call->step[i]);
-                v_df_store(out, v_df_add(call->bias != NULL ? v_df_set1(call->bias[i]) : v_df_load(out), x));
-            }
+        for (uint32_t r = 0; r < registers; r++, out += V_DWORDS) {
+            uint32_t at = i * registers + r;
+            v_df x = dot_scaled(t->low[at], t->high[at], call->step[i]);
+            v_df_store(out, v_df_add(call->bias != NULL ? v_df_set1(call->bias[i]) : v_df_load(out), x));
         }
     }
 }
 
 /* Sums of channels, up to the last one. */
-V_INLINE void dot_accumulate(uint32_t n_q, bool away, const dot_call *call)
+V_INLINE void dot_add_sums(uint32_t n_q, const dot_call *call, size_t lane, const dot_totals *t)
 {
     const uint32_t registers = dot_registers(n_q), strip = registers * V_DWORDS;
+    v_df x[V_SUMS / 2];
+    V_UNROLL(16)
+    for (uint32_t at = 0; at < n_q * registers; at++)
+        x[at] = v_df_add(dot_scaled(t->low[at], t->high[at], call->step[at / registers]),
+                         v_df_set1(call->bias[at / registers]));
+    if (lane + strip <= call->end) {
+        V_UNROLL(16)
+        for (uint32_t at = 0; at < n_q * registers; at++) {
+            float *out = call->out + at / registers * call->out_stride + lane + at % registers * V_DWORDS;
+            v_df_store(out, v_df_add(v_df_load(out), x[at]));
+        }
+        return;
+    }
+    float sums[V_SUMS / 2 * V_DWORDS] = {0};
+    V_UNROLL(16)
+    for (uint32_t at = 0; at < n_q * registers; at++)
+        v_df_store(sums + at * V_DWORDS, x[at]);
+    for (size_t i = 0; i < n_q; i++)
+        for (size_t channel = lane; channel < call->end; channel++)
+            call->out[i * call->out_stride + channel] += sums[i * strip + channel - lane];
+}
+
+/* Strip by strip: scores of tokens, or sums of channels. */
+V_INLINE void dot_strips(uint32_t n_q, bool in_turns, bool channels, const dot_call *call)
+{
+    const size_t strip = dot_registers(n_q) * V_DWORDS, lanes = channels ? 16 : KVQ_BLOCK;
     const size_t bytes = dot_bytes_per_strip(call, strip);
     kvq_next next = call->next;
-    for (size_t lane = call->first; lane < call->end; lane += strip) {
-        v_prefetch_some(&next, bytes);
-        dot_sums s;
-        dot_strip(n_q, away, 16, call, lane, &s);
-        v_df x[V_SUMS / 2];
-        V_UNROLL(16)
-        for (uint32_t at = 0; at < n_q * registers; at++)
-            x[at] = v_df_add(dot_scaled(s.total_low[at], s.total_high[at], call->step[at / registers]),
-                             v_df_set1(call->bias[at / registers]));
-        if (lane + strip <= call->end) {
-            V_UNROLL(16)
-            for (uint32_t at = 0; at < n_q * registers; at++) {
-                float *out = call->out + at / registers * call->out_stride + lane + at % registers * V_DWORDS;
-                v_df_store(out, v_df_add(v_df_load(out), x[at]));
-            }
-            continue;
+    dot_totals one, many[DOT_LANES / V_DWORDS];
+    const dot_totals *t = &one;
+    for (size_t lane = call->first, end = lane; lane < call->end; lane += strip) {
+        if (!in_turns) {
+            v_prefetch_some(&next, bytes);
+            dot_strip(n_q, lanes, call, call->parts, call->n_parts, lane, &one);
+        } else if (lane < end) {
+            t++;
+        } else {
+            t = many;
+            end = call->end - lane < DOT_LANES ? call->end : lane + DOT_LANES;
+            dot_in_turns(n_q, lanes, call, lane, end, many, &next, bytes);
         }
-        float sums[V_SUMS / 2 * V_DWORDS] = {0};
-        V_UNROLL(16)
-        for (uint32_t at = 0; at < n_q * registers; at++)
-            v_df_store(sums + at * V_DWORDS, x[at]);
-        for (size_t i = 0; i < n_q; i++)
-            for (size_t channel = lane; channel < call->end; channel++)
-                call->out[i * call->out_stride + channel] += sums[i * strip + channel - lane];
+        if (channels)
+            dot_add_sums(n_q, call, lane, t);
+        else
+            dot_store_scores(n_q, call, lane, t);
     }
+}
+
+V_INLINE void dot_scores(uint32_t n_q, bool in_turns, const dot_call *call)
+{
+    dot_strips(n_q, in_turns, false, call);
+}
+
+V_INLINE void dot_accumulate(uint32_t n_q, bool in_turns, const dot_call *call)
+{
+    dot_strips(n_q, in_turns, true, call);
 }
 
 /* ---- Any number of rows ---- */
@@ -355,7 +378,7 @@ enum { DOT_ROWS = 4 }; /* that share one unpacking of codes, at most */
     {                                                                                                        \
         name(n_q, false, call);                                                                              \
     }                                                                                                        \
-    static void name##_away_##n_q(const dot_call *call)                                                      \
+    static void name##_in_turns_##n_q(const dot_call *call)                                                  \
     {                                                                                                        \
         name(n_q, true, call);                                                                               \
     }
@@ -366,48 +389,83 @@ enum { DOT_ROWS = 4 }; /* that share one unpacking of codes, at most */
     DOT_INSTANCE(name, 4)                                                                                    \
     static const dot_table name##_table = {                                                                  \
         {name##_1, name##_2, name##_3, name##_4},                                                            \
-        {V_ROOM != 0 ? name##_away_1 : NULL, V_ROOM != 0 ? name##_away_2 : NULL,                             \
-         V_ROOM != 0 ? name##_away_3 : NULL, V_ROOM != 0 ? name##_away_4 : NULL}};
+        {V_ROOM != 0 ? name##_in_turns_1 : NULL, V_ROOM != 0 ? name##_in_turns_2 : NULL,                     \
+         V_ROOM != 0 ? name##_in_turns_3 : NULL, V_ROOM != 0 ? name##_in_turns_4 : NULL}};
 
 typedef void (*const dot_table[2][DOT_ROWS])(const dot_call *);
 
 DOT_INSTANCES(dot_scores)
 DOT_INSTANCES(dot_accumulate)
 
-/* What the loops need to know of runs. Returns whether sums have to be put away on the way. (The last lane
- * sees as many products as any other.) */
-V_INLINE bool dot_prepare(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, const int8_t *folded,
-                          dot_call *call)
+_Static_assert(V_ROOM == 0 || V_ROOM >= 4 * (V_NIBBLES ? 15 : 255), "a v_acc takes a whole k-step");
+
+/* Cut a run, or of its codes of 8 bits a half, into parts. room: what is left of a v_acc. */
+V_INLINE void dot_cut(dot_part part, uint32_t largest, size_t lanes, uint32_t *room, dot_call *call)
 {
-    size_t room = V_ROOM;
-    bool away = false;
-    call->n_runs = n_runs;
+    const uint32_t quads = k_step_quads(part.width), cost = quads * largest, up = part.up;
+    part.up = 0;
+    for (size_t left = part.n_k_steps; left > 0; left -= part.n_k_steps) {
+        part.n_k_steps = left;
+        if (V_ROOM != 0) {
+            if (*room < cost) {
+                call->parts[call->n_parts - 1].ends_full = true;
+                *room = V_ROOM;
+            }
+            part.n_k_steps = *room / cost < left ? *room / cost : left;
+            *room -= (uint32_t)part.n_k_steps * cost;
+        }
+        call->parts[call->n_parts++] = part;
+        part.codes += part.n_k_steps * k_step_rows(part.width) * 4 * lanes;
+        part.folded += part.n_k_steps * 8 * quads;
+    }
+    if (up > 0) {
+        call->parts[call->n_parts - 1].up = up;
+        call->parts[call->n_parts - 1].ends_full = true;
+        *room = V_ROOM;
+    }
+}
+
+/* What the loops need to know of runs. Returns whether their sums have to be put away on the way. (The last
+ * lane sees as many products as any other.) */
+V_INLINE bool dot_prepare(const kvq_run *runs, size_t n_runs, size_t lanes, const uint8_t *superblock,
+                          const int8_t *folded, dot_call *call)
+{
+    uint32_t room = V_ROOM;
+    bool in_turns = false;
+    call->n_parts = 0;
     for (size_t i = 0; i < n_runs; i++) {
         const kvq_run *run = &runs[i];
-        const size_t quads = k_step_quads(run->width), largest = (1u << run->width) - 1u;
-        const size_t n_k_steps = run->width == 1 ? (run->n + 31) / 32 : (run->n + 15) / 16,
-                     cost = n_k_steps * quads * largest;
-        call->runs[i] = (dot_run){.codes = superblock + run->offset,
-                                  .folded = folded + run->folded,
-                                  .block_bytes = run->block_bytes,
-                                  .folded_stride = run->folded_stride,
-                                  .n_k_steps = n_k_steps,
-                                  .width = run->width,
-                                  .up = run->shift - (i + 1 < n_runs ? run[1].shift : 0)};
-        away = away || run->shift > 0 || cost > room;
-        room -= cost;
+        const bool halves = V_NIBBLES && run->width == 8; /* it is alone */
+        dot_part part = {.codes = superblock + run->offset,
+                         .folded = folded + run->folded,
+                         .block_bytes = run->block_bytes,
+                         .folded_stride = run->folded_stride,
+                         .n_k_steps = run->width == 1 ? (run->n + 31) / 32 : (run->n + 15) / 16,
+                         .width = run->width,
+                         .up = halves ? 4 : run->shift - (i + 1 < n_runs ? run[1].shift : 0),
+                         .upper = halves};
+        dot_cut(part, halves ? 15 : (1u << run->width) - 1u, lanes, &room, call);
+        part.up = 0;
+        part.upper = false;
+        if (halves)
+            dot_cut(part, 15, lanes, &room, call);
     }
-    return V_ROOM != 0 && away;
+    if (call->n_parts == 0)
+        return false;
+    for (size_t i = 0; i + 1 < call->n_parts; i++)
+        in_turns = in_turns || call->parts[i].ends_full;
+    call->parts[call->n_parts - 1].ends_full = true;
+    return V_ROOM != 0 && in_turns;
 }
 
 /* All n_q rows of a call, of which `call` has the first one. */
-V_INLINE void dot_rows_of(const dot_table table, dot_call *call, bool away, size_t n_q)
+V_INLINE void dot_rows_of(const dot_table table, dot_call *call, bool in_turns, size_t n_q)
 {
     for (size_t left = n_q, n; left > 0; left -= n) {
         n = left < DOT_ROWS ? left : DOT_ROWS;
-        table[away][n - 1](call);
-        for (size_t i = 0; i < call->n_runs; i++)
-            call->runs[i].folded += n * call->runs[i].folded_stride;
+        table[in_turns][n - 1](call);
+        for (size_t i = 0; i < call->n_parts; i++)
+            call->parts[i].folded += n * call->parts[i].folded_stride;
         call->step += n;
         if (call->bias != NULL)
             call->bias += n;
@@ -421,7 +479,7 @@ static void score_runs_v(const kvq_run *runs, size_t n_runs, const uint8_t *supe
                          float *scores)
 {
     dot_call call;
-    const bool away = dot_prepare(runs, n_runs, superblock, folded, &call);
+    const bool in_turns = dot_prepare(runs, n_runs, KVQ_BLOCK, superblock, folded, &call);
     call.step = step;
     call.bias = bias;
     call.first = 0;
@@ -429,7 +487,7 @@ static void score_runs_v(const kvq_run *runs, size_t n_runs, const uint8_t *supe
     call.next = next;
     call.out = scores;
     call.out_stride = KVQ_SUPERBLOCK;
-    dot_rows_of(dot_scores_table, &call, away, n_q);
+    dot_rows_of(dot_scores_table, &call, in_turns, n_q);
 }
 
 static void accumulate_folded_v(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
@@ -442,7 +500,7 @@ static void accumulate_folded_v(const kvq_layout *l, const uint8_t *superblock, 
     for (size_t c = 0; c < l->dim && n > 0; c += l->group) {
         size_t end = l->dim - c < l->group ? l->dim : c + l->group;
         dot_call call;
-        const bool away = dot_prepare(runs, l->n_planes, superblock, p_folded, &call);
+        const bool in_turns = dot_prepare(runs, l->n_planes, 16, superblock, p_folded, &call);
         call.step = step;
         call.bias = bias;
         call.first = c;
@@ -450,7 +508,7 @@ static void accumulate_folded_v(const kvq_layout *l, const uint8_t *superblock, 
         call.next = kvq_next_part(next, c, end - c, l->dim);
         call.out = acc;
         call.out_stride = l->dim;
-        dot_rows_of(dot_accumulate_table, &call, away, n_q);
+        dot_rows_of(dot_accumulate_table, &call, in_turns, n_q);
         p_folded += n_q * stride;
         step += n_q;
         bias += n_q;
