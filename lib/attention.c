@@ -2,9 +2,9 @@
  * How attention is computed, for kvq_cache_attend and kvq_cache_step alike.
  *
  * The queries of one sequence that share a KV head, n_q queries times H/Hkv heads, are called rows here and
- * come in tiles of up to KVQ_QUERY_TILE rows. A tile walks the tokens in chunks of at most 128 and keeps, per
- * row, a reference near the maximum, a running sum and a running weighted sum of values (online softmax:
- * Milakov and Gimelshein, arXiv 1805.02867), so each page is read once.
+ * come in tiles of up to KVQ_QUERY_TILE rows, of wide heads fewer. A tile walks the tokens in chunks of at
+ * most 128 and keeps, per row, a reference near the maximum, a running sum and a running weighted sum of
+ * values (online softmax: Milakov and Gimelshein, arXiv 1805.02867), so each page is read once.
  *
  * Chunks follow indices past the sinks: [0, 128), [128, 256), ..., after the sinks' own chunks. A chunk's
  * tokens may be packed, in the residual, or partly both; that changes where a row comes from but not the

@@ -233,9 +233,14 @@ static void process_chunk(kvq_tile *t, const chunk *c)
 
 /* ---- A tile: start, segments, finish ---- */
 
+static size_t rows_per_tile(const kvq_attention_work *a)
+{
+    return kvq_rows_most(a->call->cache->config.head_dim);
+}
+
 static size_t tiles_per_head(const kvq_attention_work *a, const kvq_span *span)
 {
-    return (span->n_q * a->heads_per_kv + KVQ_QUERY_TILE - 1) / KVQ_QUERY_TILE;
+    return (span->n_q * a->heads_per_kv + rows_per_tile(a) - 1) / rows_per_tile(a);
 }
 
 size_t kvq_n_tiles(const kvq_attention_work *a, const kvq_span *span)
@@ -245,8 +250,8 @@ size_t kvq_n_tiles(const kvq_attention_work *a, const kvq_span *span)
 
 kvq_tile_place kvq_tile_find(const kvq_attention_work *a, const kvq_span *span, size_t i)
 {
-    size_t per_head = tiles_per_head(a, span), first = i % per_head * KVQ_QUERY_TILE;
-    size_t n_rows = kvq_min_size(KVQ_QUERY_TILE, span->n_q * a->heads_per_kv - first);
+    size_t per_head = tiles_per_head(a, span), first = i % per_head * rows_per_tile(a);
+    size_t n_rows = kvq_min_size(rows_per_tile(a), span->n_q * a->heads_per_kv - first);
     size_t oldest =
         span->n_before + first / a->heads_per_kv + 1; /* what a row's query sees, itself included */
     size_t newest = span->n_before + (first + n_rows - 1) / a->heads_per_kv + 1;

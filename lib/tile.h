@@ -55,7 +55,7 @@ typedef struct kvq_tile_sums {
     float *packed;     /* the same of packed values, in their domain; acc itself if they have none */
 } kvq_tile_sums;
 
-enum { KVQ_SUMS_FLOATS_MAX = KVQ_QUERY_TILE * (4 + 2 * KVQ_DIM_MAX) }; /* floats that hold any */
+enum { KVQ_SUMS_FLOATS_MAX = KVQ_QUERY_TILE * 4 + 2 * KVQ_ROW_NUMBERS_MAX }; /* floats that hold any */
 
 /** Rows of one KV head of one sequence, in flight. */
 typedef struct kvq_tile {
@@ -64,13 +64,13 @@ typedef struct kvq_tile {
     const kvq_view *view;
     kvq_probabilities probabilities;
     size_t kv_head, n_rows, dim;
-    size_t row_index[KVQ_QUERY_TILE];      /* (query * H + head) in the call: where its q, out, bound are */
-    size_t span_index[KVQ_QUERY_TILE];     /* the same in the span: where its row of probabilities is */
-    size_t first_visible[KVQ_QUERY_TILE];  /* tokens that it may see: from this one */
-    size_t n_visible[KVQ_QUERY_TILE];      /* up to this number, excluded */
-    float q[KVQ_QUERY_TILE * KVQ_DIM_MAX]; /* scaled; [n_rows][D] */
-    float q_packed[KVQ_QUERY_TILE * KVQ_DIM_MAX]; /* prepared, if the keys' codec does so */
-    kvq_tile_sums now;                            /* of the segment in flight */
+    size_t row_index[KVQ_QUERY_TILE];     /* (query * H + head) in the call: where its q, out, bound are */
+    size_t span_index[KVQ_QUERY_TILE];    /* the same in the span: where its row of probabilities is */
+    size_t first_visible[KVQ_QUERY_TILE]; /* tokens that it may see: from this one */
+    size_t n_visible[KVQ_QUERY_TILE];     /* up to this number, excluded */
+    float q[KVQ_ROW_NUMBERS_MAX];         /* scaled; [n_rows][D] */
+    float q_packed[KVQ_ROW_NUMBERS_MAX];  /* prepared, if the keys' codec does so */
+    kvq_tile_sums now;                    /* of the segment in flight */
     kvq_sums sums;
     kvq_attend_counters counters;
     float score_rms_error[KVQ_QUERY_TILE]; /* of the scores of a chunk, as codecs estimate it */

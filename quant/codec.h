@@ -155,7 +155,7 @@ struct kvq_codec {
     /** Is token t kept as a heavy hitter? NULL: none ever is. */
     bool (*is_kept)(const kvq_side *s, const uint8_t *superblock, size_t t);
 
-    /** scores[i][t] = q[i] . xhat[t], i < n_q <= KVQ_ROWS_MAX; rows of KVQ_SUPERBLOCK; q is [n_q][D],
+    /** scores[i][t] = q[i] . xhat[t], i < n_q <= kvq_rows_most(D); rows of KVQ_SUPERBLOCK; q is [n_q][D],
      * prepared. score_rms_error[i] is an estimate of how far folding is off, root mean square; 0 if exact.
      * counts is added to. NULL: from dequantized blocks. */
     void (*score)(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,

@@ -258,7 +258,7 @@ static void score_folding(const kvq_kernels *k, const kvq_layout *l, const kvq_t
                           size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
     enum { META_TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
-    _Alignas(KVQ_ALIGNMENT) int8_t q_folded[META_TILES * KVQ_ROWS_MAX * 2 * KVQ_DIM_MAX];
+    _Alignas(KVQ_ALIGNMENT) int8_t q_folded[META_TILES * 2 * KVQ_ROW_NUMBERS_MAX];
     float step[KVQ_ROWS_MAX], bias[META_TILES * KVQ_ROWS_MAX];
     size_t n_fitting = 0;
     k->fold_keys(l, tokens->superblock, tokens->n, q, n_q, q_folded, step, bias);
@@ -344,6 +344,7 @@ static void affine_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq
                               const float *p, size_t n_q, const float *score_rms_error,
                               const kvq_sum_rows *sums)
 {
+    enum { ROW_GROUPS = KVQ_ROW_NUMBERS_MAX / 16 };
     const kvq_layout *l = layout_of(s);
     float *acc = sums->packed;
     if (tokens->sums == KVQ_SUMS_EXACT || !kvq_layout_folds(l)) {
@@ -356,9 +357,8 @@ static void affine_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq
             accumulate_wide(k, l, tokens, p + i * KVQ_SUPERBLOCK, acc + i * l->dim);
         return;
     }
-    _Alignas(KVQ_ALIGNMENT) int8_t p_folded[KVQ_GROUPS_MAX * KVQ_ROWS_MAX * 2 * KVQ_SUPERBLOCK];
-    float step[KVQ_GROUPS_MAX * KVQ_ROWS_MAX], bias[KVQ_GROUPS_MAX * KVQ_ROWS_MAX];
-    float energy[KVQ_GROUPS_MAX * KVQ_ROWS_MAX];
+    _Alignas(KVQ_ALIGNMENT) int8_t p_folded[ROW_GROUPS * 2 * KVQ_SUPERBLOCK];
+    float step[ROW_GROUPS], bias[ROW_GROUPS], energy[ROW_GROUPS];
     k->fold_values(l, tokens->superblock, tokens->n, p, n_q, p_folded, step, bias, energy);
     k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, p_folded, step, bias, n_q, acc);
     add_errors(k, l, tokens, p, n_q, step, energy, score_rms_error, sums->error);

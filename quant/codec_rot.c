@@ -418,7 +418,7 @@ static float energy_of_kept(const kvq_rot *l, const kvq_tokens *tokens, const fl
 static void accumulate_levels(const kvq_kernels *k, const kvq_rot *l, const uint8_t *superblock,
                               const float *x, size_t n_q, float *packed)
 {
-    float sums[KVQ_ROWS_MAX * KVQ_DIM_MAX], factors[KVQ_ROWS_MAX * T];
+    float sums[KVQ_ROW_NUMBERS_MAX], factors[KVQ_ROWS_MAX * T];
     memset(sums, 0, n_q * l->dim_padded * sizeof *sums);
     for (size_t i = 0; i < KVQ_ROT_CLASSES; i++) {
         const kvq_rot_codes b = kvq_rot_codes_of_block(l, superblock, i);

@@ -27,10 +27,20 @@
 #include "quant/layout.h"
 
 enum {
-    KVQ_ROWS_MAX = 8,    /* the most rows (queries) of one kernel call */
+    KVQ_ROWS_MAX = 16,   /* the most rows (queries) of one kernel call */
     KVQ_CLASSES_MAX = 4, /* of a kvq_ordered */
     KVQ_RUNS_MAX = 5,    /* of one sum: classes, of which those of 6 bits are two */
 };
+
+/* Rows of a tile that codecs and lib/ keep scratch for: fewer of the widest heads, so that scratch stays what
+ * eight of them take. */
+enum { KVQ_ROW_NUMBERS_MAX = 8 * KVQ_DIM_MAX };
+
+/** How many queries of this D are attended with at once, at most. */
+static inline size_t kvq_rows_most(size_t dim)
+{
+    return dim <= KVQ_ROW_NUMBERS_MAX / KVQ_ROWS_MAX ? KVQ_ROWS_MAX : KVQ_ROW_NUMBERS_MAX / KVQ_DIM_MAX;
+}
 
 /* 2^r on [-1/16, 1/16] to 2.7e-8 (the best in double that is 1 at 0, then rounded to float), from the highest
  * power down. */

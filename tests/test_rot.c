@@ -155,7 +155,7 @@ static void check_sums(rng *r, const kvq_side *s, const char *what)
     static float p[KVQ_ROWS_MAX * T], exact[KVQ_ROWS_MAX * KVQ_DIM_MAX], fast[KVQ_ROWS_MAX * KVQ_DIM_MAX],
         spec[KVQ_ROWS_MAX * KVQ_DIM_MAX];
     float error[KVQ_ROWS_MAX], spec_error[KVQ_ROWS_MAX];
-    size_t n_q = 1 + rng_below(r, KVQ_ROWS_MAX), n = 1 + rng_below(r, T);
+    size_t n_q = 1 + rng_below(r, kvq_rows_most(s->dim)), n = 1 + rng_below(r, T);
     for (size_t i = 0; i < n_q * T; i++)
         p[i] = powf(rng_uniform(r), 5);
     kvq_tokens tokens = {
