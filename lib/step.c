@@ -16,7 +16,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { BATCH_FLOATS = 1 << 24 };
+enum { BATCH_FLOATS = 1 << 20 };
 
 /* What one sequence has in the call. */
 typedef struct part {
@@ -180,19 +180,22 @@ typedef struct shares {
     size_t stride, n_q;
 } shares;
 
-/* Add them up for one KV head, query by query and head by head. NaN, of queries that overflowed, counts for
- * nothing. */
+/* Add them up for one KV head, query by query and head by head. Rows with NaN, of queries that overflowed,
+ * count for nothing. */
 static void add_received_of_head(void *arg, size_t kv_head)
 {
     const shares *x = arg;
-    size_t n_heads = x->s->cache->config.n_heads, heads_per_kv = n_heads / x->s->cache->config.n_kv_heads;
+    const kvq_cache *cache = x->s->cache;
+    size_t n_heads = cache->config.n_heads, heads_per_kv = n_heads / cache->config.n_kv_heads;
     float *sum = x->of->received + kv_head * x->of->watched;
-    for (size_t i = 0; i < x->n_q; i++)
-        for (size_t head = 0; head < heads_per_kv; head++) {
-            const float *row = x->p + (i * n_heads + kv_head * heads_per_kv + head) * x->stride;
-            for (size_t j = 0; j < x->of->watched; j++)
-                sum[j] += row[j] > 0.0f ? row[j] : 0.0f;
-        }
+    for (size_t i = 0; i < x->n_q * heads_per_kv; i++) {
+        const float *row =
+            x->p + (i / heads_per_kv * n_heads + kv_head * heads_per_kv + i % heads_per_kv) * x->stride;
+        const float whole = 1.0f;
+        if (cache->kernels->all_finite_f32(row, x->of->watched))
+            cache->kernels->accumulate_f32(row, x->of->watched, 1, (kvq_next){NULL, 0}, &whole, 1,
+                                           x->of->watched, sum);
+    }
 }
 
 static void add_received(shares x)

@@ -34,14 +34,23 @@ static kvq_next what_follows(const kvq_tile *t, kvq_role role, size_t token)
 
 /* ---- Plain rows: of the residual, the sinks, or the call's own tokens ---- */
 
-/* Rows that kernels do not take as they are are converted a few at a time. */
-typedef struct converted {
-    float rows[8 * KVQ_DIM_MAX];
-    kvq_stretch left; /* to convert */
-} converted;
+/* Rows that are better taken as floats side by side, a few at a time. */
+typedef struct gathered {
+    float rows[4 * KVQ_DIM_MAX]; /* in the first-level cache, and queries beside them */
+    kvq_stretch left;            /* to gather */
+} gathered;
 
-/* Take the next ones: a stretch of floats, or of none. Rows of bfloat16 only. */
-static kvq_stretch convert_some(converted *x, const kvq_tile *t)
+/* Kernels do not know bfloat16. And of a call's own tokens a head's rows stand far apart, often so that they
+ * drive each other out of the cache: where more queries are to meet them than kernels take at a time. */
+static bool is_better_gathered(const kvq_tile *t, const kvq_stretch *s)
+{
+    enum { AT_A_TIME = 4 };
+    return s->dtype == KVQ_BF16 ||
+           (t->n_rows > AT_A_TIME && s->dtype != KVQ_I8 && s->stride > t->dim * kvq_element_bytes(s->dtype));
+}
+
+/* Take the next ones: a stretch of floats, or of none. */
+static kvq_stretch gather_some(gathered *x, const kvq_tile *t)
 {
     size_t n = kvq_min_size(x->left.n, sizeof x->rows / sizeof *x->rows / t->dim);
     for (size_t i = 0; i < n; i++, x->left.rows += x->left.stride)
@@ -54,10 +63,10 @@ static kvq_stretch convert_some(converted *x, const kvq_tile *t)
 static void score_rows(const kvq_tile *t, const kvq_stretch *s, kvq_next next, float *scores)
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
-    if (s->dtype == KVQ_BF16) {
-        converted x; /* its rows are filled as far as they are used */
+    if (is_better_gathered(t, s)) {
+        gathered x; /* its rows are filled as far as they are used */
         x.left = *s;
-        for (kvq_stretch some; (some = convert_some(&x, t)).n > 0; scores += some.n)
+        for (kvq_stretch some; (some = gather_some(&x, t)).n > 0; scores += some.n)
             score_rows(t, &some, (kvq_next){NULL, 0}, scores);
     } else if (s->dtype == KVQ_F32)
         k->dot_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, next, t->q,
@@ -72,10 +81,10 @@ static void score_rows(const kvq_tile *t, const kvq_stretch *s, kvq_next next, f
 static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, kvq_next next, const float *p)
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
-    if (s->dtype == KVQ_BF16) {
-        converted x; /* its rows are filled as far as they are used */
+    if (is_better_gathered(t, s)) {
+        gathered x; /* its rows are filled as far as they are used */
         x.left = *s;
-        for (kvq_stretch some; (some = convert_some(&x, t)).n > 0; p += some.n)
+        for (kvq_stretch some; (some = gather_some(&x, t)).n > 0; p += some.n)
             accumulate_rows(t, &some, (kvq_next){NULL, 0}, p);
     } else if (s->dtype == KVQ_F32)
         k->accumulate_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, next, p,
