@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/internal.h"
 #include "tests/script.h"
 
 enum { MAX_SEQUENCES = 4 };
@@ -437,6 +438,41 @@ Test(step, how_probabilities_are_gathered_leaves_no_trace)
         }
         kvq_cache_free(watched), kvq_cache_free(plain);
     }
+    free_script(&d);
+}
+
+/* A query that overflows sees nothing, and what it would have given counts for nothing. */
+Test(step, an_overflowing_query_is_no_evidence)
+{
+    enum { N = 150, H = 4, HKV = 2, D = 8, LOUD = 70 };
+    script d = make_script(11, (shape){1, H, HKV, D, 1}, N);
+    const size_t n = N;
+    float *q = d.q + LOUD * d.q_row + D, *p = malloc(sizeof *p * N * H * N), expected[HKV][N] = {{0}};
+    for (size_t c = 0; c < D; c++) /* of head 1 */
+        q[c] = copysignf(3e38f, q[c]);
+    kvq_attend_options options;
+    kvq_attend_options_init(&options);
+    kvq_cache *cache = cache_of("k=toy,v=toy,r=1024", d.s, NULL),
+              *plain = cache_of("k=toy,v=toy,r=1024", d.s, NULL);
+    free(script_step(plain, &d, NULL, 1, &n, &options));
+    options.probabilities = p;
+    float *out = script_step(cache, &d, NULL, 1, &n, &options);
+    size_t n_nan = 0;
+    for (size_t row = 0; row < N * H; row++, p += N) {
+        n_nan += isnan(p[0]) ? 1 : 0;
+        cr_assert_eq(isnan(p[0]) != 0, isnan(out[row * D]) != 0);
+        for (size_t t = 0; t < N && !isnan(p[0]); t++)
+            expected[row % H / (H / HKV)][t] += p[t];
+    }
+    cr_assert_eq(n_nan, 1);
+    for (size_t kv = 0; kv < HKV; kv++)
+        for (size_t t = 0; t < N; t++)
+            cr_assert_eq(
+                *kvq_residual_received(cache, &cache->plan[0], &cache->sequence[0][0], KVQ_VALUES, kv, t),
+                expected[kv][t], "KV head %zu, token %zu", kv, t);
+    cr_assert(same_caches("without the caller's memory", plain, cache));
+    kvq_cache_free(cache), kvq_cache_free(plain);
+    free(out), free(options.probabilities);
     free_script(&d);
 }
 
