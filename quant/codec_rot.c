@@ -398,19 +398,33 @@ static float estimate_error(const kvq_rot *l, size_t n, float step, float energy
            score_rms_error * score_rms_error * energy * dim;
 }
 
-/* What kept tokens add to the energy of a row of p: p^2 times the mean square of their numbers, which is
- * taken for that of the largest one. Folding leaves them out, but an error of their scores moves
- * the output as much. (tier scores its own kept tokens exactly; then this is too much, and little.) */
-static float energy_of_kept(const kvq_rot *l, const kvq_tokens *tokens, const float *p)
+/* Kept tokens, as what they add to the energy of a row of p needs them: p^2 times the mean square of their
+ * numbers, which is taken for that of the largest one. Folding leaves them out, but an error of their scores
+ * moves the output as much. (tier scores its own kept tokens exactly; then this is too much, and little.) */
+typedef struct kept_tokens {
+    size_t n, token[KVQ_HEAVY_HITTERS_MAX];
+    float square[KVQ_HEAVY_HITTERS_MAX];
+} kept_tokens;
+
+static kept_tokens find_kept(const kvq_rot *l, const kvq_tokens *tokens)
 {
-    const uint8_t *index = tokens->superblock + l->indices;
-    float energy = 0.0f;
+    kept_tokens kept = {0};
     for (size_t i = 0; i < l->n_rows; i++) {
-        if (index[i] >= tokens->n)
+        const size_t t = tokens->superblock[l->indices + i];
+        if (t >= tokens->n)
             continue;
-        float largest = (float)KVQ_ROW8_LARGEST * kvq_row8_scale(kept_row(l, tokens->superblock, i));
-        energy += p[index[i]] * p[index[i]] * largest * largest;
+        const float largest = (float)KVQ_ROW8_LARGEST * kvq_row8_scale(kept_row(l, tokens->superblock, i));
+        kept.token[kept.n] = t;
+        kept.square[kept.n++] = largest * largest;
     }
+    return kept;
+}
+
+static float energy_of_kept(const kept_tokens *kept, const float *p)
+{
+    float energy = 0.0f;
+    for (size_t i = 0; i < kept->n; i++)
+        energy += p[kept->token[i]] * p[kept->token[i]] * kept->square[i];
     return energy;
 }
 
@@ -479,13 +493,14 @@ static void accumulate_fast(const kvq_kernels *k, const kvq_side *s, const kvq_t
         kvq_prefetch_all(tokens->next);
         accumulate_levels(k, l, tokens->superblock, x[0], n_q, sums->packed);
     }
+    const kept_tokens kept = find_kept(l, tokens);
     for (size_t i = 0; i < n_q; i++) {
         if (tokens->sums == KVQ_SUMS_WIDE) { /* of which nobody asks for the error */
             if (is_centred(l))
                 accumulate_rest(k, l, tokens, x[i], &fold[i], sums->packed + i * l->dim);
             continue;
         }
-        const float energy = fold[i].energy + energy_of_kept(l, tokens, p + i * T);
+        const float energy = fold[i].energy + energy_of_kept(&kept, p + i * T);
         if (energy <= FLT_MAX)
             sums->error[i] +=
                 estimate_error(l, tokens->n, is_centred(l) ? fold[i].step : 0.0f, energy, score_rms_error[i]);
