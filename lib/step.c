@@ -16,7 +16,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { BATCH_FLOATS = 1 << 20 };
+enum { BATCH_FLOATS = 1 << 20 }; /* they stay in a cache between being made and being added up */
 
 /* What one sequence has in the call. */
 typedef struct part {
@@ -39,7 +39,6 @@ typedef struct step {
     kvq_span *spans;
     float *received; /* of all parts */
     float *batch;    /* probabilities of the queries in flight */
-    bool together;   /* all queries of all sequences fit in it */
 } step;
 
 static kvq_layer *layer_of(const step *s, const part *p)
@@ -98,20 +97,34 @@ static kvq_status fill_parts(step *s, const size_t *sequences, const size_t *n_n
     return check_tokens(s, n_all);
 }
 
+/* Probabilities of one query. */
+static size_t floats_of_query(const step *s, size_t watched)
+{
+    return s->cache->config.n_heads * watched;
+}
+
+/* How many queries of a sequence that is too long for one batch go into each: at least what fills a tile. */
+static size_t queries_of_batch(const step *s, size_t watched)
+{
+    const kvq_config *config = &s->cache->config;
+    size_t heads_per_kv = config->n_heads / config->n_kv_heads;
+    size_t tile = (kvq_rows_most(config->head_dim) + heads_per_kv - 1) / heads_per_kv;
+    return kvq_max_size(BATCH_FLOATS / kvq_max_size(floats_of_query(s, watched), 1), tile);
+}
+
 /* Room for what the call gathers. An upper limit: what is due may be packed first. */
 static kvq_status take_scratch(step *s)
 {
-    size_t n_heads = s->cache->config.n_heads, n_received = 0, n_all = 0, most = 0;
+    size_t n_received = 0, n_all = 0, n_batch = BATCH_FLOATS;
     for (size_t i = 0; i < s->n_parts; i++) {
         const part *p = &s->parts[i];
         const kvq_layer *layer = kvq_layer_of(s->cache, s->layer, p->sequence);
         size_t watched = n_watched(s->plan, layer, (layer == NULL ? 0 : layer->n_tokens) + p->n_new);
         n_received += s->cache->config.n_kv_heads * watched;
-        n_all += p->n_new * n_heads * watched;
-        most = kvq_max_size(most, n_heads * watched); /* of one query */
+        n_all += p->n_new * floats_of_query(s, watched);
+        n_batch = kvq_max_size(n_batch, queries_of_batch(s, watched) * floats_of_query(s, watched));
     }
-    s->together = n_all <= BATCH_FLOATS || s->probabilities != NULL;
-    size_t n_batch = s->probabilities != NULL ? 1 : s->together ? n_all : kvq_max_size(most, BATCH_FLOATS);
+    n_batch = s->probabilities != NULL ? 1 : kvq_min_size(n_batch, n_all);
     s->received = malloc(kvq_max_size(n_received, 1) * sizeof *s->received);
     s->batch = malloc(kvq_max_size(n_batch, 1) * sizeof *s->batch);
     return s->received != NULL && s->batch != NULL ? KVQ_OK : KVQ_ERR_NOMEM;
@@ -191,9 +204,9 @@ static void add_received_of_head(void *arg, size_t kv_head)
     for (size_t i = 0; i < x->n_q * heads_per_kv; i++) {
         const float *row =
             x->p + (i / heads_per_kv * n_heads + kv_head * heads_per_kv + i % heads_per_kv) * x->stride;
-        const float whole = 1.0f;
+        const float weight = 1.0f;
         if (cache->kernels->all_finite_f32(row, x->of->watched))
-            cache->kernels->accumulate_f32(row, x->of->watched, 1, (kvq_next){NULL, 0}, &whole, 1,
+            cache->kernels->accumulate_f32(row, x->of->watched, 1, (kvq_next){NULL, 0}, &weight, 1,
                                            x->of->watched, sum);
     }
 }
@@ -251,7 +264,7 @@ static void attend_parts(const step *s, const part *parts, size_t n_parts, size_
     kvq_attention(&s->attention, s->spans, n_parts);
     for (size_t i = 0; i < n_parts; i++) {
         const kvq_probabilities *w = &s->spans[i].probabilities;
-        if (w->p != NULL)
+        if (parts[i].watched > 0)
             add_received((shares){.s = s,
                                   .of = &parts[i],
                                   .p = w->p + w->stride - parts[i].watched,
@@ -260,18 +273,30 @@ static void attend_parts(const step *s, const part *parts, size_t n_parts, size_
     }
 }
 
+/* Sequences together as far as a batch holds all their queries, because threads share out what a call of
+ * attention has; otherwise one after the other. */
 static void attend_all(const step *s)
 {
-    if (s->together) {
+    if (s->probabilities != NULL) {
         attend_parts(s, s->parts, s->n_parts, 0, SIZE_MAX);
         return;
     }
-    for (size_t i = 0; i < s->n_parts; i++) {
+    for (size_t i = 0, n; i < s->n_parts; i += n) {
         const part *p = &s->parts[i];
-        size_t row = s->cache->config.n_heads * kvq_max_size(p->watched, 1);
-        size_t most = kvq_max_size(BATCH_FLOATS / row, 1);
+        size_t floats = 0;
+        for (n = 0; i + n < s->n_parts; n++) {
+            floats += p[n].n_new * floats_of_query(s, p[n].watched);
+            if (floats > BATCH_FLOATS)
+                break;
+        }
+        if (n > 0) {
+            attend_parts(s, p, n, 0, SIZE_MAX);
+            continue;
+        }
+        size_t most = queries_of_batch(s, p->watched);
         for (size_t from = 0; from < p->n_new; from += most)
             attend_parts(s, p, 1, from, most);
+        n = 1;
     }
 }
 

@@ -67,7 +67,7 @@ static void score_rows(const kvq_tile *t, const kvq_stretch *s, kvq_next next, f
         gathered x; /* its rows are filled as far as they are used */
         x.left = *s;
         for (kvq_stretch some; (some = gather_some(&x, t)).n > 0; scores += some.n)
-            score_rows(t, &some, (kvq_next){NULL, 0}, scores);
+            score_rows(t, &some, x.left.n > 0 ? (kvq_next){NULL, 0} : next, scores);
     } else if (s->dtype == KVQ_F32)
         k->dot_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, next, t->q,
                    t->n_rows, t->dim, scores);
@@ -85,7 +85,7 @@ static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, kvq_next next, co
         gathered x; /* its rows are filled as far as they are used */
         x.left = *s;
         for (kvq_stretch some; (some = gather_some(&x, t)).n > 0; p += some.n)
-            accumulate_rows(t, &some, (kvq_next){NULL, 0}, p);
+            accumulate_rows(t, &some, x.left.n > 0 ? (kvq_next){NULL, 0} : next, p);
     } else if (s->dtype == KVQ_F32)
         k->accumulate_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, next, p,
                           t->n_rows, t->dim, t->now.acc);

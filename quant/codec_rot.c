@@ -493,13 +493,13 @@ static void accumulate_fast(const kvq_kernels *k, const kvq_side *s, const kvq_t
         kvq_prefetch_all(tokens->next);
         accumulate_levels(k, l, tokens->superblock, x[0], n_q, sums->packed);
     }
+    if (tokens->sums == KVQ_SUMS_WIDE) { /* of which nobody asks for the error */
+        for (size_t i = 0; i < n_q && is_centred(l); i++)
+            accumulate_rest(k, l, tokens, x[i], &fold[i], sums->packed + i * l->dim);
+        return;
+    }
     const kept_tokens kept = find_kept(l, tokens);
     for (size_t i = 0; i < n_q; i++) {
-        if (tokens->sums == KVQ_SUMS_WIDE) { /* of which nobody asks for the error */
-            if (is_centred(l))
-                accumulate_rest(k, l, tokens, x[i], &fold[i], sums->packed + i * l->dim);
-            continue;
-        }
         const float energy = fold[i].energy + energy_of_kept(&kept, p + i * T);
         if (energy <= FLT_MAX)
             sums->error[i] +=

@@ -32,8 +32,8 @@ enum {
     KVQ_RUNS_MAX = 5,    /* of one sum: classes, of which those of 6 bits are two */
 };
 
-/* Rows of a tile that codecs and lib/ keep scratch for: fewer of the widest heads, so that scratch stays what
- * eight of them take. */
+/* Numbers of the rows that are attended with at once: of the widest heads there are fewer, because most scratch
+ * on the stack grows with them. */
 enum { KVQ_ROW_NUMBERS_MAX = 8 * KVQ_DIM_MAX };
 
 /** How many queries of this D are attended with at once, at most. */
@@ -92,10 +92,11 @@ static inline __attribute__((always_inline)) void kvq_prefetch_all(kvq_next next
  * folded numbers are. Sums go over runs, which add to the same whole numbers. */
 typedef struct kvq_run {
     uint32_t width;     /* 1, 2, 4 or 8 bits; one of 8 bits is alone */
-    uint32_t shift;     /* what is added is code << shift. Runs come with the largest shift first */
+    uint32_t shift;     /* what is added is code << shift. The largest comes first, and 0 last */
     size_t offset;      /* of the codes of the first 32 tokens of keys, or sixteen channels of values */
     size_t block_bytes; /* from there to the next 32, or sixteen */
-    size_t n; /* codes of a lane, one for each folded number. Up to a multiple of 16, or for 1 bit of 32, both
+    size_t
+        n; /* codes of a lane, one or more, each for a folded number. Up to a multiple of 16, or for 1 bit of 32, both
                * are read, and folded numbers are 0 */
     size_t folded, folded_stride; /* bytes: of the first row's folded numbers, and from there to the next's */
 } kvq_run;
@@ -281,7 +282,7 @@ typedef struct kvq_kernels {
                            size_t n_q, size_t dim, float *acc);
 
     /* Rows of int8 (row8.h): a scale as half, then the codes; dim + 2 bytes at any address, stride bytes
-     * apart.
+     * apart; dot_i8 and accumulate_i8 take up to KVQ_SUPERBLOCK.
      *
      * EXACT. Make a row of n numbers: scale = largest |x| / 127 to the nearest half, saturating at 65504;
      * codes rne(clamp(x / scale, -127, 127)), 0 if the scale is. */

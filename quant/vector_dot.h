@@ -25,20 +25,15 @@
 #include "quant/kernels.h"
 #include "quant/vector_complete.h"
 
-/* Always inlined: gcc 12 takes a function that only prefetches for one without effect and drops its calls. */
-V_INLINE void v_prefetch_next(kvq_next next)
-{
-    for (size_t i = 0; i < next.n_bytes; i += 64)
-        v_prefetch(next.bytes + i);
-}
-
-/* The same of the first `bytes` of it, which are taken off. */
+/* Prefetch the first `bytes` of it, which are taken off. (Always inlined: gcc 12 takes a function that only
+ * prefetches for one without effect and drops its calls.) */
 V_INLINE void v_prefetch_some(kvq_next *next, size_t bytes)
 {
-    if (next->n_bytes == 0)
-        return;
     bytes = bytes < next->n_bytes ? bytes : next->n_bytes;
-    v_prefetch_next((kvq_next){next->bytes, bytes});
+    if (bytes == 0)
+        return;
+    for (size_t i = 0; i < bytes; i += 64)
+        v_prefetch(next->bytes + i);
     next->bytes += bytes;
     next->n_bytes -= bytes;
 }
@@ -52,7 +47,7 @@ typedef struct dot_part {
     uint32_t width;
     uint32_t up;    /* how far to move up what there is, for what comes next */
     bool upper;     /* of codes of 8 bits it is the upper halves, where v_dot takes those only */
-    bool ends_full; /* behind it the v_acc are added to totals, and start again */
+    bool ends_turn; /* behind it the v_acc are added to totals, and start again; or it is the last */
 } dot_part;
 
 _Static_assert((int)KVQ_MAX_PLANES <= (int)KVQ_RUNS_MAX, "planes of affine codes are runs");
@@ -60,6 +55,8 @@ _Static_assert((int)KVQ_MAX_PLANES <= (int)KVQ_RUNS_MAX, "planes of affine codes
 /* Of 4 bits two k-steps always fit, so that a part has one only where it is the last of its run, or fills a
  * v_acc up. */
 enum { DOT_PARTS_MAX = KVQ_DIM_MAX / 16 + 2 * KVQ_RUNS_MAX };
+
+_Static_assert(V_ROOM == 0 || V_ROOM >= 2 * 4 * (V_NIBBLES ? 15 : 255), "a v_acc takes two k-steps");
 
 /* Codes against n_q rows of folded numbers. Keys' lanes are tokens, values' channels. */
 typedef struct dot_call {
@@ -228,8 +225,8 @@ V_INLINE void dot_of_part(uint32_t n_q, const dot_part *part, const uint8_t *con
 }
 
 /* Totals of n parts in one strip: lanes `first` and following. */
-V_INLINE void dot_strip(uint32_t n_q, size_t lanes, const dot_call *call, const dot_part *part, size_t n,
-                        size_t first, dot_totals *t)
+V_INLINE void dot_strip(uint32_t n_q, size_t block_lanes, const dot_call *call, const dot_part *part,
+                        size_t n, size_t first, dot_totals *t)
 {
     dot_sums s;
     dot_start(&s);
@@ -238,9 +235,9 @@ V_INLINE void dot_strip(uint32_t n_q, size_t lanes, const dot_call *call, const 
         for (uint32_t r = 0; r < dot_registers(n_q); r++) {
             size_t lane = first + r * V_DWORDS;
             lane = lane < call->end ? lane : first; /* past the end something is read, and never stored */
-            at[r] = part->codes + lane / lanes * part->block_bytes + lane % lanes * 4;
+            at[r] = part->codes + lane / block_lanes * part->block_bytes + lane % block_lanes * 4;
         }
-        dot_of_part(n_q, part, at, 4 * lanes, &s);
+        dot_of_part(n_q, part, at, 4 * block_lanes, &s);
         if (V_ROOM == 0 && part->up > 0)
             dot_move_up(n_q, &s, part->up);
     }
@@ -249,18 +246,18 @@ V_INLINE void dot_strip(uint32_t n_q, size_t lanes, const dot_call *call, const 
 
 /* Totals of all parts in the strips of lanes [first, end), where the v_acc have no room for all: as many
  * parts at a time as they have, in all strips, so that in a strip nothing but sums is in registers. */
-V_INLINE void dot_in_turns(uint32_t n_q, size_t lanes, const dot_call *call, size_t first, size_t end,
+V_INLINE void dot_in_turns(uint32_t n_q, size_t block_lanes, const dot_call *call, size_t first, size_t end,
                            dot_totals *totals, kvq_next *next, size_t bytes)
 {
     const dot_part *part = call->parts, *behind = part + call->n_parts;
     for (size_t n; part < behind; part += n) {
         n = 1;
-        while (!part[n - 1].ends_full)
+        while (!part[n - 1].ends_turn)
             n++;
         dot_totals *t = totals;
         for (size_t lane = first; lane < end; lane += dot_registers(n_q) * V_DWORDS, t++) {
             dot_totals now;
-            dot_strip(n_q, lanes, call, part, n, lane, &now);
+            dot_strip(n_q, block_lanes, call, part, n, lane, &now);
             if (part == call->parts) {
                 v_prefetch_some(next, bytes);
                 *t = now;
@@ -333,29 +330,32 @@ V_INLINE void dot_add_sums(uint32_t n_q, const dot_call *call, size_t lane, cons
             call->out[i * call->out_stride + channel] += sums[i * strip + channel - lane];
 }
 
+V_INLINE void dot_put(uint32_t n_q, bool channels, const dot_call *call, size_t lane, const dot_totals *t)
+{
+    if (channels)
+        dot_add_sums(n_q, call, lane, t);
+    else
+        dot_store_scores(n_q, call, lane, t);
+}
+
 /* Strip by strip: scores of tokens, or sums of channels. */
 V_INLINE void dot_strips(uint32_t n_q, bool in_turns, bool channels, const dot_call *call)
 {
-    const size_t strip = dot_registers(n_q) * V_DWORDS, lanes = channels ? 16 : KVQ_BLOCK;
+    const size_t strip = dot_registers(n_q) * V_DWORDS, block_lanes = channels ? 16 : KVQ_BLOCK;
     const size_t bytes = dot_bytes_per_strip(call, strip);
     kvq_next next = call->next;
-    dot_totals one, many[DOT_LANES / V_DWORDS];
-    const dot_totals *t = &one;
-    for (size_t lane = call->first, end = lane; lane < call->end; lane += strip) {
-        if (!in_turns) {
-            v_prefetch_some(&next, bytes);
-            dot_strip(n_q, lanes, call, call->parts, call->n_parts, lane, &one);
-        } else if (lane < end) {
-            t++;
-        } else {
-            t = many;
-            end = call->end - lane < DOT_LANES ? call->end : lane + DOT_LANES;
-            dot_in_turns(n_q, lanes, call, lane, end, many, &next, bytes);
-        }
-        if (channels)
-            dot_add_sums(n_q, call, lane, t);
-        else
-            dot_store_scores(n_q, call, lane, t);
+    for (size_t lane = call->first; !in_turns && lane < call->end; lane += strip) {
+        dot_totals t;
+        v_prefetch_some(&next, bytes);
+        dot_strip(n_q, block_lanes, call, call->parts, call->n_parts, lane, &t);
+        dot_put(n_q, channels, call, lane, &t);
+    }
+    for (size_t first = call->first, end; in_turns && first < call->end; first = end) {
+        dot_totals totals[DOT_LANES / V_DWORDS], *t = totals;
+        end = call->end - first < DOT_LANES ? call->end : first + DOT_LANES;
+        dot_in_turns(n_q, block_lanes, call, first, end, totals, &next, bytes);
+        for (size_t lane = first; lane < end; lane += strip)
+            dot_put(n_q, channels, call, lane, t++);
     }
 }
 
@@ -397,10 +397,8 @@ typedef void (*const dot_table[2][DOT_ROWS])(const dot_call *);
 DOT_INSTANCES(dot_scores)
 DOT_INSTANCES(dot_accumulate)
 
-_Static_assert(V_ROOM == 0 || V_ROOM >= 4 * (V_NIBBLES ? 15 : 255), "a v_acc takes a whole k-step");
-
 /* Cut a run, or of its codes of 8 bits a half, into parts. room: what is left of a v_acc. */
-V_INLINE void dot_cut(dot_part part, uint32_t largest, size_t lanes, uint32_t *room, dot_call *call)
+V_INLINE void dot_cut(dot_part part, uint32_t largest, size_t block_lanes, uint32_t *room, dot_call *call)
 {
     const uint32_t quads = k_step_quads(part.width), cost = quads * largest, up = part.up;
     part.up = 0;
@@ -408,26 +406,26 @@ V_INLINE void dot_cut(dot_part part, uint32_t largest, size_t lanes, uint32_t *r
         part.n_k_steps = left;
         if (V_ROOM != 0) {
             if (*room < cost) {
-                call->parts[call->n_parts - 1].ends_full = true;
+                call->parts[call->n_parts - 1].ends_turn = true;
                 *room = V_ROOM;
             }
             part.n_k_steps = *room / cost < left ? *room / cost : left;
             *room -= (uint32_t)part.n_k_steps * cost;
         }
         call->parts[call->n_parts++] = part;
-        part.codes += part.n_k_steps * k_step_rows(part.width) * 4 * lanes;
+        part.codes += part.n_k_steps * k_step_rows(part.width) * 4 * block_lanes;
         part.folded += part.n_k_steps * 8 * quads;
     }
     if (up > 0) {
         call->parts[call->n_parts - 1].up = up;
-        call->parts[call->n_parts - 1].ends_full = true;
+        call->parts[call->n_parts - 1].ends_turn = true;
         *room = V_ROOM;
     }
 }
 
 /* What the loops need to know of runs. Returns whether their sums have to be put away on the way. (The last
  * lane sees as many products as any other.) */
-V_INLINE bool dot_prepare(const kvq_run *runs, size_t n_runs, size_t lanes, const uint8_t *superblock,
+V_INLINE bool dot_prepare(const kvq_run *runs, size_t n_runs, size_t block_lanes, const uint8_t *superblock,
                           const int8_t *folded, dot_call *call)
 {
     uint32_t room = V_ROOM;
@@ -444,17 +442,17 @@ V_INLINE bool dot_prepare(const kvq_run *runs, size_t n_runs, size_t lanes, cons
                          .width = run->width,
                          .up = halves ? 4 : run->shift - (i + 1 < n_runs ? run[1].shift : 0),
                          .upper = halves};
-        dot_cut(part, halves ? 15 : (1u << run->width) - 1u, lanes, &room, call);
+        dot_cut(part, halves ? 15 : (1u << run->width) - 1u, block_lanes, &room, call);
         part.up = 0;
         part.upper = false;
         if (halves)
-            dot_cut(part, 15, lanes, &room, call);
+            dot_cut(part, 15, block_lanes, &room, call);
     }
     if (call->n_parts == 0)
         return false;
     for (size_t i = 0; i + 1 < call->n_parts; i++)
-        in_turns = in_turns || call->parts[i].ends_full;
-    call->parts[call->n_parts - 1].ends_full = true;
+        in_turns = in_turns || call->parts[i].ends_turn;
+    call->parts[call->n_parts - 1].ends_turn = true;
     return V_ROOM != 0 && in_turns;
 }
 
@@ -464,7 +462,7 @@ V_INLINE void dot_rows_of(const dot_table table, dot_call *call, bool in_turns, 
     for (size_t left = n_q, n; left > 0; left -= n) {
         n = left < DOT_ROWS ? left : DOT_ROWS;
         table[in_turns][n - 1](call);
-        for (size_t i = 0; i < call->n_parts; i++)
+        for (size_t i = 0; i < call->n_parts && n < left; i++)
             call->parts[i].folded += n * call->parts[i].folded_stride;
         call->step += n;
         if (call->bias != NULL)
