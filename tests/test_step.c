@@ -441,6 +441,28 @@ Test(step, how_probabilities_are_gathered_leaves_no_trace)
     free_script(&d);
 }
 
+/* Several sequences, of which one, two or three fit into a batch, against one after the other. */
+Test(step, sequences_that_share_a_batch_leave_no_trace)
+{
+    enum { N = 500 };
+    static const size_t lengths[][3] = {{80, 90, 70}, {10, 150, 160}, {180, 230, 200}};
+    script d = make_script(12, (shape){3, 16, 2, 8, 1}, N);
+    kvq_cache *together = cache_of("k=toy,v=toy,r=1024", d.s, NULL),
+              *alone = cache_of("k=toy,v=toy,r=1024", d.s, NULL);
+    for (size_t i = 0; i < 3; i++) {
+        float *x = script_step(together, &d, NULL, 3, lengths[i], NULL);
+        for (size_t j = 0, row = 0; j < 3; row += lengths[i][j++] * d.q_row) {
+            float *y = script_step(alone, &d, &j, 1, &lengths[i][j], NULL);
+            cr_assert(same_bits("out", x + row, y, lengths[i][j] * d.q_row * sizeof *x));
+            free(y);
+        }
+        cr_assert(same_caches("three sequences", together, alone));
+        free(x);
+    }
+    kvq_cache_free(together), kvq_cache_free(alone);
+    free_script(&d);
+}
+
 /* A query that overflows sees nothing, and what it would have given counts for nothing. */
 Test(step, an_overflowing_query_is_no_evidence)
 {
