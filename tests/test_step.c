@@ -446,7 +446,7 @@ Test(step, sequences_that_share_a_batch_leave_no_trace)
 {
     enum { N = 500 };
     static const size_t lengths[][3] = {{80, 90, 70}, {10, 150, 160}, {180, 230, 200}};
-    script d = make_script(12, (shape){3, 16, 2, 8, 1}, N);
+    script d = make_script(12, (shape){1, 16, 2, 8, 3}, N);
     kvq_cache *together = cache_of("k=toy,v=toy,r=1024", d.s, NULL),
               *alone = cache_of("k=toy,v=toy,r=1024", d.s, NULL);
     for (size_t i = 0; i < 3; i++) {
