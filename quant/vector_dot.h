@@ -29,9 +29,9 @@
  * prefetches for one without effect and drops its calls.) */
 V_INLINE void v_prefetch_some(kvq_next *next, size_t bytes)
 {
-    bytes = bytes < next->n_bytes ? bytes : next->n_bytes;
-    if (bytes == 0)
+    if (next->n_bytes == 0)
         return;
+    bytes = bytes < next->n_bytes ? bytes : next->n_bytes;
     for (size_t i = 0; i < bytes; i += 64)
         v_prefetch(next->bytes + i);
     next->bytes += bytes;
@@ -403,15 +403,12 @@ V_INLINE void dot_cut(dot_part part, uint32_t largest, size_t block_lanes, uint3
     const uint32_t quads = k_step_quads(part.width), cost = quads * largest, up = part.up;
     part.up = 0;
     for (size_t left = part.n_k_steps; left > 0; left -= part.n_k_steps) {
-        part.n_k_steps = left;
-        if (V_ROOM != 0) {
-            if (*room < cost) {
-                call->parts[call->n_parts - 1].ends_turn = true;
-                *room = V_ROOM;
-            }
-            part.n_k_steps = *room / cost < left ? *room / cost : left;
-            *room -= (uint32_t)part.n_k_steps * cost;
+        if (V_ROOM != 0 && *room < cost) {
+            call->parts[call->n_parts - 1].ends_turn = true;
+            *room = V_ROOM;
         }
+        part.n_k_steps = V_ROOM == 0 || left * cost <= *room ? left : *room / cost;
+        *room -= (uint32_t)part.n_k_steps * cost; /* without V_ROOM nobody asks */
         call->parts[call->n_parts++] = part;
         part.codes += part.n_k_steps * k_step_rows(part.width) * 4 * block_lanes;
         part.folded += part.n_k_steps * 8 * quads;
