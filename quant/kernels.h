@@ -32,8 +32,8 @@ enum {
     KVQ_RUNS_MAX = 5,    /* of one sum: classes, of which those of 6 bits are two */
 };
 
-/* Numbers of the rows that are attended with at once: of the widest heads there are fewer, because most scratch
- * on the stack grows with them. */
+/* Numbers of the rows that are attended with at once: of the widest heads there are fewer, because most
+ * scratch on the stack grows with them. */
 enum { KVQ_ROW_NUMBERS_MAX = 8 * KVQ_DIM_MAX };
 
 /** How many queries of this D are attended with at once, at most. */
@@ -95,9 +95,8 @@ typedef struct kvq_run {
     uint32_t shift;     /* what is added is code << shift. The largest comes first, and 0 last */
     size_t offset;      /* of the codes of the first 32 tokens of keys, or sixteen channels of values */
     size_t block_bytes; /* from there to the next 32, or sixteen */
-    size_t
-        n; /* codes of a lane, one or more, each for a folded number. Up to a multiple of 16, or for 1 bit of 32, both
-               * are read, and folded numbers are 0 */
+    size_t n; /* > 0: codes of a lane, each for a folded number. Up to a multiple of 16, or for 1 bit of 32,
+               * both are read, and folded numbers are 0 */
     size_t folded, folded_stride; /* bytes: of the first row's folded numbers, and from there to the next's */
 } kvq_run;
 
