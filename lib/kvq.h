@@ -630,8 +630,8 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
  * T or n_new with probabilities, options out of range); KVQ_ERR_NONFINITE (in q, k or v); KVQ_ERR_FULL;
  * KVQ_ERR_NOMEM. After an error no sequence has changed.
  * Memory    besides what appends take: for schemes that use evidence, probabilities of tokens not yet packed
- *           come from malloc for the time of the call, up to 4 MB or those of 16 / (H / Hkv) queries, whichever is
- *           more, and four bytes per token not yet packed and KV head.
+ *           come from malloc for the time of the call, up to 4 MB or those of 16 / (H / Hkv) queries,
+ *           whichever is more, and four bytes per token not yet packed and KV head.
  * Threads   changes the cache, so it must be alone with it. Uses threads of its own as kvq_cache_attend does.
  * Numerics  of out as in kvq_cache_attend. A given sequence of calls leaves the same bytes for any number of
  *           threads and on every instruction set, for schemes that use evidence while
