@@ -85,8 +85,10 @@ static kvq_span make_span(const kvq_cache *cache, size_t layer, const size_t *se
         .first_query = s * n_q,
     };
     if (probabilities != NULL)
-        span.probabilities = (kvq_probabilities){
-            .p = probabilities + s * n_q * cache->config.n_heads * n_tokens, .stride = n_tokens};
+        span.probabilities =
+            (kvq_probabilities){.p = probabilities + s * n_q * cache->config.n_heads * n_tokens,
+                                .stride = n_tokens,
+                                .per_query = cache->config.n_heads * n_tokens};
     return span;
 }
 
@@ -114,6 +116,7 @@ kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer, const size_t *
         .window = options.window,
         .fast = options.precision == KVQ_PRECISION_FAST && options.bound == NULL,
         .n_threads = options.n_threads,
+        .n_heads = cache->config.n_kv_heads,
         .out = out,
         .bound = options.bound,
         .counters = &counters,

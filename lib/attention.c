@@ -132,7 +132,7 @@ static int threads_for(const kvq_attention_work *a, const kvq_span *spans, size_
     for (size_t s = 0; s < n_spans; s++) {
         size_t n_tokens = spans[s].n_before + spans[s].n_q;
         size_t n_seen = n_tokens - kvq_first_visible(call->window, n_tokens);
-        n_elements += n_seen * spans[s].n_q * config->n_heads * config->head_dim;
+        n_elements += n_seen * spans[s].n_q * a->heads_per_kv * call->n_heads * config->head_dim;
     }
     size_t most = n_elements / MIN_THREAD_ELEMENTS;
     return most > 1 ? kvq_n_threads(call->cache, call->n_threads, most) : 1;
@@ -161,7 +161,7 @@ void kvq_attention(const kvq_attention_call *call, const kvq_span *spans, size_t
     if (n_threads <= 1 || !run_parallel(&a, spans, n_spans, n_threads, size.cost, &sum))
         run_serial(&a, spans, n_spans, &sum);
     for (size_t s = 0; s < n_spans; s++)
-        call->counters->heads += spans[s].n_q * config->n_heads;
+        call->counters->heads += spans[s].n_q * a.heads_per_kv * call->n_heads;
     call->counters->superblocks += sum.superblocks;
     call->counters->superblocks_wide += sum.wide;
     call->counters->superblocks_exact += sum.exact;

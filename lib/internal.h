@@ -263,9 +263,8 @@ typedef struct kvq_view {
     const kvq_cache *cache;
     const kvq_layer_plan *plan;
     const kvq_layer *layer;
-    const void *fresh[KVQ_N_ROLES]; /* [n_fresh][Hkv][D] */
-    kvq_dtype fresh_dtype;
-    size_t n_fresh;
+    const float *fresh[KVQ_N_ROLES]; /* [heads][n_fresh][D], of KV head first_head and those behind it */
+    size_t n_fresh, first_head;
 } kvq_view;
 
 static inline size_t kvq_view_n_tokens(const kvq_view *view)
@@ -298,11 +297,11 @@ void kvq_read_head_bound(const kvq_view *view, kvq_role role, size_t head, size_
 
 /* ---- attention.c ---- */
 
-/** Scores or probabilities that a call hands out: of tokens [first, first + stride), a row per query and
- * head; p is NULL if nobody asks. */
+/** Scores or probabilities that a call hands out: of tokens [first, first + stride), a row for each of its
+ * heads, and queries per_query floats apart; p is NULL if nobody asks. */
 typedef struct kvq_probabilities {
     float *p;
-    size_t first, stride;
+    size_t first, stride, per_query;
 } kvq_probabilities;
 
 /** Queries of one sequence. Query i sees no more than the first n_before + i + 1 tokens of the view. */
@@ -323,6 +322,7 @@ typedef struct kvq_attention_call {
     size_t window; /* as in kvq_attend_options */
     bool fast;
     int n_threads;
+    size_t first_head, n_heads; /* KV heads that are attended to */
     void *out;
     float *bound;                  /* may be NULL */
     kvq_attend_counters *counters; /* of this call; added to */

@@ -10,15 +10,15 @@ kvq_stretch kvq_find_stretch(const kvq_view *view, kvq_role role, size_t head, s
 {
     const kvq_layer_plan *plan = view->plan;
     const kvq_layer *layer = view->layer;
-    const kvq_config *config = &view->cache->config;
     size_t stored = layer->n_tokens, sinks = plan->scheme.sinks;
     if (begin >= stored) {
-        size_t first = ((begin - stored) * config->n_kv_heads + head) * config->head_dim;
+        size_t row = (head - view->first_head) * view->n_fresh + begin - stored,
+               dim = view->cache->config.head_dim;
         return (kvq_stretch){
             .n = kvq_min_size(n, stored + view->n_fresh - begin),
-            .rows = kvq_element(view->fresh[role], view->fresh_dtype, first),
-            .dtype = view->fresh_dtype,
-            .stride = config->n_kv_heads * config->head_dim * kvq_element_bytes(view->fresh_dtype),
+            .rows = (const uint8_t *)(view->fresh[role] + row * dim),
+            .dtype = KVQ_F32,
+            .stride = dim * sizeof(float),
         };
     }
     n = kvq_min_size(n, stored - begin);

@@ -34,41 +34,10 @@ static kvq_next what_follows(const kvq_tile *t, kvq_role role, size_t token)
 
 /* ---- Plain rows: of the residual, the sinks, or the call's own tokens ---- */
 
-/* Rows that are better taken as floats side by side, a few at a time. */
-typedef struct gathered {
-    float rows[4 * KVQ_DIM_MAX]; /* in the first-level cache, and queries beside them */
-    kvq_stretch left;            /* to gather */
-} gathered;
-
-/* Kernels do not know bfloat16. And of a call's own tokens a head's rows stand far apart, often so that they
- * drive each other out of the cache: where more queries are to meet them than kernels take at a time. */
-static bool is_better_gathered(const kvq_tile *t, const kvq_stretch *s)
-{
-    enum { AT_A_TIME = 4 };
-    return s->dtype == KVQ_BF16 ||
-           (t->n_rows > AT_A_TIME && s->dtype != KVQ_I8 && s->stride > t->dim * kvq_element_bytes(s->dtype));
-}
-
-/* Take the next ones: a stretch of floats, or of none. */
-static kvq_stretch gather_some(gathered *x, const kvq_tile *t)
-{
-    size_t n = kvq_min_size(x->left.n, sizeof x->rows / sizeof *x->rows / t->dim);
-    for (size_t i = 0; i < n; i++, x->left.rows += x->left.stride)
-        kvq_row_load(t->a->call->cache, x->left.dtype, x->left.rows, x->rows + i * t->dim);
-    x->left.n -= n;
-    return (kvq_stretch){
-        .n = n, .rows = (const uint8_t *)x->rows, .dtype = KVQ_F32, .stride = t->dim * sizeof *x->rows};
-}
-
 static void score_rows(const kvq_tile *t, const kvq_stretch *s, kvq_next next, float *scores)
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
-    if (is_better_gathered(t, s)) {
-        gathered x; /* its rows are filled as far as they are used */
-        x.left = *s;
-        for (kvq_stretch some; (some = gather_some(&x, t)).n > 0; scores += some.n)
-            score_rows(t, &some, x.left.n > 0 ? (kvq_next){NULL, 0} : next, scores);
-    } else if (s->dtype == KVQ_F32)
+    if (s->dtype == KVQ_F32)
         k->dot_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, next, t->q,
                    t->n_rows, t->dim, scores);
     else if (s->dtype == KVQ_F16)
@@ -81,12 +50,7 @@ static void score_rows(const kvq_tile *t, const kvq_stretch *s, kvq_next next, f
 static void accumulate_rows(kvq_tile *t, const kvq_stretch *s, kvq_next next, const float *p)
 {
     const kvq_kernels *k = t->a->call->cache->kernels;
-    if (is_better_gathered(t, s)) {
-        gathered x; /* its rows are filled as far as they are used */
-        x.left = *s;
-        for (kvq_stretch some; (some = gather_some(&x, t)).n > 0; p += some.n)
-            accumulate_rows(t, &some, x.left.n > 0 ? (kvq_next){NULL, 0} : next, p);
-    } else if (s->dtype == KVQ_F32)
+    if (s->dtype == KVQ_F32)
         k->accumulate_f32((const float *)(const void *)s->rows, s->stride / sizeof(float), s->n, next, p,
                           t->n_rows, t->dim, t->now.acc);
     else if (s->dtype == KVQ_F16)
@@ -195,7 +159,7 @@ static void keep_scores(const kvq_tile *t, size_t row, size_t token, size_t n, c
     const kvq_probabilities *to = &t->probabilities;
     size_t from = kvq_max_size(token, to->first);
     if (from < token + n)
-        memcpy(to->p + t->span_index[row] * to->stride + from - to->first, scores + from - token,
+        memcpy(to->p + t->probabilities_at[row] + from - to->first, scores + from - token,
                (token + n - from) * sizeof *scores);
 }
 
@@ -254,7 +218,7 @@ static size_t tiles_per_head(const kvq_attention_work *a, const kvq_span *span)
 
 size_t kvq_n_tiles(const kvq_attention_work *a, const kvq_span *span)
 {
-    return tiles_per_head(a, span) * a->call->cache->config.n_kv_heads;
+    return tiles_per_head(a, span) * a->call->n_heads;
 }
 
 kvq_tile_place kvq_tile_find(const kvq_attention_work *a, const kvq_span *span, size_t i)
@@ -266,7 +230,7 @@ kvq_tile_place kvq_tile_find(const kvq_attention_work *a, const kvq_span *span, 
     size_t newest = span->n_before + (first + n_rows - 1) / a->heads_per_kv + 1;
     kvq_tile_place at = {
         .span = span,
-        .kv_head = i / per_head,
+        .kv_head = a->call->first_head + i / per_head,
         .first_row = first,
         .n_rows = n_rows,
         .first_token = kvq_first_visible(a->call->window, oldest),
@@ -301,10 +265,12 @@ void kvq_tile_start(kvq_tile *t, const kvq_attention_work *a, const kvq_tile_pla
     t->counters = (kvq_attend_counters){0};
     for (size_t row = 0; row < t->n_rows; row++) {
         size_t query = (at->first_row + row) / a->heads_per_kv;
-        size_t head = t->kv_head * a->heads_per_kv + (at->first_row + row) % a->heads_per_kv;
+        size_t head = (at->first_row + row) % a->heads_per_kv; /* of those that share the KV head */
         float *q = t->q + row * t->dim;
-        t->span_index[row] = query * n_heads + head;
-        t->row_index[row] = span->first_query * n_heads + t->span_index[row];
+        t->row_index[row] = (span->first_query + query) * n_heads + t->kv_head * a->heads_per_kv + head;
+        t->probabilities_at[row] =
+            query * t->probabilities.per_query +
+            ((t->kv_head - a->call->first_head) * a->heads_per_kv + head) * t->probabilities.stride;
         t->n_visible[row] = span->n_before + query + 1;
         t->first_visible[row] = kvq_first_visible(a->call->window, t->n_visible[row]);
         const float *given = kvq_row_as_f32(a->call->cache, a->call->q_dtype, query_row(t, row), q);
@@ -362,7 +328,7 @@ static void finish_probabilities(const kvq_tile *t, size_t row, const kvq_tile_s
     const kvq_probabilities *of = &t->probabilities;
     size_t begin = n_below(t->first_visible[row], of->first, of->stride);
     size_t end = n_below(t->n_visible[row], of->first, of->stride);
-    float *p = of->p + t->span_index[row] * of->stride;
+    float *p = of->p + t->probabilities_at[row];
     (void)t->a->call->cache->kernels->exp2_sum_f32(p + begin, end - begin, total->ref[row]);
     divide(p + begin, end - begin, divisor_of(total, row));
     memset(p, 0, begin * sizeof *p);
@@ -420,7 +386,7 @@ void kvq_tile_finish(kvq_tile *t, const kvq_tile_sums *total, float *now, float 
             continue;
         }
         t->row_index[n_again] = t->row_index[row];
-        t->span_index[n_again] = t->span_index[row];
+        t->probabilities_at[n_again] = t->probabilities_at[row];
         t->first_visible[n_again] = t->first_visible[row];
         t->n_visible[n_again] = t->n_visible[row];
         t->finite[n_again] = t->finite[row];

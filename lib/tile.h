@@ -64,13 +64,13 @@ typedef struct kvq_tile {
     const kvq_view *view;
     kvq_probabilities probabilities;
     size_t kv_head, n_rows, dim;
-    size_t row_index[KVQ_QUERY_TILE];     /* (query * H + head) in the call: where its q, out, bound are */
-    size_t span_index[KVQ_QUERY_TILE];    /* the same in the span: where its row of probabilities is */
-    size_t first_visible[KVQ_QUERY_TILE]; /* tokens that it may see: from this one */
-    size_t n_visible[KVQ_QUERY_TILE];     /* up to this number, excluded */
-    float q[KVQ_ROW_NUMBERS_MAX];         /* scaled; [n_rows][D] */
-    float q_packed[KVQ_ROW_NUMBERS_MAX];  /* prepared, if the keys' codec does so */
-    kvq_tile_sums now;                    /* of the segment in flight */
+    size_t row_index[KVQ_QUERY_TILE];        /* (query * H + head) in the call: where its q, out, bound are */
+    size_t probabilities_at[KVQ_QUERY_TILE]; /* where its row of them is */
+    size_t first_visible[KVQ_QUERY_TILE];    /* tokens that it may see: from this one */
+    size_t n_visible[KVQ_QUERY_TILE];        /* up to this number, excluded */
+    float q[KVQ_ROW_NUMBERS_MAX];            /* scaled; [n_rows][D] */
+    float q_packed[KVQ_ROW_NUMBERS_MAX];     /* prepared, if the keys' codec does so */
+    kvq_tile_sums now;                       /* of the segment in flight */
     kvq_sums sums;
     kvq_attend_counters counters;
     float score_rms_error[KVQ_QUERY_TILE]; /* of the scores of a chunk, as codecs estimate it */

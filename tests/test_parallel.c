@@ -360,7 +360,8 @@ static void add_span(work *w, size_t n_tokens, size_t n_q)
 static work *make_work(const kvq_cache *cache)
 {
     work *w = calloc(1, sizeof *w);
-    w->call = (kvq_attention_call){.cache = cache, .plan = &cache->plan[0]};
+    w->call =
+        (kvq_attention_call){.cache = cache, .plan = &cache->plan[0], .n_heads = cache->config.n_kv_heads};
     w->a = (kvq_attention_work){.call = &w->call,
                                 .heads_per_kv = cache->config.n_heads / cache->config.n_kv_heads};
     return w;
