@@ -137,6 +137,8 @@ V_INLINE v_f row_load_part(row_type type, const uint8_t *row, size_t at, size_t 
 /* The part of what is next that goes with n rows from i on. */
 V_INLINE void row_prefetch(const row_call *call, size_t i, size_t n)
 {
+    if (call->next_per_row == 0)
+        return;
     const size_t begin = i * call->next_per_row, end = begin + n * call->next_per_row;
     for (size_t byte = begin; byte < end && byte < call->next.n_bytes; byte += 64)
         v_prefetch(call->next.bytes + byte);
@@ -240,7 +242,8 @@ V_INLINE void dot_rows(const row_call *call, size_t n_q)
 
 /* Columns [c, c + 16 n_v) of n_q sums in registers, rows in order: each column sees the additions of the
  * portable kernel. n_q * n_v <= 4. The last columns may be a part of 16. */
-V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, size_t c, size_t part)
+V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, size_t c, size_t part,
+                                 bool fetch)
 {
     v_f sum[4];
     V_UNROLL(4)
@@ -250,7 +253,7 @@ V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, s
     }
     const uint8_t *row = call->rows;
     for (size_t i = 0; i < call->n; i++, row += call->stride) {
-        if (c == 0)
+        if (fetch)
             row_prefetch(call, i, 1);
         v_f weight[4];
         V_UNROLL(4)
@@ -279,12 +282,16 @@ V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, s
 V_INLINE void accumulate_some(const row_call *call, size_t n_q, size_t n_v)
 {
     size_t c = 0;
+    if (call->next.n_bytes > 0 && c + 16 * n_v <= call->dim) {
+        accumulate_columns(call, n_q, n_v, c, 16, true);
+        c += 16 * n_v;
+    }
     for (; c + 16 * n_v <= call->dim; c += 16 * n_v)
-        accumulate_columns(call, n_q, n_v, c, 16);
+        accumulate_columns(call, n_q, n_v, c, 16, false);
     for (; n_v > 1 && c + 16 <= call->dim; c += 16)
-        accumulate_columns(call, n_q, 1, c, 16);
+        accumulate_columns(call, n_q, 1, c, 16, false);
     if (c < call->dim)
-        accumulate_columns(call, n_q, 1, c, call->dim - c);
+        accumulate_columns(call, n_q, 1, c, call->dim - c, c == 0);
 }
 
 V_INLINE void accumulate_rows(row_call call, size_t n_q)
