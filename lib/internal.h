@@ -263,7 +263,8 @@ typedef struct kvq_view {
     const kvq_cache *cache;
     const kvq_layer_plan *plan;
     const kvq_layer *layer;
-    const float *fresh[KVQ_N_ROLES]; /* [heads][n_fresh][D], of KV head first_head and those behind it */
+    const float *fresh[KVQ_N_ROLES]; /* of KV head first_head and those behind it */
+    kvq_strides fresh_strides;
     size_t n_fresh, first_head;
 } kvq_view;
 

@@ -12,13 +12,13 @@ kvq_stretch kvq_find_stretch(const kvq_view *view, kvq_role role, size_t head, s
     const kvq_layer *layer = view->layer;
     size_t stored = layer->n_tokens, sinks = plan->scheme.sinks;
     if (begin >= stored) {
-        size_t row = (head - view->first_head) * view->n_fresh + begin - stored,
-               dim = view->cache->config.head_dim;
+        const kvq_strides *apart = &view->fresh_strides;
+        size_t row = (begin - stored) * apart->token + (head - view->first_head) * apart->head;
         return (kvq_stretch){
             .n = kvq_min_size(n, stored + view->n_fresh - begin),
-            .rows = (const uint8_t *)(view->fresh[role] + row * dim),
+            .rows = (const uint8_t *)(view->fresh[role] + row),
             .dtype = KVQ_F32,
-            .stride = dim * sizeof(float),
+            .stride = apart->token * sizeof(float),
         };
     }
     n = kvq_min_size(n, stored - begin);

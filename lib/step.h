@@ -13,7 +13,7 @@ typedef struct kvq_part {
     size_t first_query;        /* in the call's arrays */
     size_t watched;            /* newest tokens whose received attention is gathered */
     float *received;           /* [Hkv][watched] */
-    float *fresh[KVQ_N_ROLES]; /* of the batch in flight: its heads' new tokens, as a kvq_view has them */
+    float *fresh[KVQ_N_ROLES]; /* [heads][n_new][D] of the batch in flight, if they are laid out anew */
 } kvq_part;
 
 /** One call. */

@@ -6,9 +6,9 @@
  * sequences with all they have, or, of one that is too long for that, a few KV heads and as many queries at
  * a time. They are added up query by query, so that batches leave no trace in the sums.
  *
- * A batch's own keys and values are laid out anew first, float32 and head by head. In the caller's arrays a
- * head's rows stand apart, often so that they drive each other out of a cache, and every tile of queries
- * reads them again.
+ * Where many queries read them, or where they are not float32, a batch's own keys and values are laid out anew
+ * first, float32 and head by head: in the caller's arrays a head's rows stand apart, often so that they drive
+ * each other out of a cache, and every tile of queries reads them again.
  */
 #include "lib/step.h"
 
@@ -16,6 +16,7 @@
 
 enum {
     THREAD_FLOATS = 1 << 17,     /* of a batch for each thread: its second-level cache */
+    MANY_ROWS = 64,              /* of queries, from which on laying out keys and values pays */
     MIN_THREAD_FLOATS = 1 << 17, /* to copy or to add up, below which threads cost more than they save */
 };
 
@@ -43,9 +44,14 @@ static size_t queries_of(const batch *b, const kvq_part *p)
 /* ---- Sizes ---- */
 
 /* Per KV head: of the new tokens' keys and values; of the probabilities of one query. */
+static bool is_laid_out(const kvq_step *s, const kvq_part *p)
+{
+    return s->kv_dtype != KVQ_F32 || p->n_new * heads_per_kv(s) >= MANY_ROWS;
+}
+
 static size_t fresh_floats(const kvq_step *s, const kvq_part *p)
 {
-    return 2 * p->n_new * s->cache->config.head_dim;
+    return !is_laid_out(s, p) ? 0 : 2 * p->n_new * s->cache->config.head_dim;
 }
 
 static size_t query_floats(const kvq_step *s, const kvq_part *p)
@@ -104,36 +110,44 @@ static int threads_for(const kvq_step *s, size_t n_tasks, size_t n_floats)
 
 /* ---- The call's own tokens ---- */
 
+/* Where those of a batch begin in the caller's arrays. */
+static const void *given(const batch *b, const kvq_part *p, kvq_role role)
+{
+    const kvq_config *config = &b->s->cache->config;
+    return kvq_element(role == KVQ_KEYS ? b->s->k : b->s->v, b->s->kv_dtype,
+                       (p->first_query * config->n_kv_heads + b->head) * config->head_dim);
+}
+
 /* Task i: those of one part, role and head. */
 static void lay_out_head(void *arg, size_t i)
 {
     const batch *b = arg;
     const kvq_step *s = b->s;
-    const kvq_config *config = &s->cache->config;
-    const size_t dim = config->head_dim, head = i % b->n_heads;
+    const kvq_strides strides = kvq_strides_dense(s->cache);
+    const size_t dim = s->cache->config.head_dim, head = i % b->n_heads;
     const kvq_part *p = &b->parts[i / b->n_heads / KVQ_N_ROLES];
     const kvq_role role = i / b->n_heads % KVQ_N_ROLES == 0 ? KVQ_KEYS : KVQ_VALUES;
-    const uint8_t *from = kvq_element(role == KVQ_KEYS ? s->k : s->v, s->kv_dtype,
-                                      (p->first_query * config->n_kv_heads + b->head + head) * dim);
-    const size_t stride = config->n_kv_heads * dim * kvq_element_bytes(s->kv_dtype);
     float *to = p->fresh[role] + head * p->n_new * dim;
-    for (size_t t = 0; t < p->n_new; t++)
-        kvq_row_load(s->cache, s->kv_dtype, from + t * stride, to + t * dim);
+    for (size_t t = 0; t < p->n_new && is_laid_out(s, p); t++)
+        kvq_row_load(s->cache, s->kv_dtype,
+                     kvq_element(given(b, p, role), s->kv_dtype, t * strides.token + head * strides.head),
+                     to + t * dim);
 }
 
 /* Returns what is behind them. */
-static float *lay_out(batch *b, float *memory)
+static float *lay_out(const batch *b, float *memory)
 {
+    const kvq_step *s = b->s;
     size_t n_floats = 0, n_tasks = b->n_parts * KVQ_N_ROLES * b->n_heads;
     for (size_t i = 0; i < b->n_parts; i++) {
         kvq_part *p = &b->parts[i];
-        size_t n = b->n_heads * p->n_new * b->s->cache->config.head_dim;
+        size_t n = b->n_heads * fresh_floats(s, p);
         p->fresh[KVQ_KEYS] = memory + n_floats;
-        p->fresh[KVQ_VALUES] = memory + n_floats + n;
-        n_floats += 2 * n;
+        p->fresh[KVQ_VALUES] = memory + n_floats + n / 2;
+        n_floats += n;
     }
-    if (b->from == 0)
-        kvq_parallel_for(b->s->cache, threads_for(b->s, n_tasks, n_floats), n_tasks, lay_out_head, b);
+    if (b->from == 0 && n_floats > 0)
+        kvq_parallel_for(s->cache, threads_for(s, n_tasks, n_floats), n_tasks, lay_out_head, (void *)b);
     return memory + n_floats;
 }
 
@@ -181,6 +195,26 @@ static void add_received(batch *b)
 
 /* ---- Batches ---- */
 
+/* What the queries of a part see. */
+static kvq_view make_view(const batch *b, const kvq_part *p)
+{
+    const kvq_step *s = b->s;
+    const size_t dim = s->cache->config.head_dim;
+    kvq_view view = {.cache = s->cache,
+                     .plan = s->plan,
+                     .layer = kvq_part_layer(s, p),
+                     .fresh = {given(b, p, KVQ_KEYS), given(b, p, KVQ_VALUES)},
+                     .fresh_strides = kvq_strides_dense(s->cache),
+                     .n_fresh = p->n_new,
+                     .first_head = b->head};
+    if (is_laid_out(s, p)) {
+        view.fresh[KVQ_KEYS] = p->fresh[KVQ_KEYS];
+        view.fresh[KVQ_VALUES] = p->fresh[KVQ_VALUES];
+        view.fresh_strides = (kvq_strides){.token = dim, .head = p->n_new * dim};
+    }
+    return view;
+}
+
 /* The queries of a part. Their probabilities are the caller's, or lie in memory. */
 static kvq_span make_span(const batch *b, const kvq_part *p, float *memory)
 {
@@ -188,12 +222,7 @@ static kvq_span make_span(const batch *b, const kvq_part *p, float *memory)
     const kvq_layer *layer = kvq_part_layer(s, p);
     size_t n_heads = s->cache->config.n_heads, n_tokens = layer->n_tokens + p->n_new;
     kvq_span span = {
-        .view = {.cache = s->cache,
-                 .plan = s->plan,
-                 .layer = layer,
-                 .fresh = {p->fresh[KVQ_KEYS], p->fresh[KVQ_VALUES]},
-                 .n_fresh = p->n_new,
-                 .first_head = b->head},
+        .view = make_view(b, p),
         .n_q = queries_of(b, p),
         .n_before = layer->n_tokens + b->from,
         .first_query = p->first_query + b->from,

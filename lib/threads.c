@@ -24,10 +24,11 @@ __attribute__((constructor)) static void watch_forks(void)
     (void)pthread_atfork(NULL, NULL, note_fork);
 }
 
-/* More than the system can start would end the process. */
-static int most_openmp_threads(void)
+/* More than the system can start would end the process. (Counting processors is a system call.) */
+static int most_openmp_threads(int wanted)
 {
-    int most = omp_get_num_procs() > 64 ? omp_get_num_procs() : 64;
+    enum { ALWAYS = 64 };
+    int most = wanted <= ALWAYS || omp_get_num_procs() < ALWAYS ? ALWAYS : omp_get_num_procs();
     return omp_get_thread_limit() < most ? omp_get_thread_limit() : most;
 }
 
@@ -37,7 +38,7 @@ int kvq_n_threads(const kvq_cache *cache, int wanted, size_t n_tasks)
     if (config->parallel == NULL && is_forked_child)
         return 1;
     int n_threads = wanted > 0 ? wanted : config->n_threads > 0 ? config->n_threads : omp_get_max_threads();
-    int most = config->parallel != NULL ? config->n_threads : most_openmp_threads();
+    int most = config->parallel != NULL ? config->n_threads : most_openmp_threads(n_threads);
     n_threads = n_threads < most ? n_threads : most;
     return n_tasks < (size_t)n_threads ? (int)n_tasks : n_threads;
 }
