@@ -441,18 +441,62 @@ Test(step, how_probabilities_are_gathered_leaves_no_trace)
     free_script(&d);
 }
 
+/* On one thread a long call goes through attention a KV head at a time, on eight all of them together; with
+ * everything that a caller may ask for, and with nothing. */
+Test(step, heads_that_go_apart_leave_no_trace)
+{
+    enum { N = 200, HEADS = 8, OF_P = N * HEADS * 2 * N };
+    static const char *schemes[] = {"fp32", "kvq2", "k=toy,v=toy,r=1024"};
+    script d = make_script(13, (shape){1, HEADS, HEADS, 64, 1}, 2 * N);
+    float *p = calloc(2 * OF_P, sizeof *p), *bound = calloc(2 * N * HEADS, sizeof *bound);
+    const size_t n = N;
+    for (size_t i = 0; i < 2 * 3 * 2;
+         i++) { /* the caches of a scheme, with and without, after one call and two */
+        static kvq_cache *cache[2];
+        kvq_attend_counters counters[2];
+        float *out[2];
+        bool asks = i / 2 % 2 == 1;
+        for (size_t m = 0; m < 2; m++) {
+            kvq_attend_options options;
+            kvq_attend_options_init(&options);
+            kvq_attend_counters_init(&counters[m]);
+            options.n_threads = m == 0 ? 1 : HEADS;
+            options.counters = &counters[m];
+            options.window = asks ? 150 : 0;
+            options.probabilities = asks ? p + m * OF_P : NULL;
+            options.bound = asks ? bound + m * N * HEADS : NULL;
+            if (i % 2 == 0)
+                cache[m] = cache_of(schemes[i / 4], d.s, NULL);
+            out[m] = script_step(cache[m], &d, NULL, 1, &n, &options);
+        }
+        cr_assert(same_bits(schemes[i / 4], out[1], out[0], N * d.q_row * sizeof *out[0]));
+        cr_assert(same_bits("probabilities", p + OF_P, p, OF_P * sizeof *p));
+        cr_assert(same_bits("bound", bound + N * HEADS, bound, N * HEADS * sizeof *bound));
+        cr_assert(same_bits("counters", &counters[1], &counters[0], sizeof counters[0]));
+        cr_assert(same_caches(schemes[i / 4], cache[1], cache[0]));
+        free(out[0]), free(out[1]);
+        for (size_t m = 0; m < 2 && i % 2 == 1; m++)
+            kvq_cache_free(cache[m]);
+    }
+    free(p), free(bound);
+    free_script(&d);
+}
+
 /* Several sequences, of which one, two or three fit into a batch, against one after the other. */
 Test(step, sequences_that_share_a_batch_leave_no_trace)
 {
     enum { N = 500 };
-    static const size_t lengths[][3] = {{80, 90, 70}, {10, 150, 160}, {180, 230, 200}};
+    static const size_t lengths[][3] = {{40, 60, 90}, {10, 5, 100}, {180, 230, 200}};
     script d = make_script(12, (shape){1, 16, 2, 8, 3}, N);
     kvq_cache *together = cache_of("k=toy,v=toy,r=1024", d.s, NULL),
               *alone = cache_of("k=toy,v=toy,r=1024", d.s, NULL);
+    kvq_attend_options options;
+    kvq_attend_options_init(&options);
+    options.n_threads = 1; /* what fits goes with the threads */
     for (size_t i = 0; i < 3; i++) {
-        float *x = script_step(together, &d, NULL, 3, lengths[i], NULL);
+        float *x = script_step(together, &d, NULL, 3, lengths[i], &options);
         for (size_t j = 0, row = 0; j < 3; row += lengths[i][j++] * d.q_row) {
-            float *y = script_step(alone, &d, &j, 1, &lengths[i][j], NULL);
+            float *y = script_step(alone, &d, &j, 1, &lengths[i][j], &options);
             cr_assert(same_bits("out", x + row, y, lengths[i][j] * d.q_row * sizeof *x));
             free(y);
         }
@@ -466,7 +510,7 @@ Test(step, sequences_that_share_a_batch_leave_no_trace)
 /* A query that overflows sees nothing, and what it would have given counts for nothing. */
 Test(step, an_overflowing_query_is_no_evidence)
 {
-    enum { N = 150, H = 4, HKV = 2, D = 8, LOUD = 70 };
+    enum { N = 150, H = 4, HKV = 2, D = 8, LOUD = 70, WINDOW = 60 };
     script d = make_script(11, (shape){1, H, HKV, D, 1}, N);
     const size_t n = N;
     float *q = d.q + LOUD * d.q_row + D, *p = malloc(sizeof *p * N * H * N), expected[HKV][N] = {{0}};
@@ -474,6 +518,7 @@ Test(step, an_overflowing_query_is_no_evidence)
         q[c] = copysignf(3e38f, q[c]);
     kvq_attend_options options;
     kvq_attend_options_init(&options);
+    options.window = WINDOW;
     kvq_cache *cache = cache_of("k=toy,v=toy,r=1024", d.s, NULL),
               *plain = cache_of("k=toy,v=toy,r=1024", d.s, NULL);
     free(script_step(plain, &d, NULL, 1, &n, &options));
@@ -481,9 +526,10 @@ Test(step, an_overflowing_query_is_no_evidence)
     float *out = script_step(cache, &d, NULL, 1, &n, &options);
     size_t n_nan = 0;
     for (size_t row = 0; row < N * H; row++, p += N) {
-        n_nan += isnan(p[0]) ? 1 : 0;
-        cr_assert_eq(isnan(p[0]) != 0, isnan(out[row * D]) != 0);
-        for (size_t t = 0; t < N && !isnan(p[0]); t++)
+        const bool overflows = isnan(p[row / H]); /* of the query's own token */
+        n_nan += overflows ? 1 : 0;
+        cr_assert_eq(overflows, isnan(out[row * D]) != 0);
+        for (size_t t = 0; t < N && !overflows; t++)
             expected[row % H / (H / HKV)][t] += p[t];
     }
     cr_assert_eq(n_nan, 1);
