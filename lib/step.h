@@ -42,8 +42,8 @@ static inline kvq_layer *kvq_part_layer(const kvq_step *s, const kvq_part *p)
 /** Floats that s->batch must hold; the parts must say how many tokens are watched, at most. */
 size_t kvq_step_batch_floats(const kvq_step *s);
 
-/** Attend with all queries to what is stored and to the call's own tokens; what those that are watched receive
- * is added to p->received of their part. Cannot fail. */
+/** Attend with all queries to what is stored and to the call's own tokens; what those that are watched
+ * receive is added to p->received of their part. Cannot fail. */
 void kvq_step_attend(kvq_step *s);
 
 #endif /* KVQ_LIB_STEP_H */

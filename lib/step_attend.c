@@ -1,14 +1,14 @@
 /*
  * Attention of a step, and what tokens that are not packed yet receive of it.
  *
- * That is a sum of probabilities, which attention has to write down for it. So the call goes through attention
- * in batches that are small enough to stay in a cache between being written and being added up: some
- * sequences with all they have, or, of one that is too long for that, a few KV heads and as many queries at
- * a time. They are added up query by query, so that batches leave no trace in the sums.
+ * That is a sum of probabilities, which attention has to write down for it. So the call goes through
+ * attention in batches, whose probabilities stay in a cache between being written and being added up: some
+ * sequences with all they have, or, of one that is too long for that, a few KV heads and some of its queries
+ * at a time. They are added up query by query, so that batches leave no trace in the sums.
  *
- * Where many queries read them, or where they are not float32, a batch's own keys and values are laid out anew
- * first, float32 and head by head: in the caller's arrays a head's rows stand apart, often so that they drive
- * each other out of a cache, and every tile of queries reads them again.
+ * Where many queries read them, or where they are not float32, a batch's own keys and values are first laid
+ * out anew, float32 and head by head: in the caller's arrays a head's rows stand apart, often so that they
+ * drive each other out of a cache, and every tile of queries reads them again.
  */
 #include "lib/step.h"
 
@@ -43,12 +43,12 @@ static size_t queries_of(const batch *b, const kvq_part *p)
 
 /* ---- Sizes ---- */
 
-/* Per KV head: of the new tokens' keys and values; of the probabilities of one query. */
 static bool is_laid_out(const kvq_step *s, const kvq_part *p)
 {
     return s->kv_dtype != KVQ_F32 || p->n_new * heads_per_kv(s) >= MANY_ROWS;
 }
 
+/* Per KV head: of the new tokens' keys and values, laid out; of the probabilities of one query. */
 static size_t fresh_floats(const kvq_step *s, const kvq_part *p)
 {
     return !is_laid_out(s, p) ? 0 : 2 * p->n_new * s->cache->config.head_dim;
@@ -135,7 +135,7 @@ static void lay_out_head(void *arg, size_t i)
 }
 
 /* Returns what is behind them. */
-static float *lay_out(const batch *b, float *memory)
+static float *lay_out(batch *b, float *memory)
 {
     const kvq_step *s = b->s;
     size_t n_floats = 0, n_tasks = b->n_parts * KVQ_N_ROLES * b->n_heads;
@@ -147,7 +147,7 @@ static float *lay_out(const batch *b, float *memory)
         n_floats += n;
     }
     if (b->from == 0 && n_floats > 0)
-        kvq_parallel_for(s->cache, threads_for(s, n_tasks, n_floats), n_tasks, lay_out_head, (void *)b);
+        kvq_parallel_for(s->cache, threads_for(s, n_tasks, n_floats), n_tasks, lay_out_head, b);
     return memory + n_floats;
 }
 
