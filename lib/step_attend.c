@@ -168,6 +168,8 @@ static void add_received_to_piece(void *arg, size_t i)
     const size_t width = (p->watched + b->n_pieces - 1) / b->n_pieces;
     const size_t begin = first + kvq_min_size(i % b->n_pieces * width, p->watched);
     const size_t end = kvq_min_size(begin + width, first + p->watched);
+    if (begin == end) /* there may be no probabilities at all */
+        return;
     float *sum = p->received + (b->head + head) * p->watched;
     for (size_t row = 0; row < span->n_q * heads_per_kv(s); row++) {
         const size_t query = row / heads_per_kv(s), n_visible = span->n_before + query + 1;
