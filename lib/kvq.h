@@ -629,11 +629,13 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, a sequence given twice, scale not finite, unequal
  * T or n_new with probabilities, options out of range); KVQ_ERR_NONFINITE (in q, k or v); KVQ_ERR_FULL;
  * KVQ_ERR_NOMEM. After an error no sequence has changed.
- * Memory    besides what appends take, from malloc for the time of the call: keys and values of the new
- *           tokens in float32, of as many KV heads as there are threads, where they are not float32 or a
- *           sequence has many of them; for schemes that use evidence, of as many KV heads and tokens not yet
- *           packed, probabilities of at least 16 / (H / Hkv) queries, and four bytes per such token and KV
- *           head. All that is no more than 512 KB per thread comes at once, for all KV heads.
+ * Memory    besides what appends take, from malloc for the time of the call, for lists of its work, for four
+ *           bytes per KV head and token not yet packed where schemes use evidence, and for
+ *           - the new tokens' keys and values in float32, where a sequence has many or they are of 16 bits;
+ *           - probabilities of the tokens not yet packed, where schemes use evidence and options ask for none.
+ *           Sequences for which both come to 512 KB per thread or less have all of it. One that needs more
+ *           has keys and values of a KV head per thread, and, besides, probabilities for 512 KB per thread,
+ *           or for 16 / (H / Hkv) queries of those KV heads if that is more.
  * Threads   changes the cache, so it must be alone with it. Uses threads of its own as kvq_cache_attend does.
  * Numerics  of out as in kvq_cache_attend. A given sequence of calls leaves the same bytes for any number of
  *           threads and on every instruction set, for schemes that use evidence while

@@ -73,19 +73,21 @@ static size_t limit_of(const kvq_step *s)
 
 /* Of a part that is too long to share a batch: how many KV heads go together, a head for each thread; and how
  * many queries, at least what fills a tile. */
-static size_t heads_together(const kvq_step *s)
+static size_t heads_at_a_time(const kvq_step *s)
 {
     return kvq_min_size(s->cache->config.n_kv_heads, (size_t)s->n_threads);
 }
 
-static size_t queries_together(const kvq_step *s, const kvq_part *p)
+static size_t queries_at_a_time(const kvq_step *s, const kvq_part *p)
 {
-    size_t rows = kvq_rows_most(s->cache->config.head_dim); /* of a tile */
-    size_t per_query = heads_together(s) * query_floats(s, p);
+    size_t rows = kvq_rows_most(s->cache->config.head_dim), full = rows; /* queries that fill tiles */
+    size_t per_query = heads_at_a_time(s) * query_floats(s, p);
     if (per_query == 0)
-        return kvq_max_size(p->n_new, 1);
-    size_t n = limit_of(s) / per_query; /* a multiple of `rows` queries makes full tiles */
-    return n >= rows ? n / rows * rows : (rows + heads_per_kv(s) - 1) / heads_per_kv(s);
+        return p->n_new;
+    while (full % 2 == 0 && full / 2 * heads_per_kv(s) % rows == 0)
+        full /= 2;
+    size_t n = limit_of(s) / per_query;
+    return n >= full ? n / full * full : (rows + heads_per_kv(s) - 1) / heads_per_kv(s);
 }
 
 size_t kvq_step_batch_floats(const kvq_step *s)
@@ -93,18 +95,20 @@ size_t kvq_step_batch_floats(const kvq_step *s)
     size_t all = 0, largest = limit_of(s);
     for (size_t i = 0; i < s->n_parts; i++) {
         const kvq_part *p = &s->parts[i];
-        size_t n_q = kvq_min_size(queries_together(s, p), p->n_new);
-        size_t of_queries = kvq_max_size(heads_together(s) * n_q * query_floats(s, p), limit_of(s));
-        largest = kvq_max_size(largest, heads_together(s) * fresh_floats(s, p) + of_queries);
+        size_t n_q = kvq_min_size(queries_at_a_time(s, p), p->n_new);
+        size_t of_queries = query_floats(s, p) == 0
+                                ? 0
+                                : kvq_max_size(heads_at_a_time(s) * n_q * query_floats(s, p), limit_of(s));
+        largest = kvq_max_size(largest, heads_at_a_time(s) * fresh_floats(s, p) + of_queries);
         all += part_floats(s, p);
     }
     return kvq_min_size(all, largest);
 }
 
-/* Threads for n tasks on so many floats in all. */
-static int threads_for(const kvq_step *s, size_t n_tasks, size_t n_floats)
+/* Threads to copy or add up so many floats. */
+static int threads_for_floats(const kvq_step *s, size_t n_floats)
 {
-    size_t most = kvq_min_size(n_tasks, n_floats / MIN_THREAD_FLOATS);
+    size_t most = n_floats / MIN_THREAD_FLOATS;
     return most > 1 ? kvq_n_threads(s->cache, s->attention.n_threads, most) : 1;
 }
 
@@ -127,8 +131,10 @@ static void lay_out_head(void *arg, size_t i)
     const size_t dim = s->cache->config.head_dim, head = i % b->n_heads;
     const kvq_part *p = &b->parts[i / b->n_heads / KVQ_N_ROLES];
     const kvq_role role = i / b->n_heads % KVQ_N_ROLES == 0 ? KVQ_KEYS : KVQ_VALUES;
+    if (!is_laid_out(s, p))
+        return;
     float *to = p->fresh[role] + head * p->n_new * dim;
-    for (size_t t = 0; t < p->n_new && is_laid_out(s, p); t++)
+    for (size_t t = 0; t < p->n_new; t++)
         kvq_row_load(s->cache, s->kv_dtype,
                      kvq_element(given(b, p, role), s->kv_dtype, t * strides.token + head * strides.head),
                      to + t * dim);
@@ -141,13 +147,13 @@ static float *lay_out(batch *b, float *memory)
     size_t n_floats = 0, n_tasks = b->n_parts * KVQ_N_ROLES * b->n_heads;
     for (size_t i = 0; i < b->n_parts; i++) {
         kvq_part *p = &b->parts[i];
-        size_t n = b->n_heads * fresh_floats(s, p);
-        p->fresh[KVQ_KEYS] = memory + n_floats;
-        p->fresh[KVQ_VALUES] = memory + n_floats + n / 2;
+        size_t n = b->n_heads * fresh_floats(s, p); /* 0: they stay where they are */
+        p->fresh[KVQ_KEYS] = n == 0 ? NULL : memory + n_floats;
+        p->fresh[KVQ_VALUES] = n == 0 ? NULL : memory + n_floats + n / 2;
         n_floats += n;
     }
     if (b->from == 0 && n_floats > 0)
-        kvq_parallel_for(s->cache, threads_for(s, n_tasks, n_floats), n_tasks, lay_out_head, b);
+        kvq_parallel_for(s->cache, threads_for_floats(s, n_floats), n_tasks, lay_out_head, b);
     return memory + n_floats;
 }
 
@@ -190,7 +196,7 @@ static void add_received(batch *b)
     size_t n_heads = b->n_parts * b->n_heads, n_floats = 0;
     for (size_t i = 0; i < b->n_parts; i++)
         n_floats += queries_of(b, &b->parts[i]) * b->n_heads * heads_per_kv(s) * b->parts[i].watched;
-    int n_threads = threads_for(s, SIZE_MAX, n_floats);
+    int n_threads = threads_for_floats(s, n_floats);
     b->n_pieces = ((size_t)n_threads + n_heads - 1) / n_heads;
     kvq_parallel_for(s->cache, n_threads, n_heads * b->n_pieces, add_received_to_piece, b);
 }
@@ -202,19 +208,18 @@ static kvq_view make_view(const batch *b, const kvq_part *p)
 {
     const kvq_step *s = b->s;
     const size_t dim = s->cache->config.head_dim;
-    kvq_view view = {.cache = s->cache,
-                     .plan = s->plan,
-                     .layer = kvq_part_layer(s, p),
-                     .fresh = {given(b, p, KVQ_KEYS), given(b, p, KVQ_VALUES)},
-                     .fresh_strides = kvq_strides_dense(s->cache),
-                     .n_fresh = p->n_new,
-                     .first_head = b->head};
-    if (is_laid_out(s, p)) {
-        view.fresh[KVQ_KEYS] = p->fresh[KVQ_KEYS];
-        view.fresh[KVQ_VALUES] = p->fresh[KVQ_VALUES];
-        view.fresh_strides = (kvq_strides){.token = dim, .head = p->n_new * dim};
-    }
-    return view;
+    const bool laid_out = is_laid_out(s, p);
+    return (kvq_view){
+        .cache = s->cache,
+        .plan = s->plan,
+        .layer = kvq_part_layer(s, p),
+        .fresh = {laid_out ? p->fresh[KVQ_KEYS] : given(b, p, KVQ_KEYS),
+                  laid_out ? p->fresh[KVQ_VALUES] : given(b, p, KVQ_VALUES)},
+        .fresh_strides =
+            laid_out ? (kvq_strides){.token = dim, .head = p->n_new * dim} : kvq_strides_dense(s->cache),
+        .n_fresh = p->n_new,
+        .first_head = b->head,
+    };
 }
 
 /* The queries of a part. Their probabilities are the caller's, or lie in memory. */
@@ -262,7 +267,7 @@ static void attend(batch b)
 }
 
 /* How many parts from the first on share a batch; 0 if it alone is too much for one. */
-static size_t n_together(const kvq_step *s, const kvq_part *parts, size_t n_parts)
+static size_t n_sharing(const kvq_step *s, const kvq_part *parts, size_t n_parts)
 {
     size_t n = 0;
     for (size_t floats = 0; n < n_parts; n++) {
@@ -273,23 +278,31 @@ static size_t n_together(const kvq_step *s, const kvq_part *parts, size_t n_part
     return n;
 }
 
-void kvq_step_attend(kvq_step *s)
+/* A part that is too long to share a batch. */
+static void attend_alone(kvq_step *s, kvq_part *p)
 {
     const size_t n_kv_heads = s->cache->config.n_kv_heads;
+    batch b = {.s = s, .parts = p, .n_parts = 1, .n_q = queries_at_a_time(s, p)};
+    for (; b.head < n_kv_heads; b.head += b.n_heads) {
+        b.n_heads = kvq_min_size(heads_at_a_time(s), n_kv_heads - b.head);
+        for (b.from = 0; b.from < p->n_new; b.from += b.n_q)
+            attend(b);
+    }
+}
+
+void kvq_step_attend(kvq_step *s)
+{
     for (size_t i = 0, n; i < s->n_parts; i += n) {
-        kvq_part *p = &s->parts[i];
-        batch b = {.s = s, .parts = p, .n_parts = n_together(s, p, s->n_parts - i)};
-        n = kvq_max_size(b.n_parts, 1);
-        b.n_heads = b.n_parts > 0 ? n_kv_heads : heads_together(s);
-        b.n_q = b.n_parts > 0 ? SIZE_MAX : queries_together(s, p);
-        b.n_parts = n;
-        for (; b.head < n_kv_heads; b.head += b.n_heads) {
-            b.n_heads = kvq_min_size(b.n_heads, n_kv_heads - b.head);
-            b.from = 0;
-            do {
-                attend(b);
-                b.from += b.n_q;
-            } while (b.from < p->n_new);
+        n = n_sharing(s, &s->parts[i], s->n_parts - i);
+        if (n > 0) {
+            attend((batch){.s = s,
+                           .parts = &s->parts[i],
+                           .n_parts = n,
+                           .n_heads = s->cache->config.n_kv_heads,
+                           .n_q = SIZE_MAX});
+        } else {
+            attend_alone(s, &s->parts[i]);
+            n = 1;
         }
     }
 }

@@ -22,7 +22,7 @@ static kvq_next what_follows(const kvq_tile *t, kvq_role role, size_t token)
         head++;
         token = t->at.first_token;
     }
-    if (head >= t->a->call->cache->config.n_kv_heads || token >= n_tokens)
+    if (head >= t->a->call->first_head + t->a->call->n_heads || token >= n_tokens)
         return (kvq_next){NULL, 0}; /* nothing that is stored */
     /* No more than a chunk. */
     size_t n = kvq_min_size(n_tokens - token, KVQ_SUPERBLOCK);

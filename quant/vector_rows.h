@@ -289,7 +289,7 @@ V_INLINE void accumulate_some(const row_call *call, size_t n_q, size_t n_v)
     for (; c + 16 * n_v <= call->dim; c += 16 * n_v)
         accumulate_columns(call, n_q, n_v, c, 16, false);
     for (; n_v > 1 && c + 16 <= call->dim; c += 16)
-        accumulate_columns(call, n_q, 1, c, 16, false);
+        accumulate_columns(call, n_q, 1, c, 16, c == 0);
     if (c < call->dim)
         accumulate_columns(call, n_q, 1, c, call->dim - c, c == 0);
 }
