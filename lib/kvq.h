@@ -632,7 +632,8 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
  * Memory    besides what appends take, from malloc for the time of the call, for lists of its work, for four
  *           bytes per KV head and token not yet packed where schemes use evidence, and for
  *           - the new tokens' keys and values in float32, where a sequence has many or they are of 16 bits;
- *           - probabilities of the tokens not yet packed, where schemes use evidence and options ask for none.
+ *           - probabilities of the tokens not yet packed, where schemes use evidence and options ask for
+ *             none.
  *           Sequences for which both come to 512 KB per thread or less have all of it. One that needs more
  *           has keys and values of a KV head per thread, and, besides, probabilities for 512 KB per thread,
  *           or for 16 / (H / Hkv) queries of those KV heads if that is more.
