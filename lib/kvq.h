@@ -591,10 +591,8 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           KVQ_PRECISION_FAST, the rounding of the query. A window of T tokens or more gives the bits of 0.
  *           Sinks are a matter of storage: outside a window they are not seen. The cache keeps all tokens,
  *           also those that no window will reach any more.
- * Prompts   queries see the cache as it stands after the append, that is, a long prompt sees its own older
- *           tokens packed. KIVI attends within the prompt with exact keys and values. To do the same, append
- *           the prompt to a second cache with one layer and the scheme fp32, attend there, and reset it after
- *           each layer (examples/engine.c).
+ * Prompts   queries see the cache as it stands after the append: a long prompt sees its own older tokens
+ *           packed. kvq_cache_step attends within a prompt with exact keys and values, as KIVI does.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_t layer,
                                                    const size_t *sequences, size_t n_sequences, const void *q,
@@ -629,14 +627,11 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
  * Returns KVQ_OK; KVQ_ERR_ARG (NULL, an index out of range, a sequence given twice, scale not finite, unequal
  * T or n_new with probabilities, options out of range); KVQ_ERR_NONFINITE (in q, k or v); KVQ_ERR_FULL;
  * KVQ_ERR_NOMEM. After an error no sequence has changed.
- * Memory    besides what appends take, from malloc for the time of the call, for lists of its work, for four
- *           bytes per KV head and token not yet packed where schemes use evidence, and for
- *           - the new tokens' keys and values in float32, where a sequence has many or they are of 16 bits;
- *           - probabilities of the tokens not yet packed, where schemes use evidence and options ask for
- *             none.
- *           Sequences for which both come to 512 KB per thread or less have all of it. One that needs more
- *           has keys and values of a KV head per thread, and, besides, probabilities for 512 KB per thread,
- *           or for 16 / (H / Hkv) queries of those KV heads if that is more.
+ * Memory    besides what appends take, from malloc for the time of the call: lists of work; with evidence,
+ *           four bytes per KV head and token not yet packed; the new tokens in float32, if many or of 16
+ *           bits; with evidence, unless options want them, probabilities of tokens not yet packed. Where the
+ *           last two pass 512 KB per thread, they are of a KV head per thread, and probabilities of as many
+ *           queries as 512 KB per thread hold, at least 16 / (H / Hkv).
  * Threads   changes the cache, so it must be alone with it. Uses threads of its own as kvq_cache_attend does.
  * Numerics  of out as in kvq_cache_attend. A given sequence of calls leaves the same bytes for any number of
  *           threads and on every instruction set, for schemes that use evidence while
