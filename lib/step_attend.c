@@ -147,9 +147,9 @@ static float *lay_out(batch *b, float *memory)
     size_t n_floats = 0, n_tasks = b->n_parts * KVQ_N_ROLES * b->n_heads;
     for (size_t i = 0; i < b->n_parts; i++) {
         kvq_part *p = &b->parts[i];
-        size_t n = b->n_heads * fresh_floats(s, p); /* 0: they stay where they are */
-        p->fresh[KVQ_KEYS] = n == 0 ? NULL : memory + n_floats;
-        p->fresh[KVQ_VALUES] = n == 0 ? NULL : memory + n_floats + n / 2;
+        size_t n = b->n_heads * fresh_floats(s, p); /* 0: they stay where they are, or are none */
+        p->fresh[KVQ_KEYS] = memory + n_floats;
+        p->fresh[KVQ_VALUES] = memory + n_floats + n / 2;
         n_floats += n;
     }
     if (b->from == 0 && n_floats > 0)
