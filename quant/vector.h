@@ -24,7 +24,7 @@
  *   V_ROOM           how much a v_acc takes: the largest code that each v_dot may bring, added over all of
  *                    them; 0 if it takes any
  *   V_NIBBLES        1 if v_dot takes codes below 16 only, otherwise 0
- *   V_EXACT_SUMS     v_f of sums that registers hold beside codes and factors: 4 or 16
+ *   V_FLOAT_SUMS     v_f of sums that registers hold beside codes and factors: 4 or 16
  *
  * Pointers need no alignment. "Largest" and "smallest" are of numbers without NaN, and of two zeros either
  * may come out. Constant means: where the word is inlined.

@@ -301,7 +301,7 @@ V_INLINE void v_store_folded(int8_t *p, v_f x, v_f y)
     _mm256_storeu_si256((__m256i *)(void *)(p + 32), _mm256_permute2x128_si256(low, high, 0x31));
 }
 
-enum { V_EXACT_SUMS = 4 };
+enum { V_FLOAT_SUMS = 4 };
 
 /* ---- v_h: sixteen halves ---- */
 

@@ -362,7 +362,7 @@ V_INLINE v_f v_q_to_f(v_q x)
 typedef __m512i v_d;
 typedef __m512i v_acc;
 
-enum { V_DWORDS = 16, V_STRIP = 2, V_SUMS = 16, V_CHAINS = 4, V_ROOM = 0, V_EXACT_SUMS = 16, V_NIBBLES = 0 };
+enum { V_DWORDS = 16, V_STRIP = 2, V_SUMS = 16, V_CHAINS = 4, V_ROOM = 0, V_FLOAT_SUMS = 16, V_NIBBLES = 0 };
 
 V_INLINE v_d v_d_zero(void)
 {

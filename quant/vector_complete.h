@@ -23,7 +23,7 @@ _Static_assert(sizeof(v_d) == 4 * V_DWORDS && sizeof(v_df) == sizeof(v_d), "V_DW
 _Static_assert(V_STRIP *V_DWORDS == 16 || V_STRIP * V_DWORDS == 32, "V_STRIP");
 _Static_assert(V_SUMS == 8 || V_SUMS == 16, "V_SUMS");
 _Static_assert(V_CHAINS == 1 || V_CHAINS == 2 || V_CHAINS == 4, "V_CHAINS");
-_Static_assert(V_EXACT_SUMS == 4 || V_EXACT_SUMS == 16, "V_EXACT_SUMS");
+_Static_assert(V_FLOAT_SUMS == 4 || V_FLOAT_SUMS == 16, "V_FLOAT_SUMS");
 _Static_assert(V_NIBBLES == 0 || V_NIBBLES == 1, "V_NIBBLES");
 
 #endif /* KVQ_QUANT_VECTOR_COMPLETE_H */

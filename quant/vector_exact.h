@@ -4,7 +4,7 @@
  * rest of the affine codec is left to the portable kernels.
  *
  * A code of several planes is a sum, so each plane adds its part, already shifted into place. Queries share
- * the conversion of a code to float as far as registers allow (V_EXACT_SUMS); each has two sums, which values
+ * the conversion of a code to float as far as registers allow (V_FLOAT_SUMS); each has two sums, which values
  * go to in turn, however many share, so that sharing changes no bit.
  */
 #ifndef KVQ_QUANT_VECTOR_EXACT_H
@@ -32,7 +32,7 @@ typedef struct exact_call {
 /* v_f of codes that n_q queries share. Constant where it is inlined, as is all that follows from it. */
 V_INLINE uint32_t exact_width(uint32_t n_q)
 {
-    const uint32_t most = V_EXACT_SUMS / (n_q * EXACT_CHAINS);
+    const uint32_t most = V_FLOAT_SUMS / (n_q * EXACT_CHAINS);
     return most < EXACT_WIDTH ? most : EXACT_WIDTH;
 }
 
@@ -67,9 +67,9 @@ V_INLINE void exact_run(uint32_t width, uint32_t n_q, const exact_call *call, co
 V_INLINE void exact_strip(uint32_t n_q, size_t lanes, const exact_call *call, size_t first, v_f *result)
 {
     const uint32_t n_v = exact_width(n_q);
-    v_f sum[V_EXACT_SUMS];
+    v_f sum[V_FLOAT_SUMS];
     V_UNROLL(16)
-    for (uint32_t i = 0; i < V_EXACT_SUMS; i++)
+    for (uint32_t i = 0; i < V_FLOAT_SUMS; i++)
         sum[i] = v_set1(0.0f);
     for (size_t i = 0; i < call->n_runs; i++) {
         const kvq_run *run = &call->runs[i];
@@ -106,7 +106,7 @@ V_INLINE void exact_lanes(uint32_t n_q, size_t lanes, const exact_call *call)
 {
     const uint32_t n_v = exact_width(n_q);
     for (size_t lane = call->first; lane < call->end; lane += 16 * n_v) {
-        v_f result[V_EXACT_SUMS / EXACT_CHAINS];
+        v_f result[V_FLOAT_SUMS / EXACT_CHAINS];
         exact_strip(n_q, lanes, call, lane, result);
         V_UNROLL(8)
         for (uint32_t i = 0; i < n_q * n_v; i++) {
@@ -118,7 +118,7 @@ V_INLINE void exact_lanes(uint32_t n_q, size_t lanes, const exact_call *call)
 }
 
 /* Queries that share, at most. */
-enum { EXACT_ROWS = V_EXACT_SUMS / EXACT_CHAINS < 4 ? V_EXACT_SUMS / EXACT_CHAINS : 4 };
+enum { EXACT_ROWS = V_FLOAT_SUMS / EXACT_CHAINS < 4 ? V_FLOAT_SUMS / EXACT_CHAINS : 4 };
 
 static void exact_scores_1(const exact_call *call)
 {

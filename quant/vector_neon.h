@@ -492,7 +492,7 @@ enum {
     V_SUMS = 16,
     V_CHAINS = 2,
     V_ROOM = 0,
-    V_EXACT_SUMS = 4,
+    V_FLOAT_SUMS = 4,
     V_NIBBLES = 1,
 };
 

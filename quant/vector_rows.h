@@ -2,8 +2,8 @@
  * Plain rows in vectors: of float, of half, and of int8 with a scale (row8.h). All EXACT: the operations of
  * kernels_portable.c and portable_rows8.c in their order, sixteen lanes at a time.
  *
- * Several queries share the conversion of a row to float: four sums are in flight, of one query and four
- * rows (or, adding up, 64 columns), of two and two, or of four queries and one.
+ * Up to four queries share the conversion of a row to float, and up to four rows (or, adding up, 64 columns)
+ * the loading of a query: as many of both as registers hold sums for (V_FLOAT_SUMS).
  */
 #ifndef KVQ_QUANT_VECTOR_ROWS_H
 #define KVQ_QUANT_VECTOR_ROWS_H
@@ -164,7 +164,8 @@ V_INLINE void scale_by_rows(const row_call *call, size_t n_q, const float *x, fl
 
 /* Add the products of the elements behind the last whole sixteen: lanes without one add 0 * 0, and no lane is
  * ever -0, so nothing changes there. */
-V_INLINE void dot_tail(const row_call *call, size_t n_q, size_t n_rows, const uint8_t *rows, v_f sum[4])
+V_INLINE void dot_tail(const row_call *call, size_t n_q, size_t n_rows, const uint8_t *rows,
+                       v_f sum[V_FLOAT_SUMS])
 {
     const size_t left = call->dim % 16, c = call->dim - left;
     V_UNROLL(4)
@@ -178,15 +179,21 @@ V_INLINE void dot_tail(const row_call *call, size_t n_q, size_t n_rows, const ui
     }
 }
 
-/* Scores of n_rows rows from i on by n_q queries; n_q * n_rows = 4, or less at the end. */
+/* Rows that n_q queries meet at a time; or, adding up, sixteens of columns. */
+V_INLINE size_t row_block(size_t n_q)
+{
+    return V_FLOAT_SUMS / n_q < 4 ? V_FLOAT_SUMS / n_q : 4;
+}
+
+/* Scores of n_rows rows from i on by n_q queries. */
 V_INLINE void dot_some(const row_call *call, size_t n_q, size_t n_rows, bool tail, size_t i)
 {
     const uint8_t *rows = call->rows + i * call->stride;
     const size_t dim = call->dim;
-    v_f sum[4];
+    v_f sum[V_FLOAT_SUMS];
     row_prefetch(call, i, n_rows);
-    V_UNROLL(4)
-    for (size_t j = 0; j < 4; j++)
+    V_UNROLL(16)
+    for (size_t j = 0; j < V_FLOAT_SUMS; j++)
         sum[j] = v_set1(0.0f);
     for (size_t c = 0; c + 16 <= dim; c += 16) {
         V_UNROLL(4)
@@ -200,29 +207,35 @@ V_INLINE void dot_some(const row_call *call, size_t n_q, size_t n_rows, bool tai
     }
     if (tail)
         dot_tail(call, n_q, n_rows, rows, sum);
-    float sums[4];
-    v_store_sums(sums, sum[0], sum[1], sum[2], sum[3]);
+    float sums[V_FLOAT_SUMS];
+    V_UNROLL(4)
+    for (size_t j = 0; j < n_q * n_rows; j += 4)
+        v_store_sums(sums + j, sum[j], sum[j + 1], sum[j + 2], sum[j + 3]);
     V_UNROLL(4)
     for (size_t query = 0; query < n_q; query++)
         memcpy(call->out + query * KVQ_SUPERBLOCK + i, sums + query * n_rows, n_rows * sizeof *sums);
 }
 
+V_INLINE void dot_each_row(const row_call *call, size_t n_q, bool tail)
+{
+    const size_t n_rows = row_block(n_q);
+    size_t i = 0;
+    for (; i + n_rows <= call->n; i += n_rows)
+        dot_some(call, n_q, n_rows, tail, i);
+    for (; n_rows > 1 && i < call->n; i++)
+        dot_some(call, n_q, 1, tail, i);
+}
+
 V_INLINE void dot_all_rows(row_call call, size_t n_q, bool tail)
 {
     for (size_t left = n_q, now; left > 0; left -= now) {
-        size_t i = 0;
         now = left >= 4 ? 4 : left >= 2 ? 2 : 1;
         if (now == 4)
-            for (; i < call.n; i++)
-                dot_some(&call, 4, 1, tail, i);
-        for (; now == 2 && i + 2 <= call.n; i += 2)
-            dot_some(&call, 2, 2, tail, i);
-        for (; now == 2 && i < call.n; i++)
-            dot_some(&call, 2, 1, tail, i);
-        for (; now == 1 && i + 4 <= call.n; i += 4)
-            dot_some(&call, 1, 4, tail, i);
-        for (; i < call.n; i++)
-            dot_some(&call, 1, 1, tail, i);
+            dot_each_row(&call, 4, tail);
+        else if (now == 2)
+            dot_each_row(&call, 2, tail);
+        else
+            dot_each_row(&call, 1, tail);
         if (call.type == ROW_I8)
             scale_by_rows(&call, now, call.out, call.out);
         call.factors += now * call.dim;
@@ -241,14 +254,14 @@ V_INLINE void dot_rows(const row_call *call, size_t n_q)
 }
 
 /* Columns [c, c + 16 n_v) of n_q sums in registers, rows in order: each column sees the additions of the
- * portable kernel. n_q * n_v <= 4. The last columns may be a part of 16. With
+ * portable kernel. n_q * n_v <= V_FLOAT_SUMS. The last columns may be a part of 16. With
  * fetch, what is next is prefetched: a constant in the loops that matter, because asking in each row costs up
  * to a tenth. */
 V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, size_t c, size_t part,
                                  bool fetch)
 {
-    v_f sum[4];
-    V_UNROLL(4)
+    v_f sum[V_FLOAT_SUMS];
+    V_UNROLL(16)
     for (size_t j = 0; j < n_q * n_v; j++) {
         const float *from = call->out + j / n_v * call->dim + c + j % n_v * 16;
         sum[j] = part == 16 ? v_load(from) : v_load_part(from, part);
@@ -270,7 +283,7 @@ V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, s
                 sum[query * n_v + j] = v_add(sum[query * n_v + j], v_mul(weight[query], x));
         }
     }
-    V_UNROLL(4)
+    V_UNROLL(16)
     for (size_t j = 0; j < n_q * n_v; j++) {
         float *to = call->out + j / n_v * call->dim + c + j % n_v * 16;
         if (part == 16)
@@ -280,9 +293,10 @@ V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, s
     }
 }
 
-/* All columns of n_q sums, n_v times sixteen at a time. */
-V_INLINE void accumulate_some(const row_call *call, size_t n_q, size_t n_v)
+/* All columns of n_q sums. */
+V_INLINE void accumulate_some(const row_call *call, size_t n_q)
 {
+    const size_t n_v = row_block(n_q);
     size_t c = 0;
     if (call->next.n_bytes > 0 && 16 * n_v <= call->dim) {
         accumulate_columns(call, n_q, n_v, c, 16, true);
@@ -308,11 +322,11 @@ V_INLINE void accumulate_rows(row_call call, size_t n_q)
         } else
             call.factors = weights;
         if (now == 4)
-            accumulate_some(&call, 4, 1);
+            accumulate_some(&call, 4);
         else if (now == 2)
-            accumulate_some(&call, 2, 2);
+            accumulate_some(&call, 2);
         else
-            accumulate_some(&call, 1, 4);
+            accumulate_some(&call, 1);
         weights += now * KVQ_SUPERBLOCK;
         call.out += now * call.dim;
         call.next.n_bytes = 0; /* it is under way */
