@@ -406,18 +406,17 @@ typedef struct kept_tokens {
     float square[KVQ_HEAVY_HITTERS_MAX];
 } kept_tokens;
 
-static kept_tokens find_kept(const kvq_rot *l, const kvq_tokens *tokens)
+static void find_kept(const kvq_rot *l, const kvq_tokens *tokens, kept_tokens *kept)
 {
-    kept_tokens kept = {0};
+    kept->n = 0;
     for (size_t i = 0; i < l->n_rows; i++) {
         const size_t t = tokens->superblock[l->indices + i];
         if (t >= tokens->n)
             continue;
         const float largest = (float)KVQ_ROW8_LARGEST * kvq_row8_scale(kept_row(l, tokens->superblock, i));
-        kept.token[kept.n] = t;
-        kept.square[kept.n++] = largest * largest;
+        kept->token[kept->n] = t;
+        kept->square[kept->n++] = largest * largest;
     }
-    return kept;
 }
 
 static float energy_of_kept(const kept_tokens *kept, const float *p)
@@ -498,7 +497,8 @@ static void accumulate_fast(const kvq_kernels *k, const kvq_side *s, const kvq_t
             accumulate_rest(k, l, tokens, x[i], &fold[i], sums->packed + i * l->dim);
         return;
     }
-    const kept_tokens kept = find_kept(l, tokens);
+    kept_tokens kept;
+    find_kept(l, tokens, &kept);
     for (size_t i = 0; i < n_q; i++) {
         const float energy = fold[i].energy + energy_of_kept(&kept, p + i * T);
         if (energy <= FLT_MAX)

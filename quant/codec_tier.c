@@ -393,11 +393,15 @@ static float error_per_step(const tier_class *classes, size_t n_classes)
 static void score_kept(const kvq_kernels *k, const kvq_tier *l, const kvq_tokens *tokens, const float *q,
                        size_t n_q, float *scores)
 {
+    float kept[KVQ_ROWS_MAX * KVQ_SUPERBLOCK]; /* filled as far as it is used */
+    if (l->n_rows == 0)
+        return;
+    k->dot_i8(kept_row(l, tokens->superblock, 0), l->row_bytes, l->n_rows, (kvq_next){NULL, 0}, q, n_q,
+              l->dim, kept);
     for (size_t j = 0; j < l->n_rows; j++) {
-        size_t t = tokens->superblock[l->indices + j];
-        if (t < tokens->n)
-            k->dot_i8(kept_row(l, tokens->superblock, j), l->row_bytes, 1, (kvq_next){NULL, 0}, q, n_q,
-                      l->dim, scores + t);
+        const size_t t = tokens->superblock[l->indices + j];
+        for (size_t i = 0; i < n_q && t < tokens->n; i++)
+            scores[i * KVQ_SUPERBLOCK + t] = kept[i * KVQ_SUPERBLOCK + j];
     }
 }
 

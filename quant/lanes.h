@@ -59,11 +59,6 @@ V_INLINE v_f v_load_i8(const int8_t *p)
     V_EACH_LANE((float)p[j]);
 }
 
-V_INLINE v_f v_load_u8(const uint8_t *p)
-{
-    V_EACH_LANE((float)p[j]);
-}
-
 V_INLINE void v_store(float *p, v_f x)
 {
     memcpy(p, x.lane, sizeof x.lane);
@@ -130,14 +125,14 @@ V_INLINE v_f v_round(v_f x)
     V_EACH_LANE((x.lane[j] + round_magic) - round_magic);
 }
 
-V_INLINE v_f v_power_of_2(v_f whole, int offset)
-{
-    V_EACH_LANE(kvq_f32_of_bits((uint32_t)((int)whole.lane[j] + offset) << 23));
-}
-
 V_INLINE v_f v_power_of_2_8th(v_f x)
 {
     V_EACH_LANE(kvq_exp2_of_eighths(x.lane[j]));
+}
+
+V_INLINE v_f v_sixteenths(const uint8_t *n)
+{
+    V_EACH_LANE(kvq_sixteenths[n[j]]);
 }
 
 V_INLINE float v_largest(v_f x)

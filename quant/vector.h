@@ -57,7 +57,6 @@
     X(v_f, v_load_half, (const uint16_t *p))                                                                 \
     X(v_f, v_load_half_part, (const uint16_t *p, size_t n))                                                  \
     X(void, v_store_half, (uint16_t *p, v_f x))                                                              \
-    X(v_f, v_load_u8, (const uint8_t *p))       /* from whole numbers of 8 bits without a sign */            \
     /* From whole numbers of 8 bits with a sign; to them, of whole x from -128 to 127. */                    \
     X(v_f, v_load_i8, (const int8_t *p))                                                                     \
     X(void, v_store_i8, (int8_t *p, v_f x))                                                                  \
@@ -76,10 +75,9 @@
     X(v_f, v_butterfly, (v_f x, int n))                                                                      \
     X(v_f, v_fma, (v_f x, v_f y, v_f z))        /* x * y + z, fused or not: for TOL kernels only */          \
     X(v_f, v_round, (v_f x))                    /* to the nearest whole number, ties to even */              \
-    /* The float whose exponent bits are whole + offset; 0 < whole + offset < 255. */                        \
-    X(v_f, v_power_of_2, (v_f whole, int offset))                                                            \
     /* kvq_eighths times powers of 2: 2^(n/8) of x = KVQ_TO_EIGHTHS + n/8, n whole, -1008 <= n < 1024. */    \
     X(v_f, v_power_of_2_8th, (v_f x))                                                                        \
+    X(v_f, v_sixteenths, (const uint8_t *n))    /* kvq_sixteenths[n[0]] .. kvq_sixteenths[n[15]] */          \
     /* All lanes added in the order of dot_f32: j and j + 8, then + 4, + 2, + 1. The same four times, to     \
      * p[0 .. 3]. */                                                                                         \
     X(float, v_sum, (v_f x))                                                                                 \

@@ -108,13 +108,6 @@ V_INLINE v_f v_gather(const float *p, size_t n, const uint16_t *at)
                  _mm256_set_m128(v_gather_four(p, at + 12), v_gather_four(p, at + 8))};
 }
 
-V_INLINE v_f v_load_u8(const uint8_t *p)
-{
-    return (v_f){
-        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p))),
-        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8))))};
-}
-
 V_INLINE v_f v_load_i8(const int8_t *p)
 {
     return (v_f){
@@ -183,17 +176,6 @@ V_INLINE v_f v_butterfly(v_f x, int n)
     return (v_f){v_butterfly_eight(x.a, n), v_butterfly_eight(x.b, n)};
 }
 
-V_INLINE __m256 v_power_of_2_eight(__m256 whole, int offset)
-{
-    __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(offset));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
-}
-
-V_INLINE v_f v_power_of_2(v_f whole, int offset)
-{
-    return (v_f){v_power_of_2_eight(whole.a, offset), v_power_of_2_eight(whole.b, offset)};
-}
-
 /* Of the bits of n, the lower three choose the fraction, and those above are added to its exponent. A shift
  * brings all of them there; what the lower three add there is taken off the table. */
 V_INLINE __m256 v_power_of_2_8th_eight(__m256 x)
@@ -209,6 +191,28 @@ V_INLINE __m256 v_power_of_2_8th_eight(__m256 x)
 V_INLINE v_f v_power_of_2_8th(v_f x)
 {
     return (v_f){v_power_of_2_8th_eight(x.a), v_power_of_2_8th_eight(x.b)};
+}
+
+/* Likewise with the lower four bits of n, which choose from two registers. The table is that of n + 16, whose
+ * first octave has exponent 1. */
+V_INLINE __m256 v_sixteenths_eight(const uint8_t *n)
+{
+    const __m256i *table = (const __m256i *)(const void *)(kvq_sixteenths + 16);
+    const __m256i too_much = _mm256_slli_epi32(_mm256_setr_epi32(16, 17, 18, 19, 20, 21, 22, 23), 19);
+    const __m256i low = _mm256_sub_epi32(_mm256_loadu_si256(table), too_much);
+    const __m256i high = _mm256_sub_epi32(_mm256_loadu_si256(table + 1),
+                                          _mm256_add_epi32(too_much, _mm256_set1_epi32(8 << 19)));
+    __m256i x = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)n));
+    __m256 fraction = _mm256_blendv_ps(_mm256_castsi256_ps(_mm256_permutevar8x32_epi32(low, x)),
+                                       _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(high, x)),
+                                       _mm256_castsi256_ps(_mm256_slli_epi32(x, 28)));
+    __m256i power = _mm256_add_epi32(_mm256_castps_si256(fraction), _mm256_slli_epi32(x, 19));
+    return _mm256_castsi256_ps(_mm256_andnot_si256(_mm256_cmpeq_epi32(x, _mm256_setzero_si256()), power));
+}
+
+V_INLINE v_f v_sixteenths(const uint8_t *n)
+{
+    return (v_f){v_sixteenths_eight(n), v_sixteenths_eight(n + 8)};
 }
 
 V_INLINE __m128 v_four_lanes(v_f x)

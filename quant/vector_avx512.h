@@ -105,11 +105,6 @@ V_INLINE v_f v_gather(const float *p, size_t n, const uint16_t *at)
     return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
 }
 
-V_INLINE v_f v_load_u8(const uint8_t *p)
-{
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
-}
-
 V_INLINE v_f v_load_i8(const int8_t *p)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
@@ -157,12 +152,6 @@ V_INLINE v_f v_butterfly(v_f x, int n)
     return _mm512_mask_sub_ps(_mm512_add_ps(x, other), second, other, x);
 }
 
-V_INLINE v_f v_power_of_2(v_f whole, int offset)
-{
-    __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(whole), _mm512_set1_epi32(offset));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
-}
-
 /* Of the bits of n, the lower three choose the fraction, and those above are added to its exponent. A shift
  * brings all of them there; what the lower three add there is taken off the table, which is there twice, as
  * four bits choose. */
@@ -175,6 +164,18 @@ V_INLINE v_f v_power_of_2_8th(v_f x)
     __m512i n = _mm512_castps_si512(x);
     return _mm512_castsi512_ps(
         _mm512_add_epi32(_mm512_permutexvar_epi32(n, table), _mm512_slli_epi32(n, 20)));
+}
+
+/* Likewise with the lower four bits of n. The table is that of n + 16, whose first octave has exponent 1. */
+V_INLINE v_f v_sixteenths(const uint8_t *n)
+{
+    const __m512i too_much = _mm512_slli_epi32(
+        _mm512_setr_epi32(16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31), 19);
+    const __m512i table = _mm512_sub_epi32(_mm512_loadu_si512(kvq_sixteenths + 16), too_much);
+    __m512i x = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)n));
+    __m512i fraction = _mm512_permutexvar_epi32(x, table);
+    return _mm512_castsi512_ps(
+        _mm512_maskz_add_epi32(_mm512_test_epi32_mask(x, x), fraction, _mm512_slli_epi32(x, 19)));
 }
 
 V_INLINE __m128 v_four_lanes(v_f x)

@@ -203,15 +203,6 @@ V_INLINE v_f v_gather(const float *p, size_t n, const uint16_t *at)
     V_EACH(v_f, v_gather_four(p, at + 4 * i));
 }
 
-V_INLINE v_f v_load_u8(const uint8_t *p)
-{
-    uint8x16_t codes = vld1q_u8(p);
-    uint16x8_t low = vmovl_u8(vget_low_u8(codes)), high = vmovl_u8(vget_high_u8(codes));
-    return (v_f){{vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(low))),
-                  vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))),
-                  vcvtq_f32_u32(vmovl_u16(vget_high_u16(high)))}};
-}
-
 V_INLINE v_f v_load_i8(const int8_t *p)
 {
     int8x16_t codes = vld1q_s8(p);
@@ -240,12 +231,6 @@ V_INLINE uint32x4_t v_pick_of_eight(uint8x16x2_t table, uint32x4_t x)
     return vreinterpretq_u32_u8(vqtbl2q_u8(table, vreinterpretq_u8_u32(at)));
 }
 
-V_INLINE v_f v_power_of_2(v_f whole, int offset)
-{
-    const int32x4_t bias = vdupq_n_s32(offset);
-    V_EACH(v_f, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(whole.r[i]), bias), 23)));
-}
-
 V_INLINE v_f v_power_of_2_8th(v_f x)
 {
     const uint8x16x2_t eighths = vld1q_u8_x2((const uint8_t *)kvq_eighths);
@@ -256,6 +241,15 @@ V_INLINE v_f v_power_of_2_8th(v_f x)
         power.r[k] = vreinterpretq_f32_u32(vaddq_u32(v_pick_of_eight(eighths, fraction), octave));
     }
     return power;
+}
+
+/* A load of each is as quick as bytes from four registers. */
+V_INLINE v_f v_sixteenths(const uint8_t *n)
+{
+    float power[16];
+    for (size_t i = 0; i < 16; i++)
+        power[i] = kvq_sixteenths[n[i]];
+    return v_load(power);
 }
 
 /* Lanes j + j + 8, then + 4, then + 2. */

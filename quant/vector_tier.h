@@ -53,15 +53,6 @@ V_INLINE v_f exp2_8th(v_f n)
     return v_power_of_2_8th(v_add(v_mul(n, v_set1(0.125f)), v_set1(KVQ_TO_EIGHTHS)));
 }
 
-/* 2^(n/16) of whole n >= 0. Exact. */
-V_INLINE v_f exp2_16th(v_f n)
-{
-    const float to_middle = 0.5f - 0.5f / 16.0f; /* so that rounding to nearest rounds down */
-    v_f octave = v_round(v_sub(v_mul(n, v_set1(1.0f / 16.0f)), v_set1(to_middle)));
-    v_i in_octave = v_i_nearest(v_sub(n, v_mul(octave, v_set1(16.0f))));
-    return v_mul(v_i_pick(in_octave, kvq_sixteenths + 16, 16), v_power_of_2(octave, 126));
-}
-
 /* Products of q and steps, in the order; returns the largest. *sum: q . lo, by lanes. */
 V_INLINE float bring_into_order(const kvq_ordered *o, const float *steps, size_t n, const float *q, float *x,
                                 v_f *sum)
@@ -117,10 +108,8 @@ V_INLINE void expand_scales(const kvq_log_scales *scales, float *present, float 
         v_store(present + t, v_set1(1.0f));
     for (size_t i = 0; i < scales->n_left_out; i++)
         present[scales->left_out[i] < KVQ_SUPERBLOCK ? scales->left_out[i] : KVQ_SUPERBLOCK] = 0.0f;
-    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
-        v_f n = v_load_u8(scales->n + t), x = exp2_16th(n);
-        v_store(scale + t, v_mul(v_mul(v_min(n, v_set1(1.0f)), x), v_set1(scales->unit)));
-    }
+    for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16)
+        v_store(scale + t, v_mul(v_sixteenths(scales->n + t), v_set1(scales->unit)));
     for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16)
         v_store(scale + t, v_mul(v_load(scale + t), v_load(present + t)));
 }

@@ -226,16 +226,6 @@ static bool holds_v_gather(rng *r)
     return v_is(v_gather(table, n, at), wanted);
 }
 
-static bool holds_v_load_u8(rng *r)
-{
-    uint8_t codes[N];
-    float wanted[N];
-    fill_bytes(r, codes, N);
-    for (size_t i = 0; i < N; i++)
-        wanted[i] = (float)codes[i];
-    return v_is(v_load_u8(codes), wanted);
-}
-
 static bool holds_v_load_i8(rng *r)
 {
     int8_t codes[N];
@@ -414,18 +404,6 @@ static bool holds_v_round(rng *r)
     return true;
 }
 
-static bool holds_v_power_of_2(rng *r)
-{
-    float whole[N], wanted[N];
-    int offset = 100 + (int)rng_below(r, 50);
-    for (size_t i = 0; i < N; i++) {
-        int exponent = 1 + (int)rng_below(r, 254);
-        whole[i] = (float)(exponent - offset);
-        wanted[i] = ldexpf(1.0f, exponent - 127);
-    }
-    return v_is(v_power_of_2(v_load(whole), offset), wanted);
-}
-
 static bool holds_v_power_of_2_8th(rng *r)
 {
     float x[N], wanted[N];
@@ -435,6 +413,17 @@ static bool holds_v_power_of_2_8th(rng *r)
         wanted[i] = ldexpf((float)exp2(in_octave / 8.0), (n - in_octave) / 8);
     }
     return v_is(v_power_of_2_8th(v_load(x)), wanted);
+}
+
+static bool holds_v_sixteenths(rng *r)
+{
+    uint8_t n[N];
+    float wanted[N];
+    fill_bytes(r, n, N);
+    n[rng_below(r, N)] = (uint8_t)rng_below(r, 17); /* 0 is apart, and the octaves below 1 and above */
+    for (size_t i = 0; i < N; i++)
+        wanted[i] = n[i] == 0 ? 0.0f : ldexpf((float)exp2(n[i] % 16 / 16.0), n[i] / 16);
+    return v_is(v_sixteenths(n), wanted);
 }
 
 static float sum_of(const float x[N])
