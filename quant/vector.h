@@ -79,9 +79,10 @@
     X(v_f, v_power_of_2_8th, (v_f x))                                                                        \
     X(v_f, v_sixteenths, (const uint8_t *n))    /* kvq_sixteenths[n[0]] .. kvq_sixteenths[n[15]] */          \
     /* All lanes added in the order of dot_f32: j and j + 8, then + 4, + 2, + 1. The same four times, to     \
-     * p[0 .. 3]. */                                                                                         \
+     * p[0 .. 3], and sixteen times. */                                                                      \
     X(float, v_sum, (v_f x))                                                                                 \
     X(void, v_store_sums, (float *p, v_f w, v_f x, v_f y, v_f z))                                            \
+    X(void, v_store_16_sums, (float *p, const v_f x[16]))                                                    \
     X(float, v_largest, (v_f x))                /* of the lanes */                                           \
     X(bool, v_all_finite, (v_f x))              /* is no lane NaN or infinite? */                            \
     /* The largest (or, if not `largest`, smallest) lane of four v_f at a time, in two steps. In fours:      \

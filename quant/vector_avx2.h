@@ -231,6 +231,12 @@ V_INLINE void v_store_sums(float *p, v_f w, v_f x, v_f y, v_f z)
     v_store_sums_of_four(p, v_four_lanes(w), v_four_lanes(x), v_four_lanes(y), v_four_lanes(z));
 }
 
+V_INLINE void v_store_16_sums(float *p, const v_f x[16])
+{
+    for (size_t i = 0; i < 16; i += 4)
+        v_store_sums(p + i, x[i], x[i + 1], x[i + 2], x[i + 3]);
+}
+
 V_INLINE float v_largest(v_f x)
 {
     __m256 eight = _mm256_max_ps(x.a, x.b);

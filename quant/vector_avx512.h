@@ -189,9 +189,42 @@ V_INLINE float v_sum(v_f x)
     return v_sum_of_four(v_four_lanes(x));
 }
 
+/* Of eight lanes each: lanes j and j + 8 of x, then of y. */
+V_INLINE v_f v_eight_lanes_of_two(v_f x, v_f y)
+{
+    return _mm512_add_ps(_mm512_mask_blend_ps(0xff00, x, y), _mm512_shuffle_f32x4(x, y, 0x4e));
+}
+
+/* Of four lanes each: lanes j and j + 4 of those of w, x, y and z. */
+V_INLINE v_f v_four_lanes_of_four(v_f w, v_f x, v_f y, v_f z)
+{
+    v_f wx = v_eight_lanes_of_two(w, x), yz = v_eight_lanes_of_two(y, z);
+    return _mm512_add_ps(_mm512_shuffle_f32x4(wx, yz, 0x88), _mm512_shuffle_f32x4(wx, yz, 0xdd));
+}
+
 V_INLINE void v_store_sums(float *p, v_f w, v_f x, v_f y, v_f z)
 {
-    v_store_sums_of_four(p, v_four_lanes(w), v_four_lanes(x), v_four_lanes(y), v_four_lanes(z));
+    v_f four = v_four_lanes_of_four(w, x, y, z);
+    four = _mm512_add_ps(four, _mm512_permute_ps(four, 0x4e));
+    four = _mm512_add_ps(four, _mm512_permute_ps(four, 0xb1));
+    const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+    _mm_storeu_ps(p, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, four)));
+}
+
+/* Every fourth x together, because the last two steps go by quarters of registers. */
+V_INLINE void v_store_16_sums(float *p, const v_f x[16])
+{
+    v_f four[4], two[2];
+    V_UNROLL(4)
+    for (size_t i = 0; i < 4; i++)
+        four[i] = v_four_lanes_of_four(x[i], x[i + 4], x[i + 8], x[i + 12]);
+    V_UNROLL(2)
+    for (size_t i = 0; i < 2; i++) {
+        v_f a = four[2 * i], b = four[2 * i + 1];
+        two[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, a, b), _mm512_shuffle_ps(a, b, 0x4e));
+    }
+    v_store(p,
+            _mm512_add_ps(_mm512_shuffle_ps(two[0], two[1], 0x88), _mm512_shuffle_ps(two[0], two[1], 0xdd)));
 }
 
 V_INLINE float v_largest(v_f x)

@@ -270,6 +270,12 @@ V_INLINE void v_store_sums(float *p, v_f w, v_f x, v_f y, v_f z)
     vst1_f32(p + 2, vpadd_f32(v_two_lanes(y), v_two_lanes(z)));
 }
 
+V_INLINE void v_store_16_sums(float *p, const v_f x[16])
+{
+    for (size_t i = 0; i < 16; i += 4)
+        v_store_sums(p + i, x[i], x[i + 1], x[i + 2], x[i + 3]);
+}
+
 V_INLINE float v_largest(v_f x)
 {
     return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.r[0], x.r[1]), vmaxq_f32(x.r[2], x.r[3])));

@@ -2,8 +2,9 @@
  * Plain rows in vectors: of float, of half, and of int8 with a scale (row8.h). All EXACT: the operations of
  * kernels_portable.c and portable_rows8.c in their order, sixteen lanes at a time.
  *
- * Up to four queries share the conversion of a row to float, and up to four rows (or, adding up, 64 columns)
- * the loading of a query: as many of both as registers hold sums for (V_FLOAT_SUMS).
+ * Up to four queries share the conversion of a row to float. Scores: up to four rows share the loading of a
+ * query, as far as registers hold the sums (V_FLOAT_SUMS). Adding up, four sums are in flight: of one query
+ * and 64 columns, of two and 32, or of four and 16. (Sixteen took Zen 4 a tenth longer.)
  */
 #ifndef KVQ_QUANT_VECTOR_ROWS_H
 #define KVQ_QUANT_VECTOR_ROWS_H
@@ -179,10 +180,22 @@ V_INLINE void dot_tail(const row_call *call, size_t n_q, size_t n_rows, const ui
     }
 }
 
-/* Rows that n_q queries meet at a time; or, adding up, sixteens of columns. */
-V_INLINE size_t row_block(size_t n_q)
+/* Rows that n_q queries meet at a time. */
+V_INLINE size_t rows_at_once(size_t n_q)
 {
     return V_FLOAT_SUMS / n_q < 4 ? V_FLOAT_SUMS / n_q : 4;
+}
+
+/* The sums of n v_f, n up to a multiple of 4. */
+V_INLINE void store_sums(const v_f sum[V_FLOAT_SUMS], size_t n, float sums[V_FLOAT_SUMS])
+{
+    if (V_FLOAT_SUMS == 16 && n == 16) {
+        v_store_16_sums(sums, sum);
+        return;
+    }
+    V_UNROLL(4)
+    for (size_t i = 0; i < n; i += 4)
+        v_store_sums(sums + i, sum[i], sum[i + 1], sum[i + 2], sum[i + 3]);
 }
 
 /* Scores of n_rows rows from i on by n_q queries. */
@@ -208,9 +221,7 @@ V_INLINE void dot_some(const row_call *call, size_t n_q, size_t n_rows, bool tai
     if (tail)
         dot_tail(call, n_q, n_rows, rows, sum);
     float sums[V_FLOAT_SUMS];
-    V_UNROLL(4)
-    for (size_t j = 0; j < n_q * n_rows; j += 4)
-        v_store_sums(sums + j, sum[j], sum[j + 1], sum[j + 2], sum[j + 3]);
+    store_sums(sum, n_q * n_rows, sums);
     V_UNROLL(4)
     for (size_t query = 0; query < n_q; query++)
         memcpy(call->out + query * KVQ_SUPERBLOCK + i, sums + query * n_rows, n_rows * sizeof *sums);
@@ -218,7 +229,7 @@ V_INLINE void dot_some(const row_call *call, size_t n_q, size_t n_rows, bool tai
 
 V_INLINE void dot_each_row(const row_call *call, size_t n_q, bool tail)
 {
-    const size_t n_rows = row_block(n_q);
+    const size_t n_rows = rows_at_once(n_q);
     size_t i = 0;
     for (; i + n_rows <= call->n; i += n_rows)
         dot_some(call, n_q, n_rows, tail, i);
@@ -254,14 +265,14 @@ V_INLINE void dot_rows(const row_call *call, size_t n_q)
 }
 
 /* Columns [c, c + 16 n_v) of n_q sums in registers, rows in order: each column sees the additions of the
- * portable kernel. n_q * n_v <= V_FLOAT_SUMS. The last columns may be a part of 16. With
+ * portable kernel. n_q * n_v <= 4. The last columns may be a part of 16. With
  * fetch, what is next is prefetched: a constant in the loops that matter, because asking in each row costs up
  * to a tenth. */
 V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, size_t c, size_t part,
                                  bool fetch)
 {
-    v_f sum[V_FLOAT_SUMS];
-    V_UNROLL(16)
+    v_f sum[4];
+    V_UNROLL(4)
     for (size_t j = 0; j < n_q * n_v; j++) {
         const float *from = call->out + j / n_v * call->dim + c + j % n_v * 16;
         sum[j] = part == 16 ? v_load(from) : v_load_part(from, part);
@@ -283,7 +294,7 @@ V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, s
                 sum[query * n_v + j] = v_add(sum[query * n_v + j], v_mul(weight[query], x));
         }
     }
-    V_UNROLL(16)
+    V_UNROLL(4)
     for (size_t j = 0; j < n_q * n_v; j++) {
         float *to = call->out + j / n_v * call->dim + c + j % n_v * 16;
         if (part == 16)
@@ -296,7 +307,7 @@ V_INLINE void accumulate_columns(const row_call *call, size_t n_q, size_t n_v, s
 /* All columns of n_q sums. */
 V_INLINE void accumulate_some(const row_call *call, size_t n_q)
 {
-    const size_t n_v = row_block(n_q);
+    const size_t n_v = 4 / n_q;
     size_t c = 0;
     if (call->next.n_bytes > 0 && 16 * n_v <= call->dim) {
         accumulate_columns(call, n_q, n_v, c, 16, true);

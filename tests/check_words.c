@@ -453,6 +453,19 @@ static bool holds_v_store_sums(rng *r)
     return same_floats(got, wanted, 5);
 }
 
+static bool holds_v_store_16_sums(rng *r)
+{
+    float x[16 * N], got[17] = {0}, wanted[17] = {0};
+    v_f registers[16];
+    fill_floats(r, small_float, x, 16 * N);
+    for (size_t i = 0; i < 16; i++) {
+        registers[i] = v_load(x + i * N);
+        wanted[i] = sum_of(x + i * N);
+    }
+    v_store_16_sums(got, registers);
+    return same_floats(got, wanted, 17);
+}
+
 /* The largest or smallest of n numbers. */
 static float extreme_of(const float *x, size_t n, bool largest)
 {
