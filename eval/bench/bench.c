@@ -1,4 +1,4 @@
-/* `kvq-eval bench` (bench.h): options in, one of four measurements, reports out. */
+/* `kvq-eval bench` (bench.h): options in, one of five measurements, reports out. */
 #define _DEFAULT_SOURCE /* getloadavg */
 
 #include "eval/bench/bench.h"
@@ -8,6 +8,7 @@
 #include "eval/bench/kernels.h"
 #include "eval/bench/options.h"
 #include "eval/bench/phases.h"
+#include "eval/bench/prompt.h"
 #include "eval/bench/report.h"
 #include "eval/common/exit_status.h"
 #include "eval/common/output_file.h"
@@ -50,6 +51,7 @@ static bool measure(const bench_options *o, bench_report *r, eval_error *e)
     const bool good = o->mode == BENCH_DECODE    ? bench_decode(o, r, &line, e)
                       : o->mode == BENCH_KERNELS ? bench_kernels(o, r, &line, e)
                       : o->mode == BENCH_PHASES  ? bench_phases(o, r, &line, e)
+                      : o->mode == BENCH_PROMPTS ? bench_prompt(o, r, &line, e)
                                                  : bench_attend(o, r, &line, e);
     progress_end(&line);
     bench_say_noise(r);
@@ -85,10 +87,8 @@ static bool run(const bench_options *o, bench_report *r)
     if ((o->json && !output_file_check(o->json, &e)) || (o->csv && !output_file_check(o->csv, &e)))
         return complain(&e); /* better now than after the work */
     static const char *const modes[] = {
-        [BENCH_ATTEND] = "attend",
-        [BENCH_PHASES] = "phases",
-        [BENCH_KERNELS] = "kernels",
-        [BENCH_DECODE] = "decode",
+        [BENCH_ATTEND] = "attend",   [BENCH_PHASES] = "phases", [BENCH_PROMPTS] = "prompts",
+        [BENCH_KERNELS] = "kernels", [BENCH_DECODE] = "decode",
     };
     r->mode = modes[o->mode];
     r->seed = o->seed;

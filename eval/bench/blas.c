@@ -15,6 +15,7 @@ bool bench_blas_init(bench_blas *b, bench_shape shape, size_t n_tokens)
 {
     const size_t n = shape.n_kv_heads * n_tokens * shape.head_dim;
     *b = (bench_blas){.shape = shape,
+                      .n_room = n_tokens,
                       .n_tokens = n_tokens,
                       .k = bench_alloc(n * sizeof(float)),
                       .v = bench_alloc(n * sizeof(float))};
@@ -37,9 +38,20 @@ void bench_blas_fill(bench_blas *b, size_t at, const float *k, const float *v, s
     const size_t d = b->shape.head_dim, heads = b->shape.n_kv_heads;
     for (size_t h = 0; h < heads; h++) {
         for (size_t t = 0; t < n; t++) {
-            const size_t to = (h * b->n_tokens + at + t) * d, from = (t * heads + h) * d;
+            const size_t to = (h * b->n_room + at + t) * d, from = (t * heads + h) * d;
             memcpy(b->k + to, k + from, d * sizeof k[0]);
             memcpy(b->v + to, v + from, d * sizeof v[0]);
+        }
+    }
+}
+
+void bench_blas_reorder(bench_shape shape, size_t n_q, const float *from, float *to, bool for_blas)
+{
+    const size_t kv = shape.n_kv_heads, n = shape.n_heads / kv * shape.head_dim;
+    for (size_t i = 0; i < n_q; i++) {
+        for (size_t h = 0; h < kv; h++) {
+            const size_t lib = (i * kv + h) * n, blas = (h * n_q + i) * n;
+            memcpy(to + (for_blas ? blas : lib), from + (for_blas ? lib : blas), n * sizeof to[0]);
         }
     }
 }
@@ -119,7 +131,8 @@ typedef struct blas_call {
 static void attend_gemv(const blas_call *call, size_t kv_head, const float *q, float *p, float *out)
 {
     const size_t d = call->blas->shape.head_dim, t = call->blas->n_tokens;
-    const float *k = call->blas->k + kv_head * t * d, *v = call->blas->v + kv_head * t * d;
+    const size_t head = kv_head * call->blas->n_room * d;
+    const float *k = call->blas->k + head, *v = call->blas->v + head;
     const int rows = (int)t, columns = (int)d;
     for (size_t h = 0; h < call->group; h++) {
         cblas_sgemv(CblasRowMajor, CblasNoTrans, rows, columns, call->scale, k, columns, q + h * d, 1, 0.0f,
@@ -136,7 +149,8 @@ static void attend_gemm(const blas_call *call, size_t kv_head, const float *q, f
 {
     enum { TILE = 256, SMALL = 1000000 };
     const size_t d = call->blas->shape.head_dim, t = call->blas->n_tokens;
-    const float *k = call->blas->k + kv_head * t * d, *v = call->blas->v + kv_head * t * d;
+    const size_t head = kv_head * call->blas->n_room * d;
+    const float *k = call->blas->k + head, *v = call->blas->v + head;
     const int columns = (int)d, n_rows = (int)(call->n_q * call->group), row = (int)t;
     const size_t tile = call->n_q * call->group * TILE * d > SMALL ? t : TILE;
     for (size_t at = 0; at < t; at += tile) {

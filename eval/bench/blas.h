@@ -6,12 +6,13 @@
 
 #include <stddef.h>
 
-/* One layer. Each head's keys lie together, [Hkv][T][D], and so its values: the layout that suits BLAS
+/* One layer. Each head's keys lie together, [Hkv][n_room][D], and so its values: the layout that suits BLAS
  * best. */
 typedef struct bench_blas {
     bench_shape shape;
-    size_t n_tokens;
-    float *k, *v; /* on huge pages */
+    size_t n_room;   /* tokens that there is memory for */
+    size_t n_tokens; /* the first of them are attended to: n_room, unless somebody says less */
+    float *k, *v;    /* on huge pages */
 } bench_blas;
 
 /** Take memory for n_tokens tokens. False if there is none; then nothing is held. */
@@ -20,6 +21,10 @@ void bench_blas_free(bench_blas *b);
 
 /** Store n tokens from position `at` on: k, v are [n][Hkv][D], as kvq_cache_append takes them. */
 void bench_blas_fill(bench_blas *b, size_t at, const float *k, const float *v, size_t n);
+
+/** q or out of n_q queries, as the library has them ([n_q][H][D]), into the order of bench_blas_attend, or
+ * back. */
+void bench_blas_reorder(bench_shape shape, size_t n_q, const float *from, float *to, bool for_blas);
 
 /** Floats that bench_blas_attend needs as scratch memory, which layers may share: probabilities of one KV
  * head for each thread. */

@@ -100,18 +100,6 @@ static bool no_memory(const bench_cell *c, eval_error *e)
                      c->n_tokens);
 }
 
-/* The queries once more as bench_blas_attend wants them, or its output as the library has it. */
-static void reorder(const bench_cell *c, const float *from, float *to, bool for_blas)
-{
-    const size_t kv = c->shape.n_kv_heads, n = c->shape.n_heads / kv * c->shape.head_dim;
-    for (size_t i = 0; i < c->n_q; i++) {
-        for (size_t h = 0; h < kv; h++) {
-            const size_t lib = (i * kv + h) * n, blas = (h * c->n_q + i) * n;
-            memcpy(to + (for_blas ? blas : lib), from + (for_blas ? lib : blas), n * sizeof to[0]);
-        }
-    }
-}
-
 static bool make_numbers(bench_cell *c, eval_error *e)
 {
     const size_t row = c->shape.n_kv_heads * c->shape.head_dim;
@@ -147,7 +135,7 @@ static bool make_numbers(bench_cell *c, eval_error *e)
     bench_fill_normal(c->v, c->n_chunk * row, o->seed + 1);
     bench_fill_normal(c->q, q, o->seed + 2);
     bench_fill_normal(c->teachers, teachers, o->seed + 3);
-    reorder(c, c->q, c->q_blas, true);
+    bench_blas_reorder(c->shape, c->n_q, c->q, c->q_blas, true);
     c->scale = 1.0f / sqrtf((float)c->shape.head_dim);
     return true;
 }
@@ -306,17 +294,6 @@ static bool attend(const bench_cell *c, const bench_competitor *who, size_t laye
            eval_fail(e, "attention over %s: %s", who->source->text, kvq_status_string(status));
 }
 
-static double relative_l2(const float *x, const float *reference, size_t n)
-{
-    double difference = 0.0, norm = 0.0;
-    for (size_t i = 0; i < n; i++) {
-        const double d = (double)x[i] - (double)reference[i];
-        difference += d * d;
-        norm += (double)reference[i] * (double)reference[i];
-    }
-    return sqrt(difference / norm);
-}
-
 /* What competes must compute the same; otherwise the times would compare nothing. */
 static bool check_baselines(bench_cell *c, eval_error *e)
 {
@@ -324,13 +301,13 @@ static bool check_baselines(bench_cell *c, eval_error *e)
     bench_competitor who = {.source = &c->sources[0], .precision = KVQ_PRECISION_EXACT, .n_threads = 1};
     if (!attend(c, &who, 0, NULL, c->out, e))
         return false;
-    reorder(c, c->out, c->other, true);
+    bench_blas_reorder(c->shape, c->n_q, c->out, c->other, true);
     who.source = NULL;
     for (int gemv = 0; gemv < (c->n_q == 1 ? 2 : 1); gemv++) {
         who.gemv = gemv != 0;
         if (!attend(c, &who, c->n_layers - 1, NULL, c->out, e))
             return false;
-        const double error = relative_l2(c->out, c->other, n);
+        const double error = bench_relative_l2(c->out, c->other, n);
         if (!(error <= MAX_DISAGREEMENT)) {
             return eval_fail(
                 e,
@@ -350,7 +327,7 @@ static bool check_fast(bench_cell *c, bench_source *s, eval_error *e)
     who.precision = KVQ_PRECISION_FAST;
     if (!attend(c, &who, 0, &s->counters, c->other, e))
         return false;
-    s->fast_error = relative_l2(c->other, c->out, c->n_q * c->shape.n_heads * c->shape.head_dim);
+    s->fast_error = bench_relative_l2(c->other, c->out, c->n_q * c->shape.n_heads * c->shape.head_dim);
     return s->fast_error <= MAX_FAST_ERROR ||
            eval_fail(e, "fast precision is %.2g off exact: the benchmark would compare different answers",
                      s->fast_error);

@@ -200,3 +200,14 @@ void bench_fill_normal(float *x, size_t n, uint64_t seed)
         x[i] = (sum - 131070.0f) * (1.7320508f / 65536.0f); /* the variance of the sum is 65536^2 / 3 */
     }
 }
+
+double bench_relative_l2(const float *x, const float *reference, size_t n)
+{
+    double difference = 0.0, norm = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        const double d = (double)x[i] - (double)reference[i];
+        difference += d * d;
+        norm += (double)reference[i] * (double)reference[i];
+    }
+    return sqrt(difference / norm);
+}

@@ -46,6 +46,9 @@ long bench_interruptions(int n_threads);
 /** Nearly normal numbers, mean 0, variance 1, that depend on seed and index only. */
 void bench_fill_normal(float *x, size_t n, uint64_t seed);
 
+/** |x - reference| / |reference|. */
+double bench_relative_l2(const float *x, const float *reference, size_t n);
+
 enum { BENCH_L2, BENCH_L3, BENCH_DRAM, BENCH_N_LEVELS };
 extern const char *const bench_level_names[BENCH_N_LEVELS];
 

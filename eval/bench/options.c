@@ -17,6 +17,7 @@ enum { MAX_QUERIES = 16384 };
 enum {
     KEY_QUICK = 0x200,
     KEY_PHASES,
+    KEY_PROMPTS,
     KEY_KERNELS,
     KEY_DECODE,
     KEY_SHAPE,
@@ -40,6 +41,7 @@ const struct argp_option bench_options_list[] = {
      "What is measured (default: attention and encoding, against OpenBLAS, fp32, fp16):", 1},
     {"phases", KEY_PHASES, NULL, 0,
      "Instead, the parts of a step: fold, score, softmax, accumulate, window, rotate, other", 1},
+    {"prompts", KEY_PROMPTS, NULL, 0, "Instead, whole prompts, each in one step (kvq_cache_step)", 1},
     {"kernels", KEY_KERNELS, NULL, 0, "Instead, each kernel alone, against portable C", 1},
     {"decode", KEY_DECODE, NULL, 0, "Instead, whole generation steps: no cache, fp32, fp16 and packed caches",
      1},
@@ -47,7 +49,7 @@ const struct argp_option bench_options_list[] = {
 
     {NULL, 0, NULL, 0, "The grid; each may be given many times:", 2},
     {"shape", KEY_SHAPE, "D,H[,HKV]", 0, "Head dimension, query heads and KV heads (default: as many)", 2},
-    {"tokens", KEY_TOKENS, "N", 0, "Tokens in the cache", 2},
+    {"tokens", KEY_TOKENS, "N", 0, "Tokens in the cache; with --prompts, of the prompt", 2},
     {"queries", KEY_QUERIES, "N", 0,
      "Queries of the last N tokens at once, as of a part of a prompt (one number; default 1)", 2},
     {"scheme", KEY_SCHEME, "TEXT", 0,
@@ -179,11 +181,16 @@ static void check_combinations(const struct argp_state *state, const parse_state
 {
     const bench_options *o = p->o;
     static const char *const modes[] = {
-        [BENCH_PHASES] = "phases", [BENCH_KERNELS] = "kernels", [BENCH_DECODE] = "decode"};
-    const bool grid = o->mode == BENCH_ATTEND || o->mode == BENCH_PHASES;
+        [BENCH_PHASES] = "phases",
+        [BENCH_PROMPTS] = "prompts",
+        [BENCH_KERNELS] = "kernels",
+        [BENCH_DECODE] = "decode",
+    };
+    const bool prompts = o->mode == BENCH_PROMPTS;
+    const bool grid = o->mode == BENCH_ATTEND || o->mode == BENCH_PHASES || prompts;
     const bool decode = o->mode == BENCH_DECODE, kernels = o->mode == BENCH_KERNELS;
     if (p->two_modes)
-        argp_error(state, "--phases, --kernels and --decode: only one at a time");
+        argp_error(state, "--phases, --prompts, --kernels and --decode: only one at a time");
     const struct {
         const char *name;
         bool given, fits;
@@ -191,11 +198,11 @@ static void check_combinations(const struct argp_state *state, const parse_state
     } rules[] = {
         {"shape", o->n_shapes > 0, grid, ""},
         {"tokens", o->n_tokens > 0, grid, ""},
-        {"queries", o->n_queries > 0, grid, ""},
+        {"queries", o->n_queries > 0, grid && !prompts, ""},
         {"memory", o->memory > 0.0, grid, ""},
         {"scheme", p->n_schemes > 0, !kernels, ""},
         {"isa", o->n_isas > 1, !decode, " more than once"},
-        {"threads", o->n_threads > 0, grid ? o->mode == BENCH_ATTEND : decode, ""},
+        {"threads", o->n_threads > 0, grid ? o->mode != BENCH_PHASES : decode, ""},
         {"threads", o->n_threads > 1, !decode, " more than once"},
         {"seconds", o->seconds > 0.0, !decode, ""},
     };
@@ -220,6 +227,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     switch (key) {
     case KEY_PHASES:
         choose_mode(p, BENCH_PHASES);
+        return 0;
+    case KEY_PROMPTS:
+        choose_mode(p, BENCH_PROMPTS);
         return 0;
     case KEY_KERNELS:
         choose_mode(p, BENCH_KERNELS);
@@ -297,7 +307,7 @@ static bool choose_isas(bench_options *o, eval_error *e)
     }
     if (o->n_isas > 0)
         return true;
-    /* All of them, the best one first; in quick, phases and decode runs the best one alone. */
+    /* All of them, the best one first; in quick, phases, prompts and decode runs the best one alone. */
     const char *best = kvq_isa();
     o->isas[o->n_isas++] = best;
     const bool all = o->mode == BENCH_KERNELS || (o->mode == BENCH_ATTEND && !o->quick);
@@ -339,6 +349,16 @@ static const mode_defaults defaults[] = {
                       .n_quick_tokens = 2,
                       .seconds = 2.0,
                       .quick_seconds = 0.4},
+    [BENCH_PROMPTS] = {.schemes = {"fp16", "kvq2", "kivi2"},
+                       .n_schemes = 3,
+                       .n_quick_schemes = 3,
+                       .shapes = {{64, 12, 12}, {128, 32, 32}, {128, 32, 8}},
+                       .n_shapes = 3,
+                       .tokens = {2048},
+                       .n_tokens = 1,
+                       .n_quick_tokens = 1,
+                       .seconds = 5.0,
+                       .quick_seconds = 0.4},
     [BENCH_KERNELS] = {.seconds = 0.3, .quick_seconds = 0.05},
     [BENCH_DECODE] = {.schemes = {"kivi4", "kivi2"}, .n_schemes = 2, .n_quick_schemes = 2},
 };

@@ -19,6 +19,7 @@ enum {
 typedef enum bench_mode {
     BENCH_ATTEND,  /* attention and encoding through the library, against baselines */
     BENCH_PHASES,  /* where the time of one step of one layer goes */
+    BENCH_PROMPTS, /* whole prompts, each in one step of one layer */
     BENCH_KERNELS, /* each kernel alone, against portable */
     BENCH_DECODE,  /* GPT-2 generation, with and without a cache */
 } bench_mode;
