@@ -274,6 +274,44 @@ Test(bench, phases_add_up)
     cr_assert(strstr(err, "nothing to measure"), "%s", err);
 }
 
+/* Prompts longer than the 256 queries that OpenBLAS takes at once, so that its blocks are checked, too; the
+ * library's answers are checked against it by the command itself. Reports have nine digits. */
+Test(bench, prompts_are_compared_with_openblas)
+{
+    static const char *const fields[] = {"head_dim", "n_heads", "n_kv_heads", "tokens", "threads", "ms",
+                                         "ms_p10",   "ms_p90",  "x_sgemm",    "x_fp32", NULL};
+    cr_assert_eq(bench("", "bench --prompts --quick --quiet --seconds 0.001 --shape 64,4,2 --tokens 600 "
+                           "--threads 1 --threads 2 --scheme kvq2 --scheme kivi2,r=32 --json -"),
+                 0, "%s", err);
+    cr_assert_str_empty(err);
+    json_t *root = load_report(out), *row;
+    cr_assert_str_eq(json_string_value(json_object_get(root, "mode")), "prompts");
+    size_t n;
+    double of_blas = 0.0, of_fp32 = 0.0;
+    json_array_foreach(table(root, "prompts", 8), n, row)
+    {
+        check_fields(row, fields);
+        const double ms = number_of(row, "ms", "");
+        if (n % 4 == 0) { /* OpenBLAS, fp32 and two schemes for each number of threads */
+            of_blas = ms;
+            of_fp32 = number_of(json_array_get(json_object_get(root, "prompts"), n + 1), "ms", "");
+        }
+        cr_assert_float_eq(number_of(row, "threads", ""), n < 4 ? 1.0 : 2.0, 0.0);
+        cr_assert_float_eq(number_of(row, "ns_per_query_token_head", ""), ms * 1e6 / (4 * 600 * 601 / 2),
+                           1e-7 * ms * 1e6);
+        cr_assert_float_eq(number_of(row, "x_sgemm", "") * ms, of_blas, 1e-7 * of_blas);
+        cr_assert_float_eq(number_of(row, "x_fp32", "") * ms, of_fp32, 1e-7 * of_fp32);
+    }
+    cr_assert_eq(n, 8);
+    json_decref(root);
+    cr_assert_eq(bench("", "bench --prompts --quick --quiet --seconds 0.001 --shape 320,1 --tokens 64 "
+                           "--scheme kvq2-fb --scheme fp16"),
+                 0, "%s", err);
+    cr_assert(strstr(out, "Left out") && strstr(out, "does not take a head dimension of 320"), "%s", out);
+    cr_assert_eq(bench("", "bench --prompts --memory 0.0001"), 1);
+    cr_assert(strstr(err, "nothing to measure"), "%s", err);
+}
+
 Test(bench, what_does_not_fit_is_left_out)
 {
     cr_assert_eq(bench("", CELL "--tokens 1000000 --memory 0.05"), 0, "%s", err);
@@ -431,6 +469,9 @@ Test(bench, every_kind_of_report_warns)
     check_warning(
         "bench --phases --quick --quiet --seconds 0.001 --shape 32,1 --tokens 256 --scheme kvq2 --json -",
         "phases", "us");
+    check_warning("bench --prompts --quick --quiet --seconds 0.001 --shape 32,2 --tokens 300 --threads 1 "
+                  "--scheme kvq2 --json -",
+                  "prompts", "ms");
     check_warning("bench --kernels --quick --quiet --seconds 0.001 --isa portable --json -", "kernels", "ns");
     check_warning("bench --decode --quick --quiet --threads 1 --model random:1,1,32,64,100 --json -",
                   "decode", "matrix_ms");
@@ -527,6 +568,8 @@ Test(bench, refuses_what_is_wrong)
         {"bench --phases --threads 2", "--threads: means nothing with --phases", 2},
         {"bench --phases --model default", "--model: means nothing without --decode", 2},
         {"bench --phases --decode", "only one at a time", 2},
+        {"bench --prompts --phases", "only one at a time", 2},
+        {"bench --prompts --queries 2", "--queries: means nothing with --prompts", 2},
         {"bench --phases --isa phases", "--isa phases: no instruction set of that name runs here", 1},
         {"bench --isa sse9", "--isa sse9: no instruction set of that name runs here", 1},
         {"bench --kernels --decode", "only one at a time", 2},

@@ -209,6 +209,9 @@ static void put_rows(bench_table *t, const prompt_input *in, const prompt_runner
             fp32 = BENCH_MEDIAN(&list[i + 1].ms);
         }
         bench_put_text(t, shape);
+        bench_put_number(t, (double)in->shape.head_dim);
+        bench_put_number(t, (double)in->shape.n_heads);
+        bench_put_number(t, (double)in->shape.n_kv_heads);
         bench_put_number(t, (double)in->n_tokens);
         bench_put_number(t, list[i].n_threads);
         bench_put_text(t, list[i].cache ? list[i].text : "OpenBLAS sgemm");
@@ -267,6 +270,9 @@ bool bench_prompt(const bench_options *o, bench_report *r, progress *p, eval_err
 {
     static const bench_column columns[] = {
         {"shape", "shape", BENCH_TEXT},
+        {"head_dim", NULL, 0},
+        {"n_heads", NULL, 0},
+        {"n_kv_heads", NULL, 0},
         {"tokens", "tokens", 0},
         {"threads", "thr.", 0},
         {"scheme", "scheme", BENCH_TEXT},
@@ -279,7 +285,7 @@ bool bench_prompt(const bench_options *o, bench_report *r, progress *p, eval_err
         {"x_fp32", "vs|fp32", 2},
     };
     bench_add_table(r, "prompts", "A prompt in one step of one layer", columns,
-                    sizeof columns / sizeof columns[0], 3)
+                    sizeof columns / sizeof columns[0], 6)
         ->noise = "ms";
     const size_t n_cells = o->n_shapes * o->n_tokens;
     bool measured = false;
