@@ -482,7 +482,7 @@ KVQ_API void kvq_cache_reset(kvq_cache *cache);
 
 typedef enum kvq_precision {
     /* Over packed values, queries and probabilities are rounded to 16 bits and multiplied as whole numbers:
-     * about 1e-4 from KVQ_PRECISION_EXACT (relative L2 of a head's output), 1.3 to 2.3 times as fast. An
+     * about 1e-4 from KVQ_PRECISION_EXACT (relative L2 of a head's output), 1.3 to 2.9 times as fast. An
      * estimate of the error is kept: a query with too wide a range is scored with 31 bits, and what could
      * pass 1e-3 is computed again with 31 bits, which is as good as exact. (An estimate, and of this
      * rounding: where scores of 1e4 and more, or values that are 1e4 times the output, cancel,
