@@ -2,16 +2,13 @@
 #include "eval/bench/prompt.h"
 
 #include "eval/bench/blas.h"
+#include "eval/bench/cell.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    MIN_ROUNDS = 5,
-    MIN_QUICK_ROUNDS = 3,
-    BLAS_QUERIES = 256, /* of OpenBLAS at once: each block sees the tokens up to its last one */
-};
+enum { BLAS_QUERIES = 256 }; /* of OpenBLAS at once: each block sees the tokens up to its last one */
 
 #define MAX_DISAGREEMENT 1e-4 /* of anybody and OpenBLAS, relative L2: among its tokens a prompt is exact */
 
@@ -183,8 +180,7 @@ static bool run_in_turns(prompt_input *in, prompt_runner *list, size_t n, const 
         if (!check(in, &list[i], e))
             return false;
     const double start = progress_now();
-    const size_t least = o->quick ? MIN_QUICK_ROUNDS : MIN_ROUNDS;
-    for (size_t round = 0; round < least || progress_now() - start < o->seconds; round++) {
+    for (size_t round = 0; bench_cell_goes_on(o, round, start); round++) {
         for (size_t i = 0; i < n; i++) {
             const double seconds = run_once(in, &list[i], in->out, e);
             if (isnan(seconds))
