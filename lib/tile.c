@@ -193,29 +193,26 @@ static void weigh_row(kvq_tile *t, size_t row, size_t token, size_t n)
 }
 
 /*
- * Rows that are not packed follow the pages. In short sequences they are half of all that is read, and a
- * single query passes over them faster than they come when what_follows asks for them, a block before. So
- * each of the last pages asks for some more of them; not for many, because requests that are not answered yet
- * block others. Several queries take so much longer over each row that nothing is gained. (Always inlined:
- * gcc 12 drops calls of what only prefetches.)
+ * Rows that are not packed follow the pages. In short sequences they are more than half of all that is read,
+ * and a single row of the tile passes over them faster than they come when what_follows asks for them, a
+ * block before. So the last pages ask for some more of them. (Several rows, that is queries of a group, take
+ * so much longer over each that nothing is gained. Always inlined: gcc 12 drops calls of what only
+ * prefetches.)
  */
 static inline __attribute__((always_inline)) void ask_for_rows(const kvq_tile *t, const chunk *c,
                                                                kvq_role role)
 {
-    enum { MOST = 44 * 64, LEAST = 32 * 64 }; /* bytes that a page asks for */
     const kvq_layer_plan *plan = t->view->plan;
-    const kvq_layer *layer = t->view->layer;
-    const size_t packed = plan->scheme.sinks + layer->packed[role];
-    if (t->n_rows > 1 || c->sinks || c->begin >= packed || layer->n_tokens <= packed)
+    const size_t sinks = plan->scheme.sinks, packed = t->view->layer->packed[role];
+    if (t->n_rows > 1 || n_packed_in(t, c, role) == 0 || t->view->layer->n_tokens <= sinks + packed)
         return;
-    const size_t n_rows = layer->n_tokens - packed, row_bytes = plan->row_bytes[role];
-    const size_t n_pages = kvq_min_size(layer->packed[role] / KVQ_SUPERBLOCK, n_rows * row_bytes / LEAST);
-    const size_t n_after = (packed - c->begin - 1) / KVQ_SUPERBLOCK; /* pages behind this one */
-    if (n_after >= n_pages)
-        return;
-    const size_t n = kvq_min_size(n_rows, n_pages * MOST / row_bytes), i = n_pages - 1 - n_after;
-    for (size_t at = packed + n * i / n_pages, end = packed + n * (i + 1) / n_pages; at < end;) {
-        kvq_stretch s = kvq_find_stretch(t->view, role, t->kv_head, at, end - at);
+    const size_t first_page = kvq_past_sinks(plan, t->at.first_token) / KVQ_SUPERBLOCK;
+    const size_t n_pages = (packed + KVQ_SUPERBLOCK - 1) / KVQ_SUPERBLOCK - first_page;
+    size_t at, end;
+    kvq_rows_ahead(t->view->layer->n_tokens - sinks - packed, plan->row_bytes[role], n_pages,
+                   (c->begin - sinks) / KVQ_SUPERBLOCK - first_page, &at, &end);
+    while (at < end) {
+        kvq_stretch s = kvq_find_stretch(t->view, role, t->kv_head, sinks + packed + at, end - at);
         kvq_prefetch_all((kvq_next){s.rows, s.n * s.stride});
         at += s.n;
     }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/tile.h"
 #include "quant/kernels.h"
 #include "tests/support.h"
 
@@ -432,6 +433,34 @@ static void expect_chain(const char *what, const reads *list)
         cr_assert(list->next[i].bytes == list->from[i + 1] && list->next[i].n_bytes >= list->n_bytes[i + 1],
                   "%s, read %zu of %zu: something else comes next", what, i, list->n);
     cr_assert_eq(list->next[list->n - 1].n_bytes, 0, "%s: something comes after the last", what);
+}
+
+/* Nor does one tell which rows pages ask for ahead: from the first on, each once, not too much at a time, and
+ * by as many pages as have enough to ask for. */
+Test(attend, pages_ask_for_the_first_rows_once)
+{
+    rng r = rng_make(12);
+    for (size_t round = 0; round < 20000; round++) {
+        size_t n_rows = rng_below(&r, 300), row_bytes = 1 + rng_below(&r, 3000),
+               n_pages = 1 + rng_below(&r, 40);
+        size_t at = 0, n_asking = 0, most = KVQ_LINES_AHEAD * 64 / row_bytes + 1;
+        for (size_t i = 0; i < n_pages; i++) {
+            size_t begin = 1, end = 0;
+            kvq_rows_ahead(n_rows, row_bytes, n_pages, i, &begin, &end);
+            cr_assert_leq(end - begin, most, "%zu rows", end - begin);
+            if (begin == end && n_asking == 0)
+                continue; /* a page before the last ones */
+            cr_assert_eq(begin, at);
+            at = end;
+            n_asking++;
+        }
+        size_t wanted = n_rows * row_bytes / (64 * KVQ_LINES_AHEAD_LEAST);
+        wanted = wanted < n_pages ? wanted : n_pages;
+        size_t all = wanted * 64 * KVQ_LINES_AHEAD / row_bytes;
+        cr_assert_eq(at, all < n_rows ? all : n_rows * (wanted > 0));
+        cr_assert(n_asking <= wanted && (row_bytes > 1024 || n_asking == wanted), "%zu pages of %zu ask",
+                  n_asking, wanted);
+    }
 }
 
 /* No result tells whether what is said to come next does: sinks, pages, residual, the next head. */
