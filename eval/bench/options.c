@@ -317,7 +317,7 @@ static bool choose_isas(bench_options *o, eval_error *e)
     return true;
 }
 
-/* What is measured where nothing is given; the first scheme of each list is what the headline is about. */
+/* What is measured where nothing is given; a headline, if there is one, is about the first scheme. */
 typedef struct mode_defaults {
     const char *schemes[8];
     size_t n_schemes, n_quick_schemes;

@@ -8,46 +8,62 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLAS_QUERIES = 256 }; /* of OpenBLAS at once: each block sees the tokens up to its last one */
+/* Query rows of OpenBLAS at once, and no more than 256 queries: the fastest of 128, 256 and 512 where it was
+ * tried. Each block sees the tokens up to its last one. */
+enum { BLAS_ROWS = 512, BLAS_QUERIES = 256 };
 
-#define MAX_DISAGREEMENT 1e-4 /* of anybody and OpenBLAS, relative L2: among its tokens a prompt is exact */
+/* Of anybody and OpenBLAS, relative L2: among its tokens a prompt is exact. */
+#define MAX_DISAGREEMENT 1e-4
 
 /* The prompt of one cell of the grid. */
 typedef struct prompt_input {
     bench_shape shape;
     size_t n_tokens;
-    float *q, *k, *v;                     /* [n][H][D], [n][Hkv][D] */
-    float *out, *wanted;                  /* [n][H][D] */
-    float *q_block, *out_block, *scratch; /* of OpenBLAS */
+    float *q, *k, *v;         /* [n][H][D], [n][Hkv][D] */
+    float *out, *wanted;      /* [n][H][D] */
+    float *q_blas, *out_blas; /* the same, each block of queries as OpenBLAS has it */
+    float *scratch;
+    size_t block; /* queries of OpenBLAS at once */
     bench_blas blas;
+    bool checked; /* wanted is there */
 } prompt_input;
 
 /* Who runs in turns with the others. */
 typedef struct prompt_runner {
-    const char *text, *isa; /* of a scheme; NULL: OpenBLAS */
+    const char *text, *isa;
     int n_threads;
-    kvq_cache *cache;
-    bench_sample ms;
+    kvq_cache *cache;         /* NULL: OpenBLAS */
+    bench_sample ms, spoiled; /* the latter: of those that another program interrupted */
 } prompt_runner;
 
 /* ---- one prompt ---- */
 
-static void run_blas(prompt_input *in, int n_threads, float *out)
+static size_t block_at(const prompt_input *in, size_t at)
 {
-    const bench_shape s = in->shape;
-    const size_t query = s.n_heads * s.head_dim;
-    for (size_t at = 0, n; at < in->n_tokens; at += n) {
-        n = in->n_tokens - at < BLAS_QUERIES ? in->n_tokens - at : BLAS_QUERIES;
-        in->blas.n_tokens = at + n;
-        bench_blas_reorder(s, n, in->q + at * query, in->q_block, true);
-        bench_blas_attend(&in->blas, in->q_block, n, 1.0f / sqrtf((float)s.head_dim), n_threads, false,
-                          in->scratch, in->out_block);
-        bench_blas_reorder(s, n, in->out_block, out + at * query, false);
+    return in->n_tokens - at < in->block ? in->n_tokens - at : in->block;
+}
+
+/* Queries into OpenBLAS's order, or its answers back: untimed, as in the benchmark of steps. */
+static void reorder(const prompt_input *in, const float *from, float *to, bool for_blas)
+{
+    const size_t query = in->shape.n_heads * in->shape.head_dim;
+    for (size_t at = 0; at < in->n_tokens; at += in->block)
+        bench_blas_reorder(in->shape, block_at(in, at), from + at * query, to + at * query, for_blas);
+}
+
+static void run_blas(prompt_input *in, int n_threads)
+{
+    const size_t query = in->shape.n_heads * in->shape.head_dim;
+    for (size_t at = 0; at < in->n_tokens; at += in->block) {
+        in->blas.n_tokens = at + block_at(in, at);
+        bench_blas_attend(&in->blas, in->q_blas + at * query, block_at(in, at),
+                          1.0f / sqrtf((float)in->shape.head_dim), n_threads, false, in->scratch,
+                          in->out_blas + at * query);
     }
 }
 
 /* Seconds; NaN after an error. */
-static double run_once(prompt_input *in, const prompt_runner *who, float *out, eval_error *e)
+static double run_once(prompt_input *in, const prompt_runner *who, eval_error *e)
 {
     kvq_attend_options options;
     kvq_attend_options_init(&options);
@@ -58,9 +74,9 @@ static double run_once(prompt_input *in, const prompt_runner *who, float *out, e
     kvq_status status = KVQ_OK;
     if (who->cache)
         status = kvq_cache_step(who->cache, 0, NULL, 1, &in->n_tokens, in->q, in->k, in->v,
-                                1.0f / sqrtf((float)in->shape.head_dim), &options, out);
+                                1.0f / sqrtf((float)in->shape.head_dim), &options, in->out);
     else
-        run_blas(in, who->n_threads, out);
+        run_blas(in, who->n_threads);
     const double seconds = progress_now() - start;
     if (status == KVQ_OK)
         return seconds;
@@ -69,66 +85,84 @@ static double run_once(prompt_input *in, const prompt_runner *who, float *out, e
     return NAN;
 }
 
-/* What competes must compute the same. This is also what makes caches take memory, untimed. */
+/* What competes must compute the same as OpenBLAS on as many threads as are first. */
 static bool check(prompt_input *in, const prompt_runner *who, eval_error *e)
 {
-    float *to = who->cache ? in->out : in->wanted;
-    if (isnan(run_once(in, who, to, e)))
+    const size_t n = in->n_tokens * in->shape.n_heads * in->shape.head_dim;
+    if (isnan(run_once(in, who, e)))
         return false;
-    const double error =
-        bench_relative_l2(to, in->wanted, in->n_tokens * in->shape.n_heads * in->shape.head_dim);
+    if (!who->cache)
+        reorder(in, in->out_blas, in->out, false);
+    if (!in->checked)
+        memcpy(in->wanted, in->out, n * sizeof in->out[0]);
+    in->checked = true;
+    const double error = bench_relative_l2(in->out, in->wanted, n);
     return error <= MAX_DISAGREEMENT ||
            eval_fail(e, "OpenBLAS and %s disagree about a prompt: %.1e, relative L2", who->text, error);
 }
 
 /* ---- a cell ---- */
 
-static bool make_input(prompt_input *in, const bench_options *o, eval_error *e)
+/* The arrays of a prompt and how many floats they have. */
+enum { N_ARRAYS = 8 };
+typedef struct prompt_array {
+    float **where;
+    size_t n;
+} prompt_array;
+
+static void list_arrays(prompt_input *in, const bench_options *o, prompt_array arrays[N_ARRAYS])
 {
     const bench_shape s = in->shape;
-    const size_t n = in->n_tokens, row = s.n_kv_heads * s.head_dim, query = s.n_heads * s.head_dim;
+    const size_t keys = in->n_tokens * s.n_kv_heads * s.head_dim,
+                 queries = in->n_tokens * s.n_heads * s.head_dim;
     size_t scratch = 0;
-    for (size_t i = 0; i < o->n_threads; i++)
-        scratch =
-            (size_t)fmax((double)scratch, (double)bench_blas_scratch(s, n, BLAS_QUERIES, o->threads[i]));
-    const struct {
-        float **where;
-        size_t n;
-    } arrays[] = {{&in->q, n * query},      {&in->k, n * row},
-                  {&in->v, n * row},        {&in->out, n * query},
-                  {&in->wanted, n * query}, {&in->q_block, BLAS_QUERIES * query},
-                  {&in->scratch, scratch},  {&in->out_block, BLAS_QUERIES * query}};
-    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+    for (size_t i = 0; i < o->n_threads; i++) {
+        const size_t n = bench_blas_scratch(s, in->n_tokens, in->block, o->threads[i]);
+        scratch = n > scratch ? n : scratch;
+    }
+    const prompt_array list[N_ARRAYS] = {
+        {&in->q, queries},      {&in->k, keys},         {&in->v, keys},          {&in->out, queries},
+        {&in->wanted, queries}, {&in->q_blas, queries}, {&in->scratch, scratch}, {&in->out_blas, queries}};
+    memcpy(arrays, list, sizeof list);
+}
+
+static bool make_input(prompt_input *in, const bench_options *o, eval_error *e)
+{
+    prompt_array arrays[N_ARRAYS];
+    list_arrays(in, o, arrays);
+    for (size_t i = 0; i < N_ARRAYS; i++) {
         *arrays[i].where = bench_alloc(arrays[i].n * sizeof(float));
         if (!*arrays[i].where)
-            return eval_fail(e, "out of memory for a prompt of %zu tokens", n);
+            return eval_fail(e, "out of memory for a prompt of %zu tokens", in->n_tokens);
     }
-    if (!bench_blas_init(&in->blas, s, n))
-        return eval_fail(e, "out of memory for a prompt of %zu tokens", n);
-    bench_fill_normal(in->q, n * query, o->seed + 2);
-    bench_fill_normal(in->k, n * row, o->seed);
-    bench_fill_normal(in->v, n * row, o->seed + 1);
-    bench_blas_fill(&in->blas, 0, in->k, in->v, n);
+    if (!bench_blas_init(&in->blas, in->shape, in->n_tokens))
+        return eval_fail(e, "out of memory for a prompt of %zu tokens", in->n_tokens);
+    bench_fill_normal(in->q, arrays[0].n, o->seed + 2);
+    bench_fill_normal(in->k, arrays[1].n, o->seed);
+    bench_fill_normal(in->v, arrays[2].n, o->seed + 1);
+    bench_blas_fill(&in->blas, 0, in->k, in->v, in->n_tokens);
+    reorder(in, in->q, in->q_blas, true);
     return true;
 }
 
-static void free_input(prompt_input *in)
+static void free_input(prompt_input *in, const bench_options *o)
 {
-    float *const arrays[] = {in->q,      in->k,       in->v,         in->out,
-                             in->wanted, in->q_block, in->out_block, in->scratch};
-    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
-        free(arrays[i]);
+    prompt_array arrays[N_ARRAYS];
+    list_arrays(in, o, arrays);
+    for (size_t i = 0; i < N_ARRAYS; i++)
+        free(*arrays[i].where);
     bench_blas_free(&in->blas);
 }
 
-/* Bytes, roughly: of what OpenBLAS and the caches hold, and of the numbers themselves. */
-static double memory_of(const bench_options *o, bench_shape s, size_t n_tokens, size_t n_runners)
+/* Bytes, roughly: of the numbers, and of what OpenBLAS and every cache holds at most. */
+static double memory_of(prompt_input *in, const bench_options *o, size_t n_runners)
 {
-    const double token = (double)(s.head_dim * sizeof(float)) * (double)(2 * s.n_kv_heads * (n_runners + 2));
-    double scratch = 0.0;
-    for (size_t i = 0; i < o->n_threads; i++)
-        scratch = fmax(scratch, (double)bench_blas_scratch(s, n_tokens, BLAS_QUERIES, o->threads[i]));
-    return (double)n_tokens * (token + (double)(3 * s.n_heads * s.head_dim * sizeof(float))) + scratch * 4.0;
+    prompt_array arrays[N_ARRAYS];
+    double n = 0.0;
+    list_arrays(in, o, arrays);
+    for (size_t i = 0; i < N_ARRAYS; i++)
+        n += (double)arrays[i].n;
+    return (n + 2.0 * (double)arrays[1].n * (double)n_runners) * sizeof(float);
 }
 
 static bool add_runner(prompt_runner *who, bench_shape shape, const kvq_scheme *scheme, const char *text,
@@ -155,7 +189,7 @@ static bool list_runners(const bench_options *o, bench_shape shape, size_t n_tok
     char text[64];
     bench_shape_print(shape, text, sizeof text);
     for (size_t t = 0; t < o->n_threads; t++) {
-        list[(*n)++] = (prompt_runner){.n_threads = o->threads[t]};
+        list[(*n)++] = (prompt_runner){.text = "OpenBLAS sgemm", .isa = "", .n_threads = o->threads[t]};
         if (!add_runner(&list[(*n)++], shape, NULL, "fp32", kvq_isa(), o->threads[t], e))
             return false;
         for (size_t isa = 0; isa < o->n_isas; isa++) {
@@ -173,23 +207,27 @@ static bool list_runners(const bench_options *o, bench_shape shape, size_t n_tok
     return true;
 }
 
-static bool run_in_turns(prompt_input *in, prompt_runner *list, size_t n, const bench_options *o,
-                         eval_error *e)
+static bool run_in_turns(prompt_input *in, prompt_runner *list, size_t n, const bench_options *o, progress *p,
+                         double fraction, eval_error *e)
 {
-    for (size_t i = 0; i < n; i++)
-        if (!check(in, &list[i], e))
-            return false;
+    bool good = true;
+    for (size_t i = 0; good && i < n; i++)
+        good = check(in, &list[i], e);
     const double start = progress_now();
-    for (size_t round = 0; bench_cell_goes_on(o, round, start); round++) {
-        for (size_t i = 0; i < n; i++) {
-            const double seconds = run_once(in, &list[i], in->out, e);
-            if (isnan(seconds))
-                return false;
-            if (!bench_sample_add(&list[i].ms, seconds * 1e3))
-                return eval_fail(e, "out of memory");
+    for (size_t round = 0; good && bench_cell_goes_on(o, round, start); round++) {
+        for (size_t i = 0; good && i < n; i++) {
+            progress_update(p, "prompts", fraction);
+            const long before = bench_interruptions(list[i].n_threads);
+            const double seconds = run_once(in, &list[i], e);
+            const bool quiet = bench_interruptions(list[i].n_threads) == before;
+            good =
+                !isnan(seconds) && (bench_sample_add(quiet ? &list[i].ms : &list[i].spoiled, seconds * 1e3) ||
+                                    eval_fail(e, "out of memory"));
         }
     }
-    return true;
+    for (size_t i = 0; good && i < n; i++)
+        good = bench_cell_settle(&list[i].ms, &list[i].spoiled, e);
+    return good;
 }
 
 static void put_rows(bench_table *t, const prompt_input *in, const prompt_runner *list, size_t n)
@@ -210,8 +248,8 @@ static void put_rows(bench_table *t, const prompt_input *in, const prompt_runner
         bench_put_number(t, (double)in->shape.n_kv_heads);
         bench_put_number(t, (double)in->n_tokens);
         bench_put_number(t, list[i].n_threads);
-        bench_put_text(t, list[i].cache ? list[i].text : "OpenBLAS sgemm");
-        bench_put_text(t, list[i].cache ? list[i].isa : "");
+        bench_put_text(t, list[i].text);
+        bench_put_text(t, list[i].isa);
         bench_put_sample(t, &list[i].ms);
         bench_put_number(t, ms * 1e6 / pairs);
         bench_put_number(t, blas / ms);
@@ -220,30 +258,34 @@ static void put_rows(bench_table *t, const prompt_input *in, const prompt_runner
 }
 
 static bool measure_cell(const bench_options *o, bench_shape shape, size_t n_tokens, bench_report *r,
-                         bool *measured, eval_error *e)
+                         progress *p, double fraction, bool *measured, eval_error *e)
 {
-    const size_t most = o->n_threads * (2 + o->n_isas * o->n_schemes);
-    const double memory = memory_of(o, shape, n_tokens, most);
+    const size_t most = o->n_threads * (2 + o->n_isas * o->n_schemes),
+                 group = shape.n_heads / shape.n_kv_heads;
+    prompt_input in = {.shape = shape, .n_tokens = n_tokens, .block = BLAS_ROWS / group};
+    in.block = in.block > BLAS_QUERIES ? BLAS_QUERIES : in.block > 0 ? in.block : 1;
+    const double memory = memory_of(&in, o, most);
     if (memory > o->memory) {
         char text[64];
         bench_shape_print(shape, text, sizeof text);
         bench_leave_out(r, text, n_tokens, "", "it may take %.1f GB (--memory)", memory * 1e-9);
         return true;
     }
-    prompt_input in = {.shape = shape, .n_tokens = n_tokens};
     prompt_runner *list = calloc(most, sizeof list[0]);
     size_t n = 0;
     const bool good = (list || eval_fail(e, "out of memory")) && make_input(&in, o, e) &&
-                      list_runners(o, shape, n_tokens, list, &n, r, e) && run_in_turns(&in, list, n, o, e);
+                      list_runners(o, shape, n_tokens, list, &n, r, e) &&
+                      run_in_turns(&in, list, n, o, p, fraction, e);
     if (good)
         put_rows(&r->tables[r->main_table], &in, list, n);
     *measured = *measured || good;
     for (size_t i = 0; i < n; i++) {
         kvq_cache_free(list[i].cache);
         bench_sample_free(&list[i].ms);
+        bench_sample_free(&list[i].spoiled);
     }
     free(list);
-    free_input(&in);
+    free_input(&in, o);
     return good;
 }
 
@@ -251,14 +293,20 @@ static bool measure_cell(const bench_options *o, bench_shape shape, size_t n_tok
 
 static void say(bench_report *r)
 {
-    bench_note(r,
-               "A prompt goes into an empty cache by one kvq_cache_step: attention among its tokens, which "
-               "is exact with every scheme, what schemes learn from queries, and packing. OpenBLAS (%s "
-               "kernels, 256 queries at once) computes the attention alone.",
-               r->machine.blas);
+    bench_note(
+        r,
+        "A prompt goes into an empty cache by one kvq_cache_step: attention among its tokens, which is "
+        "exact with every scheme, what schemes learn from queries, packing, and the mapping of memory, "
+        "which an empty cache does not have. OpenBLAS (%s kernels, up to %d queries and %d rows at once) "
+        "computes the attention alone, with its keys, values and queries in the order that suits it, and "
+        "within a block what is masked, too.",
+        r->machine.blas, BLAS_QUERIES, BLAS_ROWS);
     bench_note(r,
                "Shapes are head dimension x KV heads. ns are per query head, query and token that it sees, "
-               "T (T + 1) / 2 of them in a prompt of T. Competitors take turns; times are medians.");
+               "T (T + 1) / 2 of them in a prompt of T.");
+    bench_note(
+        r, "Competitors take turns, at least 9 rounds of them (5 if quick), whatever they take; a sample is "
+           "one prompt, times are medians of those that nobody interrupted.");
     bench_note(r, "Answers were checked against OpenBLAS's (within 1e-4, relative L2).");
 }
 
@@ -286,8 +334,9 @@ bool bench_prompt(const bench_options *o, bench_report *r, progress *p, eval_err
     const size_t n_cells = o->n_shapes * o->n_tokens;
     bool measured = false;
     for (size_t i = 0; i < n_cells; i++) {
-        progress_update(p, "prompts", (double)i / (double)n_cells);
-        if (!measure_cell(o, o->shapes[i / o->n_tokens], o->tokens[i % o->n_tokens], r, &measured, e))
+        const double fraction = (double)i / (double)n_cells;
+        if (!measure_cell(o, o->shapes[i / o->n_tokens], o->tokens[i % o->n_tokens], r, p, fraction,
+                          &measured, e))
             return false;
     }
     if (!measured)

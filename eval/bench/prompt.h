@@ -6,7 +6,7 @@
 #include "eval/bench/report.h"
 #include "eval/common/progress.h"
 
-/** Measure what the options ask for and add its table, headline and notes to the report. */
+/** Measure what the options ask for and add its table and notes to the report. */
 EVAL_MUST_CHECK bool bench_prompt(const bench_options *o, bench_report *r, progress *p, eval_error *e);
 
 #endif
