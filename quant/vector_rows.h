@@ -187,7 +187,7 @@ V_INLINE size_t rows_at_once(size_t n_q)
 }
 
 /* The sums of n v_f, n up to a multiple of 4. */
-V_INLINE void store_sums(const v_f sum[V_FLOAT_SUMS], size_t n, float sums[V_FLOAT_SUMS])
+V_INLINE void store_sums(const v_f *sum, size_t n, float *sums)
 {
     if (V_FLOAT_SUMS == 16 && n == 16) {
         v_store_16_sums(sums, sum);
