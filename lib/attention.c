@@ -150,7 +150,8 @@ void kvq_attention(const kvq_attention_call *call, const kvq_span *spans, size_t
         .log2_scale = call->scale * 0x1.715476p+0f,
         .side = {&plan->side[KVQ_KEYS], &plan->side[KVQ_VALUES]},
         .apart = plan->side[KVQ_VALUES].codec->finish != NULL,
-        .sums = call->fast && kvq_plan_folds(plan) ? KVQ_SUMS_FAST : KVQ_SUMS_EXACT,
+        .folds = kvq_plan_folds(plan),
+        .sums = call->fast && kvq_plan_folds(plan) ? KVQ_SUMS_FAST : KVQ_SUMS_WIDE,
     };
     tally sum = {0};
     int n_threads = threads_for(&a, spans, n_spans);

@@ -482,31 +482,29 @@ KVQ_API void kvq_cache_reset(kvq_cache *cache);
 
 typedef enum kvq_precision {
     /* Over packed values, queries and probabilities are rounded to 16 bits and multiplied as whole numbers:
-     * about 1e-4 from KVQ_PRECISION_EXACT (relative L2 of a head's output), 1.3 to 2.9 times as fast. An
-     * estimate of the error is kept: a query with too wide a range is scored with 31 bits, and what could
-     * pass 1e-3 is computed again with 31 bits, which is as good as exact. (An estimate, and of this
-     * rounding: where scores of 1e4 and more, or values that are 1e4 times the output, cancel,
-     * float32 itself is off by as much.) For keys per channel
+     * about 1e-4 (relative L2 of a head's output) from real arithmetic over the packed numbers. An estimate
+     * of the error is kept: a query with too wide a range is scored with 31 bits, and what could pass 1e-3
+     * is computed again with 31 bits. (An estimate, and of this rounding: where scores of 1e4 and more, or
+     * values that are 1e4 times the output, cancel, float32 itself is off by as much.) For keys per channel
      * with G >= 32, values per token, both in the default arithmetic, and for tier and rot (all kvq schemes;
-     * probabilities stay float where rot has other bits than 2); exact otherwise (rivals, plug-ins), which
-     * superblocks_exact tells, and wherever `bound` is asked for. */
+     * probabilities stay float where rot has other bits than 2); EXACT otherwise (rivals, plug-ins), and
+     * wherever `bound` is asked for. */
     KVQ_PRECISION_FAST = 0,
-    KVQ_PRECISION_EXACT = 1, /* float32 arithmetic */
+    /* As accurate as float32 gets, about 1e-6, for 1.1 to 1.7 times the time: what FAST serves has 31 bits
+     * instead of 16 throughout; all else is float32 over dequantized numbers, which superblocks_exact tells. */
+    KVQ_PRECISION_EXACT = 1,
 } kvq_precision;
 
-/**
- * What attention had to do, added to what the struct holds. While superblocks_exact stays 0, the output has
- * the same bits as on every other instruction set (kvq_cache_attend, Numerics).
- */
+/** What attention had to do, added to what the struct holds. */
 typedef struct kvq_attend_counters {
     size_t struct_size;
     uint64_t heads;       /* query heads, of all queries and sequences */
     uint64_t superblocks; /* superblocks with packed tokens that a query head went through */
-    /* Of them scored with 31 bits instead of 16: the query's range was too wide, or the page has no packed
-     * value yet (in the window) to tell what 16 bits amount to, or the head was computed again. */
+    /* Of them scored with 31 bits: exact precision, or the query's range was too wide for 16, or the page has
+     * no packed value yet (in the window) to tell what 16 bits amount to, or the head was computed again. */
     uint64_t superblocks_wide;
-    /* Of them in float32: exact precision, a scheme or call that fast precision does not serve, or numbers
-     * out of its range (see Numerics). */
+    /* Of them in float32: a scheme that has no whole-number sums, or a query out of their range (see
+     * Numerics). Much slower. */
     uint64_t superblocks_exact;
     uint64_t heads_again; /* heads computed again with 31 bits, because they could be too far off */
 } kvq_attend_counters;
@@ -528,7 +526,7 @@ typedef struct kvq_attend_options {
      * for the process. */
     int n_threads;
     float *probabilities; /* out, [n_sequences][n_q][H][T]; all T must be equal. NULL: not wanted */
-    /* out, [n_sequences][n_q][H]. NULL: not wanted. Costs 10 to 150 times the attention, which is exact
+    /* out, [n_sequences][n_q][H]. NULL: not wanted. Costs 10 to 150 times the attention, which is EXACT
      * then */
     float *bound;
     kvq_attend_counters *counters; /* added to; not by two calls at once. NULL: not wanted */
@@ -574,11 +572,10 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           sequence that threads share, 4 (D + 4) bytes, with rotated values 4 (2 D + 4), per query head and
  *           2,048 tokens (512 of the first 2,048); without them one thread does the work of several. For more
  *           than 64 sequences some 100 bytes each; without them it is done in parts.
- * Numerics  identical bits for any n_threads, any grouping of sequences into calls and whatever other queries
- *           of a sequence are in the call; with KVQ_PRECISION_FAST on any instruction set, too, while
- *           kvq_attend_counters.superblocks_exact stays 0. Where fast precision serves it does so unless |q|
- *           times a key's scale passes 2^100, or |q| passes 2^85 times the largest such product, or |q| times
- *           a key's minimum passes 2^100.
+ * Numerics  identical bits on every instruction set, for any n_threads, any grouping of sequences into calls
+ *           and whatever other queries of a sequence are in the call. Whole numbers of 31 bits serve scores
+ *           but where |q| times scale, by a minimum, passes 2^100, or they could be off by 2^-16 (root mean
+ *           square, in powers of 2 of a weight), which takes |q| times scale times a key's range of 10,000.
  *           Sums are float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv
  *           1805.02867), in segments of 2,048 (the first: of 512) that threads share. A query for which
  *           scale * q, that times a key's scale, a score, or a partial sum of one leaves the range of float
@@ -587,8 +584,8 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  * Window    pages (and sinks, and rows of the residual) before what all queries in flight see are not
  *           visited, so time goes with the window and not with T; their probabilities are 0. Pages before
  *           the one in which a query's window begins have no influence on any bit of its answer. Older
- *           tokens in that page are in no sum, but may share scales with those in the window and, with
- *           KVQ_PRECISION_FAST, the rounding of the query. A window of T tokens or more gives the bits of 0.
+ *           tokens in that page are in no sum, but may share scales with those in the window and the
+ *           rounding of the query. A window of T tokens or more gives the bits of 0.
  *           Sinks are a matter of storage: outside a window they are not seen. The cache keeps all tokens,
  *           also those that no window will reach any more.
  * Prompts   queries see the cache as it stands after the append: a long prompt sees its own older tokens
@@ -634,8 +631,7 @@ KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_attend(const kvq_cache *cache, size_
  *           queries as 512 KB per thread hold, at least 16 / (H / Hkv).
  * Threads   changes the cache, so it must be alone with it. Uses threads of its own as kvq_cache_attend does.
  * Numerics  of out as in kvq_cache_attend. A given sequence of calls leaves the same bytes for any number of
- *           threads and on every instruction set, for schemes that use evidence while
- *           kvq_attend_counters.superblocks_exact stays 0, or if all keys' codecs are tier.
+ *           threads and on every instruction set.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_step(kvq_cache *cache, size_t layer, const size_t *sequences,
                                                  size_t n_sequences, const size_t *n_new, const void *q,

@@ -116,8 +116,10 @@ static void score_chunk(kvq_tile *t, const chunk *c)
         kvq_side_score(t->a->call->cache->kernels, side, &tokens,
                        side->codec->prepare != NULL ? t->q_packed : t->q, t->n_rows, t->scores,
                        t->score_rms_error, &counts);
-        t->counters.superblocks_wide += counts.wide;
-        t->counters.superblocks_exact += counts.exact;
+        if (t->a->folds) { /* otherwise process_chunk has counted it */
+            t->counters.superblocks_wide += counts.wide;
+            t->counters.superblocks_exact += counts.exact;
+        }
         for (size_t row = 0; row < t->n_rows && packed_values < packed && packed_values > 0; row++)
             t->score_rms_error[row] *=
                 sqrtf((float)packed / (float)packed_values); /* taken for as large as the others */
@@ -222,7 +224,7 @@ static void process_chunk(kvq_tile *t, const chunk *c)
 {
     if (n_packed_in(t, c, KVQ_KEYS) > 0 || n_packed_in(t, c, KVQ_VALUES) > 0) {
         t->counters.superblocks += t->n_rows;
-        t->counters.superblocks_exact += t->sums == KVQ_SUMS_EXACT ? t->n_rows : 0;
+        t->counters.superblocks_exact += t->a->folds ? 0 : t->n_rows;
     }
     ask_for_rows(t, c, KVQ_KEYS);
     score_chunk(t, c);

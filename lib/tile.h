@@ -58,6 +58,7 @@ typedef struct kvq_attention_work {
     float log2_scale;        /* scores carry log2(e), so that weights are powers of 2 */
     const kvq_side *side[2]; /* by role */
     bool apart;              /* packed values are added up apart, in their own domain */
+    bool folds;              /* both sides do; if not, errors of 16 bits have no estimate */
     kvq_sums sums;
 } kvq_attention_work;
 

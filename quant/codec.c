@@ -161,22 +161,35 @@ void kvq_accumulate_dequantized(const kvq_kernels *k, const kvq_side *s, const k
     }
 }
 
+/* How many rows codecs take at once: wide sums have two for each. */
+static size_t most_rows(const kvq_side *s, const kvq_tokens *tokens)
+{
+    return kvq_rows_most(s->dim) / (tokens->sums == KVQ_SUMS_WIDE ? 2 : 1);
+}
+
 void kvq_side_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                     size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
-    if (s->codec->score != NULL) {
-        s->codec->score(k, s, tokens, q, n_q, scores, score_rms_error, counts);
+    if (s->codec->score == NULL) {
+        memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
+        kvq_score_dequantized(k, s, tokens, q, n_q, scores);
         return;
     }
-    memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
-    kvq_score_dequantized(k, s, tokens, q, n_q, scores);
+    for (size_t i = 0, most = most_rows(s, tokens); i < n_q; i += most)
+        s->codec->score(k, s, tokens, q + i * s->dim, n_q - i < most ? n_q - i : most,
+                        scores + i * KVQ_SUPERBLOCK, score_rms_error + i, counts);
 }
 
 void kvq_side_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
                          size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
 {
-    if (s->codec->accumulate != NULL)
-        s->codec->accumulate(k, s, tokens, p, n_q, score_rms_error, sums);
-    else
+    if (s->codec->accumulate == NULL) {
         kvq_accumulate_dequantized(k, s, tokens, p, n_q, sums->packed);
+        return;
+    }
+    for (size_t i = 0, most = most_rows(s, tokens); i < n_q; i += most) {
+        const kvq_sum_rows rows = {sums->plain + i * s->dim, sums->packed + i * s->dim, sums->error + i};
+        s->codec->accumulate(k, s, tokens, p + i * KVQ_SUPERBLOCK, n_q - i < most ? n_q - i : most,
+                             score_rms_error + i, &rows);
+    }
 }

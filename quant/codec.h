@@ -4,7 +4,8 @@
  * A codec is one file and one row of the registry in codec.c, or a row that a program registers. It reads and
  * prints its part of a scheme's text, lays out its superblock, encodes, dequantizes, and offers what else it
  * can do better than the defaults here. The cache (lib/) knows codecs only through this header; codecs call
- * kernels. Nothing outside a codec's file asks which codec it is.
+ * kernels. Nothing outside a codec's file asks which codec it is. What they store and answer has the same
+ * bits on every machine.
  *
  * The packed domain. A codec may store something else than the numbers themselves: rotated ones, say. Then it
  * has `prepare`, a linear map into its domain that keeps dot products, and `finish`, which undoes it.
@@ -80,14 +81,14 @@ typedef struct kvq_side {
     _Alignas(16) unsigned char own[KVQ_SIDE_OWN];
 } kvq_side;
 
-/** How attention's sums run over packed tokens. Sides that do not fold have exact ones only. */
+/** How attention's sums run over packed tokens. For sides that do not fold there is only float32. */
 typedef enum kvq_sums {
-    KVQ_SUMS_EXACT, /* in float */
-    KVQ_SUMS_FAST,  /* folded to 16 bits; wide for queries with too wide a range */
-    KVQ_SUMS_WIDE,  /* folded twice, to 31 bits */
+    KVQ_SUMS_FAST, /* folded to 16 bits; wide for queries with too wide a range */
+    KVQ_SUMS_WIDE, /* folded twice, to 31 bits: as accurate as float32 */
 } kvq_sums;
 
-/** Superblocks that were scored for a query in other ways than asked for. */
+/** How often a folding side scored a superblock for a query wide, and in float32, which is for those that
+ * would not fold. */
 typedef struct kvq_score_counts {
     uint64_t wide, exact;
 } kvq_score_counts;
@@ -123,20 +124,20 @@ struct kvq_codec {
     /** Fill what kvq_side leaves to the codec. Returns NULL, or what is wrong with the side. */
     const char *(*init)(kvq_side *s);
 
-    /** EXACT (kernels.h). Store n tokens from t0 on, both multiples of tokens_per_run; row i is x + i *
+    /** Store n tokens from t0 on, both multiples of tokens_per_run; row i is x + i *
      * stride. */
     void (*encode)(const kvq_kernels *k, const kvq_side *s, uint8_t *superblock, size_t t0, size_t n,
                    const float *x, size_t stride, const kvq_evidence *evidence);
 
-    /** EXACT. Read n tokens from t0 on into rows out + i * stride, in the packed domain. */
+    /** Read n tokens from t0 on into rows out + i * stride, in the packed domain. */
     void (*dequantize)(const kvq_kernels *k, const kvq_side *s, const uint8_t *superblock, size_t t0,
                        size_t n, float *out, size_t stride);
 
     /* The rest may be NULL. */
 
-    /** EXACT. out = q in the packed domain. `prepare` and `finish` come together. */
+    /** out = q in the packed domain. `prepare` and `finish` come together. */
     void (*prepare)(const kvq_kernels *k, const kvq_side *s, const float *q, float *out);
-    /** EXACT. Bring a row back out of the packed domain. */
+    /** Bring a row back out of the packed domain. */
     void (*finish)(const kvq_kernels *k, const kvq_side *s, float *row);
 
     /** |x - xhat| is at most this, for each element of n tokens from t0 on; +Inf where nothing is promised.
@@ -155,14 +156,14 @@ struct kvq_codec {
     /** Is token t kept as a heavy hitter? NULL: none ever is. */
     bool (*is_kept)(const kvq_side *s, const uint8_t *superblock, size_t t);
 
-    /** scores[i][t] = q[i] . xhat[t], i < n_q <= kvq_rows_most(D); rows of KVQ_SUPERBLOCK; q is [n_q][D],
-     * prepared. score_rms_error[i] is an estimate of how far folding is off, root mean square; 0 if exact.
-     * counts is added to. NULL: from dequantized blocks. */
+    /** scores[i][t] = q[i] . xhat[t], i < n_q <= kvq_rows_most(D), half of that for wide sums; rows of
+     * KVQ_SUPERBLOCK; q is [n_q][D], prepared. score_rms_error[i] is an estimate of how far folding is off,
+     * root mean square; 0 in float32. counts is added to. NULL: from dequantized blocks. */
     void (*score)(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                   size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts);
 
-    /** Add sum_t p[i][t] * xhat[t] to row i; p has rows of KVQ_SUPERBLOCK, 0 <= p <= 2^16. score_rms_error
-     * comes from score. NULL: from dequantized blocks. */
+    /** Add sum_t p[i][t] * xhat[t] to row i, of as many; p has rows of KVQ_SUPERBLOCK, 0 <= p <= 2^16.
+     * score_rms_error comes from score. NULL: from dequantized blocks. */
     void (*accumulate)(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
                        size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums);
 };
@@ -204,7 +205,7 @@ void kvq_side_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *t
 void kvq_side_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
                          size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums);
 
-/** Exact scores and sums from dequantized blocks, for codecs whose own serve fast precision only. EXACT. */
+/** Scores and sums of dequantized blocks in float32, for codecs that do not fold, and what would not. */
 void kvq_score_dequantized(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                            size_t n_q, float *scores);
 void kvq_accumulate_dequantized(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,

@@ -134,7 +134,6 @@ void kvq_layout_init(kvq_layout *l, const kvq_layout_spec *spec)
     l->tokens_per_run = l->per_channel ? l->group : 1;
     l->metadata_per_run = 4 * l->n_meta / (l->meta_tile_tokens / l->tokens_per_run);
     l->score_error_per_step = levels * sqrtf((float)l->dim / 12.0f * MEAN_SQUARE_CODE);
-    l->widest_step = 0x1p-12f / l->score_error_per_step;
 }
 
 extern const kvq_codec kvq_codec_affine;
@@ -226,9 +225,9 @@ static bool affine_is_valid(const kvq_side *s, const uint8_t *superblock, size_t
 /*
  * ---- Attention ----
  *
- * Fast precision folds first, and folds the rest of those queries whose range is too wide. How far it is off:
- * rounding moves a folded number by r, uniform in half a step either way, r^2 = step^2 / 12, independently of
- * the others.
+ * Fast precision folds to 16 bits, and wide those queries whose range is too large for it; exact precision
+ * folds all wide. How far 16 bits are off: rounding moves a folded number by r, uniform in half a step either
+ * way, r^2 = step^2 / 12, independently of the others.
  *
  *   scores    sum_c r_c d_tc with d = code - levels / 2: root mean square step * sqrt(D / 12 * mean d^2)
  *   output    of a channel, sum_t r_t d_tc: squared, n / 12 * step^2 * mean d^2; and what the scores are off
@@ -239,64 +238,67 @@ static bool affine_is_valid(const kvq_side *s, const uint8_t *superblock, size_t
  * is taken.
  */
 
-/* Add to the scores of one query what rounding has taken from them. Returns what they still may be off. */
-static float widen_score(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                         float step, float *scores)
+enum { META_TILES = KVQ_SUPERBLOCK / KVQ_BLOCK, ROW_GROUPS = KVQ_ROW_NUMBERS_MAX / 16 };
+
+/* Does a query fold? Its step and biases are finite, and far from overflowing. */
+static bool fits(const kvq_layout *l, size_t n, float step, const float *bias, size_t stride)
 {
-    enum { META_TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
-    _Alignas(KVQ_ALIGNMENT) int8_t q_rest[META_TILES * 2 * KVQ_DIM_MAX];
-    float bias[META_TILES], rest[KVQ_SUPERBLOCK], rest_step = step / KVQ_REST_SCALE;
-    const kvq_next none = {NULL, 0};
-    k->fold_keys_rest(l, tokens->superblock, tokens->n, q, step, q_rest, bias);
-    kvq_score_folded(k, l, tokens->superblock, none, tokens->n, q_rest, &rest_step, bias, 1, rest);
-    for (size_t t = 0; t < tokens->n; t++)
-        scores[t] += rest[t];
-    return rest_step * l->score_error_per_step;
+    bool all = step <= KVQ_FOLD_MAX;
+    for (size_t t = 0; t < n; t += l->meta_tile_tokens, bias += stride)
+        all = all && fabsf(*bias) <= KVQ_FOLD_MAX; /* false for NaN */
+    return all;
 }
 
-static void score_folding(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens, const float *q,
-                          size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
+/* Folded wide, or where that will not do in float32. */
+static void score_wide(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
+                       size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
-    enum { META_TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
+    const kvq_layout *l = layout_of(s);
     _Alignas(KVQ_ALIGNMENT) int8_t q_folded[META_TILES * 2 * KVQ_ROW_NUMBERS_MAX];
-    float step[KVQ_ROWS_MAX], bias[META_TILES * KVQ_ROWS_MAX];
-    size_t n_fitting = 0;
-    k->fold_keys(l, tokens->superblock, tokens->n, q, n_q, q_folded, step, bias);
+    float step[KVQ_ROWS_MAX], bias[META_TILES * KVQ_ROWS_MAX], parts[KVQ_ROWS_MAX * KVQ_SUPERBLOCK];
+    k->fold_keys(l, tokens->superblock, tokens->n, q, n_q, true, q_folded, step, bias);
+    kvq_score_folded(k, l, tokens->superblock, tokens->next, tokens->n, q_folded, step, bias, 2 * n_q, parts);
     for (size_t i = 0; i < n_q; i++) {
-        bool fits = step[i] <= KVQ_FOLD_MAX;
-        for (size_t t = 0, meta_tile = 0; t < tokens->n; t += l->meta_tile_tokens, meta_tile++)
-            fits = fits && fabsf(bias[meta_tile * n_q + i]) <= KVQ_FOLD_MAX; /* false for NaN */
-        step[i] = fits ? step[i] : INFINITY;
-        n_fitting += fits;
-    }
-    if (n_fitting > 0)
-        kvq_score_folded(k, l, tokens->superblock, tokens->next, tokens->n, q_folded, step, bias, n_q,
-                         scores);
-    for (size_t i = 0; i < n_q; i++, q += l->dim, scores += KVQ_SUPERBLOCK) {
-        score_rms_error[i] = 0.0f;
-        if (!(step[i] <= KVQ_FOLD_MAX)) {
-            k->score_affine(l, tokens->superblock, tokens->n, q, 1, scores);
-            counts->exact++;
-        } else if (tokens->sums == KVQ_SUMS_WIDE || step[i] > l->widest_step) {
-            score_rms_error[i] = widen_score(k, l, tokens, q, step[i], scores);
+        float *row = scores + i * KVQ_SUPERBLOCK;
+        const float error = kvq_wide_error(step[i] * l->score_error_per_step);
+        if (error <= KVQ_SCORE_ERROR_WIDE && fits(l, tokens->n, step[i], bias + i, 2 * n_q)) {
+            kvq_join(parts + i * KVQ_SUPERBLOCK, parts + (n_q + i) * KVQ_SUPERBLOCK, tokens->n, row);
+            score_rms_error[i] = error;
             counts->wide++;
         } else {
-            score_rms_error[i] = step[i] * l->score_error_per_step;
+            kvq_score_dequantized(k, s, tokens, q + i * l->dim, 1, row);
+            score_rms_error[i] = 0.0f;
+            counts->exact++;
         }
+    }
+}
+
+static void score_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
+                          size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
+{
+    const kvq_layout *l = layout_of(s);
+    _Alignas(KVQ_ALIGNMENT) int8_t q_folded[META_TILES * 2 * KVQ_ROW_NUMBERS_MAX];
+    float step[KVQ_ROWS_MAX], bias[META_TILES * KVQ_ROWS_MAX];
+    k->fold_keys(l, tokens->superblock, tokens->n, q, n_q, false, q_folded, step, bias);
+    kvq_score_folded(k, l, tokens->superblock, tokens->next, tokens->n, q_folded, step, bias, n_q, scores);
+    for (size_t i = 0; i < n_q; i++) {
+        score_rms_error[i] = step[i] * l->score_error_per_step;
+        if (!(score_rms_error[i] <= KVQ_SCORE_ERROR_FOLDED && fits(l, tokens->n, step[i], bias + i, n_q)))
+            score_wide(k, s, tokens, q + i * l->dim, 1, scores + i * KVQ_SUPERBLOCK, &score_rms_error[i],
+                       counts);
     }
 }
 
 static void affine_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                          size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
-    const kvq_layout *l = layout_of(s);
-    if (tokens->sums != KVQ_SUMS_EXACT && kvq_layout_folds(l)) {
-        score_folding(k, l, tokens, q, n_q, scores, score_rms_error, counts);
+    if (s->folds) {
+        (tokens->sums == KVQ_SUMS_WIDE ? score_wide : score_folding)(k, s, tokens, q, n_q, scores,
+                                                                     score_rms_error, counts);
         return;
     }
-    kvq_prefetch_all(tokens->next);
-    k->score_affine(l, tokens->superblock, tokens->n, q, n_q, scores);
     memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
+    kvq_score_dequantized(k, s, tokens, q, n_q, scores);
 }
 
 /* Where codes cannot spread over a group's grid, because its scale is one of the smallest halves, they all
@@ -325,43 +327,43 @@ static void add_errors(const kvq_kernels *k, const kvq_layout *l, const kvq_toke
                         score_rms_error[i] * score_rms_error[i] * energy[at] * group;
 }
 
-/* One row, with what rounding takes from it. Nobody asks for its error. */
+/* Folded wide. Nobody asks for their error. */
 static void accumulate_wide(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
-                            const float *p, float *acc)
+                            const float *p, size_t n_q, float *acc)
 {
-    _Alignas(KVQ_ALIGNMENT) int8_t p_folded[KVQ_GROUPS_MAX * 2 * KVQ_SUPERBLOCK];
-    float step[KVQ_GROUPS_MAX], bias[KVQ_GROUPS_MAX], energy[KVQ_GROUPS_MAX];
-    const kvq_next none = {NULL, 0};
-    k->fold_values(l, tokens->superblock, tokens->n, p, 1, p_folded, step, bias, energy);
-    k->accumulate_folded(l, tokens->superblock, none, tokens->n, p_folded, step, bias, 1, acc);
-    k->fold_values_rest(l, tokens->superblock, tokens->n, p, step, p_folded, bias);
-    for (size_t c = 0, u = 0; c < l->dim; c += l->group, u++)
-        step[u] /= KVQ_REST_SCALE;
-    k->accumulate_folded(l, tokens->superblock, none, tokens->n, p_folded, step, bias, 1, acc);
+    _Alignas(KVQ_ALIGNMENT) int8_t p_folded[ROW_GROUPS * 2 * KVQ_SUPERBLOCK];
+    float step[ROW_GROUPS], bias[ROW_GROUPS], energy[ROW_GROUPS], parts[KVQ_ROW_NUMBERS_MAX];
+    const size_t n_numbers = n_q * l->dim;
+    memcpy(parts, acc, n_numbers * sizeof *parts);
+    memset(parts + n_numbers, 0, n_numbers * sizeof *parts);
+    k->fold_values(l, tokens->superblock, tokens->n, p, n_q, true, p_folded, step, bias, energy);
+    k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, p_folded, step, bias, 2 * n_q,
+                         parts);
+    kvq_join(parts, parts + n_numbers, n_numbers, acc);
+}
+
+static void accumulate_folding(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
+                               const float *p, size_t n_q, const float *score_rms_error, float *acc,
+                               float *error)
+{
+    _Alignas(KVQ_ALIGNMENT) int8_t p_folded[ROW_GROUPS * 2 * KVQ_SUPERBLOCK];
+    float step[ROW_GROUPS], bias[ROW_GROUPS], energy[ROW_GROUPS];
+    k->fold_values(l, tokens->superblock, tokens->n, p, n_q, false, p_folded, step, bias, energy);
+    k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, p_folded, step, bias, n_q, acc);
+    add_errors(k, l, tokens, p, n_q, step, energy, score_rms_error, error);
 }
 
 static void affine_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
                               const float *p, size_t n_q, const float *score_rms_error,
                               const kvq_sum_rows *sums)
 {
-    enum { ROW_GROUPS = KVQ_ROW_NUMBERS_MAX / 16 };
     const kvq_layout *l = layout_of(s);
-    float *acc = sums->packed;
-    if (tokens->sums == KVQ_SUMS_EXACT || !kvq_layout_folds(l)) {
-        kvq_prefetch_all(tokens->next);
-        k->accumulate_affine(l, tokens->superblock, tokens->n, p, n_q, acc);
-        return;
-    }
-    if (tokens->sums == KVQ_SUMS_WIDE) {
-        for (size_t i = 0; i < n_q; i++)
-            accumulate_wide(k, l, tokens, p + i * KVQ_SUPERBLOCK, acc + i * l->dim);
-        return;
-    }
-    _Alignas(KVQ_ALIGNMENT) int8_t p_folded[ROW_GROUPS * 2 * KVQ_SUPERBLOCK];
-    float step[ROW_GROUPS], bias[ROW_GROUPS], energy[ROW_GROUPS];
-    k->fold_values(l, tokens->superblock, tokens->n, p, n_q, p_folded, step, bias, energy);
-    k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, p_folded, step, bias, n_q, acc);
-    add_errors(k, l, tokens, p, n_q, step, energy, score_rms_error, sums->error);
+    if (!s->folds)
+        kvq_accumulate_dequantized(k, s, tokens, p, n_q, sums->packed);
+    else if (tokens->sums == KVQ_SUMS_WIDE)
+        accumulate_wide(k, l, tokens, p, n_q, sums->packed);
+    else
+        accumulate_folding(k, l, tokens, p, n_q, score_rms_error, sums->packed, sums->error);
 }
 
 /* ---- What schemes say ---- */

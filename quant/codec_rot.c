@@ -356,20 +356,6 @@ static float unit_of_scales(const kvq_rot *l, const uint8_t *superblock)
     return kvq_rot_page_scale(l, superblock) * (is_centred(l) ? KVQ_ROT_SPACING : 1.0f);
 }
 
-/* The sum of the whole numbers that fold_row_rest makes of x: exact in any order. */
-static float sum_of_rest(const float *x, float per_unit)
-{
-    const float round_magic = 0x1.8p23f;
-    float lane[LANES] = {0};
-    for (size_t t = 0; t < T; t += LANES)
-        for (size_t j = 0; j < LANES; j++) {
-            float y = x[t + j] * per_unit;
-            y = (y - ((y + round_magic) - round_magic)) * KVQ_REST_SCALE;
-            lane[j] += (y + round_magic) - round_magic;
-        }
-    return kvq_sum_lanes(lane);
-}
-
 /* What is in the domain of the numbers: the page vector, with the sum of p over all others, and behind it the
  * kept rows. Rows of p whose sum is NaN get nothing here. */
 static void accumulate_plain(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, const float *p,
@@ -448,32 +434,58 @@ static void accumulate_levels(const kvq_kernels *k, const kvq_rot *l, const uint
             packed[i * l->dim + c] += sums[i * l->dim_padded + c];
 }
 
-/* Add what rounding has taken from one row. */
-static void accumulate_rest(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens, const float *x,
-                            kvq_fold *fold, float *acc)
+/* Sums of codes that are centred levels, times folded numbers: n_q rows, or if `wide` twice as many. */
+static void accumulate_centred(const kvq_kernels *k, const kvq_rot *l, const kvq_tokens *tokens,
+                               const int8_t *folded, const kvq_fold *fold, size_t n_q, bool wide,
+                               float *packed)
 {
-    _Alignas(KVQ_ALIGNMENT) int8_t folded[2 * T];
-    (void)k->fold_row_rest(x, T, fold->per_unit, folded);
-    fold->step /= KVQ_REST_SCALE;
-    float bias = -1.5f * fold->step * sum_of_rest(x, fold->per_unit);
-    k->accumulate_folded(&l->codes, tokens->superblock, (kvq_next){NULL, 0}, tokens->n, folded, &fold->step,
-                         &bias, 1, acc);
+    const size_t n_rows = wide ? 2 * n_q : n_q, n_numbers = n_q * l->dim;
+    float step[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX], parts[KVQ_ROW_NUMBERS_MAX];
+    for (size_t i = 0; i < n_rows; i++) {
+        step[i] = fold[i].step;
+        bias[i] = -1.5f * fold[i].step * fold[i].sum;
+    }
+    if (wide) {
+        memcpy(parts, packed, n_numbers * sizeof *parts);
+        memset(parts + n_numbers, 0, n_numbers * sizeof *parts);
+    }
+    k->accumulate_folded(&l->codes, tokens->superblock, tokens->next, tokens->n, folded, step, bias, n_rows,
+                         wide ? parts : packed);
+    if (wide)
+        kvq_join(parts, parts + n_numbers, n_numbers, packed);
 }
 
-/* Products of p and scales: folded and summed as whole numbers where codes are centred levels, otherwise, x
- * being there, as floats. Either way the bits are the same on every instruction set. */
-static void accumulate_fast(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
-                            size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
+/* What the sums of n_q rows may be off by. */
+static void add_errors(const kvq_rot *l, const kvq_tokens *tokens, const float *p, size_t n_q,
+                       const kvq_fold *fold, const float *score_rms_error, float *error)
+{
+    kept_tokens kept;
+    find_kept(l, tokens, &kept);
+    for (size_t i = 0; i < n_q; i++) {
+        const float energy = fold[i].energy + energy_of_kept(&kept, p + i * T);
+        if (energy <= FLT_MAX)
+            error[i] +=
+                estimate_error(l, tokens->n, is_centred(l) ? fold[i].step : 0.0f, energy, score_rms_error[i]);
+    }
+}
+
+/* Products of p and scales: folded and summed as whole numbers where codes are centred levels, otherwise as
+ * floats. */
+static void rot_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
+                           size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
 {
     const kvq_rot *l = kvq_rot_of(s);
+    const bool wide = tokens->sums == KVQ_SUMS_WIDE;
+    if (tokens->n == 0)
+        return;
     _Alignas(KVQ_ALIGNMENT) int8_t folded[KVQ_ROWS_MAX * 2 * T];
-    float x[KVQ_ROWS_MAX][T], step[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX], sum_of_p[KVQ_ROWS_MAX] = {0};
+    float x[KVQ_ROWS_MAX][T], sum_of_p[KVQ_ROWS_MAX] = {0};
     kvq_fold fold[KVQ_ROWS_MAX];
     k->fold_products(&(kvq_log_scales){.n = tokens->superblock + l->scales,
                                        .unit = unit_of_scales(l, tokens->superblock),
                                        .left_out = tokens->superblock + l->indices,
                                        .n_left_out = l->n_rows},
-                     tokens->n, p, n_q, x[0], folded, fold);
+                     tokens->n, p, n_q, wide, x[0], folded, fold);
     for (size_t i = 0; i < n_q; i++) {
         sum_of_p[i] = fold[i].sum_of_p;
         if (!(fold[i].step <= KVQ_FOLD_MAX)) { /* it does not fit 16 bits, and is all 0 */
@@ -481,85 +493,18 @@ static void accumulate_fast(const kvq_kernels *k, const kvq_side *s, const kvq_t
             fold[i].step = 0.0f;
             kvq_accumulate_dequantized(k, s, tokens, p + i * T, 1, sums->packed + i * l->dim);
         }
-        step[i] = fold[i].step;
-        bias[i] = -1.5f * fold[i].step * fold[i].sum;
+        if (wide)
+            fold[n_q + i].step = fold[i].step / KVQ_REST_SCALE;
     }
     accumulate_plain(k, l, tokens, p, n_q, sum_of_p, sums->plain);
     if (is_centred(l)) {
-        k->accumulate_folded(&l->codes, tokens->superblock, tokens->next, tokens->n, folded, step, bias, n_q,
-                             sums->packed);
+        accumulate_centred(k, l, tokens, folded, fold, n_q, wide, sums->packed);
     } else {
         kvq_prefetch_all(tokens->next);
         accumulate_levels(k, l, tokens->superblock, x[0], n_q, sums->packed);
     }
-    if (tokens->sums == KVQ_SUMS_WIDE) { /* of which nobody asks for the error */
-        for (size_t i = 0; i < n_q && is_centred(l); i++)
-            accumulate_rest(k, l, tokens, x[i], &fold[i], sums->packed + i * l->dim);
-        return;
-    }
-    kept_tokens kept;
-    find_kept(l, tokens, &kept);
-    for (size_t i = 0; i < n_q; i++) {
-        const float energy = fold[i].energy + energy_of_kept(&kept, p + i * T);
-        if (energy <= FLT_MAX)
-            sums->error[i] +=
-                estimate_error(l, tokens->n, is_centred(l) ? fold[i].step : 0.0f, energy, score_rms_error[i]);
-    }
-}
-
-/* p times scale, as floats. Rows whose sums of codes could leave the range of float go over dequantized
- * blocks. */
-static void accumulate_exact(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
-                             const float *p, size_t n_q, const kvq_sum_rows *sums)
-{
-    const kvq_rot *l = kvq_rot_of(s);
-    const float unit = unit_of_scales(l, tokens->superblock);
-    float scale[T] = {0}, counts[T] = {0}, x[KVQ_ROWS_MAX][T], bias[KVQ_ROWS_MAX], sum_of_p[KVQ_ROWS_MAX];
-    kvq_prefetch_all(tokens->next);
-    for (size_t t = 0; t < tokens->n; t++) {
-        scale[t] = kvq_sixteenths[tokens->superblock[l->scales + t]] * unit;
-        counts[t] = 1.0f;
-    }
-    for (size_t j = 0; j < l->n_rows; j++) {
-        const size_t t = tokens->superblock[l->indices + j];
-        if (t < T)
-            scale[t] = counts[t] = 0.0f;
-    }
-    for (size_t i = 0; i < n_q; i++) {
-        float row[T] = {0}, of_x[LANES] = {0}, of_p[LANES] = {0};
-        memcpy(row, p + i * T, tokens->n * sizeof *row);
-        for (size_t t = 0; t < T; t += LANES)
-            for (size_t j = 0; j < LANES; j++) {
-                x[i][t + j] = row[t + j] * scale[t + j];
-                of_x[j] += x[i][t + j];
-                of_p[j] += row[t + j] * counts[t + j];
-            }
-        bias[i] = -1.5f * kvq_sum_lanes(of_x);
-        sum_of_p[i] = kvq_sum_lanes(of_p);
-        if (!(bias[i] >= -KVQ_FOLD_MAX)) {
-            memset(x[i], 0, sizeof x[i]);
-            bias[i] = 0.0f;
-            sum_of_p[i] = NAN;
-            kvq_accumulate_dequantized(k, s, tokens, p + i * T, 1, sums->packed + i * l->dim);
-        }
-    }
-    accumulate_plain(k, l, tokens, p, n_q, sum_of_p, sums->plain);
-    if (is_centred(l))
-        k->accumulate_codes(&l->codes, tokens->superblock, tokens->n, 0, l->dim, x[0], bias, n_q,
-                            sums->packed);
-    else
-        accumulate_levels(k, l, tokens->superblock, x[0], n_q, sums->packed);
-}
-
-static void rot_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
-                           size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
-{
-    if (tokens->n == 0)
-        return;
-    if (tokens->sums != KVQ_SUMS_EXACT)
-        accumulate_fast(k, s, tokens, p, n_q, score_rms_error, sums);
-    else
-        accumulate_exact(k, s, tokens, p, n_q, sums);
+    if (!wide) /* nobody asks for the error of wide sums */
+        add_errors(l, tokens, p, n_q, fold, score_rms_error, sums->error);
 }
 
 /* ---- What schemes say ---- */

@@ -283,16 +283,6 @@ static bool tier_is_kept(const kvq_side *s, const uint8_t *superblock, size_t t)
 
 /* ---- Scores ---- */
 
-/* The classes of a superblock, and queries folded into it. Folded numbers of a class, and there of a query,
- * follow each other. */
-typedef struct folded_queries {
-    tier_class classes[CLASSES];
-    size_t n_classes, n_coded, n_q;
-    _Alignas(KVQ_ALIGNMENT) int8_t folded[KVQ_ROWS_MAX * 2 * (KVQ_DIM_MAX + CLASSES * KVQ_BLOCK)];
-    float x[KVQ_ROWS_MAX][KVQ_DIM_MAX]; /* q times step, in the order */
-    float step[KVQ_ROWS_MAX], per_unit[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX];
-} folded_queries;
-
 static float levels_of(const tier_class *class)
 {
     return (float)((1u << class->width) - 1u);
@@ -318,75 +308,61 @@ static size_t put_runs(const tier_class *class, size_t folded, size_t stride, kv
     return 2;
 }
 
-/* Where score_runs finds the codes of all classes, and what it multiplies them with. */
-static size_t find_runs(const folded_queries *f, size_t n_q, kvq_run runs[KVQ_RUNS_MAX])
+/* The classes of a superblock, and queries folded into it. */
+typedef struct folded_queries {
+    tier_class classes[CLASSES];
+    size_t n_classes, n_coded, n_rows;
+    kvq_run runs[KVQ_RUNS_MAX]; /* where score_runs finds the codes, and what it multiplies them with */
+    size_t n_runs;
+    float error_per_step; /* root mean square of a score's error, as for affine codes (codec_affine.c) */
+    float step[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX];
+    /* Of a class, and there of a row, they follow each other. */
+    _Alignas(KVQ_ALIGNMENT) int8_t folded[KVQ_ROWS_MAX * 2 * (KVQ_DIM_MAX + CLASSES * KVQ_BLOCK)];
+} folded_queries;
+
+static void find_runs(folded_queries *f)
 {
-    size_t n_runs = 0, folded = 0;
+    const float mean_square_code = 0.125f;
+    float sum = 0.0f;
+    size_t folded = 0;
+    f->n_runs = 0;
     for (size_t j = 0; j < f->n_classes; j++) {
-        const size_t stride = 2 * kvq_fold_dim(f->classes[j].n);
-        n_runs += put_runs(&f->classes[j], folded, stride, runs + n_runs);
-        folded += n_q * stride;
+        const tier_class *class = &f->classes[j];
+        const size_t stride = 2 * kvq_fold_dim(class->n);
+        const float levels = levels_of(class);
+        f->n_runs += put_runs(class, folded, stride, f->runs + f->n_runs);
+        folded += f->n_rows * stride;
+        sum += levels * levels * (float)class->n;
     }
-    return n_runs;
+    f->error_per_step = sqrtf(sum * (mean_square_code / 12.0f));
 }
 
-/* Fold; where a query does not fit, its step becomes infinite. Returns how many fit. */
-static size_t fold_queries(const kvq_kernels *k, const kvq_tier *l, const uint8_t *superblock, const float *q,
-                           folded_queries *f)
+static void fold_queries(const kvq_kernels *k, const kvq_tier *l, const uint8_t *superblock, const float *q,
+                         size_t n_q, bool wide, folded_queries *f)
 {
     uint16_t channel[KVQ_DIM_MAX];
+    f->n_classes = find_classes(l, superblock, f->classes, &f->n_coded);
+    f->n_rows = wide ? 2 * n_q : n_q;
+    find_runs(f);
     kvq_ordered ordered = {.dim = l->dim,
                            .exponent = (const int8_t *)superblock + l->exponents,
                            .lo =
                                (const uint16_t *)(const void *)(superblock + l->lo), /* behind whole units */
                            .channel = channel,
                            .n_classes = f->n_classes};
-    size_t n_fitting = 0;
     kvq_tier_read_order(l, superblock, f->n_coded, channel);
     for (size_t j = 0; j < f->n_classes; j++) {
         ordered.n_places[j] = f->classes[j].n;
         ordered.half_levels[j] = 0.5f * levels_of(&f->classes[j]);
     }
-    k->fold_ordered(&ordered, q, f->n_q, f->x[0], f->folded, f->step, f->per_unit, f->bias);
-    for (size_t i = 0; i < f->n_q; i++) {
-        bool fits = f->step[i] <= KVQ_FOLD_MAX && fabsf(f->bias[i]) <= KVQ_FOLD_MAX; /* false for NaN */
-        f->step[i] = fits ? f->step[i] : INFINITY;
-        n_fitting += fits;
-    }
-    return n_fitting;
+    k->fold_ordered(&ordered, q, n_q, wide, f->folded, f->step, f->bias);
 }
 
-/* Add to the scores of query i what rounding has taken from them. */
-static void widen_score(const kvq_kernels *k, const kvq_tokens *tokens, const folded_queries *f, size_t i,
-                        float *scores)
+/* Does query i fold, so that an error stays below a limit? */
+static bool fits(const folded_queries *f, size_t i, float error, float limit)
 {
-    _Alignas(KVQ_ALIGNMENT) int8_t folded[2 * (KVQ_DIM_MAX + CLASSES * KVQ_BLOCK)];
-    float step = f->step[i] / KVQ_REST_SCALE, bias = 0.0f;
-    kvq_run runs[KVQ_RUNS_MAX];
-    int8_t *to = folded;
-    for (size_t j = 0; j < f->n_classes; j++) {
-        const tier_class *class = &f->classes[j];
-        float taken = k->fold_row(f->x[i] + class->first, class->n, f->per_unit[i], to);
-        (void)k->fold_row_rest(f->x[i] + class->first, class->n, f->per_unit[i], to);
-        bias -= f->step[i] * (0.5f * levels_of(class)) * taken;
-        to += 2 * kvq_fold_dim(class->n);
-    }
-    for (size_t t = 0; t < tokens->n; t++)
-        scores[t] += bias;
-    k->score_runs(runs, find_runs(f, 1, runs), tokens->superblock, (kvq_next){NULL, 0}, tokens->n, folded,
-                  &step, NULL, 1, scores);
-}
-
-/* Root mean square of a score's error, per step: as for affine codes (codec_affine.c), class by class. */
-static float error_per_step(const tier_class *classes, size_t n_classes)
-{
-    const float mean_square_code = 0.125f;
-    float sum = 0.0f;
-    for (size_t j = 0; j < n_classes; j++) {
-        float levels = levels_of(&classes[j]);
-        sum += levels * levels * (float)classes[j].n;
-    }
-    return sqrtf(sum * (mean_square_code / 12.0f));
+    return error <= limit && f->step[i] <= KVQ_FOLD_MAX &&
+           fabsf(f->bias[i]) <= KVQ_FOLD_MAX; /* false for NaN */
 }
 
 /* Scores of the tokens that are kept as rows take the place of those of their codes. */
@@ -405,81 +381,54 @@ static void score_kept(const kvq_kernels *k, const kvq_tier *l, const kvq_tokens
     }
 }
 
-static void score_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
-                          size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
+/* Folded wide, or where that will not do in float32. */
+static void score_wide(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
+                       size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
     const kvq_tier *l = kvq_tier_of(s);
-    const float widest_error = 0x1p-12f;
+    float parts[KVQ_ROWS_MAX * KVQ_SUPERBLOCK];
     folded_queries f;
-    kvq_run runs[KVQ_RUNS_MAX];
-    f.n_q = n_q;
-    f.n_classes = find_classes(l, tokens->superblock, f.classes, &f.n_coded);
-    const float per_step = error_per_step(f.classes, f.n_classes);
-    if (fold_queries(k, l, tokens->superblock, q, &f) > 0) {
-        k->score_runs(runs, find_runs(&f, n_q, runs), tokens->superblock, tokens->next, tokens->n, f.folded,
-                      f.step, f.bias, n_q, scores);
-        score_kept(k, l, tokens, q, n_q, scores);
-    }
+    fold_queries(k, l, tokens->superblock, q, n_q, true, &f);
+    k->score_runs(f.runs, f.n_runs, tokens->superblock, tokens->next, tokens->n, f.folded, f.step, f.bias,
+                  2 * n_q, parts);
+    for (size_t i = 0; i < n_q; i++)
+        kvq_join(parts + i * KVQ_SUPERBLOCK, parts + (n_q + i) * KVQ_SUPERBLOCK, tokens->n,
+                 scores + i * KVQ_SUPERBLOCK);
+    score_kept(k, l, tokens, q, n_q, scores);
     for (size_t i = 0; i < n_q; i++) {
-        float *row = scores + i * KVQ_SUPERBLOCK;
-        score_rms_error[i] = 0.0f;
-        if (!(f.step[i] <= KVQ_FOLD_MAX)) {
-            kvq_score_dequantized(k, s, tokens, q + i * l->dim, 1, row);
-            counts->exact++;
-            continue;
-        }
-        score_rms_error[i] = f.step[i] * per_step;
-        if (tokens->sums == KVQ_SUMS_WIDE || score_rms_error[i] > widest_error) {
-            widen_score(k, tokens, &f, i, row);
-            score_kept(k, l, tokens, q + i * l->dim, 1, row);
-            score_rms_error[i] = f.step[i] / KVQ_REST_SCALE * per_step;
+        score_rms_error[i] = kvq_wide_error(f.step[i] * f.error_per_step);
+        if (fits(&f, i, score_rms_error[i], KVQ_SCORE_ERROR_WIDE)) {
             counts->wide++;
+        } else {
+            kvq_score_dequantized(k, s, tokens, q + i * l->dim, 1, scores + i * KVQ_SUPERBLOCK);
+            score_rms_error[i] = 0.0f;
+            counts->exact++;
         }
     }
 }
 
-/* q times step, in the order, as floats; and q . lo. */
-static void score_exact(const kvq_kernels *k, const kvq_tier *l, const kvq_tokens *tokens, const float *q,
-                        size_t n_q, float *scores)
+static void score_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
+                          size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
-    enum { ROW = KVQ_DIM_MAX + KVQ_BLOCK }; /* a dword of one-bit codes reaches behind the last place */
-    const uint8_t *superblock = tokens->superblock;
-    const kvq_next none = {NULL, 0};
-    float factors[KVQ_ROWS_MAX * ROW], lo[KVQ_DIM_MAX], bias[KVQ_ROWS_MAX * KVQ_SUPERBLOCK];
-    uint16_t channel[KVQ_DIM_MAX];
-    tier_class classes[CLASSES];
-    kvq_run runs[KVQ_RUNS_MAX];
-    size_t n_coded, n_classes = find_classes(l, superblock, classes, &n_coded), n_runs = 0;
-    kvq_prefetch_all(tokens->next);
-    k->convert_f16_f32((const uint16_t *)(const void *)(superblock + l->lo), l->dim, lo);
-    k->dot_f32(lo, l->dim, 1, none, q, n_q, l->dim, bias);
-    for (size_t i = 1; i < n_q; i++)
-        bias[i] = bias[i * KVQ_SUPERBLOCK];
-    kvq_tier_read_order(l, superblock, n_coded, channel);
-    for (size_t place = 0; place < n_coded; place++) {
-        const size_t c = channel[place];
-        const float step = c < l->dim ? step_of(l, superblock, c) : 0.0f;
-        for (size_t i = 0; i < n_q; i++)
-            factors[i * ROW + place] = c < l->dim ? q[i * l->dim + c] * step : 0.0f;
-    }
-    for (size_t i = 0; i < n_q; i++)
-        memset(factors + i * ROW + n_coded, 0, KVQ_BLOCK * sizeof *factors);
-    for (size_t j = 0; j < n_classes; j++)
-        n_runs +=
-            put_runs(&classes[j], classes[j].first * sizeof *factors, ROW * sizeof *factors, runs + n_runs);
-    k->score_codes(runs, n_runs, superblock, tokens->n, factors, bias, n_q, scores);
+    const kvq_tier *l = kvq_tier_of(s);
+    folded_queries f;
+    fold_queries(k, l, tokens->superblock, q, n_q, false, &f);
+    k->score_runs(f.runs, f.n_runs, tokens->superblock, tokens->next, tokens->n, f.folded, f.step, f.bias,
+                  n_q, scores);
     score_kept(k, l, tokens, q, n_q, scores);
+    for (size_t i = 0; i < n_q; i++) {
+        score_rms_error[i] = f.step[i] * f.error_per_step;
+        if (!fits(&f, i, score_rms_error[i], KVQ_SCORE_ERROR_FOLDED))
+            score_wide(k, s, tokens, q + i * l->dim, 1, scores + i * KVQ_SUPERBLOCK, &score_rms_error[i],
+                       counts);
+    }
 }
 
 static void tier_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                        size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
-    if (tokens->sums != KVQ_SUMS_EXACT) {
-        score_folding(k, s, tokens, q, n_q, scores, score_rms_error, counts);
-        return;
-    }
-    memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
-    score_exact(k, kvq_tier_of(s), tokens, q, n_q, scores);
+    (tokens->sums == KVQ_SUMS_WIDE ? score_wide : score_folding)(k, s, tokens, q, n_q, scores,
+                                                                 score_rms_error, counts);
 }
 
 /* ---- What schemes say ---- */

@@ -17,12 +17,31 @@ enum {
 #define KVQ_FOLD_MIN   0x1p-100f /* below it they are 0: an error of levels * 2^-100 per element */
 #define KVQ_FOLD_MAX   0x1p100f
 
+/* What a score may be off by, estimated, root mean square, as a power of 2: beyond the first limit a query is
+ * folded wide, beyond the second (which takes scores of 10,000) it is scored in float32, of dequantized keys. */
+#define KVQ_SCORE_ERROR_FOLDED 0x1p-12f
+#define KVQ_SCORE_ERROR_WIDE   0x1p-16f
+
 /** Factor that folds numbers up to max, or 0 to make them all 0; *step is what a folded 1 stands for. */
 static inline float kvq_fold_per_unit(float max, float *step)
 {
     bool usable = max >= KVQ_FOLD_MIN && max <= KVQ_FOLD_MAX;
     *step = usable ? max * (1.0f / (float)KVQ_FOLDED_MAX) : max > KVQ_FOLD_MAX ? INFINITY : 0.0f;
     return usable ? (float)KVQ_FOLDED_MAX / max : 0.0f;
+}
+
+/** What a wide score is off by, for a 16-bit one that is off by that much: its steps are finer, but codes count
+ * whole, and not as what they differ from half the largest. */
+static inline float kvq_wide_error(float folded_error)
+{
+    return 2.0f / KVQ_REST_SCALE * folded_error;
+}
+
+/** What rows and their rests came to makes the wide sums. */
+static inline void kvq_join(const float *rows, const float *rests, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = rows[i] + rests[i];
 }
 
 /** Folded numbers per query and meta_tile of keys: D up to a multiple of 32, because a dword of one-bit codes

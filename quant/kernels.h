@@ -3,18 +3,15 @@
  *
  * kernels_portable.c and the portable_NAME.c are the specification: C without any processor's instructions,
  * always built, tested against formulas in double. A file for an instruction set exports one table and fills
- * what it does better; a slot left NULL inherits from the next plainer instruction set (dispatch.c). The
- * comment at each slot is its contract:
+ * what it does faster; a slot left NULL inherits from the next plainer instruction set (dispatch.c). Every
+ * kernel gives the bits of the portable one: sums have an order, and nothing fuses.
  *
- *   EXACT   gives the bits of the portable kernel
- *   TOL     may differ from it; the bound is stated
- *
- * For all: pointers need no alignment beyond their type's unless said; n = 0 is a no-op, but for
- * what accumulates with a bias, which adds it, and folds, which write zeros; nothing is read
- * before the input or past its stated end, nothing written outside the stated output; outputs do not overlap
- * inputs; floats are finite (checked at the API's edge). Kernels cannot fail, allocate nothing and keep no
- * state. Superblocks are described in quant/layout.h, are aligned to KVQ_ALIGNMENT and may be read whole.
- * Token ranges [t0, t0 + n) lie inside a superblock.
+ * The comment at each slot is its contract. For all: pointers need no alignment beyond their type's unless
+ * said; n = 0 is a no-op, but for what accumulates with a bias, which adds it, and folds, which write zeros;
+ * nothing is read before the input or past its stated end, nothing written outside the stated output; outputs
+ * do not overlap inputs; floats are finite (checked at the API's edge). Kernels cannot fail, allocate nothing
+ * and keep no state. Superblocks are described in quant/layout.h, are aligned to KVQ_ALIGNMENT and may be
+ * read whole. Token ranges [t0, t0 + n) lie inside a superblock.
  */
 #ifndef KVQ_QUANT_KERNELS_H
 #define KVQ_QUANT_KERNELS_H
@@ -117,10 +114,10 @@ static inline void kvq_layout_runs(const kvq_layout *l, size_t n, size_t folded_
 
 /** What fold_products makes beside folded numbers. */
 typedef struct kvq_fold {
-    float step;     /* what a folded 1 stands for; +Inf, and all w 0, where numbers pass KVQ_FOLD_MAX */
-    float per_unit; /* of fold_row_rest */
-    float energy;   /* sum of x^2 */
-    float sum;      /* of w: exact */
+    float step; /* what a folded 1 stands for; +Inf, and all w 0, where numbers pass KVQ_FOLD_MAX */
+    float sum;  /* of w: exact */
+    /* Of the row, 0 for a rest. */
+    float energy; /* sum of x^2 */
     float sum_of_p;
 } kvq_fold;
 
@@ -168,18 +165,18 @@ typedef struct kvq_block_codes {
 typedef struct kvq_kernels {
     const char *isa; /* the name that KVQ_ISA takes */
 
-    /* EXACT. Is no x[i] NaN or Inf? This one takes any floats. */
+    /* Is no x[i] NaN or Inf? This one takes any floats. */
     bool (*all_finite_f32)(const float *x, size_t n);
 
-    /* EXACT. Element-wise conversion; to half: nearest even, saturating at 65504. */
+    /* Element-wise conversion; to half: nearest even, saturating at 65504. */
     void (*convert_f32_f16)(const float *x, size_t n, uint16_t *out);
     void (*convert_f16_f32)(const uint16_t *x, size_t n, float *out);
 
-    /* EXACT. Likewise bfloat16 (bf16.h), which saturates at its largest finite number. */
+    /* Likewise bfloat16 (bf16.h), which saturates at its largest finite number. */
     void (*convert_f32_bf16)(const float *x, size_t n, uint16_t *out);
     void (*convert_bf16_f32)(const uint16_t *x, size_t n, float *out);
 
-    /* EXACT. Encode n tokens from t0 on; row i is x + i * stride, l->dim floats. The channel kernel wants t0
+    /* Encode n tokens from t0 on; row i is x + i * stride, l->dim floats. The channel kernel wants t0
      * and n to be multiples of l->group; each overwrites codes, scales and minimums of these tokens and of no
      * other. Those of channels that pad D become 0. */
     void (*encode_affine_channel)(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n,
@@ -187,85 +184,54 @@ typedef struct kvq_kernels {
     void (*encode_affine_token)(const kvq_layout *l, uint8_t *superblock, size_t t0, size_t n, const float *x,
                                 size_t stride);
 
-    /* EXACT. Dequantize n tokens from t0 on into rows out + i * stride. */
+    /* Dequantize n tokens from t0 on into rows out + i * stride. */
     void (*dequantize_affine)(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n, float *out,
                               size_t stride);
 
-    /* TOL: each score within (D + 8) * 2^-23 * sum_c |q_c| * (|min| + levels * scale, of c's group) of the
-     * dot product over dequantized values; of |q_c xhat_c| for keys per token and in the parity arithmetic.
-     * scores[i][t] = q[i] . xhat[t] for the first n tokens; rows of KVQ_SUPERBLOCK; q is [n_q][D]. */
-    void (*score_affine)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q, size_t n_q,
-                         float *scores);
-
-    /* TOL: what is added is within (n + 8) * 2^-23 * sum_t |p_t| * (|min| + levels * scale), likewise; of
-     * |p_t xhat_t| for values per channel and in the parity arithmetic. acc[i]
-     * += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, acc is [n_q][D]. */
-    void (*accumulate_affine)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
-                              size_t n_q, float *acc);
-
-    /* TOL: likewise, of codes in any runs, times floats: scores[i][t] = bias[i] + sum over runs of factor *
-     * (code << shift), each within (N + 8) * 2^-23 * (|bias| + sum of |factor| * the largest such code), N
-     * the number of factors, for t < n and no others. Here the runs' folded and folded_stride are bytes in
-     * `factors`, all with one stride; factors are 0 behind those of a run, up to a whole dword of codes. */
-    void (*score_codes)(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, size_t n,
-                        const float *factors, const float *bias, size_t n_q, float *scores);
-
-    /* TOL: likewise acc[i][c] += bias[i] + sum_t factors[i][t] * code for channels [first, end), first a
-     * multiple of 16, end too or D; factors have rows of KVQ_SUPERBLOCK, 0 from n on to a multiple of 32. */
-    void (*accumulate_codes)(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t first,
-                             size_t end, const float *factors, const float *bias, size_t n_q, float *acc);
-
-    /* Fast precision, for layouts that fold (kvq_layout_folds): keys per channel with G >= 32 and values per
-     * token, in the default arithmetic; portable_fast.c derives it. A factor that is constant along a sum
-     * (q times scale, p times scale) is folded into whole numbers w, value ~ step * w, |w| <= KVQ_FOLDED_MAX,
-     * and the sum of w * code runs in whole numbers. A w is stored as two signed bytes, w = low + 256 high:
-     * 32 bytes hold the sixteen lows and then the sixteen highs of sixteen numbers. Sums of floats are in the
-     * lane order of dot_f32.
+    /* Whole-number sums, for layouts that fold (kvq_layout_folds): keys per channel with G >= 32 and values
+     * per token, in the default arithmetic; portable_fast.c derives them. A factor that is constant along a
+     * sum (q times scale, p times scale) is folded into whole numbers w, value ~ step * w, |w| <=
+     * KVQ_FOLDED_MAX, and the sum of w * code runs in whole numbers. A w is stored as two signed bytes, w =
+     * low + 256 high: 32 bytes hold the sixteen lows and then the sixteen highs of sixteen numbers. Sums of
+     * floats are in the lane order of dot_f32.
      *
-     * EXACT. Fold n_q queries into the first n tokens of keys, one metadata tile after the other (layout.h),
+     * Folding takes n_q rows, and makes as many, or if `wide` n_rows = 2 n_q: row n_q + i is then the rest of
+     * row i, what rounding took from it, folded again in steps 2^15 times finer: rne(2^15 (y - rne(y))), y
+     * what rne made w of. The sums of both, added, are the wide ones. n_rows <= kvq_rows_most(D).
+     *
+     * Fold n_q queries into the first n tokens of keys, one metadata tile after the other (layout.h),
      * the last one whole.
-     *   q_folded  of meta_tile j, query i: D numbers from byte (j * n_q + i) * 2 * kvq_fold_dim(D) on, then 0
-     *   step      at i, for all metadata tiles. +Inf, and all w 0, where |q * scale| passes 2^100, or |q|
-     *             passes 2^100 / 32512, some 2^85, times the largest of it
-     *   bias      at j * n_q + i: sum_c q_c min_c + step * kvq_half_levels * sum_c (what rounding took from
-     *             w_c) */
+     *   q_folded  of meta_tile j, row i: D numbers from byte (j * n_rows + i) * 2 * kvq_fold_dim(D) on, then 0
+     *   step      at i, for all metadata tiles; of a rest step / KVQ_REST_SCALE. +Inf, and all w 0, where |q *
+     *             scale| passes 2^100, or |q| passes 2^100 / 32512, some 2^85, times the largest of it
+     *   bias      at j * n_rows + i: sum_c q_c min_c + step * kvq_half_levels * sum_c (what rounding took
+     *             from w_c); without the latter if a rest has it, whose own is 0 */
     void (*fold_keys)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q, size_t n_q,
-                      int8_t *q_folded, float *step, float *bias);
+                      bool wide, int8_t *q_folded, float *step, float *bias);
 
-    /* EXACT. Fold again what fold_keys took from one query by rounding, in steps 2^15 times finer; for the
-     * same tokens and the step it gave, which is finite. The scores of both, added, are the wide ones.
-     *   q_rest    as q_folded with n_q = 1: rne(2^15 (x - rne(x))), x what rne made w of
-     *   bias      at j: -step * kvq_half_levels * sum_c (x - rne(x)), which fold_keys had added */
-    void (*fold_keys_rest)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
-                           float step, int8_t *q_rest, float *bias);
-
-    /* EXACT. scores[i][t] = bias + step * (float(low) + 256 float(high)) for n_q rows of folded numbers, low
+    /* scores[i][t] = bias + step * (float(low) + 256 float(high)) for n_q rows of folded numbers, low
      * and high the sums of code << shift times their bytes over all runs; rows of KVQ_SUPERBLOCK. The last
-     * block of 32 tokens is written whole. Without bias (NULL) this is added to the scores that are there. */
+     * block of 32 tokens is written whole. */
     void (*score_runs)(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, kvq_next next, size_t n,
                        const int8_t *folded, const float *step, const float *bias, size_t n_q, float *scores);
 
-    /* EXACT. Fold n_q rows of n probabilities p (or multiples of them), 0 <= p <= 2^16, rows KVQ_SUPERBLOCK
+    /* Fold n_q rows of n probabilities p (or multiples of them), 0 <= p <= 2^16, rows KVQ_SUPERBLOCK
      * apart, into tokens [0, n) of values. For group u and row i:
-     *   p_folded  128 numbers from byte (u * n_q + i) * 256 on, 0 from n on
-     *   step      at u * n_q + i, as the next two
-     *   bias      sum_t p_t min_t + step * kvq_half_levels * sum_t (what rounding took from w_t)
-     *   energy    about sum_t p_t^2 times the mean square of token t's values: sum_t m^2 + h^2 / 4 with
-     *             h = kvq_half_levels * p_t scale_t, m = p_t min_t + h */
+     *   p_folded  128 numbers from byte (u * n_rows + i) * 256 on, 0 from n on
+     *   step      at u * n_rows + i, as bias; of a rest step / KVQ_REST_SCALE
+     *   bias      sum_t p_t min_t + step * kvq_half_levels * sum_t (what rounding took from w_t); without the
+     *             latter if a rest has it, whose own is 0
+     *   energy    at u * n_q + i: about sum_t p_t^2 times the mean square of token t's values: sum_t m^2 + h^2
+     *             / 4 with h = kvq_half_levels * p_t scale_t, m = p_t min_t + h */
     void (*fold_values)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p, size_t n_q,
-                        int8_t *p_folded, float *step, float *bias, float *energy);
+                        bool wide, int8_t *p_folded, float *step, float *bias, float *energy);
 
-    /* EXACT. Likewise for one row of p: p_rest and bias of group u as fold_values has them with n_q = 1, for
-     * the steps it gave. */
-    void (*fold_values_rest)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
-                             const float *step, int8_t *p_rest, float *bias);
-
-    /* EXACT. acc[i][c] += step * (float(low) + 256 float(high)) + bias, low and high as for scores. */
+    /* acc[i][c] += step * (float(low) + 256 float(high)) + bias, low and high as for scores. */
     void (*accumulate_folded)(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
                               const int8_t *p_folded, const float *step, const float *bias, size_t n_q,
                               float *acc);
 
-    /* EXACT. scores[i][j] = q[i] . row j, rows of dim values at rows + j * stride; q is [n_q][dim], rows of
+    /* scores[i][j] = q[i] . row j, rows of dim values at rows + j * stride; q is [n_q][dim], rows of
      * scores are KVQ_SUPERBLOCK apart. The sum has a fixed order: element i goes to lane i mod 16, multiply
      * then add; the lanes are then added in halves (j and j + 8, j + 4, j + 2, j + 1). */
     void (*dot_f32)(const float *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
@@ -273,7 +239,7 @@ typedef struct kvq_kernels {
     void (*dot_f16)(const uint16_t *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
                     size_t dim, float *scores);
 
-    /* EXACT. acc[i][c] += p[i][j] * row j [c], multiply then add, for j = 0, 1, ... in this order; rows of p
+    /* acc[i][c] += p[i][j] * row j [c], multiply then add, for j = 0, 1, ... in this order; rows of p
      * are KVQ_SUPERBLOCK apart, acc is [n_q][dim]. */
     void (*accumulate_f32)(const float *rows, size_t stride, size_t n, kvq_next next, const float *p,
                            size_t n_q, size_t dim, float *acc);
@@ -283,88 +249,81 @@ typedef struct kvq_kernels {
     /* Rows of int8 (row8.h): a scale as half, then the codes; dim + 2 bytes at any address, stride bytes
      * apart; dot_i8 and accumulate_i8 take up to KVQ_SUPERBLOCK.
      *
-     * EXACT. Make a row of n numbers: scale = largest |x| / 127 to the nearest half, saturating at 65504;
+     * Make a row of n numbers: scale = largest |x| / 127 to the nearest half, saturating at 65504;
      * codes rne(clamp(x / scale, -127, 127)), 0 if the scale is. */
     void (*convert_f32_i8)(const float *x, size_t n, uint8_t *row);
-    /* EXACT. out[i] = code * scale. */
+    /* out[i] = code * scale. */
     void (*convert_i8_f32)(const uint8_t *row, size_t n, float *out);
-    /* EXACT. scores[i][j] = scale * sum_c q_c code_c, the sum in the order of dot_f32; arrays as there. */
+    /* scores[i][j] = scale * sum_c q_c code_c, the sum in the order of dot_f32; arrays as there. */
     void (*dot_i8)(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *q, size_t n_q,
                    size_t dim, float *scores);
-    /* EXACT. acc[i][c] += (p[i][j] * scale) * code, multiply then add, for j = 0, 1, ... in this order;
+    /* acc[i][c] += (p[i][j] * scale) * code, multiply then add, for j = 0, 1, ... in this order;
      * arrays as for accumulate_f32. */
     void (*accumulate_i8)(const uint8_t *rows, size_t stride, size_t n, kvq_next next, const float *p,
                           size_t n_q, size_t dim, float *acc);
 
     /* For codec_tier.c, where the formulas are: 128 tokens of sixteen channels.
      *
-     * EXACT. What they look like, token t at row[t] + c. */
+     * What they look like, token t at row[t] + c. */
     void (*channel_stats)(const float *const *row, size_t c, kvq_channels *stats);
-    /* EXACT. Fit each channel, x[16 t + channel], with codes of 0, 1, 2, 4 or 6 bits, xhat = lo + code *
+    /* Fit each channel, x[16 t + channel], with codes of 0, 1, 2, 4 or 6 bits, xhat = lo + code *
      * 2^(exponent/8), u the weight of gain errors: exponent[16], lo[16] as halves; codes, a byte each, of
      * channel 4 k + j and token t: codes[4 (128 k + t) + j]. stats is what channel_stats says of them. */
     void (*fit_channels)(const float *x, const kvq_channels *stats, uint32_t bits, float u, uint8_t *codes,
                          int8_t *exponent, uint16_t *lo);
 
-    /* EXACT. Likewise one channel, x[t], sums in the order of dot_f32: codes[t]. */
+    /* Likewise one channel, x[t], sums in the order of dot_f32: codes[t]. */
     void (*fit_channel)(const float *x, uint32_t bits, float u, uint8_t *codes, int8_t *exponent,
                         uint16_t *lo);
 
-    /* EXACT. For its feedback, in double: x[i] -= row[j][c + i] * by[j], multiply then subtract, for j < n in
+    /* For its feedback, in double: x[i] -= row[j][c + i] * by[j], multiply then subtract, for j < n in
      * this order; i < 16. */
     void (*subtract_rows_f64)(const double *const *row, size_t c, const double *by, size_t n, double x[16]);
 
-    /* EXACT. Fold n numbers: w_i = rne(y_i), y_i = x_i * per_unit, |y_i| <= KVQ_FOLDED_MAX, then 0 up to a
-     * multiple of 32, as score_runs and accumulate_folded take them. Returns sum_i y_i - w_i, in the order
-     * of dot_f32. */
-    float (*fold_row)(const float *x, size_t n, float per_unit, int8_t *folded);
-    /* EXACT. Fold what rounding took there: fold_row of KVQ_REST_SCALE * (y_i - w_i). */
-    float (*fold_row_rest)(const float *x, size_t n, float per_unit, int8_t *folded);
-
-    /* EXACT. Fold n_q queries, times steps, in an order, each with one step for all classes.
-     *   x         row i, KVQ_DIM_MAX apart: the products at the places; for fold_row_rest, with per_unit
-     *   folded    class after class, each n_q times what fold_row makes of its places
+    /* Fold n_q queries, times steps, in an order, each with one step for all classes; wide as above.
+     *   folded    class after class, of each n_rows times its places, up to a multiple of 32, as score_runs
+     *             takes them
      *   step      +Inf, and all folded numbers 0, where products pass KVQ_FOLD_MAX
      *   bias      q . lo + step * sum over classes of half_levels * (what rounding took), the sums of lanes
-     *             in the order of dot_f32, added by lanes before */
-    void (*fold_ordered)(const kvq_ordered *o, const float *q, size_t n_q, float *x, int8_t *folded,
-                         float *step, float *per_unit, float *bias);
+     *             in the order of dot_f32, added by lanes before; without the latter if a rest has it, whose
+     *             own is 0 */
+    void (*fold_ordered)(const kvq_ordered *o, const float *q, size_t n_q, bool wide, int8_t *folded,
+                         float *step, float *bias);
 
-    /* EXACT. Fold the products x_t = p_t * scale_t of the first n tokens of a superblock for n_q rows of p,
-     * none negative, KVQ_SUPERBLOCK apart, each row with one step, as fold_row does; x, rows likewise, is
-     * stored for fold_row_rest (0 from n on, and where nothing can be folded). Sums of floats in the order of
-     * dot_f32. */
-    void (*fold_products)(const kvq_log_scales *scales, size_t n, const float *p, size_t n_q, float *x,
-                          int8_t *folded, kvq_fold *out);
+    /* Fold the products x_t = p_t * scale_t of the first n tokens of a superblock for n_q rows of p,
+     * none negative, KVQ_SUPERBLOCK apart, each row with one step; wide as above. x, n_q rows likewise, is 0
+     * from n on, and where nothing can be folded. Sums of floats in the order of dot_f32. */
+    void (*fold_products)(const kvq_log_scales *scales, size_t n, const float *p, size_t n_q, bool wide,
+                          float *x, int8_t *folded, kvq_fold *out);
 
-    /* EXACT. out[c] = scale * levels[code of channel c] + add[c], for c < dim. */
+    /* out[c] = scale * levels[code of channel c] + add[c], for c < dim. */
     void (*dequantize_levels)(const kvq_token_codes *codes, const float *levels, float scale,
                               const float *add, size_t dim, float *out);
 
-    /* EXACT. acc[i][c] += factor[i][t] * levels[code of token t in channel c], multiply then add, for the
+    /* acc[i][c] += factor[i][t] * levels[code of token t in channel c], multiply then add, for the
      * tokens of a block in their order, for n_q rows of factors, KVQ_SUPERBLOCK apart; acc is [n_q][dim], dim
      * a multiple of 16. */
     void (*accumulate_levels)(const kvq_block_codes *codes, const float *levels, const float *factor,
                               size_t n_q, size_t dim, float *acc);
 
-    /* EXACT. codes[c] = how many of the 2^width - 1 thresholds, which ascend, y[c] passes, for n numbers, a
+    /* codes[c] = how many of the 2^width - 1 thresholds, which ascend, y[c] passes, for n numbers, a
      * multiple of 16; width 1 .. 4. To pass is to be larger than the threshold plus 2^-127. Returns sum_c
      * y[c] * levels[codes[c]] in the order of dot_f32. */
     float (*choose_levels)(const float *y, size_t n, const float *thresholds, const float *levels,
                            uint32_t width, uint8_t *codes);
 
-    /* EXACT. x = H x in place, n a power of two: butterflies (a + b, a - b) at distances 1, 2, 4, ..., then
+    /* x = H x in place, n a power of two: butterflies (a + b, a - b) at distances 1, 2, 4, ..., then
      * times 2^(-log2(n) / 2). */
     void (*hadamard_f32)(float *x, size_t n);
-    /* EXACT. y = H (x * 2^shift), dim numbers, then 0 up to a multiple of 16; H as hadamard_f32 on powers of
+    /* y = H (x * 2^shift), dim numbers, then 0 up to a multiple of 16; H as hadamard_f32 on powers of
      * two, the largest first. Returns shift, which makes the largest |x| about 1: 126 minus its exponent's
      * bits, at least -126; *square = sum of y^2 in the order of dot_f32. */
     int32_t (*rotate_row)(const float *x, size_t dim, float *y, float *square);
 
-    /* EXACT. Largest of x[0..n), n >= 1, or NaN if any of them is not finite. */
+    /* Largest of x[0..n), n >= 1, or NaN if any of them is not finite. */
     float (*max_f32)(const float *x, size_t n);
 
-    /* EXACT. x[i] = 2^(x[i] - ref) within 2 ulp, or 0 below 2^-125.5; x[i] - ref <= 100, x may hold -Inf.
+    /* x[i] = 2^(x[i] - ref) within 2 ulp, or 0 below 2^-125.5; x[i] - ref <= 100, x may hold -Inf.
      * Returns the sum of the results, in the lane order of dot_f32. */
     float (*exp2_sum_f32)(float *x, size_t n, float ref);
 } kvq_kernels;
@@ -384,8 +343,7 @@ static inline void kvq_score_folded(const kvq_kernels *k, const kvq_layout *l, c
                       here, q_folded, step, bias, n_q, scores + t);
         superblock += l->meta_tile_bytes;
         q_folded += n_q * stride;
-        if (bias != NULL)
-            bias += n_q;
+        bias += n_q;
     }
 }
 
@@ -399,15 +357,9 @@ static inline void kvq_score_folded(const kvq_kernels *k, const kvq_layout *l, c
     X(encode_affine_channel)                                                                                 \
     X(encode_affine_token)                                                                                   \
     X(dequantize_affine)                                                                                     \
-    X(score_affine)                                                                                          \
-    X(accumulate_affine)                                                                                     \
-    X(score_codes)                                                                                           \
-    X(accumulate_codes)                                                                                      \
     X(fold_keys)                                                                                             \
-    X(fold_keys_rest)                                                                                        \
     X(score_runs)                                                                                            \
     X(fold_values)                                                                                           \
-    X(fold_values_rest)                                                                                      \
     X(accumulate_folded)                                                                                     \
     X(dot_f32)                                                                                               \
     X(dot_f16)                                                                                               \
@@ -421,8 +373,6 @@ static inline void kvq_score_folded(const kvq_kernels *k, const kvq_layout *l, c
     X(fit_channels)                                                                                          \
     X(fit_channel)                                                                                           \
     X(subtract_rows_f64)                                                                                     \
-    X(fold_row)                                                                                              \
-    X(fold_row_rest)                                                                                         \
     X(fold_ordered)                                                                                          \
     X(fold_products)                                                                                         \
     X(choose_levels)                                                                                         \
@@ -462,27 +412,15 @@ void kvq_encode_affine_token_portable(const kvq_layout *l, uint8_t *superblock, 
                                       const float *x, size_t stride);
 void kvq_dequantize_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t t0, size_t n,
                                     float *out, size_t stride);
-void kvq_score_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
-                               size_t n_q, float *scores);
-void kvq_accumulate_affine_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
-                                    size_t n_q, float *acc);
-void kvq_score_codes_portable(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, size_t n,
-                              const float *factors, const float *bias, size_t n_q, float *scores);
-void kvq_accumulate_codes_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, size_t first,
-                                   size_t end, const float *factors, const float *bias, size_t n_q,
-                                   float *acc);
 /* Likewise portable_fast.c. */
 void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
-                            size_t n_q, int8_t *q_folded, float *step, float *bias);
-void kvq_fold_keys_rest_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
-                                 float step, int8_t *q_rest, float *bias);
-void kvq_fold_values_rest_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
-                                   const float *step, int8_t *p_rest, float *bias);
+                            size_t n_q, bool wide, int8_t *q_folded, float *step, float *bias);
 void kvq_score_runs_portable(const kvq_run *runs, size_t n_runs, const uint8_t *superblock, kvq_next next,
                              size_t n, const int8_t *folded, const float *step, const float *bias, size_t n_q,
                              float *scores);
 void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
-                              size_t n_q, int8_t *p_folded, float *step, float *bias, float *energy);
+                              size_t n_q, bool wide, int8_t *p_folded, float *step, float *bias,
+                              float *energy);
 void kvq_accumulate_folded_portable(const kvq_layout *l, const uint8_t *superblock, kvq_next next, size_t n,
                                     const int8_t *p_folded, const float *step, const float *bias, size_t n_q,
                                     float *acc);
@@ -503,12 +441,10 @@ void kvq_fit_channel_portable(const float *x, uint32_t bits, float u, uint8_t *c
                               uint16_t *lo);
 void kvq_subtract_rows_f64_portable(const double *const *row, size_t c, const double *by, size_t n,
                                     double x[16]);
-float kvq_fold_row_portable(const float *x, size_t n, float per_unit, int8_t *folded);
-float kvq_fold_row_rest_portable(const float *x, size_t n, float per_unit, int8_t *folded);
-void kvq_fold_ordered_portable(const kvq_ordered *o, const float *q, size_t n_q, float *x, int8_t *folded,
-                               float *step, float *per_unit, float *bias);
-void kvq_fold_products_portable(const kvq_log_scales *scales, size_t n, const float *p, size_t n_q, float *x,
-                                int8_t *folded, kvq_fold *out);
+void kvq_fold_ordered_portable(const kvq_ordered *o, const float *q, size_t n_q, bool wide, int8_t *folded,
+                               float *step, float *bias);
+void kvq_fold_products_portable(const kvq_log_scales *scales, size_t n, const float *p, size_t n_q, bool wide,
+                                float *x, int8_t *folded, kvq_fold *out);
 void kvq_dequantize_levels_portable(const kvq_token_codes *codes, const float *levels, float scale,
                                     const float *add, size_t dim, float *out);
 float kvq_choose_levels_portable(const float *y, size_t n, const float *thresholds, const float *levels,

@@ -1,5 +1,5 @@
 /*
- * Kernels for x86-64 with AVX2, FMA and F16C: Haswell of 2013, Zen of 2017, and later.
+ * Kernels for x86-64 with AVX2 and F16C: Haswell of 2013, Zen of 2017, and later.
  */
 #include "quant/vector_avx2.h"
 

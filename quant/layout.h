@@ -92,7 +92,6 @@ typedef struct kvq_layout {
     size_t min_offset;          /* of the minimums, relative to the scales */
     size_t n_meta;              /* scales in a meta_tile */
     float score_error_per_step; /* of a folded query: root mean square of a score's error, per step */
-    float widest_step;          /* for which fast precision scores; they are then off by 2^-12 */
 } kvq_layout;
 
 /** Byte offset of the scale of (token t, channel c); the minimum lies min_offset further on. */

@@ -73,9 +73,9 @@ static float largest_folded(const kvq_layout *l, const uint8_t *superblock, size
 }
 
 void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
-                            size_t n_q, int8_t *q_folded, float *step, float *bias)
+                            size_t n_q, bool wide, int8_t *q_folded, float *step, float *bias)
 {
-    size_t fold_dim = kvq_fold_dim(l->dim);
+    const size_t fold_dim = kvq_fold_dim(l->dim), n_rows = wide ? 2 * n_q : n_q;
     for (size_t i = 0; i < n_q && n > 0; i++, q += l->dim) {
         float per_unit = kvq_fold_per_unit(largest_folded(l, superblock, n, q), &step[i]);
         if (largest_magnitude(q, l->dim) * per_unit >
@@ -83,76 +83,38 @@ void kvq_fold_keys_portable(const kvq_layout *l, const uint8_t *superblock, size
             per_unit = 0.0f;
             step[i] = INFINITY;
         }
+        const float made_up_for = wide ? 0.0f : step[i] * kvq_half_levels(l);
         for (size_t t = 0; t < n; t += l->meta_tile_tokens) {
-            size_t fold = t / l->meta_tile_tokens * n_q + i;
+            const size_t row = t / l->meta_tile_tokens * n_rows + i;
+            int8_t *folded = q_folded + row * 2 * fold_dim, *folded_rest = folded + n_q * 2 * fold_dim;
             float lane[LANES] = {0}, rest[LANES] = {0};
             for (size_t c = 0; c < fold_dim; c++) {
-                if (c >= l->dim) {
-                    (void)store_folded(q_folded + fold * 2 * fold_dim, c, 0.0f);
-                    continue;
-                }
-                rest[c % LANES] += store_folded(q_folded + fold * 2 * fold_dim, c,
-                                                q[c] * per_unit * kvq_scale_at(l, superblock, t, c));
-                lane[c % LANES] += q[c] * kvq_min_at(l, superblock, t, c);
+                const bool is_there = c < l->dim;
+                const float y = is_there ? q[c] * per_unit * kvq_scale_at(l, superblock, t, c) : 0.0f;
+                const float taken = store_folded(folded, c, y);
+                if (wide)
+                    (void)store_folded(folded_rest, c, taken * KVQ_REST_SCALE);
+                rest[c % LANES] += taken;
+                lane[c % LANES] += is_there ? q[c] * kvq_min_at(l, superblock, t, c) : 0.0f;
             }
-            bias[fold] = sum_with_rest(lane, step[i] * kvq_half_levels(l), rest);
+            bias[row] = sum_with_rest(lane, made_up_for, rest);
+            if (wide)
+                bias[row + n_q] = 0.0f;
         }
-    }
-}
-
-/* Number i becomes what rounding takes from x, in finer steps; returns that. */
-static float store_rest(int8_t *folded, size_t i, float x)
-{
-    const float round_magic = 0x1.8p23f;
-    float rest = x - ((x + round_magic) - round_magic);
-    (void)store_folded(folded, i, rest * KVQ_REST_SCALE);
-    return rest;
-}
-
-/* The bias that takes back what rounding was made up for. */
-static float rest_bias(float step, float half_levels, const float rest[LANES])
-{
-    float lane[LANES];
-    for (size_t j = 0; j < LANES; j++)
-        lane[j] = -(step * half_levels) * rest[j];
-    return kvq_sum_lanes(lane);
-}
-
-void kvq_fold_keys_rest_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
-                                 float step, int8_t *q_rest, float *bias)
-{
-    size_t fold_dim = kvq_fold_dim(l->dim);
-    float same_step, per_unit = kvq_fold_per_unit(largest_folded(l, superblock, n, q), &same_step);
-    for (size_t t = 0; t < n; t += l->meta_tile_tokens, q_rest += 2 * fold_dim) {
-        float rest[LANES] = {0};
-        for (size_t c = 0; c < fold_dim; c++)
-            rest[c % LANES] += store_rest(
-                q_rest, c, c < l->dim ? q[c] * per_unit * kvq_scale_at(l, superblock, t, c) : 0.0f);
-        *bias++ = rest_bias(step, kvq_half_levels(l), rest);
-    }
-}
-
-void kvq_fold_values_rest_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
-                                   const float *step, int8_t *p_rest, float *bias)
-{
-    for (size_t c = 0; c < l->dim; c += l->group, p_rest += 2 * KVQ_SUPERBLOCK) {
-        float x[KVQ_SUPERBLOCK] = {0}, rest[LANES] = {0}, max = 0.0f, same_step;
-        for (size_t t = 0; t < n; t++) {
-            x[t] = p[t] * kvq_scale_at(l, superblock, t, c);
-            max = x[t] > max ? x[t] : max;
-        }
-        float per_unit = kvq_fold_per_unit(max, &same_step);
-        for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
-            rest[t % LANES] += store_rest(p_rest, t, x[t] * per_unit);
-        *bias++ = rest_bias(*step++, kvq_half_levels(l), rest);
+        if (wide)
+            step[n_q + i] = step[i] / KVQ_REST_SCALE;
     }
 }
 
 void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
-                              size_t n_q, int8_t *p_folded, float *step, float *bias, float *energy)
+                              size_t n_q, bool wide, int8_t *p_folded, float *step, float *bias,
+                              float *energy)
 {
-    for (size_t c = 0; c < l->dim; c += l->group)
-        for (size_t i = 0; i < n_q; i++, p_folded += 2 * KVQ_SUPERBLOCK) {
+    const size_t n_rows = wide ? 2 * n_q : n_q;
+    for (size_t c = 0, first = 0; c < l->dim; c += l->group, first += n_rows)
+        for (size_t i = 0; i < n_q; i++) {
+            const size_t row = first + i;
+            int8_t *folded = p_folded + row * 2 * KVQ_SUPERBLOCK;
             float x[KVQ_SUPERBLOCK] = {0}, lane[LANES] = {0}, square[LANES] = {0}, rest[LANES] = {0},
                   max = 0.0f;
             for (size_t t = 0; t < n; t++) {
@@ -164,11 +126,19 @@ void kvq_fold_values_portable(const kvq_layout *l, const uint8_t *superblock, si
                 lane[t % LANES] += of_min;
                 square[t % LANES] += middle * middle + 0.25f * (half * half);
             }
-            float per_unit = kvq_fold_per_unit(max, step);
-            for (size_t t = 0; t < KVQ_SUPERBLOCK; t++)
-                rest[t % LANES] += store_folded(p_folded, t, x[t] * per_unit);
-            *bias++ = sum_with_rest(lane, *step++ * kvq_half_levels(l), rest);
+            float per_unit = kvq_fold_per_unit(max, &step[row]);
+            for (size_t t = 0; t < KVQ_SUPERBLOCK; t++) {
+                const float taken = store_folded(folded, t, x[t] * per_unit);
+                if (wide)
+                    (void)store_folded(folded + n_q * 2 * KVQ_SUPERBLOCK, t, taken * KVQ_REST_SCALE);
+                rest[t % LANES] += taken;
+            }
+            bias[row] = sum_with_rest(lane, wide ? 0.0f : step[row] * kvq_half_levels(l), rest);
             *energy++ = kvq_sum_lanes(square);
+            if (wide) {
+                step[row + n_q] = step[row] / KVQ_REST_SCALE;
+                bias[row + n_q] = 0.0f;
+            }
         }
 }
 
@@ -282,7 +252,7 @@ void kvq_score_runs_portable(const kvq_run *runs, size_t n_runs, const uint8_t *
             float *score = scores + i * KVQ_SUPERBLOCK + t, sum[LANES];
             dot_runs(runs, n_runs, superblock, KVQ_BLOCK, t, folded, i, sum);
             for (size_t lane = 0; lane < LANES; lane++)
-                score[lane] = (bias != NULL ? bias[i] : score[lane]) + step[i] * sum[lane];
+                score[lane] = bias[i] + step[i] * sum[lane];
         }
 }
 

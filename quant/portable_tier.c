@@ -24,26 +24,16 @@ void kvq_fit_channel_portable(const float *x, uint32_t bits, float u, uint8_t *c
     fit_channel_v(x, bits, u, codes, exponent, lo);
 }
 
-float kvq_fold_row_portable(const float *x, size_t n, float per_unit, int8_t *folded)
+void kvq_fold_ordered_portable(const kvq_ordered *o, const float *q, size_t n_q, bool wide, int8_t *folded,
+                               float *step, float *bias)
 {
-    return fold_row_v(x, n, per_unit, folded);
+    fold_ordered_v(o, q, n_q, wide, folded, step, bias);
 }
 
-float kvq_fold_row_rest_portable(const float *x, size_t n, float per_unit, int8_t *folded)
+void kvq_fold_products_portable(const kvq_log_scales *scales, size_t n, const float *p, size_t n_q, bool wide,
+                                float *x, int8_t *folded, kvq_fold *out)
 {
-    return fold_row_rest_v(x, n, per_unit, folded);
-}
-
-void kvq_fold_ordered_portable(const kvq_ordered *o, const float *q, size_t n_q, float *x, int8_t *folded,
-                               float *step, float *per_unit, float *bias)
-{
-    fold_ordered_v(o, q, n_q, x, folded, step, per_unit, bias);
-}
-
-void kvq_fold_products_portable(const kvq_log_scales *scales, size_t n, const float *p, size_t n_q, float *x,
-                                int8_t *folded, kvq_fold *out)
-{
-    fold_products_v(scales, n, p, n_q, x, folded, out);
+    fold_products_v(scales, n, p, n_q, wide, x, folded, out);
 }
 
 void kvq_dequantize_levels_portable(const kvq_token_codes *codes, const float *levels, float scale,

@@ -43,7 +43,7 @@
 /* X(result, word, arguments) for every word. */
 /* clang-format off */
 #define V_WORDS(X)                                                                                           \
-    /* ---- v_f. No word fuses a multiplication and an addition, but for v_fma. ---- */                      \
+    /* ---- v_f. No word fuses a multiplication and an addition. ---- */                                     \
     X(v_f, v_set1, (float x))                   /* x in every lane */                                        \
     X(v_f, v_set1_half, (uint16_t x))           /* the half x in every lane */                               \
     X(v_f, v_load, (const float *p))            /* p[0] .. p[15] */                                          \
@@ -73,7 +73,6 @@
     /* Lanes j and j + n, j & n = 0, become their sum and the first minus the second; n is 1, 2, 4 or 8,     \
      * constant. */                                                                                          \
     X(v_f, v_butterfly, (v_f x, int n))                                                                      \
-    X(v_f, v_fma, (v_f x, v_f y, v_f z))        /* x * y + z, fused or not: for TOL kernels only */          \
     X(v_f, v_round, (v_f x))                    /* to the nearest whole number, ties to even */              \
     /* kvq_eighths times powers of 2: 2^(n/8) of x = KVQ_TO_EIGHTHS + n/8, n whole, -1008 <= n < 1024. */    \
     X(v_f, v_power_of_2_8th, (v_f x))                                                                        \

@@ -1,5 +1,5 @@
 /*
- * The vocabulary (vector.h) in AVX2 with FMA and F16C. Sixteen floats are two registers. With AVX-VNNI
+ * The vocabulary (vector.h) in AVX2 with F16C. Sixteen floats are two registers. With AVX-VNNI
  * (KVQ_AVX_VNNI) dot products take one instruction; without it they run in 16 bits, which is why codes must
  * stay below 16 and sums must be emptied now and then.
  */
@@ -121,11 +121,6 @@ V_INLINE void v_store_i8(int8_t *p, v_f x)
     words = _mm256_permute4x64_epi64(words, 0xd8); /* packing went by halves of the register */
     _mm_storeu_si128((__m128i *)(void *)p,
                      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
-}
-
-V_INLINE v_f v_fma(v_f x, v_f y, v_f z)
-{
-    return (v_f){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
 
 V_INLINE v_f v_round(v_f x)

@@ -115,11 +115,6 @@ V_INLINE void v_store_i8(int8_t *p, v_f x)
     _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
 }
 
-V_INLINE v_f v_fma(v_f a, v_f b, v_f c)
-{
-    return _mm512_fmadd_ps(a, b, c);
-}
-
 V_INLINE v_f v_round(v_f x)
 {
     return _mm512_roundscale_ps(x, V_NEAREST);

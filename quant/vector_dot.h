@@ -63,7 +63,7 @@ typedef struct dot_call {
     dot_part parts[DOT_PARTS_MAX];
     size_t n_parts;
     const float *step; /* one for each row */
-    const float *bias; /* likewise; or NULL, to add to what is there */
+    const float *bias; /* likewise */
     size_t first, end; /* lanes */
     kvq_next next;     /* to prefetch along the way */
     float *out;
@@ -299,7 +299,7 @@ V_INLINE void dot_store_scores(uint32_t n_q, const dot_call *call, size_t lane, 
         for (uint32_t r = 0; r < registers; r++, out += V_DWORDS) {
             uint32_t at = i * registers + r;
             v_df x = dot_scaled(t->low[at], t->high[at], call->step[i]);
-            v_df_store(out, v_df_add(call->bias != NULL ? v_df_set1(call->bias[i]) : v_df_load(out), x));
+            v_df_store(out, v_df_add(v_df_set1(call->bias[i]), x));
         }
     }
 }
@@ -462,8 +462,7 @@ V_INLINE void dot_rows_of(const dot_table table, dot_call *call, bool in_turns, 
         for (size_t i = 0; i < call->n_parts && n < left; i++)
             call->parts[i].folded += n * call->parts[i].folded_stride;
         call->step += n;
-        if (call->bias != NULL)
-            call->bias += n;
+        call->bias += n;
         call->out += n * call->out_stride;
         call->next.n_bytes = 0; /* it is under way */
     }

@@ -1,5 +1,5 @@
 /*
- * Encoding and dequantizing of the affine codec in vectors, EXACT: the bits of portable_affine.c. Only keys
+ * Encoding and dequantizing of the affine codec in vectors. Only keys
  * per channel and values per token in the default arithmetic; the rest goes to the portable kernels.
  *
  * Codes are made in units of 16 x 16 values: along the reduction 16 channels (keys) or 16 tokens (values),

@@ -39,14 +39,22 @@ V_INLINE float largest_folded(const kvq_layout *l, const uint8_t *superblock, si
 
 enum { FOLD_ROWS = 4 }; /* queries that share the reading of scales, at most */
 
-/* Fold n_q queries, a constant, into n_meta_tiles meta_tiles; the call has all_q. */
-V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *superblock, size_t n_meta_tiles,
-                           const float *q, size_t all_q, int8_t *q_folded, float *step, float *bias)
+/* Store 32 folded numbers made of what rounding takes from x and y, in finer steps. */
+V_INLINE void store_rests(int8_t *p, v_f x, v_f y)
+{
+    const v_f finer = v_set1(KVQ_REST_SCALE);
+    v_store_folded(p, v_mul(v_sub(x, v_round(x)), finer), v_mul(v_sub(y, v_round(y)), finer));
+}
+
+/* Fold n_q of a call's all_q queries into n_meta_tiles meta_tiles. n_q and wide are constants. */
+V_INLINE void fold_keys_of(size_t n_q, bool wide, const kvq_layout *l, const uint8_t *superblock,
+                           size_t n_meta_tiles, const float *q, size_t all_q, int8_t *q_folded, float *step,
+                           float *bias)
 {
     enum { META_TILES = KVQ_SUPERBLOCK / KVQ_BLOCK };
     _Alignas(KVQ_ALIGNMENT) float scaled[FOLD_ROWS * KVQ_DIM_MAX], plain[FOLD_ROWS * KVQ_DIM_MAX];
-    const size_t fold_dim = kvq_fold_dim(l->dim);
-    const float half_levels = kvq_half_levels(l);
+    const size_t fold_dim = kvq_fold_dim(l->dim), n_rows = wide ? 2 * all_q : all_q;
+    float made_up_for[FOLD_ROWS]; /* in the bias, for each unit that rounding took */
     v_f total[FOLD_ROWS][META_TILES];
     for (size_t i = 0; i < n_q; i++) {
         float largest_q, largest = largest_folded(l, superblock, n_meta_tiles, q + i * l->dim, &largest_q);
@@ -55,6 +63,7 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
             per_unit = 0.0f;
             step[i] = INFINITY;
         }
+        made_up_for[i] = wide ? 0.0f : step[i] * kvq_half_levels(l);
         for (size_t c = 0; c < fold_dim; c += 16) {
             v_f query = row_part(q + i * l->dim, l->dim, c);
             v_store(plain + i * KVQ_DIM_MAX + c, query);
@@ -63,7 +72,7 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
     }
     for (size_t meta_tile = 0; meta_tile < n_meta_tiles; meta_tile++) {
         const uint16_t *scales = meta_tile_scales(l, superblock, meta_tile), *mins = scales + l->n_meta;
-        int8_t *to = q_folded + meta_tile * all_q * 2 * fold_dim;
+        int8_t *to = q_folded + meta_tile * n_rows * 2 * fold_dim;
         v_f sum[FOLD_ROWS], rest[FOLD_ROWS];
         for (size_t i = 0; i < n_q; i++)
             sum[i] = rest[i] = v_set1(0.0f);
@@ -77,13 +86,16 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
                 const float *x = scaled + i * KVQ_DIM_MAX + c, *y = plain + i * KVQ_DIM_MAX + c;
                 v_f a = v_mul(v_load(x), scale_a), b = v_mul(v_load(x + 16), scale_b);
                 v_store_folded(to + i * 2 * fold_dim + 2 * c, a, b);
-                rest[i] = v_add(v_add(rest[i], v_sub(a, v_round(a))), v_sub(b, v_round(b)));
+                if (wide)
+                    store_rests(to + (all_q + i) * 2 * fold_dim + 2 * c, a, b);
+                else
+                    rest[i] = v_add(v_add(rest[i], v_sub(a, v_round(a))), v_sub(b, v_round(b)));
                 sum[i] = v_add(sum[i], v_mul(v_load(y), min_a));
                 sum[i] = v_add(sum[i], v_mul(v_load(y + 16), min_b));
             }
         }
         for (size_t i = 0; i < n_q; i++)
-            total[i][meta_tile] = v_add(sum[i], v_mul(v_set1(step[i] * half_levels), rest[i]));
+            total[i][meta_tile] = v_add(sum[i], v_mul(v_set1(made_up_for[i]), rest[i]));
     }
     for (size_t i = 0; i < n_q; i++) {
         float four[META_TILES];
@@ -91,12 +103,16 @@ V_INLINE void fold_keys_of(size_t n_q, const kvq_layout *l, const uint8_t *super
             total[i][meta_tile] = v_set1(0.0f);
         v_store_sums(four, total[i][0], total[i][1], total[i][2], total[i][3]);
         for (size_t meta_tile = 0; meta_tile < n_meta_tiles; meta_tile++)
-            bias[meta_tile * all_q + i] = four[meta_tile];
+            bias[meta_tile * n_rows + i] = four[meta_tile];
+        if (wide)
+            step[all_q + i] = step[i] / KVQ_REST_SCALE;
+        for (size_t meta_tile = 0; wide && meta_tile < n_meta_tiles; meta_tile++)
+            bias[meta_tile * n_rows + all_q + i] = 0.0f;
     }
 }
 
-static void fold_keys_v(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q, size_t n_q,
-                        int8_t *folded, float *step, float *bias)
+V_INLINE void fold_keys_by_four(bool wide, const kvq_layout *l, const uint8_t *superblock, size_t n,
+                                const float *q, size_t n_q, int8_t *folded, float *step, float *bias)
 {
     size_t n_meta_tiles = 0;
     for (size_t t = 0; t < n; t += l->meta_tile_tokens)
@@ -106,66 +122,21 @@ static void fold_keys_v(const kvq_layout *l, const uint8_t *superblock, size_t n
         const float *from = q + i * l->dim;
         int8_t *to = folded + i * 2 * kvq_fold_dim(l->dim);
         if (k == 4)
-            fold_keys_of(4, l, superblock, n_meta_tiles, from, n_q, to, step + i, bias + i);
+            fold_keys_of(4, wide, l, superblock, n_meta_tiles, from, n_q, to, step + i, bias + i);
         else if (k == 2)
-            fold_keys_of(2, l, superblock, n_meta_tiles, from, n_q, to, step + i, bias + i);
+            fold_keys_of(2, wide, l, superblock, n_meta_tiles, from, n_q, to, step + i, bias + i);
         else
-            fold_keys_of(1, l, superblock, n_meta_tiles, from, n_q, to, step + i, bias + i);
+            fold_keys_of(1, wide, l, superblock, n_meta_tiles, from, n_q, to, step + i, bias + i);
     }
 }
 
-/* Store 32 folded numbers made of what rounding takes from x and y, in finer steps; adds that to *sum. */
-V_INLINE void store_rests(int8_t *p, v_f x, v_f y, v_f *sum)
+static void fold_keys_v(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q, size_t n_q,
+                        bool wide, int8_t *folded, float *step, float *bias)
 {
-    v_f a = v_sub(x, v_round(x)), b = v_sub(y, v_round(y)), finer = v_set1(KVQ_REST_SCALE);
-    v_store_folded(p, v_mul(a, finer), v_mul(b, finer));
-    *sum = v_add(v_add(*sum, a), b);
-}
-
-static void fold_keys_rest_v(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q,
-                             float step, int8_t *q_rest, float *bias)
-{
-    const size_t fold_dim = kvq_fold_dim(l->dim);
-    size_t n_meta_tiles = (n + l->meta_tile_tokens - 1) / l->meta_tile_tokens;
-    if (n == 0)
-        return;
-    float largest_q, same_step;
-    v_f per_unit =
-        v_set1(kvq_fold_per_unit(largest_folded(l, superblock, n_meta_tiles, q, &largest_q), &same_step));
-    for (size_t meta_tile = 0; meta_tile < n_meta_tiles; meta_tile++, q_rest += 2 * fold_dim) {
-        const uint16_t *scales = meta_tile_scales(l, superblock, meta_tile);
-        v_f rest = v_set1(0.0f);
-        for (size_t c = 0; c < fold_dim; c += 32) {
-            bool second = c + 16 < l->dim_padded; /* the meta_tile has no scales beyond */
-            v_f scale_b = second ? v_load_half(scales + c + 16) : v_set1(0.0f);
-            v_f a = v_mul(v_mul(row_part(q, l->dim, c), per_unit), v_load_half(scales + c));
-            v_f b = v_mul(v_mul(row_part(q, l->dim, c + 16), per_unit), scale_b);
-            store_rests(q_rest + 2 * c, a, b, &rest);
-        }
-        *bias++ = v_sum(v_mul(v_set1(-(step * kvq_half_levels(l))), rest));
-    }
-}
-
-static void fold_values_rest_v(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
-                               const float *step, int8_t *p_rest, float *bias)
-{
-    const uint16_t *scales = (const uint16_t *)(const void *)(superblock + l->meta_offset);
-    for (size_t u = 0; u < l->n_meta / KVQ_SUPERBLOCK; u++, scales += KVQ_SUPERBLOCK) {
-        _Alignas(KVQ_ALIGNMENT) float x[KVQ_SUPERBLOCK];
-        v_f largest = v_set1(0.0f), rest = v_set1(0.0f);
-        for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 16) {
-            v_f product = v_mul(row_part(p, n, t), v_load_half(scales + t));
-            largest = v_max(largest, product);
-            v_store(x + t, product);
-        }
-        float same_step;
-        v_f factor = v_set1(kvq_fold_per_unit(v_largest(largest), &same_step));
-        for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 32, p_rest += 64) {
-            v_f a = v_mul(v_load(x + t), factor), b = v_mul(v_load(x + t + 16), factor);
-            store_rests(p_rest, a, b, &rest);
-        }
-        *bias++ = v_sum(v_mul(v_set1(-(*step++ * kvq_half_levels(l))), rest));
-    }
+    if (wide)
+        fold_keys_by_four(true, l, superblock, n, q, n_q, folded, step, bias);
+    else
+        fold_keys_by_four(false, l, superblock, n, q, n_q, folded, step, bias);
 }
 
 /* One row of p against the scales and minimums of one group: products with the scales, and sums by lane. */
@@ -188,30 +159,34 @@ V_INLINE v_f weigh_group(const uint16_t *scales, const uint16_t *mins, v_f half_
     return largest;
 }
 
-/* Weights of 128 products; returns what rounding took, by lane. */
-V_INLINE v_f store_folded(const float *x, float per_unit, int8_t *folded)
+/* Weights of 128 products; returns what rounding took, by lanes, unless `wide`: then that is folded, too. */
+V_INLINE v_f store_folded(const float *x, float per_unit, bool wide, int8_t *folded, int8_t *folded_rest)
 {
     v_f factor = v_set1(per_unit), rest = v_set1(0.0f);
     V_UNROLL(4)
     for (size_t t = 0; t < KVQ_SUPERBLOCK; t += 32) {
         v_f a = v_mul(v_load(x + t), factor), b = v_mul(v_load(x + t + 16), factor);
         v_store_folded(folded + 2 * t, a, b);
-        rest = v_add(v_add(rest, v_sub(a, v_round(a))), v_sub(b, v_round(b)));
+        if (wide)
+            store_rests(folded_rest + 2 * t, a, b);
+        else
+            rest = v_add(v_add(rest, v_sub(a, v_round(a))), v_sub(b, v_round(b)));
     }
     return rest;
 }
 
 /* In batches, so that the way from products over their largest to the factor is waited for once. */
 static void fold_values_v(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p,
-                          size_t n_q, int8_t *folded, float *step, float *bias, float *energy)
+                          size_t n_q, bool wide, int8_t *folded, float *step, float *bias, float *energy)
 {
     enum { BATCH = 8 };
     _Alignas(KVQ_ALIGNMENT) float x[BATCH][KVQ_SUPERBLOCK];
     v_f sum[BATCH + 1], square[BATCH + 1];
     float per_unit[BATCH];
+    size_t place[BATCH]; /* of the row among all that are made */
     const float half_levels = kvq_half_levels(l);
     const uint16_t *scales = (const uint16_t *)(const void *)(superblock + l->meta_offset);
-    size_t n_folds = l->n_meta / KVQ_SUPERBLOCK * n_q, row = 0;
+    size_t n_folds = l->n_meta / KVQ_SUPERBLOCK * n_q, row = 0, first = 0;
     for (size_t done = 0, batch; done < n_folds; done += batch) {
         batch = n_folds - done < BATCH ? n_folds - done : BATCH;
         for (size_t i = 0; i < batch; i++) {
@@ -220,27 +195,36 @@ static void fold_values_v(const kvq_layout *l, const uint8_t *superblock, size_t
                                                             KVQ_SUPERBLOCK, from, x[i], &sum[i], &square[i])
                                               : weigh_group(scales, scales + l->n_meta, v_set1(half_levels),
                                                             n, from, x[i], &sum[i], &square[i]);
-            per_unit[i] = kvq_fold_per_unit(v_largest(largest), &step[done + i]);
+            place[i] = first + row;
+            per_unit[i] = kvq_fold_per_unit(v_largest(largest), &step[place[i]]);
             row = row + 1 == n_q ? 0 : row + 1;
             scales += row == 0 ? KVQ_SUPERBLOCK : 0;
+            first += row > 0 ? 0 : wide ? 2 * n_q : n_q;
         }
-        for (size_t i = 0; i < batch; i++, folded += 2 * KVQ_SUPERBLOCK) {
-            v_f rest = store_folded(x[i], per_unit[i], folded);
-            sum[i] = v_add(sum[i], v_mul(v_set1(step[done + i] * half_levels), rest));
+        for (size_t i = 0; i < batch; i++) {
+            int8_t *to = folded + place[i] * 2 * KVQ_SUPERBLOCK;
+            if (wide) {
+                (void)store_folded(x[i], per_unit[i], true, to, to + n_q * 2 * KVQ_SUPERBLOCK);
+                step[place[i] + n_q] = step[place[i]] / KVQ_REST_SCALE;
+                bias[place[i] + n_q] = 0.0f;
+            } else {
+                v_f rest = store_folded(x[i], per_unit[i], false, to, NULL);
+                sum[i] = v_add(sum[i], v_mul(v_set1(step[place[i]] * half_levels), rest));
+            }
         }
         sum[batch] = square[batch] = v_set1(0.0f); /* makes an odd batch even */
         for (size_t i = 0; i < batch; i += 2) {
             float four[4];
             v_store_sums(four, sum[i], sum[i + 1], square[i], square[i + 1]);
-            memcpy(bias + done + i, four, (i + 1 < batch ? 2 : 1) * sizeof *bias);
-            memcpy(energy + done + i, four + 2, (i + 1 < batch ? 2 : 1) * sizeof *energy);
+            for (size_t j = 0; j < 2 && i + j < batch; j++) {
+                bias[place[i + j]] = four[j];
+                energy[done + i + j] = four[2 + j];
+            }
         }
     }
 }
 
 /* The slots of a table that this file fills. */
-#define V_FOLD_KERNELS                                                                                       \
-    .fold_keys = fold_keys_v, .fold_keys_rest = fold_keys_rest_v, .fold_values = fold_values_v,              \
-    .fold_values_rest = fold_values_rest_v
+#define V_FOLD_KERNELS .fold_keys = fold_keys_v, .fold_values = fold_values_v
 
 #endif /* KVQ_QUANT_VECTOR_FOLD_H */

@@ -219,11 +219,6 @@ V_INLINE void v_store_i8(int8_t *p, v_f x)
     vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
 }
 
-V_INLINE v_f v_fma(v_f x, v_f y, v_f z)
-{
-    V_EACH(v_f, vfmaq_f32(z.r[i], x.r[i], y.r[i]));
-}
-
 /* Dword x < 8 of a table, which begins at its byte 4 x. */
 V_INLINE uint32x4_t v_pick_of_eight(uint8x16x2_t table, uint32x4_t x)
 {

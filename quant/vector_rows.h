@@ -1,5 +1,5 @@
 /*
- * Plain rows in vectors: of float, of half, and of int8 with a scale (row8.h). All EXACT: the operations of
+ * Plain rows in vectors: of float, of half, and of int8 with a scale (row8.h): the operations of
  * kernels_portable.c and portable_rows8.c in their order, sixteen lanes at a time.
  *
  * Up to four queries share the conversion of a row to float. Scores: up to four rows share the loading of a

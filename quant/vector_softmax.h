@@ -1,5 +1,5 @@
 /*
- * Softmax in vectors, and the look for what is not finite. All EXACT: the operations of kernels_portable.c in
+ * Softmax in vectors, and the look for what is not finite: the operations of kernels_portable.c in
  * its order, sixteen lanes at a time.
  */
 #ifndef KVQ_QUANT_VECTOR_SOFTMAX_H

@@ -27,6 +27,18 @@ static size_t random_count(void)
     return rng_u64(&r) & 1 ? T : rng_below(&r, T + 1);
 }
 
+/* How many queries fold, and whether each with its rest. */
+static size_t random_queries(bool *wide)
+{
+    *wide = rng_below(&r, 3) == 0;
+    return 1 + rng_below(&r, *wide ? MAX_ROWS / 2 : MAX_ROWS);
+}
+
+static size_t rows_of(size_t n_q, bool wide)
+{
+    return wide ? 2 * n_q : n_q;
+}
+
 static size_t whole_blocks(size_t n)
 {
     return (n + KVQ_BLOCK - 1) / KVQ_BLOCK * KVQ_BLOCK;
@@ -74,20 +86,40 @@ static void check_weights(const int8_t *weights, const double *x, size_t n, size
     }
 }
 
-/* The bias: of the minimums, and of what rounding took from the weights for codes of half the levels. Float
- * sums of n numbers of such a magnitude; what rounding took is itself known to 2^-23 of 32512 steps a
+/* The bias: of the minimums, and unless a rest has it, of what rounding took from the weights for codes of
+ * half the levels. Float sums of n numbers of such a magnitude; what rounding took is itself known to 2^-23 of 32512 steps a
  * weight. */
 static void check_bias(const kvq_layout *l, const int8_t *weights, const double *x, size_t n, float step,
-                       double of_minimums, double magnitude, float got)
+                       bool wide, double of_minimums, double magnitude, float got)
 {
     double wanted = of_minimums, half_levels = (double)kvq_half_levels(l);
     if (isinf(step) || magnitude > 1e37)
         return;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n && !wide; i++)
         wanted += half_levels * (x[i] - (double)step * weight_at(weights, i));
     double bound =
         (double)(n + 8) * (0x1p-23 * magnitude + half_levels * (0.01 * (double)step + (double)KVQ_FOLD_MIN));
     cr_assert(fabs((double)got - wanted) <= bound, "bias %g, not %g within %g", (double)got, wanted, bound);
+}
+
+/* The rest of a row of n numbers, folded in steps of `step`: together both are within half a finer step of x,
+ * but for float rounding of x * (1 / step), which is what it may be off: 2^-22 of 32512 steps. */
+static void check_rest(const int8_t *folded, float step, const int8_t *rest, float finer, float bias,
+                       const double *x, size_t n, size_t n_padded)
+{
+    cr_assert(finer == step / KVQ_REST_SCALE && bias == 0.0f, "step %a of %a, bias %a", (double)finer,
+              (double)step, (double)bias);
+    for (size_t i = 0; i < n_padded; i++) {
+        cr_assert(abs(weight_at(rest, i)) <= (int)KVQ_REST_SCALE / 2);
+        if (isinf(step)) {
+            cr_assert(weight_at(rest, i) == 0);
+            continue;
+        }
+        double wanted = i < n ? x[i] : 0;
+        double both = (double)step * weight_at(folded, i) + (double)finer * weight_at(rest, i);
+        cr_assert(fabs(both - wanted) <= 0.51 * (double)finer + 0x1p-22 * fabs(wanted) + (double)KVQ_FOLD_MIN,
+                  "number %zu is %g, not %g", i, both, wanted);
+    }
 }
 
 /* In a third of the cases all codes are the largest: sums of such and of extreme weights overflow first. */
@@ -108,7 +140,8 @@ static float energies_spec[KVQ_GROUPS_MAX * MAX_ROWS], energies[KVQ_GROUPS_MAX *
 
 /* ---- Keys ---- */
 
-static void check_key_weights(const kvq_layout *l, const uint8_t *sb, size_t n, const float *q, size_t n_q)
+static void check_key_weights(const kvq_layout *l, const uint8_t *sb, size_t n, const float *q, size_t n_q,
+                              bool wide)
 {
     static double x[4][MAX_FOLD];
     double biases_wanted[4], magnitudes[4];
@@ -129,21 +162,26 @@ static void check_key_weights(const kvq_layout *l, const uint8_t *sb, size_t n, 
             magnitudes[tile] = magnitude;
         }
         for (size_t tile = 0; tile < n_tiles; tile++) {
-            const int8_t *weights = weights_spec + (tile * n_q + i) * 2 * fold_dim;
+            const size_t at = tile * rows_of(n_q, wide) + i;
+            const int8_t *weights = weights_spec + at * 2 * fold_dim;
             check_weights(weights, x[tile], l->dim, fold_dim, max, steps_spec[i]);
-            check_bias(l, weights, x[tile], l->dim, steps_spec[i], biases_wanted[tile], magnitudes[tile],
-                       biases_spec[tile * n_q + i]);
+            check_bias(l, weights, x[tile], l->dim, steps_spec[i], wide, biases_wanted[tile],
+                       magnitudes[tile], biases_spec[at]);
+            if (wide)
+                check_rest(weights, steps_spec[i], weights + n_q * 2 * fold_dim, steps_spec[n_q + i],
+                           biases_spec[at + n_q], x[tile], l->dim, fold_dim);
         }
     }
 }
 
 /* Fold n_q queries with the portable kernel, into the _spec arrays. Returns the bytes of weights. */
-static size_t fold_keys_spec(const kvq_layout *l, const uint8_t *sb, size_t n, const float *q, size_t n_q)
+static size_t fold_keys_spec(const kvq_layout *l, const uint8_t *sb, size_t n, const float *q, size_t n_q,
+                             bool wide)
 {
     static int8_t weights[4 * MAX_ROWS * 2 * MAX_FOLD];
     weights_spec = weights;
-    kvq_fold_keys_portable(l, sb, n, q, n_q, weights, steps_spec, biases_spec);
-    return tiles_of(l, n) * n_q * 2 * kvq_fold_dim(l->dim);
+    kvq_fold_keys_portable(l, sb, n, q, n_q, wide, weights, steps_spec, biases_spec);
+    return tiles_of(l, n) * rows_of(n_q, wide) * 2 * kvq_fold_dim(l->dim);
 }
 
 /* Keys of which one channel is 0 everywhere, so that its scale is, too. */
@@ -158,24 +196,31 @@ static const uint8_t *encoded_with_zeros(guarded *g, const kvq_layout *l, size_t
     return sb;
 }
 
-/* Folded by k, and as portable does it; of the queries only number i, if any, has a step of +Inf and folded
- * numbers that are all 0. */
-static void check_folded_but(const kvq_kernels *k, const kvq_layout *l, const uint8_t *sb, size_t n,
-                             const float *q, size_t n_q, size_t i)
+/* Folded by k, and as portable does it. */
+static void check_keys_folded(const kvq_kernels *k, const kvq_layout *l, const uint8_t *sb, size_t n,
+                              const float *q, size_t n_q, bool wide)
 {
-    size_t n_bytes = fold_keys_spec(l, sb, n, q, n_q), n_biases = tiles_of(l, n) * n_q;
+    const size_t n_bytes = fold_keys_spec(l, sb, n, q, n_q, wide), n_rows = rows_of(n_q, wide);
     int8_t *weights = place(&out_a, random_placing(&r), n_bytes, 1);
-    k->fold_keys(l, sb, n, q, n_q, weights, steps, biases);
+    k->fold_keys(l, sb, n, q, n_q, wide, weights, steps, biases);
     check_canaries(&out_a, "fold_keys");
     cr_assert(same_bits("weights", weights, weights_spec, n_bytes) &&
-                  same_bits("steps", steps, steps_spec, n_q * sizeof *steps) &&
-                  same_bits("biases", biases, biases_spec, n_biases * sizeof *biases),
-              "query %zu of %zu", i, n_q);
+                  (n == 0 || same_bits("steps", steps, steps_spec, n_rows * sizeof *steps)) &&
+                  same_bits("biases", biases, biases_spec, tiles_of(l, n) * n_rows * sizeof *biases),
+              "%zu queries, wide: %d", n_q, wide);
+}
+
+/* Of the queries only number i, if any, has a step of +Inf and folded numbers that are all 0. */
+static void check_folded_but(const kvq_kernels *k, const kvq_layout *l, const uint8_t *sb, size_t n,
+                             const float *q, size_t n_q, bool wide, size_t i)
+{
+    const size_t n_rows = rows_of(n_q, wide), bytes = 2 * kvq_fold_dim(l->dim);
+    check_keys_folded(k, l, sb, n, q, n_q, wide);
     for (size_t j = 0; j < n_q; j++) {
         cr_assert((isinf(steps[j]) != 0) == (j == i), "query %zu has a step of %g", j, (double)steps[j]);
-        for (size_t fold = j; j == i && fold < n_biases; fold += n_q)
+        for (size_t tile = 0; j == i && tile < tiles_of(l, n); tile++)
             for (size_t c = 0; c < kvq_fold_dim(l->dim); c++)
-                cr_assert(weight_at(weights + fold * 2 * kvq_fold_dim(l->dim), c) == 0, "number %zu", c);
+                cr_assert(weight_at(weights_spec + (tile * n_rows + j) * bytes, c) == 0, "number %zu", c);
     }
 }
 
@@ -187,7 +232,8 @@ static void check_fold_keys_limit(const kvq_kernels *k)
         kvq_layout l;
         if (!folding_layout(i, KVQ_KEYS, &l) || l.dim == 1)
             continue;
-        size_t n = 1 + rng_below(&r, T), n_q = 1 + rng_below(&r, MAX_ROWS), row = rng_below(&r, n_q),
+        bool wide;
+        size_t n = 1 + rng_below(&r, T), n_q = random_queries(&wide), row = rng_below(&r, n_q),
                channel = rng_below(&r, l.dim);
         const uint8_t *sb = encoded_with_zeros(&in_a, &l, channel);
         float *q = floats_in(&in_b, FILL_NORMAL, n_q, l.dim), *of_row = q + row * l.dim;
@@ -197,10 +243,10 @@ static void check_fold_keys_limit(const kvq_kernels *k)
                 largest = fmax(largest, fabs((double)of_row[c] * (double)kvq_scale_at(&l, sb, t, c)));
         double limit = (rng_u64(&r) & 1 ? 1 : -1) * (double)KVQ_FOLD_MAX / KVQ_FOLDED_MAX * largest;
         of_row[channel] = (float)(0.9999 * limit);
-        check_folded_but(k, &l, sb, n, q, n_q, n_q);
-        check_key_weights(&l, sb, n, q, n_q);
+        check_folded_but(k, &l, sb, n, q, n_q, wide, n_q);
+        check_key_weights(&l, sb, n, q, n_q, wide);
         of_row[channel] = (float)(1.0001 * limit);
-        check_folded_but(k, &l, sb, n, q, n_q, row);
+        check_folded_but(k, &l, sb, n, q, n_q, wide, row);
     }
 }
 
@@ -212,80 +258,14 @@ void check_fold_keys(const kvq_kernels *k)
         if (!folding_layout(i % N_LAYOUTS, KVQ_KEYS, &l))
             continue;
         const uint8_t *sb = encoded_in(&in_a, &l);
-        size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_ROWS);
+        bool wide;
+        size_t n = random_count(), n_q = random_queries(&wide);
         float *q = floats_in(&in_b, query_fill(), n_q, l.dim);
         if (rng_below(&r, 8) ==
             0) /* where products overflow, with scales or with what makes weights of others */
             q[rng_below(&r, n_q * l.dim)] = rng_u64(&r) & 1 ? 3e38f : 1e30f;
-        size_t n_bytes = fold_keys_spec(&l, sb, n, q, n_q), n_biases = tiles_of(&l, n) * n_q;
-        int8_t *weights = place(&out_a, random_placing(&r), n_bytes, 1);
-        k->fold_keys(&l, sb, n, q, n_q, weights, steps, biases);
-        check_canaries(&out_a, "fold_keys");
-        check_key_weights(&l, sb, n, q, n_q);
-        cr_assert(same_bits("weights", weights, weights_spec, n_bytes), "layout %zu", i);
-        cr_assert(n == 0 || same_bits("steps", steps, steps_spec, n_q * sizeof *steps), "layout %zu", i);
-        cr_assert(same_bits("biases", biases, biases_spec, n_biases * sizeof *biases), "layout %zu", i);
-    }
-}
-
-/* The rest of a fold, which is q_folded or p_folded of one row in steps of `step`: together both are within
- * half a finer step of x, but for float rounding of x * (1 / step), which is what it may be off: 2^-22 of
- * 32512 steps. */
-static void check_rest(const int8_t *folded, const int8_t *rest, const double *x, size_t n, size_t n_padded,
-                       float step)
-{
-    double finer = (double)step / (double)KVQ_REST_SCALE;
-    for (size_t i = 0; i < n_padded; i++) {
-        double wanted = i < n ? x[i] : 0;
-        double both = (double)step * weight_at(folded, i) + finer * weight_at(rest, i);
-        cr_assert(abs(weight_at(rest, i)) <= (int)KVQ_REST_SCALE / 2);
-        cr_assert(fabs(both - wanted) <= 0.51 * finer + 0x1p-22 * fabs(wanted) + (double)KVQ_FOLD_MIN,
-                  "number %zu is %g, not %g", i, both, wanted);
-    }
-}
-
-/* A rest's bias takes back what the fold's had for what rounding took: folded again, bias and rest must come
- * to minus that. 0.002 of a step per number is float's idea of x * (1 / step), n + 8 roundings those of the
- * sum. */
-static void check_rest_bias(const kvq_layout *l, const int8_t *rest, size_t n, float step, float got)
-{
-    double sum = 0, size = 0;
-    for (size_t i = 0; i < n; i++) {
-        sum += weight_at(rest, i) / (double)KVQ_REST_SCALE;
-        size += fabs(weight_at(rest, i) / (double)KVQ_REST_SCALE);
-    }
-    double unit = (double)step * (double)kvq_half_levels(l), wanted = -unit * sum;
-    double bound = unit * ((double)n / (double)KVQ_REST_SCALE + (double)(n + 8) * 0x1p-23 * size) + 1e-37;
-    cr_assert(fabs((double)got - wanted) <= bound, "bias %g, not %g within %g", (double)got, wanted, bound);
-}
-
-void check_fold_keys_rest(const kvq_kernels *k)
-{
-    static int8_t rest_spec[4 * 2 * MAX_FOLD];
-    static double x[MAX_FOLD];
-    for (size_t i = 0; i < 2 * N_LAYOUTS; i++) {
-        kvq_layout l;
-        if (!folding_layout(i % N_LAYOUTS, KVQ_KEYS, &l))
-            continue;
-        const uint8_t *sb = encoded_in(&in_a, &l);
-        size_t n = random_count(), n_tiles = tiles_of(&l, n), fold_bytes = 2 * kvq_fold_dim(l.dim);
-        float *q = floats_in(&in_b, query_fill(), 1, l.dim);
-        fold_keys_spec(&l, sb, n, q, 1);
-        if (n == 0 || !(steps_spec[0] <= KVQ_FOLD_MAX))
-            continue;
-        kvq_fold_keys_rest_portable(&l, sb, n, q, steps_spec[0], rest_spec, biases_spec);
-        for (size_t tile = 0; tile < n_tiles; tile++) {
-            for (size_t c = 0; c < l.dim; c++)
-                x[c] = (double)q[c] * (double)kvq_scale_at(&l, sb, tile * l.meta_tile_tokens, c);
-            const int8_t *rest = rest_spec + tile * fold_bytes;
-            check_rest(weights_spec + tile * fold_bytes, rest, x, l.dim, fold_bytes / 2, steps_spec[0]);
-            check_rest_bias(&l, rest, l.dim, steps_spec[0], biases_spec[tile]);
-        }
-        int8_t *rest = place(&out_a, random_placing(&r), n_tiles * fold_bytes, 1);
-        k->fold_keys_rest(&l, sb, n, q, steps_spec[0], rest, biases);
-        check_canaries(&out_a, "fold_keys_rest");
-        cr_assert(same_bits("rest", rest, rest_spec, n_tiles * fold_bytes), "layout %zu", i);
-        cr_assert(same_bits("biases", biases, biases_spec, n_tiles * sizeof *biases), "layout %zu", i);
+        check_keys_folded(k, &l, sb, n, q, n_q, wide);
+        check_key_weights(&l, sb, n, q, n_q, wide);
     }
 }
 
@@ -365,19 +345,15 @@ static void check_folded_scores(const kvq_kernels *k)
         const uint8_t *sb = encoded_or_full(&in_a, &l);
         size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_ROWS);
         const float *q = floats_in(&in_b, FILL_NORMAL, n_q, l.dim);
-        size_t n_bytes = fold_keys_spec(&l, sb, n, q, n_q);
+        size_t n_bytes = fold_keys_spec(&l, sb, n, q, n_q, false);
         if (rng_u64(&r) & 1)
             random_weights(weights_spec, n_bytes);
         int8_t *weights = place(&in_b, random_placing(&r), n_bytes, 1);
         memcpy(weights, weights_spec, n_bytes);
         size_t n_floats = n == 0 ? 0 : (n_q - 1) * T + whole_blocks(n);
         float *scores = place(&out_a, random_placing(&r), n_floats, sizeof *scores);
-        bool adds = rng_u64(&r) & 1; /* to what is there */
-        for (size_t row = 0; row < n_q && adds; row++)
-            for (size_t t = 0; t < whole_blocks(n); t++)
-                scores[row * T + t] = biases_spec[t / l.meta_tile_tokens * n_q + row];
-        kvq_score_folded(k, &l, sb, random_next(sb, l.bytes), n, weights, steps_spec,
-                         adds ? NULL : biases_spec, n_q, scores);
+        kvq_score_folded(k, &l, sb, random_next(sb, l.bytes), n, weights, steps_spec, biases_spec, n_q,
+                         scores);
         check_canaries(&out_a, "score_runs");
         for (size_t row = 0; row < n_q; row++)
             for (size_t t = 0; t < T && row * T + t < n_floats; t++) {
@@ -397,7 +373,9 @@ static void check_folded_scores(const kvq_kernels *k)
     }
 }
 
-size_t random_runs(kvq_run *runs, size_t n_q, size_t *bytes, size_t *folded_bytes)
+/* Runs as codec_tier.c makes them: classes of falling width one behind the other, 6 bits as 2 above 4, each
+ * class with its own folded numbers. Returns how many; *bytes and *folded_bytes are what they lie in. */
+static size_t random_runs(kvq_run *runs, size_t n_q, size_t *bytes, size_t *folded_bytes)
 {
     size_t n = 0, at = 0, folded = 0;
     for (uint32_t width = 6; width > 0; width = width > 4 ? 4 : width / 2) {
@@ -426,7 +404,8 @@ size_t random_runs(kvq_run *runs, size_t n_q, size_t *bytes, size_t *folded_byte
     return n;
 }
 
-uint32_t code_of_run(const kvq_run *run, const uint8_t *sb, size_t t, size_t i)
+/* The code of lane t that goes with folded number i. */
+static uint32_t code_of_run(const kvq_run *run, const uint8_t *sb, size_t t, size_t i)
 {
     const size_t per_dword = 32 / run->width, value = i % per_dword;
     uint32_t dword = kvq_load_u32(sb + run->offset + t / KVQ_BLOCK * run->block_bytes +
@@ -455,15 +434,12 @@ void check_score_runs(const kvq_kernels *k)
                     w[c % 16] = w[16 + c % 16] = 0;
                 }
         float *scores = place(&out_a, random_placing(&r), n == 0 ? 0 : n_floats, sizeof *scores);
-        bool adds = rng_u64(&r) & 1;
         for (size_t row = 0; row < n_q; row++) {
             steps_spec[row] = ldexpf(1.0f, -(int)rng_below(&r, 20));
             biases_spec[row] = (float)rng_below(&r, 1000) - 500.0f;
-            for (size_t t = 0; t < whole_blocks(n) && adds; t++)
-                scores[row * T + t] = biases_spec[row];
         }
-        k->score_runs(runs, n_runs, sb, random_next(sb, bytes), n, folded, steps_spec,
-                      adds ? NULL : biases_spec, n_q, scores);
+        k->score_runs(runs, n_runs, sb, random_next(sb, bytes), n, folded, steps_spec, biases_spec, n_q,
+                      scores);
         check_canaries(&out_a, "score_runs");
         for (size_t j = 0; j < n_q * whole_blocks(n); j++) {
             const size_t row = j / whole_blocks(n), t = j % whole_blocks(n);
@@ -490,16 +466,18 @@ void check_score_runs(const kvq_kernels *k)
 
 /* ---- Values ---- */
 
-static size_t fold_values_spec(const kvq_layout *l, const uint8_t *sb, size_t n, const float *p, size_t n_q)
+static size_t fold_values_spec(const kvq_layout *l, const uint8_t *sb, size_t n, const float *p, size_t n_q,
+                               bool wide)
 {
     static int8_t weights[KVQ_GROUPS_MAX * MAX_ROWS * 2 * T];
-    size_t n_groups = (l->dim + l->group - 1) / l->group, n_bytes = n_groups * n_q * 2 * T;
+    size_t n_groups = (l->dim + l->group - 1) / l->group, n_bytes = n_groups * rows_of(n_q, wide) * 2 * T;
     weights_spec = weights;
-    kvq_fold_values_portable(l, sb, n, p, n_q, weights, steps_spec, biases_spec, energies_spec);
+    kvq_fold_values_portable(l, sb, n, p, n_q, wide, weights, steps_spec, biases_spec, energies_spec);
     return n_bytes;
 }
 
-static void check_value_weights(const kvq_layout *l, const uint8_t *sb, size_t n, const float *p, size_t n_q)
+static void check_value_weights(const kvq_layout *l, const uint8_t *sb, size_t n, const float *p, size_t n_q,
+                                bool wide)
 {
     static double x[T];
     for (size_t u = 0; u * l->group < l->dim; u++)
@@ -516,11 +494,15 @@ static void check_value_weights(const kvq_layout *l, const uint8_t *sb, size_t n
                 bias += min;
                 magnitude += fabs(min);
             }
-            size_t at = u * n_q + i;
-            cr_assert(fabs((double)energies_spec[at] - energy) <=
+            size_t at = u * rows_of(n_q, wide) + i;
+            cr_assert(fabs((double)energies_spec[u * n_q + i] - energy) <=
                       (double)(T + 8) * 0x1p-23 * (energy + (double)T * largest_square) + 0x1p-120);
             check_weights(weights_spec + at * 2 * T, x, n, T, max, steps_spec[at]);
-            check_bias(l, weights_spec + at * 2 * T, x, n, steps_spec[at], bias, magnitude, biases_spec[at]);
+            check_bias(l, weights_spec + at * 2 * T, x, n, steps_spec[at], wide, bias, magnitude,
+                       biases_spec[at]);
+            if (wide)
+                check_rest(weights_spec + at * 2 * T, steps_spec[at], weights_spec + (at + n_q) * 2 * T,
+                           steps_spec[at + n_q], biases_spec[at + n_q], x, n, T);
         }
 }
 
@@ -531,15 +513,17 @@ void check_fold_values(const kvq_kernels *k)
         if (!folding_layout(i % N_LAYOUTS, KVQ_VALUES, &l))
             continue;
         const uint8_t *sb = encoded_in(&in_a, &l);
-        size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_ROWS);
+        bool wide;
+        size_t n = random_count(), n_q = random_queries(&wide);
         const float *p = probabilities_in(&in_b, n_q, n);
-        size_t n_bytes = fold_values_spec(&l, sb, n, p, n_q), n_folds = n_bytes / (2 * T);
+        size_t n_bytes = fold_values_spec(&l, sb, n, p, n_q, wide), n_folds = n_bytes / (2 * T);
+        size_t n_energies = wide ? n_folds / 2 : n_folds;
         int8_t *weights = place(&out_a, random_placing(&r), n_bytes, 1);
-        k->fold_values(&l, sb, n, p, n_q, weights, steps, biases, energies);
-        cr_assert(same_bits("energies", energies, energies_spec, n_bytes / (2 * T) * sizeof *energies),
-                  "layout %zu", i);
+        k->fold_values(&l, sb, n, p, n_q, wide, weights, steps, biases, energies);
+        cr_assert(same_bits("energies", energies, energies_spec, n_energies * sizeof *energies), "layout %zu",
+                  i);
         check_canaries(&out_a, "fold_values");
-        check_value_weights(&l, sb, n, p, n_q);
+        check_value_weights(&l, sb, n, p, n_q, wide);
         cr_assert(same_bits("weights", weights, weights_spec, n_bytes), "layout %zu, %zu tokens", i, n);
         cr_assert(same_bits("steps", steps, steps_spec, n_folds * sizeof *steps), "layout %zu", i);
         cr_assert(same_bits("biases", biases, biases_spec, n_folds * sizeof *biases), "layout %zu", i);
@@ -556,7 +540,7 @@ void check_accumulate_folded(const kvq_kernels *k)
         const uint8_t *sb = encoded_or_full(&in_a, &l);
         size_t n = random_count(), n_q = 1 + rng_below(&r, MAX_ROWS);
         const float *p = probabilities_in(&in_b, n_q, n);
-        size_t n_bytes = fold_values_spec(&l, sb, n, p, n_q), n_padded = whole_blocks(n);
+        size_t n_bytes = fold_values_spec(&l, sb, n, p, n_q, false), n_padded = whole_blocks(n);
         bool extreme = n == n_padded && (rng_u64(&r) & 1); /* weights past n must stay 0 */
         if (extreme)
             random_weights(weights_spec, n_bytes);
@@ -581,32 +565,5 @@ void check_accumulate_folded(const kvq_kernels *k)
                           i, (unsigned)l.bits, l.group, l.dim, row, n_q, n, c, (double)acc[row * l.dim + c],
                           (double)wanted);
             }
-    }
-}
-
-void check_fold_values_rest(const kvq_kernels *k)
-{
-    static int8_t folded[KVQ_GROUPS_MAX * 2 * T], rest_spec[KVQ_GROUPS_MAX * 2 * T];
-    for (size_t i = 0; i < 2 * N_LAYOUTS; i++) {
-        kvq_layout l;
-        if (!folding_layout(i % N_LAYOUTS, KVQ_VALUES, &l))
-            continue;
-        const uint8_t *sb = encoded_in(&in_a, &l);
-        size_t n = random_count(), n_groups = (l.dim + l.group - 1) / l.group;
-        const float *p = probabilities_in(&in_b, 1, n);
-        kvq_fold_values_portable(&l, sb, n, p, 1, folded, steps_spec, biases_spec, energies_spec);
-        kvq_fold_values_rest_portable(&l, sb, n, p, steps_spec, rest_spec, biases_spec);
-        for (size_t u = 0; u < n_groups; u++) {
-            double x[T];
-            for (size_t t = 0; t < n; t++)
-                x[t] = (double)p[t] * (double)kvq_scale_at(&l, sb, t, u * l.group);
-            check_rest(folded + u * 2 * T, rest_spec + u * 2 * T, x, n, T, steps_spec[u]);
-            check_rest_bias(&l, rest_spec + u * 2 * T, n, steps_spec[u], biases_spec[u]);
-        }
-        int8_t *rest = place(&out_a, random_placing(&r), n_groups * 2 * T, 1);
-        k->fold_values_rest(&l, sb, n, p, steps_spec, rest, biases);
-        check_canaries(&out_a, "fold_values_rest");
-        cr_assert(same_bits("rest", rest, rest_spec, n_groups * 2 * T), "layout %zu", i);
-        cr_assert(same_bits("biases", biases, biases_spec, n_groups * sizeof *biases), "layout %zu", i);
     }
 }

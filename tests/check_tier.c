@@ -204,40 +204,6 @@ static float folded_at(const int8_t *folded, size_t i)
     return (float)(sixteen[i % LANES] + 256 * sixteen[LANES + i % LANES]);
 }
 
-static void check_folding(const kvq_kernels *k, bool again)
-{
-    for (size_t i = 0; i < N_LENGTHS; i++) {
-        size_t n = length_of(i) % (KVQ_DIM_MAX + 1), padded = kvq_fold_dim(n);
-        const float *x = floats_in(&in_a, FILL_NORMAL, n, 1);
-        float max = 1e-30f, lane[LANES] = {0};
-        for (size_t j = 0; j < n; j++)
-            max = fmaxf(max, fabsf(x[j]));
-        float per_unit = KVQ_FOLDED_MAX / max;
-        int8_t *folded = place(&out_a, random_placing(&r), 2 * padded, 1);
-        float rest = (again ? k->fold_row_rest : k->fold_row)(x, n, per_unit, folded);
-        check_canaries(&out_a, "fold_row");
-        for (size_t j = 0; j < padded; j++) {
-            float y = j < n ? single((double)x[j] * (double)per_unit) : 0.0f;
-            y = again ? (y - nearbyintf(y)) * KVQ_REST_SCALE : y;
-            float wanted = nearbyintf(y);
-            cr_assert(folded_at(folded, j) == wanted, "n = %zu: %zu is %a, not %a", n, j,
-                      (double)folded_at(folded, j), (double)wanted);
-            lane[j % LANES] = single((double)lane[j % LANES] + (double)(y - wanted));
-        }
-        cr_assert(rest == sum_lanes_by_contract(lane), "n = %zu", n);
-    }
-}
-
-void check_fold_row(const kvq_kernels *k)
-{
-    check_folding(k, false);
-}
-
-void check_fold_row_rest(const kvq_kernels *k)
-{
-    check_folding(k, true);
-}
-
 /* D channels in a random order, some of them in classes, others without codes. */
 typedef struct ordered_case {
     kvq_ordered o;
@@ -265,31 +231,44 @@ static void make_ordered(ordered_case *c, size_t dim, uint64_t exponents)
     }
 }
 
-/* The first places of a query, which are class j: what was folded, and what rounding took. */
-static void check_class(const float *x, size_t n, float per_unit, const int8_t *folded, float rest[LANES])
+/* What a rest is folded from, where rounding made `wanted` of y. */
+static float rest_of(float y, float wanted)
+{
+    return nearbyintf(single((double)single((double)y - (double)wanted) * (double)KVQ_REST_SCALE));
+}
+
+/* The first places of a query, which are a class, and their rest if there is one: what was folded, and what
+ * rounding took. */
+static void check_class(const float *x, size_t n, float per_unit, const int8_t *folded,
+                        const int8_t *folded_rest, float rest[LANES])
 {
     for (size_t i = 0; i < kvq_fold_dim(n); i++) {
         float y = i < n ? single((double)x[i] * (double)per_unit) : 0.0f, wanted = nearbyintf(y);
         cr_assert(folded_at(folded, i) == wanted, "place %zu is %g, not %g", i, (double)folded_at(folded, i),
                   (double)wanted);
-        rest[i % LANES] = single((double)rest[i % LANES] + (double)(y - wanted));
+        if (folded_rest != NULL)
+            cr_assert(folded_at(folded_rest, i) == rest_of(y, wanted), "rest of place %zu is %g, not %g", i,
+                      (double)folded_at(folded_rest, i), (double)rest_of(y, wanted));
+        else
+            rest[i % LANES] = single((double)rest[i % LANES] + (double)(y - wanted));
     }
 }
 
 /* Query number i of a call. */
-static void check_query(const ordered_case *c, const float *q, size_t n_q, size_t i, const float *x,
-                        const int8_t *folded, float step, float per_unit, float bias)
+static void check_query(const ordered_case *c, const float *q, size_t n_q, bool wide, size_t i,
+                        const int8_t *folded, const float *step, const float *bias)
 {
-    float lane[LANES] = {0}, largest = 0;
+    float x[KVQ_DIM_MAX], lane[LANES] = {0}, largest = 0, same_step;
     for (size_t j = 0; j < c->n; j++) {
         size_t channel = c->channel[j];
-        float q_c = channel < c->o.dim ? q[channel] : 0.0f,
-              product = single((double)q_c * (double)kvq_exp2_8th(c->exponent[channel]));
-        largest = fmaxf(largest, fabsf(product));
-        cr_assert(x[j] == (per_unit > 0 ? product : 0.0f), "place %zu", j);
+        float q_c = channel < c->o.dim ? q[channel] : 0.0f;
+        x[j] = single((double)q_c * (double)kvq_exp2_8th(c->exponent[channel]));
+        largest = fmaxf(largest, fabsf(x[j]));
     }
+    float per_unit = kvq_fold_per_unit(largest, &same_step);
     cr_assert((per_unit > 0) == (largest >= KVQ_FOLD_MIN && largest <= KVQ_FOLD_MAX) &&
-              (step > KVQ_FOLD_MAX) == (largest > KVQ_FOLD_MAX));
+              (step[i] > KVQ_FOLD_MAX) == (largest > KVQ_FOLD_MAX));
+    cr_assert(per_unit == 0 || fabs((double)step[i] * KVQ_FOLDED_MAX / (double)largest - 1) < 0x1p-22);
     for (size_t j = 0; j < c->o.dim; j++) {
         float product = single((double)q[j] * (double)kvq_f32_from_f16(c->lo[j]));
         lane[j % LANES] = single((double)lane[j % LANES] + (double)product);
@@ -297,68 +276,82 @@ static void check_query(const ordered_case *c, const float *q, size_t n_q, size_
     for (size_t j = 0, first = 0; j < c->o.n_classes; first += c->o.n_places[j++]) {
         size_t bytes = 2 * kvq_fold_dim(c->o.n_places[j]);
         float rest[LANES] = {0},
-              factor = per_unit > 0 ? single((double)step * (double)c->o.half_levels[j]) : 0;
-        check_class(x + first, c->o.n_places[j], per_unit, folded + i * bytes, rest);
+              factor = per_unit > 0 ? single((double)step[i] * (double)c->o.half_levels[j]) : 0;
+        for (size_t place = first; per_unit == 0 && place < first + c->o.n_places[j]; place++)
+            x[place] = 0.0f;
+        check_class(x + first, c->o.n_places[j], per_unit, folded + i * bytes,
+                    wide ? folded + (n_q + i) * bytes : NULL, rest);
         for (size_t l = 0; l < LANES; l++)
             lane[l] = single((double)lane[l] + (double)single((double)factor * (double)rest[l]));
-        folded += n_q * bytes;
+        folded += (wide ? 2 * n_q : n_q) * bytes;
     }
-    cr_assert(bias == sum_lanes_by_contract(lane), "bias %a, not %a", (double)bias,
+    cr_assert(bias[i] == sum_lanes_by_contract(lane), "bias %a, not %a", (double)bias[i],
               (double)sum_lanes_by_contract(lane));
+    cr_assert(!wide || (bias[n_q + i] == 0 && step[n_q + i] == step[i] / KVQ_REST_SCALE));
 }
 
 void check_fold_ordered(const kvq_kernels *k)
 {
     enum { BYTES = KVQ_ROWS_MAX * 2 * (KVQ_DIM_MAX + KVQ_CLASSES_MAX * KVQ_BLOCK) };
-    static float x[KVQ_ROWS_MAX * KVQ_DIM_MAX], spec_x[KVQ_ROWS_MAX * KVQ_DIM_MAX];
     static int8_t folded[BYTES], spec[BYTES];
     static ordered_case c;
     for (size_t i = 0; i < 80; i++) {
+        const bool wide = i % 5 < 2;
         size_t dim = 1 + rng_below(&r, i % 4 == 0 ? KVQ_DIM_MAX : MAX_DIM),
-               n_q = 1 + rng_below(&r, KVQ_ROWS_MAX);
+               n_q = 1 + rng_below(&r, kvq_rows_most(dim) / (wide ? 2u : 1u)), n_rows = wide ? 2 * n_q : n_q;
         float *q = floats_in(&in_a, FILL_NORMAL, n_q, dim);
-        float *out = place(&out_a, random_placing(&r), 3 * n_q, sizeof *out), spec_out[3 * KVQ_ROWS_MAX];
+        float *out = place(&out_a, random_placing(&r), 2 * n_rows, sizeof *out), spec_out[2 * KVQ_ROWS_MAX];
         make_ordered(&c, dim, i % 2 == 0 ? 256 : 32);
         for (size_t j = 0; j < dim && i % 8 == 0; j++) /* one query of zeros, one that does not fit */
             q[j] *= 0.0f, q[(n_q - 1) * dim + j] *= i % 16 == 0 ? 0x1p120f : 1.0f;
-        k->fold_ordered(&c.o, q, n_q, x, folded, out, out + n_q, out + 2 * n_q);
-        kvq_kernels_portable.fold_ordered(&c.o, q, n_q, spec_x, spec, spec_out, spec_out + n_q,
-                                          spec_out + 2 * n_q);
+        k->fold_ordered(&c.o, q, n_q, wide, folded, out, out + n_rows);
+        kvq_kernels_portable.fold_ordered(&c.o, q, n_q, wide, spec, spec_out, spec_out + n_rows);
         check_canaries(&out_a, "fold_ordered");
-        cr_assert(same_bits("fold_ordered", out, spec_out, 3 * n_q * sizeof *out) &&
+        cr_assert(same_bits("fold_ordered", out, spec_out, 2 * n_rows * sizeof *out) &&
                   same_bits("fold_ordered", folded, spec, sizeof folded));
         for (size_t j = 0; j < n_q; j++)
-            check_query(&c, q + j * dim, n_q, j, x + j * KVQ_DIM_MAX, folded, out[j], out[n_q + j],
-                        out[2 * n_q + j]);
+            check_query(&c, q + j * dim, n_q, wide, j, folded, out, out + n_rows);
     }
 }
 
-/* Row i of p, and what was made of it; nothing folds if `empty`. */
+/* Row i of p, and what was made of it; nothing folds if its largest product does not. */
 static void check_row_of_products(const float *p, size_t n, const float *scale, const bool *left_out,
-                                  const float *x, const int8_t *folded, const kvq_fold *out, bool empty)
+                                  const float *x, const int8_t *folded, const kvq_fold *out,
+                                  const int8_t *folded_rest, const kvq_fold *out_rest)
 {
-    float lane[LANES] = {0}, square[LANES] = {0}, sum = 0;
+    float lane[LANES] = {0}, square[LANES] = {0}, product[T], sum = 0, sum_of_rest = 0, largest = 0,
+          same_step;
     for (size_t t = 0; t < T; t++) {
-        float weight = t < n && !left_out[t] ? p[t] : 0.0f,
-              product = single((double)weight * (double)scale[t]);
-        float wanted = empty ? 0 : nearbyintf(single((double)x[t] * (double)out->per_unit));
-        cr_assert(folded_at(folded, t) == wanted && x[t] == (empty ? 0 : product), "token %zu", t);
-        sum += wanted;
+        float weight = t < n && !left_out[t] ? p[t] : 0.0f;
+        product[t] = single((double)weight * (double)scale[t]);
+        largest = fmaxf(largest, product[t]);
         lane[t % LANES] = single((double)lane[t % LANES] + (double)weight);
         square[t % LANES] =
-            single((double)square[t % LANES] + (double)single((double)product * (double)product));
+            single((double)square[t % LANES] + (double)single((double)product[t] * (double)product[t]));
     }
-    cr_assert(out->sum == sum && out->sum_of_p == sum_lanes_by_contract(lane));
-    cr_assert(empty || out->energy == sum_lanes_by_contract(square));
+    const float per_unit = kvq_fold_per_unit(largest, &same_step);
+    for (size_t t = 0; t < T; t++) {
+        float y = single((double)product[t] * (double)per_unit), wanted = nearbyintf(y);
+        cr_assert(folded_at(folded, t) == wanted && x[t] == (per_unit > 0 ? product[t] : 0), "token %zu", t);
+        cr_assert(folded_rest == NULL || folded_at(folded_rest, t) == rest_of(y, wanted), "token %zu", t);
+        sum += wanted;
+        sum_of_rest += rest_of(y, wanted);
+    }
+    cr_assert(out->step == same_step && out->sum == sum && out->sum_of_p == sum_lanes_by_contract(lane));
+    cr_assert(per_unit == 0 || out->energy == sum_lanes_by_contract(square));
+    cr_assert(out_rest == NULL || (out_rest->sum == sum_of_rest && out_rest->energy == 0 &&
+                                   out_rest->sum_of_p == 0 && out_rest->step == out->step / KVQ_REST_SCALE));
 }
 
 void check_fold_products(const kvq_kernels *k)
 {
     for (size_t i = 0; i < 60; i++) {
-        size_t n = i % 3 == 0 ? T : 1 + rng_below(&r, T), n_q = 1 + rng_below(&r, KVQ_ROWS_MAX);
+        const bool wide = i % 5 < 2;
+        size_t n = i % 3 == 0 ? T : 1 + rng_below(&r, T),
+               n_q = 1 + rng_below(&r, KVQ_ROWS_MAX / (wide ? 2u : 1u)), n_rows = wide ? 2 * n_q : n_q;
         float *p = floats_in(&in_a, FILL_NORMAL, n_q, T), x[KVQ_ROWS_MAX * T], spec_x[KVQ_ROWS_MAX * T];
         uint8_t *log_scale = place(&in_b, random_placing(&r), T, 1), kept[3];
-        int8_t *folded = place(&out_a, random_placing(&r), n_q * 2 * T, 1), spec[KVQ_ROWS_MAX * 2 * T];
+        int8_t *folded = place(&out_a, random_placing(&r), n_rows * 2 * T, 1), spec[KVQ_ROWS_MAX * 2 * T];
         kvq_log_scales scales = {log_scale,
                                  i == 0   ? 0
                                  : i == 1 ? 0x1p101f
@@ -377,18 +370,15 @@ void check_fold_products(const kvq_kernels *k)
         }
         for (size_t t = 0; t < n_q * T; t++)
             p[t] = fabsf(p[t]) + 0x1p-20f;
-        k->fold_products(&scales, n, p, n_q, x, folded, out);
-        kvq_kernels_portable.fold_products(&scales, n, p, n_q, spec_x, spec, spec_out);
+        k->fold_products(&scales, n, p, n_q, wide, x, folded, out);
+        kvq_kernels_portable.fold_products(&scales, n, p, n_q, wide, spec_x, spec, spec_out);
         check_canaries(&out_a, "fold_products");
-        cr_assert(memcmp(out, spec_out, n_q * sizeof *out) == 0 &&
+        cr_assert(memcmp(out, spec_out, n_rows * sizeof *out) == 0 &&
                   memcmp(x, spec_x, n_q * T * sizeof *x) == 0);
-        cr_assert(same_bits("fold_products", folded, spec, n_q * 2 * T));
-        for (size_t j = 0; j < n_q; j++) {
-            bool empty = out[j].per_unit == 0.0f;
-            cr_assert(i > 1 || empty || n < 4);
+        cr_assert(same_bits("fold_products", folded, spec, n_rows * 2 * T));
+        for (size_t j = 0; j < n_q; j++)
             check_row_of_products(p + j * T, n, scale, left_out, x + j * T, folded + j * 2 * T, &out[j],
-                                  empty);
-        }
+                                  wide ? folded + (n_q + j) * 2 * T : NULL, wide ? &out[n_q + j] : NULL);
     }
 }
 

@@ -379,19 +379,6 @@ static bool holds_v_e_mul(rng *r)
     return e_is(v_e_mul(v_e_load(x), v_e_load(y)), wanted);
 }
 
-static bool holds_v_fma(rng *r)
-{
-    float x[N], y[N], z[N], got[N];
-    fill_floats(r, small_float, x, N);
-    fill_floats(r, small_float, y, N);
-    fill_floats(r, small_float, z, N);
-    v_store(got, v_fma(v_load(x), v_load(y), v_load(z)));
-    for (size_t i = 0; i < N; i++)
-        if (!same(got[i], fmaf(x[i], y[i], z[i])) && !same(got[i], x[i] * y[i] + z[i]))
-            return false;
-    return true;
-}
-
 static bool holds_v_round(rng *r)
 {
     float x[N], got[N];

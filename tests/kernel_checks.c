@@ -162,9 +162,3 @@ double value_at(const kvq_layout *l, const uint8_t *sb, size_t t, size_t c)
         return (double)single(code * scale + min);
     return (double)kvq_round_to_f16(single((double)kvq_round_to_f16(single(code * scale)) + min));
 }
-
-double largest_value(const kvq_layout *l, const uint8_t *sb, size_t t, size_t c)
-{
-    double scale = (double)kvq_scale_at(l, sb, t, c), min = (double)kvq_min_at(l, sb, t, c);
-    return fmax(fabs(min), fabs(min + scale * (ldexp(1, (int)l->bits) - 1)));
-}

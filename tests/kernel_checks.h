@@ -53,13 +53,6 @@ void check_canaries(const guarded *g, const char *what);
 float *floats_in(guarded *g, fill_kind kind, size_t n, size_t dim);
 uint16_t *halves_in(guarded *g, fill_kind kind, size_t n, size_t dim);
 
-/* Runs as codec_tier.c makes them: classes of falling width one behind the other, 6 bits as 2 above 4, each
- * class with its own folded numbers. Returns how many; *bytes and *folded_bytes are what they lie in. */
-size_t random_runs(kvq_run *runs, size_t n_q, size_t *bytes, size_t *folded_bytes);
-
-/* The code of lane t that goes with folded number i. */
-uint32_t code_of_run(const kvq_run *run, const uint8_t *sb, size_t t, size_t i);
-
 /* Lengths: all short ones, then random ones. */
 enum { N_LENGTHS = MAX_SHORT + 1 + 30 };
 size_t length_of(size_t i);
@@ -85,7 +78,7 @@ static inline float single(double x)
 
 /* ---- Superblocks of the affine codec ---- */
 
-enum { N_LAYOUTS = 7 * 9 * 4, MAX_DIM = 200, MAX_Q = KVQ_ROWS_MAX };
+enum { N_LAYOUTS = 7 * 9 * 4, MAX_DIM = 200 };
 
 /* Every width and dimension with both roles and axes; group, arithmetic and data by chance. */
 kvq_layout layout_number(size_t i);
@@ -98,9 +91,6 @@ const uint8_t *encoded_in(guarded *g, const kvq_layout *l);
 
 /* xhat of (t, c) by the formula; float keeps code * scale exactly. */
 double value_at(const kvq_layout *l, const uint8_t *sb, size_t t, size_t c);
-
-/* |min|, |max| of what the codes of the group of (t, c) can stand for. */
-double largest_value(const kvq_layout *l, const uint8_t *sb, size_t t, size_t c);
 
 /* The sum of 16 lanes, halved by halves; every addition rounded to float. */
 float sum_lanes_by_contract(float lane[LANES]);

@@ -1,6 +1,6 @@
 /*
  * Every kernel of every instruction set that runs here: against formulas in double, and bit for bit against
- * the portable kernel where kernels.h says EXACT. The checks are in check_*.c; instruction sets come from
+ * the portable kernel. The checks are in check_*.c; instruction sets come from
  * dispatch.c. Buffers lie flush against unmapped pages, now at the one end and now at the other, or a few
  * elements off; the bytes around outputs must stay as they are.
  */

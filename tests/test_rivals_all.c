@@ -122,7 +122,7 @@ static void check_attention(const char *text, const kvq_side *s)
         p[t] = (float)uniform();
     if (s->codec->prepare != NULL)
         s->codec->prepare(k, s, q, prepared);
-    kvq_tokens tokens = {.superblock = superblock, .n = T, .sums = KVQ_SUMS_EXACT};
+    kvq_tokens tokens = {.superblock = superblock, .n = T, .sums = KVQ_SUMS_WIDE};
     kvq_side_score(k, s, &tokens, prepared, 1, scores, &error, NULL);
     kvq_side_accumulate(k, s, &tokens, p, 1, &error, &(kvq_sum_rows){.plain = plain, .packed = packed});
     if (s->codec->finish != NULL)

@@ -159,7 +159,7 @@ static void check_sums(rng *r, const kvq_side *s, const char *what)
     for (size_t i = 0; i < n_q * T; i++)
         p[i] = powf(rng_uniform(r), 5);
     kvq_tokens tokens = {
-        .superblock = superblock, .next = {superblock, s->bytes}, .n = n, .sums = KVQ_SUMS_EXACT};
+        .superblock = superblock, .next = {superblock, s->bytes}, .n = n, .sums = KVQ_SUMS_WIDE};
     check_exact_sums(s, &tokens, p, n_q, what);
     sum_up(kvq_kernels_get(), s, &tokens, p, n_q, exact, error);
     tokens.sums = rng_u64(r) & 1 ? KVQ_SUMS_FAST : KVQ_SUMS_WIDE;

@@ -146,7 +146,7 @@ static void check_scores(rng *r, const kvq_side *s, const char *what)
     size_t n_q = 1 + rng_below(r, kvq_rows_most(s->dim)), n = 1 + rng_below(r, T);
     fill(r, FILL_NORMAL, q, n_q, s->dim);
     kvq_tokens tokens = {
-        .superblock = superblock, .next = {superblock, s->bytes}, .n = n, .sums = KVQ_SUMS_EXACT};
+        .superblock = superblock, .next = {superblock, s->bytes}, .n = n, .sums = KVQ_SUMS_WIDE};
     kvq_score_counts counts = {0};
     check_exact_scores(s, &tokens, q, n_q, what);
     kvq_side_score(kvq_kernels_get(), s, &tokens, q, n_q, exact, rms, &counts);

@@ -207,20 +207,6 @@ static size_t run_subtract_rows_f64(const kvq_kernels *k, workspace *w, size_t i
 }
 static const kernel_bench bench_subtract_rows_f64 = {run_subtract_rows_f64, false, false};
 
-static size_t run_fold_row(const kvq_kernels *k, workspace *w, size_t i)
-{
-    w->sink += k->fold_row(w->rows + i * w->n_floats, w->dim, 1e3f, w->weights);
-    return w->dim * sizeof(float);
-}
-static const kernel_bench bench_fold_row = {run_fold_row, false, false};
-
-static size_t run_fold_row_rest(const kvq_kernels *k, workspace *w, size_t i)
-{
-    w->sink += k->fold_row_rest(w->rows + i * w->n_floats, w->dim, 1e3f, w->weights);
-    return w->dim * sizeof(float);
-}
-static const kernel_bench bench_fold_row_rest = {run_fold_row_rest, false, false};
-
 /* In reverse order, half of the channels in one class. */
 static size_t run_fold_ordered(const kvq_kernels *k, workspace *w, size_t i)
 {
@@ -231,10 +217,9 @@ static size_t run_fold_ordered(const kvq_kernels *k, workspace *w, size_t i)
         channel[c] = (uint16_t)(dim - 1 - c);
         exponent[c] = (int8_t)(c % 16);
     }
-    float per_unit[KVQ_ROWS_MAX];
     k->fold_ordered(
         &(kvq_ordered){dim, exponent, w->half + i * w->n_floats, channel, 2, {first, dim - first}, {1, 1}},
-        w->q, 1, w->floats, w->weights, w->step, per_unit, w->bias);
+        w->q, 1, false, w->weights, w->step, w->bias);
     return dim * sizeof(float);
 }
 static const kernel_bench bench_fold_ordered = {run_fold_ordered, false, false};
@@ -243,8 +228,8 @@ static size_t run_fold_products(const kvq_kernels *k, workspace *w, size_t i)
 {
     kvq_fold fold;
     const uint8_t none[] = {255, 255};
-    k->fold_products(&(kvq_log_scales){w->rows8 + i * T, 1e-3f, none, sizeof none}, T, w->p, 1, w->floats,
-                     w->weights, &fold);
+    k->fold_products(&(kvq_log_scales){w->rows8 + i * T, 1e-3f, none, sizeof none}, T, w->p, 1, false,
+                     w->floats, w->weights, &fold);
     w->sink += fold.sum;
     return T * sizeof(float);
 }
@@ -331,40 +316,6 @@ static size_t run_dequantize_affine(const kvq_kernels *k, workspace *w, size_t i
 }
 static const kernel_bench bench_dequantize_affine = {run_dequantize_affine, true, false};
 
-static size_t run_score_affine(const kvq_kernels *k, workspace *w, size_t i)
-{
-    k->score_affine(&w->keys, block(w->k, &w->keys, i), T, w->q, w->n_q, w->scores);
-    return w->keys.bytes;
-}
-static const kernel_bench bench_score_affine = {run_score_affine, true, true};
-
-static size_t run_accumulate_affine(const kvq_kernels *k, workspace *w, size_t i)
-{
-    k->accumulate_affine(&w->values, block(w->v, &w->values, i), T, w->p, w->n_q, w->acc);
-    return w->values.bytes;
-}
-static const kernel_bench bench_accumulate_affine = {run_accumulate_affine, true, true};
-
-/* Both as if p and q were already times their scales. */
-static size_t run_score_codes(const kvq_kernels *k, workspace *w, size_t i)
-{
-    const kvq_layout *l = &w->keys;
-    kvq_run runs[KVQ_MAX_PLANES];
-    kvq_layout_runs(l, w->dim, w->dim * sizeof(float), runs);
-    for (size_t t = 0; t < T; t += l->meta_tile_tokens)
-        k->score_codes(runs, l->n_planes, block(w->k, l, i) + t / l->meta_tile_tokens * l->meta_tile_bytes,
-                       l->meta_tile_tokens, w->q, w->q, w->n_q, w->scores + t);
-    return T * l->payload_per_token;
-}
-static const kernel_bench bench_score_codes = {run_score_codes, true, true};
-
-static size_t run_accumulate_codes(const kvq_kernels *k, workspace *w, size_t i)
-{
-    k->accumulate_codes(&w->values, block(w->v, &w->values, i), T, 0, w->dim, w->p, w->p, w->n_q, w->acc);
-    return T * w->values.payload_per_token;
-}
-static const kernel_bench bench_accumulate_codes = {run_accumulate_codes, true, true};
-
 /* ---- fast precision: folding goes through scales and minimums, the rest through codes ---- */
 
 static kvq_next next_block(const uint8_t *first, const kvq_layout *l, size_t i)
@@ -379,17 +330,10 @@ static size_t metadata_bytes(const kvq_layout *l)
 
 static size_t run_fold_keys(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->fold_keys(&w->keys, block(w->k, &w->keys, i), T, w->q, w->n_q, w->weights, w->step, w->bias);
+    k->fold_keys(&w->keys, block(w->k, &w->keys, i), T, w->q, w->n_q, false, w->weights, w->step, w->bias);
     return metadata_bytes(&w->keys);
 }
 static const kernel_bench bench_fold_keys = {run_fold_keys, true, true};
-
-static size_t run_fold_keys_rest(const kvq_kernels *k, workspace *w, size_t i)
-{
-    k->fold_keys_rest(&w->keys, block(w->k, &w->keys, i), T, w->q, w->k_step[0], w->weights, w->bias);
-    return metadata_bytes(&w->keys);
-}
-static const kernel_bench bench_fold_keys_rest = {run_fold_keys_rest, true, false};
 
 /* The codes of a whole superblock, as one tile of one plane, by the first tile's queries. */
 static size_t run_score_runs(const kvq_kernels *k, workspace *w, size_t i)
@@ -408,18 +352,11 @@ static const kernel_bench bench_score_runs = {run_score_runs, true, true};
 
 static size_t run_fold_values(const kvq_kernels *k, workspace *w, size_t i)
 {
-    k->fold_values(&w->values, block(w->v, &w->values, i), T, w->p, w->n_q, w->weights, w->step, w->bias,
-                   w->energy);
+    k->fold_values(&w->values, block(w->v, &w->values, i), T, w->p, w->n_q, false, w->weights, w->step,
+                   w->bias, w->energy);
     return metadata_bytes(&w->values);
 }
 static const kernel_bench bench_fold_values = {run_fold_values, true, true};
-
-static size_t run_fold_values_rest(const kvq_kernels *k, workspace *w, size_t i)
-{
-    k->fold_values_rest(&w->values, block(w->v, &w->values, i), T, w->p, w->v_step, w->weights, w->bias);
-    return metadata_bytes(&w->values);
-}
-static const kernel_bench bench_fold_values_rest = {run_fold_values_rest, true, false};
 
 static size_t run_accumulate_folded(const kvq_kernels *k, workspace *w, size_t i)
 {
@@ -516,8 +453,8 @@ static bool workspace_init(workspace *w, size_t dim, uint32_t bits, size_t n_q, 
         k->encode_affine_channel(&w->keys, w->k + i * w->keys.bytes, 0, T, x, dim);
         k->encode_affine_token(&w->values, w->v + i * w->values.bytes, 0, T, x, dim);
     }
-    k->fold_keys(&w->keys, w->k, T, w->q, n_q, w->k_weights, w->k_step, w->k_bias);
-    k->fold_values(&w->values, w->v, T, w->p, n_q, w->v_weights, w->v_step, w->v_bias, w->v_energy);
+    k->fold_keys(&w->keys, w->k, T, w->q, n_q, false, w->k_weights, w->k_step, w->k_bias);
+    k->fold_values(&w->values, w->v, T, w->p, n_q, false, w->v_weights, w->v_step, w->v_bias, w->v_energy);
     return true;
 }
 
@@ -678,9 +615,9 @@ bool bench_kernels(const bench_options *o, bench_report *r, progress *p, eval_er
     bench_note(
         r,
         "bytes: what a call goes through: the numbers it reads (rows, encoding, folding of rows), the whole "
-        "packed block (dequantize_affine, score_affine, accumulate_affine), its scales and minimums "
-        "(fold_keys*, fold_values*), its codes (score_runs, score_codes, accumulate_codes, "
-        "accumulate_folded), or the floats that codes stand for (dequantize_levels, accumulate_levels).");
+        "packed block (dequantize_affine), its scales and minimums (fold_keys, fold_values), its codes "
+        "(score_runs, accumulate_folded), or the floats that codes stand for (dequantize_levels, "
+        "accumulate_levels).");
     bench_note(
         r, "kernel of: the instruction set that the kernel comes from, where one inherits a plainer one's.");
     return good;
