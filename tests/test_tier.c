@@ -194,6 +194,35 @@ Test(tier, hard_pages)
             }
 }
 
+/* One query of several that no whole numbers of 31 bits serve: its scores, and only its, are those of dequantized
+ * keys, to the bit, with kept rows. */
+Test(tier, queries_too_wide_are_scored_in_float32)
+{
+    enum { D = 72, N_Q = 3 };
+    static const float sizes[] = {3e7f, 1e36f}; /* 1e36: where it does not fold at all */
+    static const kvq_sums kinds[] = {KVQ_SUMS_FAST, KVQ_SUMS_WIDE};
+    static float q[N_Q * D], scores[N_Q * T], plain[N_Q * T];
+    rng r = rng_make(5);
+    kvq_side s = side_of("tier:2", KVQ_KEYS, 2, D);
+    for (size_t i = 0; i < 4; i++) {
+        float rms[N_Q];
+        kvq_score_counts counts = {0};
+        kvq_tokens tokens = {.superblock = superblock, .n = T, .sums = kinds[i % 2]};
+        make_page(&r, FILL_NORMAL, D);
+        kvq_evidence evidence = make_evidence(&r, D);
+        check_encoding(&s, &evidence, "too wide");
+        fill(&r, FILL_NORMAL, q, N_Q, D);
+        for (size_t j = 0; j < N_Q * D; j++)
+            q[j] *= j / D == 1 ? sizes[i / 2] : 0.2f;
+        kvq_side_score(kvq_kernels_get(), &s, &tokens, q, N_Q, scores, rms, &counts);
+        kvq_score_dequantized(kvq_kernels_get(), &s, &tokens, q, N_Q, plain);
+        cr_assert(counts.exact == 1 && counts.wide == (kinds[i % 2] == KVQ_SUMS_WIDE ? N_Q - 1 : 0));
+        cr_assert(rms[1] == 0 && rms[0] > 0 && rms[2] > 0);
+        cr_assert(memcmp(scores + T, plain + T, T * sizeof *plain) == 0);
+        cr_assert(memcmp(scores, plain, T * sizeof *plain) != 0);
+    }
+}
+
 Test(tier, certified_is_close)
 {
     rng r = rng_make(2);

@@ -345,9 +345,9 @@ static void say_sentences(bench_report *r, const bench_options *o)
                   "error of the answers in KVQ_PRECISION_FAST against KVQ_PRECISION_EXACT.");
     bench_note(r,
                "Precision is what ran, by the library's account. All but the rows for comparison ask for "
-               "KVQ_PRECISION_FAST; exact: float32 throughout, for schemes that fast precision does not "
-               "serve or of which nothing is packed yet; fast keys: values in float32 (rot of other widths "
-               "than 2); mixed: some superblocks in float32.");
+               "KVQ_PRECISION_FAST; exact: 31 bits for those, and float32 throughout for schemes that fast "
+               "precision does not serve or of which nothing is packed yet; fast keys: values in float32 "
+               "(rot of other widths than 2); mixed: some superblocks in float32.");
     say_counters(r);
     bench_note(
         r,
