@@ -130,6 +130,8 @@ static void *use_stack(void *text)
             x[i] = (float)((i * 2654435761u + t * 40503u) % 1024) / 256 - 2;
         status = kvq_cache_step(cache, 0, NULL, 1, NULL, x, x, x, 0.03f, &options, out);
     }
+    if (status == KVQ_OK) /* with scores of which no whole numbers would do */
+        status = kvq_cache_attend(cache, 0, NULL, 1, x, 1, 1e9f, &options, out);
     options.bound = bound;
     if (status == KVQ_OK)
         status = kvq_cache_attend(cache, 0, NULL, 1, x, 1, 0.03f, &options, out);
