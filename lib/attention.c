@@ -25,7 +25,7 @@
  *
  * Fast precision estimates what it is off by as it goes. At the end that is held against the output, which
  * may have become small by cancelling, and a row that could be off by more than MAX_ERROR is computed again
- * with wide sums, which are as good as float32.
+ * with wide sums. Exact precision has these at once.
  *
  * Here is the call; jobs.c cuts it up for threads, tile.c walks one tile's tokens, sums.c adds up.
  */
