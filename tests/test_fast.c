@@ -286,6 +286,31 @@ Test(fast, counters_count)
     kvq_cache_free(cache), kvq_cache_free(plain);
 }
 
+/* Without packed values to estimate errors by, or keys that make none, there is one precision. */
+Test(fast, one_side_that_folds_is_exact)
+{
+    static const char *const some[] = {"k=2@channel/32,v=q8_0", "k=tier:2,v=2@channel/32",
+                                       "k=2@token/32,v=rot:2", "k=q4_0,v=2@token/32"};
+    shape s = {1, 6, 2, 64, 1};
+    rng r = rng_make(86);
+    for (size_t i = 0; i < sizeof some / sizeof some[0]; i++) {
+        inputs x = make_inputs(&r, GAUSSIAN, s, 640);
+        kvq_cache *cache = cache_for(some[i], NULL, s);
+        float fast[6 * 64], exact[6 * 64];
+        kvq_attend_counters counters;
+        kvq_attend_counters_init(&counters);
+        cr_assert_eq(kvq_cache_append(cache, 0, 0, x.k, x.v, 640), KVQ_OK);
+        attend_counting(cache, s, x.q, &counters, fast);
+        cr_assert(counters.superblocks > 0 && counters.superblocks_exact == counters.superblocks &&
+                      counters.superblocks_wide == 0,
+                  "%s", some[i]);
+        attend(cache, s, x.q, KVQ_PRECISION_EXACT, 1, exact);
+        cr_assert(same_bits(some[i], fast, exact, sizeof fast));
+        free_inputs(&x);
+        kvq_cache_free(cache);
+    }
+}
+
 /* At 257 tokens of kivi2 the second page has 128 packed keys and no packed value: 31 bits, because nothing
  * tells what 16 amount to. Three queries are three times as many heads; several segments on several threads
  * count as on one. */
