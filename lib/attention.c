@@ -40,7 +40,7 @@ enum {
 
 /* What the jobs of a call have counted. */
 typedef struct tally {
-    atomic_uint_least64_t superblocks, wide, exact, again;
+    atomic_uint_least64_t superblocks, wide, float32, again;
 } tally;
 
 static void add_to(atomic_uint_least64_t *sum, uint64_t n)
@@ -53,7 +53,7 @@ static void count(tally *sum, const kvq_attend_counters *n)
 {
     add_to(&sum->superblocks, n->superblocks);
     add_to(&sum->wide, n->superblocks_wide);
-    add_to(&sum->exact, n->superblocks_exact);
+    add_to(&sum->float32, n->superblocks_exact);
     add_to(&sum->again, n->heads_again);
 }
 
@@ -165,6 +165,6 @@ void kvq_attention(const kvq_attention_call *call, const kvq_span *spans, size_t
         call->counters->heads += spans[s].n_q * a.heads_per_kv * call->n_heads;
     call->counters->superblocks += sum.superblocks;
     call->counters->superblocks_wide += sum.wide;
-    call->counters->superblocks_exact += sum.exact;
+    call->counters->superblocks_exact += sum.float32;
     call->counters->heads_again += sum.again;
 }

@@ -118,7 +118,7 @@ static void score_chunk(kvq_tile *t, const chunk *c)
                        t->score_rms_error, &counts);
         if (t->a->folds) { /* otherwise process_chunk has counted it */
             t->counters.superblocks_wide += counts.wide;
-            t->counters.superblocks_exact += counts.exact;
+            t->counters.superblocks_exact += counts.float32;
         }
         for (size_t row = 0; row < t->n_rows && packed_values < packed && packed_values > 0; row++)
             t->score_rms_error[row] *=

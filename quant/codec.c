@@ -161,35 +161,94 @@ void kvq_accumulate_dequantized(const kvq_kernels *k, const kvq_side *s, const k
     }
 }
 
-/* How many rows codecs take at once: wide sums have two for each. */
-static size_t most_rows(const kvq_side *s, const kvq_tokens *tokens)
+/* ---- Attention by whole numbers, where a side folds ---- */
+
+/* The next run of marked rows from *first on: how many, at most `most`; 0 if there are none left. */
+static size_t next_run(const bool *marked, size_t n, size_t most, size_t *first)
 {
-    return kvq_rows_most(s->dim) / (tokens->sums == KVQ_SUMS_WIDE ? 2 : 1);
+    while (*first < n && !marked[*first])
+        (*first)++;
+    size_t end = *first;
+    while (end < n && end - *first < most && marked[end])
+        end++;
+    return end - *first;
+}
+
+/* Up to half of the most rows, folded wide; those that even so could be off too far in float32. */
+static void score_wide(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
+                       size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
+{
+    kvq_tokens wide = *tokens;
+    wide.sums = KVQ_SUMS_WIDE;
+    float parts[KVQ_ROWS_MAX * KVQ_SUPERBLOCK];
+    bool in_float32[KVQ_ROWS_MAX];
+    s->codec->score(k, s, &wide, q, n_q, parts, score_rms_error);
+    for (size_t i = 0; i < n_q; i++) {
+        const float error = kvq_wide_error(score_rms_error[i]);
+        in_float32[i] = !(error <= KVQ_SCORE_ERROR_WIDE); /* true for NaN */
+        score_rms_error[i] = in_float32[i] ? 0.0f : error;
+        counts->wide += !in_float32[i];
+        counts->float32 += in_float32[i];
+        kvq_join(parts + i * KVQ_SUPERBLOCK, parts + (n_q + i) * KVQ_SUPERBLOCK, tokens->n,
+                 scores + i * KVQ_SUPERBLOCK);
+    }
+    for (size_t i = 0, n; (n = next_run(in_float32, n_q, n_q, &i)) > 0; i += n)
+        kvq_score_dequantized(k, s, tokens, q + i * s->dim, n, scores + i * KVQ_SUPERBLOCK);
+}
+
+/* To 16 bits, and wide where that could be off too far. */
+static void score_fast(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
+                       size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
+{
+    bool too_far[KVQ_ROWS_MAX];
+    s->codec->score(k, s, tokens, q, n_q, scores, score_rms_error);
+    for (size_t i = 0; i < n_q; i++)
+        too_far[i] = !(score_rms_error[i] <= KVQ_SCORE_ERROR_FOLDED); /* true for NaN */
+    for (size_t i = 0, n; (n = next_run(too_far, n_q, kvq_rows_most(s->dim) / 2, &i)) > 0; i += n)
+        score_wide(k, s, tokens, q + i * s->dim, n, scores + i * KVQ_SUPERBLOCK, score_rms_error + i, counts);
 }
 
 void kvq_side_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                     size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
 {
-    if (s->codec->score == NULL) {
+    const size_t half = kvq_rows_most(s->dim) / 2;
+    if (!s->folds) {
         memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
-        kvq_score_dequantized(k, s, tokens, q, n_q, scores);
-        return;
+        (s->codec->score_float != NULL ? s->codec->score_float : kvq_score_dequantized)(k, s, tokens, q, n_q,
+                                                                                        scores);
+    } else if (tokens->sums == KVQ_SUMS_FAST) {
+        score_fast(k, s, tokens, q, n_q, scores, score_rms_error, counts);
+    } else {
+        for (size_t i = 0; i < n_q; i += half)
+            score_wide(k, s, tokens, q + i * s->dim, n_q - i < half ? n_q - i : half,
+                       scores + i * KVQ_SUPERBLOCK, score_rms_error + i, counts);
     }
-    for (size_t i = 0, most = most_rows(s, tokens); i < n_q; i += most)
-        s->codec->score(k, s, tokens, q + i * s->dim, n_q - i < most ? n_q - i : most,
-                        scores + i * KVQ_SUPERBLOCK, score_rms_error + i, counts);
 }
 
 void kvq_side_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
                          size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
 {
-    if (s->codec->accumulate == NULL) {
-        kvq_accumulate_dequantized(k, s, tokens, p, n_q, sums->packed);
+    const size_t most = kvq_rows_most(s->dim) / (tokens->sums == KVQ_SUMS_WIDE ? 2 : 1);
+    if (!s->folds) {
+        (s->codec->accumulate_float != NULL ? s->codec->accumulate_float
+                                            : kvq_accumulate_dequantized)(k, s, tokens, p, n_q, sums->packed);
         return;
     }
-    for (size_t i = 0, most = most_rows(s, tokens); i < n_q; i += most) {
+    for (size_t i = 0; i < n_q; i += most) {
         const kvq_sum_rows rows = {sums->plain + i * s->dim, sums->packed + i * s->dim, sums->error + i};
         s->codec->accumulate(k, s, tokens, p + i * KVQ_SUPERBLOCK, n_q - i < most ? n_q - i : most,
                              score_rms_error + i, &rows);
     }
+}
+
+void kvq_accumulate_wide(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
+                         const int8_t *p_folded, const float *step, const float *bias, size_t n_q, float *acc)
+{
+    const size_t n_numbers = n_q * l->dim;
+    float parts[KVQ_ROW_NUMBERS_MAX];
+    memcpy(parts, acc, n_numbers * sizeof *parts);
+    memset(parts + n_numbers, 0, n_numbers * sizeof *parts);
+    k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, p_folded, step, bias, 2 * n_q,
+                         parts);
+    kvq_join(parts, parts + n_numbers, n_numbers, acc);
 }

@@ -74,7 +74,7 @@ typedef struct kvq_side {
     size_t metadata_per_run; /* bytes of everything else, padding that no token fills included */
     unsigned evidence;       /* KVQ_EVIDENCE_...: what its encoder looks at */
     uint32_t heavy_hitters;  /* of a superblock; common.heavy_hitters, or 0 for a codec that keeps none */
-    bool folds;              /* scores or sums in fast precision; needs `score` or `accumulate` */
+    bool folds;              /* whole-number scores or sums; needs `score` or `accumulate` */
     uint32_t bits;           /* of a code; 0 if there is no one width */
     bool has_groups, per_channel;
     size_t group; /* G; 0 for a full group */
@@ -87,10 +87,9 @@ typedef enum kvq_sums {
     KVQ_SUMS_WIDE, /* folded twice, to 31 bits: as accurate as float32 */
 } kvq_sums;
 
-/** How often a folding side scored a superblock for a query wide, and in float32, which is for those that
- * would not fold. */
+/** How often a folding side scored a superblock for a query wide, and in float32. */
 typedef struct kvq_score_counts {
-    uint64_t wide, exact;
+    uint64_t wide, float32;
 } kvq_score_counts;
 
 /** What attention reads in one step: the first n tokens of a superblock. */
@@ -156,14 +155,25 @@ struct kvq_codec {
     /** Is token t kept as a heavy hitter? NULL: none ever is. */
     bool (*is_kept)(const kvq_side *s, const uint8_t *superblock, size_t t);
 
-    /** scores[i][t] = q[i] . xhat[t], i < n_q <= kvq_rows_most(D), half of that for wide sums; rows of
-     * KVQ_SUPERBLOCK; q is [n_q][D], prepared. score_rms_error[i] is an estimate of how far folding is off,
-     * root mean square; 0 in float32. counts is added to. NULL: from dequantized blocks. */
-    void (*score)(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
-                  size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts);
+    /** Of sides that do not fold. scores[i][t] = q[i] . xhat[t] in float32, i < n_q <= kvq_rows_most(D); rows
+     * of KVQ_SUPERBLOCK; q is [n_q][D], prepared. NULL: from dequantized blocks. */
+    void (*score_float)(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
+                        size_t n_q, float *scores);
+    /** Likewise acc[i] += sum_t p[i][t] * xhat[t]; p has rows of KVQ_SUPERBLOCK, acc [n_q][D]. */
+    void (*accumulate_float)(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
+                             const float *p, size_t n_q, float *acc);
 
-    /** Add sum_t p[i][t] * xhat[t] to row i, of as many; p has rows of KVQ_SUPERBLOCK, 0 <= p <= 2^16.
-     * score_rms_error comes from score. NULL: from dequantized blocks. */
+    /* Of sides that fold: keys have `score`, values `accumulate`. */
+
+    /** scores[i][t] = q[i] . xhat[t] by whole numbers; rows of KVQ_SUPERBLOCK, written up to whole blocks of 32
+     * tokens; q is [n_q][D], prepared. For wide sums there are n_q rows more, and row n_q + i is to be added
+     * to row i. Rows are kvq_rows_most(D) at most. rms_error[i] is an estimate of what 16 bits are off by,
+     * root mean square; +Inf or NaN, and a row of anything, where the query does not fold. */
+    void (*score)(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
+                  size_t n_q, float *scores, float *rms_error);
+
+    /** Add sum_t p[i][t] * xhat[t] to row i of up to kvq_rows_most(D), half of that for wide sums; p has rows
+     * of KVQ_SUPERBLOCK, 0 <= p <= 2^16. score_rms_error comes from kvq_side_score. */
     void (*accumulate)(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
                        size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums);
 };
@@ -200,8 +210,11 @@ void kvq_side_error_bound(const kvq_side *s, const uint8_t *superblock, size_t t
 void kvq_side_clear(const kvq_side *s, uint8_t *superblock, size_t t0);
 bool kvq_side_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n);
 bool kvq_side_is_kept(const kvq_side *s, const uint8_t *superblock, size_t t);
+/** scores[i][t] = q[i] . xhat[t], i < n_q <= kvq_rows_most(D); rows and q as for a codec's. score_rms_error[i]
+ * is an estimate of how far folding is off, root mean square; 0 in float32. counts is added to. */
 void kvq_side_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                     size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts);
+/** Likewise a codec's accumulate. */
 void kvq_side_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
                          size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums);
 
@@ -210,6 +223,11 @@ void kvq_score_dequantized(const kvq_kernels *k, const kvq_side *s, const kvq_to
                            size_t n_q, float *scores);
 void kvq_accumulate_dequantized(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
                                 const float *p, size_t n_q, float *packed);
+
+/** acc [n_q][D] += what n_q folded rows and their rests, in one array as fold_values has them, come to. */
+void kvq_accumulate_wide(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
+                         const int8_t *p_folded, const float *step, const float *bias, size_t n_q,
+                         float *acc);
 
 /* The group arithmetic of the affine codec (codec_affine.c), shared by its kernels, its bound and the tests.
  */

@@ -249,56 +249,19 @@ static bool fits(const kvq_layout *l, size_t n, float step, const float *bias, s
     return all;
 }
 
-/* Folded wide, or where that will not do in float32. */
-static void score_wide(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
-                       size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
+static void affine_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
+                         size_t n_q, float *scores, float *rms_error)
 {
     const kvq_layout *l = layout_of(s);
-    _Alignas(KVQ_ALIGNMENT) int8_t q_folded[META_TILES * 2 * KVQ_ROW_NUMBERS_MAX];
-    float step[KVQ_ROWS_MAX], bias[META_TILES * KVQ_ROWS_MAX], parts[KVQ_ROWS_MAX * KVQ_SUPERBLOCK];
-    k->fold_keys(l, tokens->superblock, tokens->n, q, n_q, true, q_folded, step, bias);
-    kvq_score_folded(k, l, tokens->superblock, tokens->next, tokens->n, q_folded, step, bias, 2 * n_q, parts);
-    for (size_t i = 0; i < n_q; i++) {
-        float *row = scores + i * KVQ_SUPERBLOCK;
-        const float error = kvq_wide_error(step[i] * l->score_error_per_step);
-        if (error <= KVQ_SCORE_ERROR_WIDE && fits(l, tokens->n, step[i], bias + i, 2 * n_q)) {
-            kvq_join(parts + i * KVQ_SUPERBLOCK, parts + (n_q + i) * KVQ_SUPERBLOCK, tokens->n, row);
-            score_rms_error[i] = error;
-            counts->wide++;
-        } else {
-            kvq_score_dequantized(k, s, tokens, q + i * l->dim, 1, row);
-            score_rms_error[i] = 0.0f;
-            counts->exact++;
-        }
-    }
-}
-
-static void score_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
-                          size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
-{
-    const kvq_layout *l = layout_of(s);
+    const bool wide = tokens->sums == KVQ_SUMS_WIDE;
+    const size_t n_rows = wide ? 2 * n_q : n_q;
     _Alignas(KVQ_ALIGNMENT) int8_t q_folded[META_TILES * 2 * KVQ_ROW_NUMBERS_MAX];
     float step[KVQ_ROWS_MAX], bias[META_TILES * KVQ_ROWS_MAX];
-    k->fold_keys(l, tokens->superblock, tokens->n, q, n_q, false, q_folded, step, bias);
-    kvq_score_folded(k, l, tokens->superblock, tokens->next, tokens->n, q_folded, step, bias, n_q, scores);
-    for (size_t i = 0; i < n_q; i++) {
-        score_rms_error[i] = step[i] * l->score_error_per_step;
-        if (!(score_rms_error[i] <= KVQ_SCORE_ERROR_FOLDED && fits(l, tokens->n, step[i], bias + i, n_q)))
-            score_wide(k, s, tokens, q + i * l->dim, 1, scores + i * KVQ_SUPERBLOCK, &score_rms_error[i],
-                       counts);
-    }
-}
-
-static void affine_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
-                         size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
-{
-    if (s->folds) {
-        (tokens->sums == KVQ_SUMS_WIDE ? score_wide : score_folding)(k, s, tokens, q, n_q, scores,
-                                                                     score_rms_error, counts);
-        return;
-    }
-    memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
-    kvq_score_dequantized(k, s, tokens, q, n_q, scores);
+    k->fold_keys(l, tokens->superblock, tokens->n, q, n_q, wide, q_folded, step, bias);
+    kvq_score_folded(k, l, tokens->superblock, tokens->next, tokens->n, q_folded, step, bias, n_rows, scores);
+    for (size_t i = 0; i < n_q; i++)
+        rms_error[i] =
+            fits(l, tokens->n, step[i], bias + i, n_rows) ? step[i] * l->score_error_per_step : INFINITY;
 }
 
 /* Where codes cannot spread over a group's grid, because its scale is one of the smallest halves, they all
@@ -327,43 +290,22 @@ static void add_errors(const kvq_kernels *k, const kvq_layout *l, const kvq_toke
                         score_rms_error[i] * score_rms_error[i] * energy[at] * group;
 }
 
-/* Folded wide. Nobody asks for their error. */
-static void accumulate_wide(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
-                            const float *p, size_t n_q, float *acc)
-{
-    _Alignas(KVQ_ALIGNMENT) int8_t p_folded[ROW_GROUPS * 2 * KVQ_SUPERBLOCK];
-    float step[ROW_GROUPS], bias[ROW_GROUPS], energy[ROW_GROUPS], parts[KVQ_ROW_NUMBERS_MAX];
-    const size_t n_numbers = n_q * l->dim;
-    memcpy(parts, acc, n_numbers * sizeof *parts);
-    memset(parts + n_numbers, 0, n_numbers * sizeof *parts);
-    k->fold_values(l, tokens->superblock, tokens->n, p, n_q, true, p_folded, step, bias, energy);
-    k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, p_folded, step, bias, 2 * n_q,
-                         parts);
-    kvq_join(parts, parts + n_numbers, n_numbers, acc);
-}
-
-static void accumulate_folding(const kvq_kernels *k, const kvq_layout *l, const kvq_tokens *tokens,
-                               const float *p, size_t n_q, const float *score_rms_error, float *acc,
-                               float *error)
-{
-    _Alignas(KVQ_ALIGNMENT) int8_t p_folded[ROW_GROUPS * 2 * KVQ_SUPERBLOCK];
-    float step[ROW_GROUPS], bias[ROW_GROUPS], energy[ROW_GROUPS];
-    k->fold_values(l, tokens->superblock, tokens->n, p, n_q, false, p_folded, step, bias, energy);
-    k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, p_folded, step, bias, n_q, acc);
-    add_errors(k, l, tokens, p, n_q, step, energy, score_rms_error, error);
-}
-
 static void affine_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens,
                               const float *p, size_t n_q, const float *score_rms_error,
                               const kvq_sum_rows *sums)
 {
     const kvq_layout *l = layout_of(s);
-    if (!s->folds)
-        kvq_accumulate_dequantized(k, s, tokens, p, n_q, sums->packed);
-    else if (tokens->sums == KVQ_SUMS_WIDE)
-        accumulate_wide(k, l, tokens, p, n_q, sums->packed);
-    else
-        accumulate_folding(k, l, tokens, p, n_q, score_rms_error, sums->packed, sums->error);
+    const bool wide = tokens->sums == KVQ_SUMS_WIDE;
+    _Alignas(KVQ_ALIGNMENT) int8_t p_folded[ROW_GROUPS * 2 * KVQ_SUPERBLOCK];
+    float step[ROW_GROUPS], bias[ROW_GROUPS], energy[ROW_GROUPS];
+    k->fold_values(l, tokens->superblock, tokens->n, p, n_q, wide, p_folded, step, bias, energy);
+    if (wide) { /* nobody asks for its error */
+        kvq_accumulate_wide(k, l, tokens, p_folded, step, bias, n_q, sums->packed);
+        return;
+    }
+    k->accumulate_folded(l, tokens->superblock, tokens->next, tokens->n, p_folded, step, bias, n_q,
+                         sums->packed);
+    add_errors(k, l, tokens, p, n_q, step, energy, score_rms_error, sums->error);
 }
 
 /* ---- What schemes say ---- */

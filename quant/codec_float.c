@@ -93,19 +93,16 @@ static bool f32_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n)
 }
 
 static void f32_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
-                      size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
+                      size_t n_q, float *scores)
 {
-    (void)counts;
-    memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
     k->dot_f32(f32_row(s, tokens->superblock, 0), s->dim, tokens->n, tokens->next, q, n_q, s->dim, scores);
 }
 
 static void f32_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
-                           size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
+                           size_t n_q, float *acc)
 {
-    (void)score_rms_error;
     k->accumulate_f32(f32_row(s, tokens->superblock, 0), s->dim, tokens->n, tokens->next, p, n_q, s->dim,
-                      sums->plain);
+                      acc);
 }
 
 const kvq_codec kvq_codec_f32 = {
@@ -118,8 +115,8 @@ const kvq_codec kvq_codec_f32 = {
     .error_bound = f32_error_bound,
     .clear = rows_clear,
     .is_valid = f32_is_valid,
-    .score = f32_score,
-    .accumulate = f32_accumulate,
+    .score_float = f32_score,
+    .accumulate_float = f32_accumulate,
 };
 
 /* ---- f16 ---- */
@@ -165,19 +162,16 @@ static bool f16_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n)
 }
 
 static void f16_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
-                      size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
+                      size_t n_q, float *scores)
 {
-    (void)counts;
-    memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
     k->dot_f16(f16_row(s, tokens->superblock, 0), s->dim, tokens->n, tokens->next, q, n_q, s->dim, scores);
 }
 
 static void f16_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *p,
-                           size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
+                           size_t n_q, float *acc)
 {
-    (void)score_rms_error;
     k->accumulate_f16(f16_row(s, tokens->superblock, 0), s->dim, tokens->n, tokens->next, p, n_q, s->dim,
-                      sums->plain);
+                      acc);
 }
 
 const kvq_codec kvq_codec_f16 = {
@@ -190,6 +184,6 @@ const kvq_codec kvq_codec_f16 = {
     .error_bound = f16_error_bound,
     .clear = rows_clear,
     .is_valid = f16_is_valid,
-    .score = f16_score,
-    .accumulate = f16_accumulate,
+    .score_float = f16_score,
+    .accumulate_float = f16_accumulate,
 };

@@ -439,20 +439,17 @@ static void accumulate_centred(const kvq_kernels *k, const kvq_rot *l, const kvq
                                const int8_t *folded, const kvq_fold *fold, size_t n_q, bool wide,
                                float *packed)
 {
-    const size_t n_rows = wide ? 2 * n_q : n_q, n_numbers = n_q * l->dim;
-    float step[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX], parts[KVQ_ROW_NUMBERS_MAX];
+    const size_t n_rows = wide ? 2 * n_q : n_q;
+    float step[KVQ_ROWS_MAX], bias[KVQ_ROWS_MAX];
     for (size_t i = 0; i < n_rows; i++) {
         step[i] = fold[i].step;
         bias[i] = -1.5f * fold[i].step * fold[i].sum;
     }
-    if (wide) {
-        memcpy(parts, packed, n_numbers * sizeof *parts);
-        memset(parts + n_numbers, 0, n_numbers * sizeof *parts);
-    }
-    k->accumulate_folded(&l->codes, tokens->superblock, tokens->next, tokens->n, folded, step, bias, n_rows,
-                         wide ? parts : packed);
     if (wide)
-        kvq_join(parts, parts + n_numbers, n_numbers, packed);
+        kvq_accumulate_wide(k, &l->codes, tokens, folded, step, bias, n_q, packed);
+    else
+        k->accumulate_folded(&l->codes, tokens->superblock, tokens->next, tokens->n, folded, step, bias, n_q,
+                             packed);
 }
 
 /* What the sums of n_q rows may be off by. */
@@ -475,7 +472,7 @@ static void rot_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_to
                            size_t n_q, const float *score_rms_error, const kvq_sum_rows *sums)
 {
     const kvq_rot *l = kvq_rot_of(s);
-    const bool wide = tokens->sums == KVQ_SUMS_WIDE;
+    const bool is_wide = tokens->sums == KVQ_SUMS_WIDE, wide = is_wide && is_centred(l);
     if (tokens->n == 0)
         return;
     _Alignas(KVQ_ALIGNMENT) int8_t folded[KVQ_ROWS_MAX * 2 * T];
@@ -488,7 +485,7 @@ static void rot_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_to
                      tokens->n, p, n_q, wide, x[0], folded, fold);
     for (size_t i = 0; i < n_q; i++) {
         sum_of_p[i] = fold[i].sum_of_p;
-        if (!(fold[i].step <= KVQ_FOLD_MAX)) { /* it does not fit 16 bits, and is all 0 */
+        if (!(fold[i].step <= KVQ_FOLD_MAX)) { /* it does not fold, and is all 0 */
             sum_of_p[i] = NAN;
             fold[i].step = 0.0f;
             kvq_accumulate_dequantized(k, s, tokens, p + i * T, 1, sums->packed + i * l->dim);
@@ -503,7 +500,7 @@ static void rot_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_to
         kvq_prefetch_all(tokens->next);
         accumulate_levels(k, l, tokens->superblock, x[0], n_q, sums->packed);
     }
-    if (!wide) /* nobody asks for the error of wide sums */
+    if (!is_wide) /* nobody asks for the error of wide sums */
         add_errors(l, tokens, p, n_q, fold, score_rms_error, sums->error);
 }
 

@@ -358,16 +358,9 @@ static void fold_queries(const kvq_kernels *k, const kvq_tier *l, const uint8_t 
     k->fold_ordered(&ordered, q, n_q, wide, f->folded, f->step, f->bias);
 }
 
-/* Does query i fold, so that an error stays below a limit? */
-static bool fits(const folded_queries *f, size_t i, float error, float limit)
-{
-    return error <= limit && f->step[i] <= KVQ_FOLD_MAX &&
-           fabsf(f->bias[i]) <= KVQ_FOLD_MAX; /* false for NaN */
-}
-
-/* Scores of the tokens that are kept as rows take the place of those of their codes. */
+/* Scores of the tokens that are kept as rows take the place of those of their codes, and their rests of 0. */
 static void score_kept(const kvq_kernels *k, const kvq_tier *l, const kvq_tokens *tokens, const float *q,
-                       size_t n_q, float *scores)
+                       size_t n_q, size_t n_rows, float *scores)
 {
     float kept[KVQ_ROWS_MAX * KVQ_SUPERBLOCK]; /* filled as far as it is used */
     if (l->n_rows == 0)
@@ -376,59 +369,24 @@ static void score_kept(const kvq_kernels *k, const kvq_tier *l, const kvq_tokens
               l->dim, kept);
     for (size_t j = 0; j < l->n_rows; j++) {
         const size_t t = tokens->superblock[l->indices + j];
-        for (size_t i = 0; i < n_q && t < tokens->n; i++)
-            scores[i * KVQ_SUPERBLOCK + t] = kept[i * KVQ_SUPERBLOCK + j];
-    }
-}
-
-/* Folded wide, or where that will not do in float32. */
-static void score_wide(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
-                       size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
-{
-    const kvq_tier *l = kvq_tier_of(s);
-    float parts[KVQ_ROWS_MAX * KVQ_SUPERBLOCK];
-    folded_queries f;
-    fold_queries(k, l, tokens->superblock, q, n_q, true, &f);
-    k->score_runs(f.runs, f.n_runs, tokens->superblock, tokens->next, tokens->n, f.folded, f.step, f.bias,
-                  2 * n_q, parts);
-    for (size_t i = 0; i < n_q; i++)
-        kvq_join(parts + i * KVQ_SUPERBLOCK, parts + (n_q + i) * KVQ_SUPERBLOCK, tokens->n,
-                 scores + i * KVQ_SUPERBLOCK);
-    score_kept(k, l, tokens, q, n_q, scores);
-    for (size_t i = 0; i < n_q; i++) {
-        score_rms_error[i] = kvq_wide_error(f.step[i] * f.error_per_step);
-        if (fits(&f, i, score_rms_error[i], KVQ_SCORE_ERROR_WIDE)) {
-            counts->wide++;
-        } else {
-            kvq_score_dequantized(k, s, tokens, q + i * l->dim, 1, scores + i * KVQ_SUPERBLOCK);
-            score_rms_error[i] = 0.0f;
-            counts->exact++;
-        }
-    }
-}
-
-static void score_folding(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
-                          size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
-{
-    const kvq_tier *l = kvq_tier_of(s);
-    folded_queries f;
-    fold_queries(k, l, tokens->superblock, q, n_q, false, &f);
-    k->score_runs(f.runs, f.n_runs, tokens->superblock, tokens->next, tokens->n, f.folded, f.step, f.bias,
-                  n_q, scores);
-    score_kept(k, l, tokens, q, n_q, scores);
-    for (size_t i = 0; i < n_q; i++) {
-        score_rms_error[i] = f.step[i] * f.error_per_step;
-        if (!fits(&f, i, score_rms_error[i], KVQ_SCORE_ERROR_FOLDED))
-            score_wide(k, s, tokens, q + i * l->dim, 1, scores + i * KVQ_SUPERBLOCK, &score_rms_error[i],
-                       counts);
+        for (size_t i = 0; i < n_rows && t < tokens->n; i++)
+            scores[i * KVQ_SUPERBLOCK + t] = i < n_q ? kept[i * KVQ_SUPERBLOCK + j] : 0.0f;
     }
 }
 
 static void tier_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
-                       size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts)
+                       size_t n_q, float *scores, float *rms_error)
 {
-    (tokens->sums == KVQ_SUMS_WIDE ? score_wide : score_folding)(k, s, tokens, q, n_q, scores,
-                                                                 score_rms_error, counts);
+    const kvq_tier *l = kvq_tier_of(s);
+    folded_queries f;
+    fold_queries(k, l, tokens->superblock, q, n_q, tokens->sums == KVQ_SUMS_WIDE, &f);
+    k->score_runs(f.runs, f.n_runs, tokens->superblock, tokens->next, tokens->n, f.folded, f.step, f.bias,
+                  f.n_rows, scores);
+    score_kept(k, l, tokens, q, n_q, f.n_rows, scores);
+    for (size_t i = 0; i < n_q; i++) {
+        const bool fits = f.step[i] <= KVQ_FOLD_MAX && fabsf(f.bias[i]) <= KVQ_FOLD_MAX; /* false for NaN */
+        rms_error[i] = fits ? f.step[i] * f.error_per_step : INFINITY;
+    }
 }
 
 /* ---- What schemes say ---- */

@@ -20,7 +20,7 @@ enum {
 /* What a score may be off by, estimated, root mean square, as a power of 2: beyond the first limit a query is
  * folded wide, beyond the second (which takes scores of 10,000) it is scored in float32, of dequantized keys. */
 #define KVQ_SCORE_ERROR_FOLDED 0x1p-12f
-#define KVQ_SCORE_ERROR_WIDE   0x1p-16f
+#define KVQ_SCORE_ERROR_WIDE   0x1p-19f
 
 /** Factor that folds numbers up to max, or 0 to make them all 0; *step is what a folded 1 stands for. */
 static inline float kvq_fold_per_unit(float max, float *step)

@@ -216,7 +216,7 @@ Test(tier, queries_too_wide_are_scored_in_float32)
             q[j] *= j / D == 1 ? sizes[i / 2] : 0.2f;
         kvq_side_score(kvq_kernels_get(), &s, &tokens, q, N_Q, scores, rms, &counts);
         kvq_score_dequantized(kvq_kernels_get(), &s, &tokens, q, N_Q, plain);
-        cr_assert(counts.exact == 1 && counts.wide == (kinds[i % 2] == KVQ_SUMS_WIDE ? N_Q - 1 : 0));
+        cr_assert(counts.float32 == 1 && counts.wide == (kinds[i % 2] == KVQ_SUMS_WIDE ? N_Q - 1 : 0));
         cr_assert(rms[1] == 0 && rms[0] > 0 && rms[2] > 0);
         cr_assert(memcmp(scores + T, plain + T, T * sizeof *plain) == 0);
         cr_assert(memcmp(scores, plain, T * sizeof *plain) != 0);
