@@ -1,5 +1,5 @@
 /*
- * The numbers of fast precision: what folds, how far, and how finely. portable_fast.c derives them.
+ * The numbers of whole-number sums: what folds, how far, and how finely. portable_fast.c derives them.
  */
 #ifndef KVQ_QUANT_FOLD_H
 #define KVQ_QUANT_FOLD_H
@@ -8,7 +8,7 @@
 
 #include "quant/layout.h"
 
-/* Fast precision. Folded numbers stay below 127 * 256 + 128, so that low and high are signed bytes. */
+/* Folded numbers stay below 127 * 256 + 128, so that low and high are signed bytes. */
 enum {
     KVQ_FOLDED_MAX = 127 * 256,
     KVQ_GROUPS_MAX = 64, /* of values: KVQ_DIM_MAX / 16 */
@@ -17,8 +17,10 @@ enum {
 #define KVQ_FOLD_MIN   0x1p-100f /* below it they are 0: an error of levels * 2^-100 per element */
 #define KVQ_FOLD_MAX   0x1p100f
 
-/* What a score may be off by, estimated, root mean square, as a power of 2: beyond the first limit a query is
- * folded wide, beyond the second (which takes scores of 10,000) it is scored in float32, of dequantized keys. */
+/* What a score may be off by, estimated, root mean square, as a power of 2 and beside float32's own rounding:
+ * beyond the first limit a query is folded wide; beyond the second it is scored in float32, of dequantized
+ * keys. That takes a channel whose product with the range of its keys (scale times levels) is a power of 2 of
+ * 1,250 and more at D = 64, by the root of D less at others. */
 #define KVQ_SCORE_ERROR_FOLDED 0x1p-12f
 #define KVQ_SCORE_ERROR_WIDE   0x1p-19f
 
@@ -57,7 +59,7 @@ static inline float kvq_half_levels(const kvq_layout *l)
     return 0.5f * (float)((1u << l->bits) - 1u);
 }
 
-/** Does fast precision serve this layout? */
+/** Are there whole-number sums over this layout? */
 static inline bool kvq_layout_folds(const kvq_layout *l)
 {
     return !l->half_arith &&

@@ -292,7 +292,7 @@ typedef struct kvq_kernels {
 
     /* Fold the products x_t = p_t * scale_t of the first n tokens of a superblock for n_q rows of p,
      * none negative, KVQ_SUPERBLOCK apart, each row with one step; wide as above. x, n_q rows likewise, is 0
-     * from n on, and where nothing can be folded. Sums of floats in the order of dot_f32. */
+     * from n on, and where step is +Inf. Sums of floats in the order of dot_f32. */
     void (*fold_products)(const kvq_log_scales *scales, size_t n, const float *p, size_t n_q, bool wide,
                           float *x, int8_t *folded, kvq_fold *out);
 

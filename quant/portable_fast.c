@@ -1,5 +1,5 @@
 /*
- * The portable kernels of fast precision: attention in whole numbers. This file is its specification; every
+ * The portable kernels of attention in whole numbers. This file is its specification; every
  * other instruction set gives the same bits.
  *
  * Keys per channel: score_t = sum_c (q_c s_c) code_tc + sum_c q_c min_c. The factors x_c = q_c s_c are the

@@ -1,6 +1,6 @@
 /*
- * Encoding and dequantizing of the affine codec in vectors. Only keys
- * per channel and values per token in the default arithmetic; the rest goes to the portable kernels.
+ * Encoding and dequantizing of the affine codec in vectors. Only keys per channel and values per token in the
+ * default arithmetic; the rest goes to the portable kernels.
  *
  * Codes are made in units of 16 x 16 values: along the reduction 16 channels (keys) or 16 tokens (values),
  * which share dwords; across it 16 dwords side by side, a v_i. A quad is four bytes of a dword, one code in

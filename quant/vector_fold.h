@@ -1,6 +1,6 @@
 /*
- * Folding for fast precision (portable_fast.c), in vectors: queries times the scales of keys, probabilities
- * times those of values, as numbers of 16 bits.
+ * Folding (portable_fast.c), in vectors: queries times the scales of keys, probabilities times those of
+ * values, as numbers of 16 bits, and what rounding takes as 15 more.
  */
 #ifndef KVQ_QUANT_VECTOR_FOLD_H
 #define KVQ_QUANT_VECTOR_FOLD_H

@@ -150,7 +150,7 @@ static void fold_products_v(const kvq_log_scales *scales, size_t n, const float 
             sum_of_p[i] = v_add(sum_of_p[i], v_mul(p_t, v_load(present + t)));
         }
         per_unit[i] = kvq_fold_per_unit(v_largest(max), &out[i].step);
-        if (per_unit[i] == 0.0f)
+        if (out[i].step > KVQ_FOLD_MAX)
             memset(x + i * KVQ_SUPERBLOCK, 0, KVQ_SUPERBLOCK * sizeof *x);
     }
     for (size_t i = 0; i < n_q; i++, x += KVQ_SUPERBLOCK, folded += bytes) {

@@ -259,7 +259,7 @@ Test(bench, phases_add_up)
         cr_assert_eq(number_of(row, "accumulate", "_calls") > 0.0, n != 3);
         cr_assert_eq(number_of(row, "window", "_calls") > 0.0, n != 2);
         cr_assert_eq(number_of(row, "rotate", "_calls") > 0.0, n < 2);
-        cr_assert_str_eq(json_string_value(json_object_get(row, "precision")), n == 3 ? "exact" : "fast");
+        cr_assert_str_eq(json_string_value(json_object_get(row, "precision")), n == 3 ? "float32" : "fast");
     }
     cr_assert_eq(n, 4);
     json_decref(root);
@@ -327,8 +327,8 @@ Test(bench, precision_is_what_ran)
 {
     static const struct {
         const char *scheme, *precision;
-    } rows[] = {{"OpenBLAS sgemv", ""}, {"OpenBLAS sgemm", ""}, {"fp32", "exact"},  {"fp16", "exact"},
-                {"kvq2", "fast"},       {"kvq3", "fast keys"},  {"turbo2", "exact"}};
+    } rows[] = {{"OpenBLAS sgemv", ""}, {"OpenBLAS sgemm", ""}, {"fp32", "float32"},  {"fp16", "float32"},
+                {"kvq2", "fast"},       {"kvq3", "fast keys"},  {"turbo2", "float32"}};
     cr_assert_eq(
         bench("", TINY "--shape 64,2 --tokens 512 --scheme kvq2 --scheme kvq3 --scheme turbo2 --json -"), 0,
         "%s", err);
@@ -348,7 +348,7 @@ Test(bench, precision_is_what_ran)
     cr_assert_eq(bench("", TINY "--shape 64,2 --tokens 64 --scheme kvq2 --json -"), 0, "%s", err);
     root = load_report(out);
     row = json_array_get(table(root, "attend", 5), 4);
-    cr_assert_str_eq(json_string_value(json_object_get(row, "precision")), "exact");
+    cr_assert_str_eq(json_string_value(json_object_get(row, "precision")), "float32");
     json_decref(root);
 }
 

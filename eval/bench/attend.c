@@ -154,7 +154,9 @@ static double bandwidth(const bench_bandwidth *b, size_t n, int level, int n_thr
 /* NaN where nothing ran in fast precision. */
 static double fast_error(const bench_competitor *who)
 {
-    return who->source && strcmp(bench_cell_precision(who), "exact") != 0 ? who->source->fast_error : NAN;
+    const char *precision = bench_cell_precision(who);
+    const bool other = strcmp(precision, "exact") == 0 || strcmp(precision, "float32") == 0;
+    return who->source && !other ? who->source->fast_error : NAN;
 }
 
 static void put_row(bench_table *t, const bench_report *r, const bench_cell *c, const bench_competitor *who,
@@ -343,11 +345,12 @@ static void say_sentences(bench_report *r, const bench_options *o)
     bench_note(r, "window us: by how much a step takes longer than with everything packed (residual and "
                   "sinks 0). fast vs exact: relative L2 "
                   "error of the answers in KVQ_PRECISION_FAST against KVQ_PRECISION_EXACT.");
-    bench_note(r,
-               "Precision is what ran, by the library's account. All but the rows for comparison ask for "
-               "KVQ_PRECISION_FAST; exact: 31 bits for those, and float32 throughout for schemes that fast "
-               "precision does not serve or of which nothing is packed yet; fast keys: values in float32 "
-               "(rot of other widths than 2); mixed: some superblocks in float32.");
+    bench_note(
+        r,
+        "Precision is what ran, by the library's account. All but the rows for comparison ask for "
+        "KVQ_PRECISION_FAST; exact: KVQ_PRECISION_EXACT, with 31 bits; float32: throughout, for schemes that "
+        "neither serves or of which nothing is packed yet; fast keys: values in float32 (rot of other "
+        "widths than 2); mixed: some superblocks in float32.");
     say_counters(r);
     bench_note(
         r,

@@ -365,7 +365,9 @@ const char *bench_cell_precision(const bench_competitor *who)
 {
     if (!who->source)
         return "";
-    if (who->precision == KVQ_PRECISION_EXACT || is_float32(&who->source->counters))
+    if (is_float32(&who->source->counters))
+        return "float32";
+    if (who->precision == KVQ_PRECISION_EXACT)
         return "exact";
     if (who->source->counters.superblocks_exact > 0)
         return "mixed";
