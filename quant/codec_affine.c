@@ -81,10 +81,6 @@ static const uint32_t plane_widths[9][KVQ_MAX_PLANES] = {
     [1] = {1, 0}, [2] = {2, 0}, [3] = {2, 1}, [4] = {4, 0}, [5] = {4, 1}, [6] = {4, 2}, [8] = {8, 0},
 };
 
-/* How codes are assumed to spread, for estimates of error (see Attention): their mean d^2 in units of
- * levels^2. */
-static const float MEAN_SQUARE_CODE = 0.125f;
-
 _Static_assert(sizeof(kvq_layout) <= KVQ_SIDE_OWN, "a side has room for it");
 
 static const kvq_layout *layout_of(const kvq_side *s)
@@ -133,7 +129,7 @@ void kvq_layout_init(kvq_layout *l, const kvq_layout_spec *spec)
     l->payload_per_token = l->block_bytes / KVQ_BLOCK;
     l->tokens_per_run = l->per_channel ? l->group : 1;
     l->metadata_per_run = 4 * l->n_meta / (l->meta_tile_tokens / l->tokens_per_run);
-    l->score_error_per_step = levels * sqrtf((float)l->dim / 12.0f * MEAN_SQUARE_CODE);
+    l->score_error_per_step = levels * sqrtf((float)l->dim / 12.0f * KVQ_MEAN_SQUARE_CODE);
 }
 
 extern const kvq_codec kvq_codec_affine;

@@ -322,7 +322,6 @@ typedef struct folded_queries {
 
 static void find_runs(folded_queries *f)
 {
-    const float mean_square_code = 0.125f;
     float sum = 0.0f;
     size_t folded = 0;
     f->n_runs = 0;
@@ -334,7 +333,7 @@ static void find_runs(folded_queries *f)
         folded += f->n_rows * stride;
         sum += levels * levels * (float)class->n;
     }
-    f->error_per_step = sqrtf(sum * (mean_square_code / 12.0f));
+    f->error_per_step = sqrtf(sum * (KVQ_MEAN_SQUARE_CODE / 12.0f));
 }
 
 static void fold_queries(const kvq_kernels *k, const kvq_tier *l, const uint8_t *superblock, const float *q,

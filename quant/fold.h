@@ -17,6 +17,10 @@ enum {
 #define KVQ_FOLD_MIN   0x1p-100f /* below it they are 0: an error of levels * 2^-100 per element */
 #define KVQ_FOLD_MAX   0x1p100f
 
+/* How codes are assumed to spread, for estimates of error (codec_affine.c): the mean square of what they differ
+ * from half the largest by, in units of the largest. */
+#define KVQ_MEAN_SQUARE_CODE 0.125f
+
 /* What a score may be off by, estimated, root mean square, as a power of 2 and beside float32's own rounding:
  * beyond the first limit a query is folded wide; beyond the second it is scored in float32, of dequantized
  * keys. That takes a channel whose product with the range of its keys (scale times levels) is a power of 2 of
