@@ -484,15 +484,15 @@ typedef enum kvq_precision {
     /* Over packed values, queries and probabilities are rounded to 16 bits and multiplied as whole numbers:
      * about 1e-4 (relative L2 of a head's output) from real arithmetic over the packed numbers. An estimate
      * of the error is kept: a query with too wide a range is scored with 31 bits (or see Numerics), and what
-     * could pass 1e-3 is computed again with 31 bits. (An estimate, and of this rounding: where scores of 1e4 and more, or
-     * values that are 1e4 times the output, cancel, float32 itself is off by as much.) For keys per channel
-     * with G >= 32, values per token, both in the default arithmetic, and for tier and rot (all kvq schemes;
-     * probabilities stay float where rot has other bits than 2); EXACT otherwise (rivals, plug-ins), and
-     * wherever `bound` is asked for. */
+     * could pass 1e-3 is computed again with 31 bits. (An estimate, and of this rounding: where scores of 1e4
+     * and more, or values that are 1e4 times the output, cancel, float32 itself is off by as much.) For keys
+     * per channel with G >= 32, values per token, both in the default arithmetic, and for tier and rot (all
+     * kvq schemes; probabilities stay float where rot has other bits than 2); EXACT otherwise (rivals,
+     * plug-ins), and wherever `bound` is asked for. */
     KVQ_PRECISION_FAST = 0,
     /* As accurate as float32 gets, about 1e-6, for 1.1 to 1.7 times the time: what FAST serves has 31 bits
      * instead of 16 throughout; all else is float32 over dequantized numbers, which superblocks_exact tells.
-     * (Not so where all values are less than 1e-7, the step of the halves that scale them, or rotated 1e-30.) */
+     * (Not so where all values are less than 1e-7, the step of halves that scale them, or rotated 1e-30.) */
     KVQ_PRECISION_EXACT = 1,
 } kvq_precision;
 
@@ -575,10 +575,10 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  *           than 64 sequences some 100 bytes each; without them it is done in parts.
  * Numerics  identical bits on every instruction set, for any n_threads, any grouping of sequences into calls
  *           and whatever other queries of a sequence are in the call. Whole numbers of 31 bits serve scores
- *           but where |q| times scale, by a key's scale or minimum, passes 2^100, or |q| 2^85 times the largest
- *           such product, or they could be off by 2^-19 (root mean square, in powers of 2 of a weight): that
- *           takes one channel's range of keys to make a difference of some 900 to a score at D = 64, by the
- *           root of D less at others. Then they are float32.
+ *           but where |q| times scale, by a key's scale or minimum, passes 2^100, or |q| 2^85 times the
+ *           largest such product, or they could be off by 2^-19 (root mean square, in powers of 2 of a
+ *           weight): that takes one channel's range of keys to make a difference of some 900 to a score at D
+ *           = 64, by the root of D less at others. Then they are float32.
  *           Sums are float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv
  *           1805.02867), in segments of 2,048 (the first: of 512) that threads share. A query for which
  *           scale * q, that times a key's scale, a score, or a partial sum of one leaves the range of float

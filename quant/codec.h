@@ -165,10 +165,10 @@ struct kvq_codec {
 
     /* Of sides that fold: keys have `score`, values `accumulate`. */
 
-    /** scores[i][t] = q[i] . xhat[t] by whole numbers; rows of KVQ_SUPERBLOCK, written up to whole blocks of 32
-     * tokens; q is [n_q][D], prepared. For wide sums there are n_q rows more, and row n_q + i is to be added
-     * to row i. Rows are kvq_rows_most(D) at most. rms_error[i] is an estimate of what 16 bits are off by,
-     * root mean square; +Inf or NaN, and a row of anything, where the query does not fold. */
+    /** scores[i][t] = q[i] . xhat[t] by whole numbers; rows of KVQ_SUPERBLOCK, written up to whole blocks of
+     * 32 tokens; q is [n_q][D], prepared. For wide sums there are n_q rows more, and row n_q + i is to be
+     * added to row i. Rows are kvq_rows_most(D) at most. rms_error[i] is an estimate of what 16 bits are off
+     * by, root mean square; +Inf or NaN, and a row of anything, where the query does not fold. */
     void (*score)(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                   size_t n_q, float *scores, float *rms_error);
 
@@ -210,8 +210,9 @@ void kvq_side_error_bound(const kvq_side *s, const uint8_t *superblock, size_t t
 void kvq_side_clear(const kvq_side *s, uint8_t *superblock, size_t t0);
 bool kvq_side_is_valid(const kvq_side *s, const uint8_t *superblock, size_t n);
 bool kvq_side_is_kept(const kvq_side *s, const uint8_t *superblock, size_t t);
-/** scores[i][t] = q[i] . xhat[t], i < n_q <= kvq_rows_most(D); rows and q as for a codec's. score_rms_error[i]
- * is an estimate of how far folding is off, root mean square; 0 in float32. counts is added to. */
+/** scores[i][t] = q[i] . xhat[t], i < n_q <= kvq_rows_most(D); rows and q as for a codec's.
+ * score_rms_error[i] is an estimate of how far folding is off, root mean square; 0 in float32. counts is
+ * added to. */
 void kvq_side_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                     size_t n_q, float *scores, float *score_rms_error, kvq_score_counts *counts);
 /** Likewise a codec's accumulate. */

@@ -17,8 +17,8 @@ enum {
 #define KVQ_FOLD_MIN   0x1p-100f /* below it they are 0: an error of levels * 2^-100 per element */
 #define KVQ_FOLD_MAX   0x1p100f
 
-/* How codes are assumed to spread, for estimates of error (codec_affine.c): the mean square of what they differ
- * from half the largest by, in units of the largest. */
+/* How codes are assumed to spread, for estimates of error (codec_affine.c): the mean square of what they
+ * differ from half the largest by, in units of the largest. */
 #define KVQ_MEAN_SQUARE_CODE 0.125f
 
 /* What a score may be off by, estimated, root mean square, as a power of 2 and beside float32's own rounding:
@@ -36,8 +36,8 @@ static inline float kvq_fold_per_unit(float max, float *step)
     return usable ? (float)KVQ_FOLDED_MAX / max : 0.0f;
 }
 
-/** What a wide score is off by, for a 16-bit one that is off by that much: its steps are finer, but codes count
- * whole, and not as what they differ from half the largest. */
+/** What a wide score is off by, for a 16-bit one that is off by that much: its steps are finer, but codes
+ * count whole, and not as what they differ from half the largest. */
 static inline float kvq_wide_error(float folded_error)
 {
     return 2.0f / KVQ_REST_SCALE * folded_error;

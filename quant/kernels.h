@@ -201,9 +201,10 @@ typedef struct kvq_kernels {
      *
      * Fold n_q queries into the first n tokens of keys, one metadata tile after the other (layout.h),
      * the last one whole.
-     *   q_folded  of meta_tile j, row i: D numbers from byte (j * n_rows + i) * 2 * kvq_fold_dim(D) on, then 0
-     *   step      at i, for all metadata tiles; of a rest step / KVQ_REST_SCALE. +Inf, and all w 0, where |q *
-     *             scale| passes 2^100, or |q| passes 2^100 / 32512, some 2^85, times the largest of it
+     *   q_folded  of meta_tile j, row i: D numbers from byte (j * n_rows + i) * 2 * kvq_fold_dim(D) on, then
+     *             0
+     *   step      at i, for all metadata tiles; of a rest step / KVQ_REST_SCALE. +Inf, and all w 0, where
+     *             |q * scale| passes 2^100, or |q| passes 2^100 / 32512, some 2^85, times the largest of it
      *   bias      at j * n_rows + i: sum_c q_c min_c + step * kvq_half_levels * sum_c (what rounding took
      *             from w_c); without the latter if a rest has it, whose own is 0 */
     void (*fold_keys)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *q, size_t n_q,
@@ -221,8 +222,8 @@ typedef struct kvq_kernels {
      *   step      at u * n_rows + i, as bias; of a rest step / KVQ_REST_SCALE
      *   bias      sum_t p_t min_t + step * kvq_half_levels * sum_t (what rounding took from w_t); without the
      *             latter if a rest has it, whose own is 0
-     *   energy    at u * n_q + i: about sum_t p_t^2 times the mean square of token t's values: sum_t m^2 + h^2
-     *             / 4 with h = kvq_half_levels * p_t scale_t, m = p_t min_t + h */
+     *   energy    at u * n_q + i: about sum_t p_t^2 times the mean square of token t's values: sum_t m^2 +
+     *             h^2 / 4 with h = kvq_half_levels * p_t scale_t, m = p_t min_t + h */
     void (*fold_values)(const kvq_layout *l, const uint8_t *superblock, size_t n, const float *p, size_t n_q,
                         bool wide, int8_t *p_folded, float *step, float *bias, float *energy);
 

@@ -87,8 +87,8 @@ static void check_weights(const int8_t *weights, const double *x, size_t n, size
 }
 
 /* The bias: of the minimums, and unless a rest has it, of what rounding took from the weights for codes of
- * half the levels. Float sums of n numbers of such a magnitude; what rounding took is itself known to 2^-23 of 32512 steps a
- * weight. */
+ * half the levels. Float sums of n numbers of such a magnitude; what rounding took is itself known to 2^-23
+ * of 32512 steps a weight. */
 static void check_bias(const kvq_layout *l, const int8_t *weights, const double *x, size_t n, float step,
                        bool wide, double of_minimums, double magnitude, float got)
 {

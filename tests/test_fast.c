@@ -144,9 +144,9 @@ static const char *const schemes[] = {"kivi2,r=0,mode=sliding",
                                       "kvq1.5,r=0,s=0",
                                       "kvq3,r=0,s=0"};
 
-/* What exact precision may be off by, twice what was measured. One large channel takes scores to thousands, or
- * makes the others small beside it; saturating, scores are hundreds; rotated, equal numbers are one large one,
- * which cancels. */
+/* What exact precision may be off by, twice what was measured. One large channel takes scores to thousands,
+ * or makes the others small beside it; saturating, scores are hundreds; rotated, equal numbers are one large
+ * one, which cancels. */
 static const float exact_limits[N_DATA] = {
     [GAUSSIAN] = 1.3e-5f,    [HEAVY] = 1.3e-5f,        [KEY_CHANNEL] = 1.5e-4f, [VALUE_CHANNEL] = 8e-5f,
     [KEY_OFFSETS] = 1.3e-5f, [HEAVY_TOKENS] = 1.3e-5f, [SHARP] = 1.3e-5f,       [SATURATING] = 8e-5f,
@@ -580,8 +580,8 @@ Test(fast, estimates_do_not_depend_on_how_many_values_are_packed)
     cr_assert(one > all / 1.6 && one < all * 1.6, "one packed value: %g, all: %g", one, all);
 }
 
-/* Scores with 31 bits, or in float32 because the query does not fold, in either precision; sums of values fold
- * all the same. */
+/* Scores with 31 bits, or in float32 because the query does not fold, in either precision; sums of values
+ * fold all the same. */
 static void expect_31_bits(const kvq_cache *cache, shape s, const float *q, bool in_float32, float *fast,
                            float *exact)
 {
@@ -596,9 +596,9 @@ static void expect_31_bits(const kvq_cache *cache, shape s, const float *q, bool
     }
 }
 
-/* A channel that masks: keys are 0 in it, or 1 for tokens out of sight, and the query is large and negative. All
- * the others have what is left of its 31 bits. That is enough up to KVQ_SCORE_ERROR_WIDE, where float32 takes
- * over: an error of twice that estimate in weights would be 4e-6 of the output. */
+/* A channel that masks: keys are 0 in it, or 1 for tokens out of sight, and the query is large and negative.
+ * All the others have what is left of its 31 bits. That is enough up to KVQ_SCORE_ERROR_WIDE, where float32
+ * takes over: an error of twice that estimate in weights would be 4e-6 of the output. */
 Test(fast, a_channel_that_masks_leaves_the_others_their_digits)
 {
     enum { N = 256, D = 32 };

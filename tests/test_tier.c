@@ -194,8 +194,8 @@ Test(tier, hard_pages)
             }
 }
 
-/* One query of several that no whole numbers of 31 bits serve: its scores, and only its, are those of dequantized
- * keys, to the bit, with kept rows. */
+/* One query of several that no whole numbers of 31 bits serve: its scores, and only its, are those of
+ * dequantized keys, to the bit, with kept rows. */
 Test(tier, queries_too_wide_are_scored_in_float32)
 {
     enum { D = 72, N_Q = 3 };

@@ -67,7 +67,8 @@ EVAL_MUST_CHECK bool bench_cell_open(bench_cell *c, bench_report *r, const bench
                                      eval_error *e);
 
 /** The arithmetic that a competitor's steps ran in, by the library's own account: "fast", "fast keys" (values
- * in float32), "exact" (31 bits), "float32" (throughout), "mixed" (some superblocks so), or "" for OpenBLAS. */
+ * in float32), "exact" (31 bits), "float32" (throughout), "mixed" (some superblocks so), or "" for OpenBLAS.
+ */
 const char *bench_cell_precision(const bench_competitor *who);
 
 /** What nanoseconds are given per: tokens times KV heads; with more queries than one, query heads times
