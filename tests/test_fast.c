@@ -150,7 +150,7 @@ static const char *const schemes[] = {"kivi2,r=0,mode=sliding",
 static const float exact_limits[N_DATA] = {
     [GAUSSIAN] = 1.3e-5f,    [HEAVY] = 1.3e-5f,        [KEY_CHANNEL] = 1.5e-4f, [VALUE_CHANNEL] = 8e-5f,
     [KEY_OFFSETS] = 1.3e-5f, [HEAVY_TOKENS] = 1.3e-5f, [SHARP] = 1.3e-5f,       [SATURATING] = 8e-5f,
-    [EQUAL] = 5e-5f,       [EQUAL_KEYS] = 1.3e-5f};
+    [EQUAL] = 5e-5f,         [EQUAL_KEYS] = 1.3e-5f};
 
 typedef struct fast_case {
     data_kind kind;
