@@ -100,7 +100,7 @@ KVQ_API uint32_t kvq_version_number(void);
 
 /**
  * Name of the instruction set whose kernels new caches will use, such as "portable": the best that runs here,
- * or the one named by the environment variable KVQ_ISA. NULL if KVQ_ISA names none that runs here.
+ * or the one named by the environment variable KVQ_ISA, read once. NULL if that names none that runs here.
  */
 KVQ_API const char *kvq_isa(void);
 
@@ -492,7 +492,7 @@ typedef enum kvq_precision {
     KVQ_PRECISION_FAST = 0,
     /* As accurate as float32 gets, about 1e-6, for 1.1 to 1.7 times the time: what FAST serves has 31 bits
      * instead of 16 throughout; all else is float32 over dequantized numbers, which superblocks_exact tells.
-     * (Not so where all values are less than 1e-7, the step of halves that scale them, or rotated 1e-30.) */
+     * (1e-6 of what is summed: values that cancel to a hundredth leave 1e-4. KIVI's halves end at 1e-7.) */
     KVQ_PRECISION_EXACT = 1,
 } kvq_precision;
 
@@ -504,8 +504,8 @@ typedef struct kvq_attend_counters {
     /* Of them scored with 31 bits: exact precision, or the query's range was too wide for 16, or the page has
      * no packed value yet (in the window) to tell what 16 bits amount to, or the head was computed again. */
     uint64_t superblocks_wide;
-    /* Of them in float32: a scheme with a side that has no whole-number sums, or a query out of their range
-     * (see Numerics). Much slower. */
+    /* Of them with scores in float32: a scheme of which one side has no whole-number sums (rot of any width
+     * counts as having them), or a query out of their range (see Numerics). Much slower. */
     uint64_t superblocks_exact;
     uint64_t heads_again; /* heads computed again with 31 bits, because they could be too far off */
 } kvq_attend_counters;
@@ -655,7 +655,7 @@ typedef struct kvq_usage {
     uint64_t total;
     uint64_t n_elements;        /* keys and values held */
     uint64_t n_packed_elements; /* of them packed: (payload + metadata) * 8 / this = bits per element */
-    uint64_t evidence;          /* what queries have taught (kvq_cache_step): a part of total */
+    uint64_t evidence;          /* for what queries teach (kvq_cache_step): a part of total */
 } kvq_usage;
 
 /** Call kvq_cache_usage instead. */

@@ -598,7 +598,7 @@ static void expect_31_bits(const kvq_cache *cache, shape s, const float *q, bool
 
 /* A channel that masks: keys are 0 in it, or 1 for tokens out of sight, and the query is large and negative.
  * All the others have what is left of its 31 bits. That is enough up to KVQ_SCORE_ERROR_WIDE, where float32
- * takes over: an error of twice that estimate in weights would be 4e-6 of the output. */
+ * takes over: the output may be off by twice what was measured. */
 Test(fast, a_channel_that_masks_leaves_the_others_their_digits)
 {
     enum { N = 256, D = 32 };
@@ -618,7 +618,7 @@ Test(fast, a_channel_that_masks_leaves_the_others_their_digits)
         float fast[D], exact[D], wanted[D];
         attend_in_double(cache, s, N, x.q, wanted);
         expect_31_bits(cache, s, x.q, sizes[i] > 1, fast, exact);
-        cr_assert(rel_l2(fast, wanted, D) <= 1e-3 && rel_l2(exact, wanted, D) <= 4e-6, "%g: %g, %g",
+        cr_assert(rel_l2(fast, wanted, D) <= 1e-3 && rel_l2(exact, wanted, D) <= 1.3e-6, "%g: %g, %g",
                   (double)sizes[i], rel_l2(fast, wanted, D), rel_l2(exact, wanted, D));
         free_inputs(&x);
         kvq_cache_free(cache);

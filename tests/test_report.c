@@ -508,8 +508,9 @@ Test(report, sentences_say_where_a_cache_is_larger_than_fp16)
         "keeps the cache of 400 tokens in 7.1 kB, where plain fp16 takes 7.0 kB and fp32 14.0 kB: 1.25 "
         "times smaller than fp16. From 333 tokens on it stays smaller than fp16. A packed number costs "
         "3.50 bits, at this length and with everything around it 8.25; 2.0 kB of the cache are tokens "
-        "kept as float16 keys and int8 values, a share that shrinks as the context grows; 1.1 kB are what it "
-        "has learned from the queries.",
+        "kept as float16 keys and int8 values, a share that shrinks as the context grows; 1.1 kB are for "
+        "what "
+        "it learns from the queries.",
         true);
     run.ratio_vs_fp16 = 0.9;
     run.pays_from = 1000;

@@ -46,9 +46,10 @@ void report_header(FILE *f, const report_context *c, size_t n_windows, size_t n_
         snprintf(bos, sizeof bos, ", each after BOS (%d)", (int)c->bos_id);
     const char *mark = style->markdown ? "**" : "";
     origin_text(origin, sizeof origin, c);
-    snprintf(text, sizeof text, "%s%s (%s)%s%s: %zu window%s of %s tokens%s%s, %s kernels, %d thread%s%s%s",
+    snprintf(text, sizeof text, "%s%s (%s)%s%s: %zu window%s of %s tokens%s%s, %s kernels, %d thread%s%s%s%s",
              mark, c->model_name, origin, c->text_name[0] != '\0' ? ", " : "", c->text_name, n_windows,
              n_windows == 1 ? "" : "s", tokens, prompt, bos, c->isa, c->threads, c->threads == 1 ? "" : "s",
+             strcmp(c->precision, "exact") == 0 ? ", exact precision" : "",
              c->append_only ? ", without evidence (append only)" : "", mark);
     format_paragraph(f, text, style->width);
     fputc('\n', f);
