@@ -558,6 +558,30 @@ Test(report, sentences_keep_to_plain_numbers)
     expect_sentence(&run, "ruins", false);
 }
 
+/* What a person must know to repeat a run stands in its title, but for what is the default. */
+Test(report, titles_name_what_was_asked_for)
+{
+    static const report_style style = {.width = 1000};
+    const struct {
+        const char *precision;
+        bool append_only;
+        const char *end;
+    } cases[] = {{"fast", false, "portable kernels, 1 thread\n"},
+                 {"exact", false, "portable kernels, 1 thread, exact precision\n"},
+                 {"exact", true, "1 thread, exact precision, without evidence (append only)\n"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        report_context c = context;
+        char text[2048] = "";
+        c.precision = cases[i].precision;
+        c.append_only = cases[i].append_only;
+        FILE *f = fmemopen(text, sizeof text, "w");
+        cr_assert_not_null(f);
+        report_header(f, &c, 1, 400, 0, &style);
+        cr_assert_eq(fclose(f), 0);
+        cr_assert_not_null(strstr(text, cases[i].end), "%s", text);
+    }
+}
+
 /* Each verdict on either side of where it begins. */
 Test(report, sentences_judge_the_change_of_perplexity)
 {
