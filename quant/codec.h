@@ -168,7 +168,8 @@ struct kvq_codec {
     /** scores[i][t] = q[i] . xhat[t] by whole numbers; rows of KVQ_SUPERBLOCK, written up to whole blocks of
      * 32 tokens; q is [n_q][D], prepared. For wide sums there are n_q rows more, and row n_q + i is to be
      * added to row i. Rows are kvq_rows_most(D) at most. rms_error[i] is an estimate of what 16 bits are off
-     * by, root mean square; +Inf or NaN, and a row of anything, where the query does not fold. */
+     * by, root mean square; +Inf or NaN, and a row of anything, where the query does not fold. If 16 bits
+     * serve none of them (KVQ_SCORE_ERROR_FOLDED), scores that are not wide may be left out. */
     void (*score)(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
                   size_t n_q, float *scores, float *rms_error);
 

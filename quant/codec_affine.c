@@ -254,10 +254,12 @@ static void affine_score(const kvq_kernels *k, const kvq_side *s, const kvq_toke
     _Alignas(KVQ_ALIGNMENT) int8_t q_folded[META_TILES * 2 * KVQ_ROW_NUMBERS_MAX];
     float step[KVQ_ROWS_MAX], bias[META_TILES * KVQ_ROWS_MAX];
     k->fold_keys(l, tokens->superblock, tokens->n, q, n_q, wide, q_folded, step, bias);
-    kvq_score_folded(k, l, tokens->superblock, tokens->next, tokens->n, q_folded, step, bias, n_rows, scores);
     for (size_t i = 0; i < n_q; i++)
         rms_error[i] =
             fits(l, tokens->n, step[i], bias + i, n_rows) ? step[i] * l->score_error_per_step : INFINITY;
+    if (wide || kvq_any_folded(rms_error, n_q))
+        kvq_score_folded(k, l, tokens->superblock, tokens->next, tokens->n, q_folded, step, bias, n_rows,
+                         scores);
 }
 
 /* Where codes cannot spread over a group's grid, because its scale is one of the smallest halves, they all

@@ -378,14 +378,17 @@ static void tier_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens
 {
     const kvq_tier *l = kvq_tier_of(s);
     folded_queries f;
-    fold_queries(k, l, tokens->superblock, q, n_q, tokens->sums == KVQ_SUMS_WIDE, &f);
-    k->score_runs(f.runs, f.n_runs, tokens->superblock, tokens->next, tokens->n, f.folded, f.step, f.bias,
-                  f.n_rows, scores);
-    score_kept(k, l, tokens, q, n_q, f.n_rows, scores);
+    const bool wide = tokens->sums == KVQ_SUMS_WIDE;
+    fold_queries(k, l, tokens->superblock, q, n_q, wide, &f);
     for (size_t i = 0; i < n_q; i++) {
         const bool fits = f.step[i] <= KVQ_FOLD_MAX && fabsf(f.bias[i]) <= KVQ_FOLD_MAX; /* false for NaN */
         rms_error[i] = fits ? f.step[i] * f.error_per_step : INFINITY;
     }
+    if (!wide && !kvq_any_folded(rms_error, n_q))
+        return;
+    k->score_runs(f.runs, f.n_runs, tokens->superblock, tokens->next, tokens->n, f.folded, f.step, f.bias,
+                  f.n_rows, scores);
+    score_kept(k, l, tokens, q, n_q, f.n_rows, scores);
 }
 
 /* ---- What schemes say ---- */

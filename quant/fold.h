@@ -43,6 +43,15 @@ static inline float kvq_wide_error(float folded_error)
     return 2.0f / KVQ_REST_SCALE * folded_error;
 }
 
+/** Is there a row that 16 bits serve? */
+static inline bool kvq_any_folded(const float *rms_error, size_t n_q)
+{
+    bool any = false;
+    for (size_t i = 0; i < n_q; i++)
+        any = any || rms_error[i] <= KVQ_SCORE_ERROR_FOLDED;
+    return any;
+}
+
 /** What rows and their rests came to makes the wide sums. */
 static inline void kvq_join(const float *rows, const float *rests, size_t n, float *out)
 {
