@@ -123,8 +123,7 @@ struct kvq_codec {
     /** Fill what kvq_side leaves to the codec. Returns NULL, or what is wrong with the side. */
     const char *(*init)(kvq_side *s);
 
-    /** Store n tokens from t0 on, both multiples of tokens_per_run; row i is x + i *
-     * stride. */
+    /** Store n tokens from t0 on, both multiples of tokens_per_run; row i is x + i * stride. */
     void (*encode)(const kvq_kernels *k, const kvq_side *s, uint8_t *superblock, size_t t0, size_t n,
                    const float *x, size_t stride, const kvq_evidence *evidence);
 

@@ -488,10 +488,10 @@ static void rot_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_to
         if (!(fold[i].step <= KVQ_FOLD_MAX)) { /* it does not fold, and is all 0 */
             sum_of_p[i] = NAN;
             fold[i].step = 0.0f;
+            if (wide)
+                fold[n_q + i].step = 0.0f;
             kvq_accumulate_dequantized(k, s, tokens, p + i * T, 1, sums->packed + i * l->dim);
         }
-        if (wide)
-            fold[n_q + i].step = fold[i].step / KVQ_REST_SCALE;
     }
     accumulate_plain(k, l, tokens, p, n_q, sum_of_p, sums->plain);
     if (is_centred(l)) {

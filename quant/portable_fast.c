@@ -1,6 +1,6 @@
 /*
- * The portable kernels of attention in whole numbers. This file is its specification; every
- * other instruction set gives the same bits.
+ * The portable kernels of attention in whole numbers. This file is its specification; every other instruction
+ * set gives the same bits.
  *
  * Keys per channel: score_t = sum_c (q_c s_c) code_tc + sum_c q_c min_c. The factors x_c = q_c s_c are the
  * same for all tokens of a meta_tile, so they are rounded once, to w_c = rne((q_c * 32512 / max|x|) s_c), and

@@ -1,6 +1,6 @@
 /*
- * Softmax in vectors, and the look for what is not finite: the operations of kernels_portable.c in
- * its order, sixteen lanes at a time.
+ * Softmax in vectors, and the look for what is not finite: the operations of kernels_portable.c in its order,
+ * sixteen lanes at a time.
  */
 #ifndef KVQ_QUANT_VECTOR_SOFTMAX_H
 #define KVQ_QUANT_VECTOR_SOFTMAX_H

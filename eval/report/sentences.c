@@ -101,7 +101,7 @@ static void say_bits(paragraph *p, const evaluate_run *run)
 static const char *verdict(double change)
 {
     const double size = fabs(change);
-    return size < 0.1     ? "more than chance, but nothing one could notice"
+    return size < 0.1     ? "which is nothing one could notice"
            : size < 1.0   ? "a small change"
            : change < 0.0 ? "a change for the better that is chance, not a gain"
            : size < 5.0   ? "a clear but moderate loss"
