@@ -249,6 +249,38 @@ Test(rot, errors_of_scores_count)
     }
 }
 
+/* One row of two whose products pass what folds: its sums are those of dequantized tokens, to the bit, and the
+ * other's are as good as with it alone. */
+Test(rot, products_that_do_not_fold_are_summed_in_float32)
+{
+    enum { D = 64 };
+    static const char *const bits[] = {"rot:2:page=0", "rot:3:page=0"};
+    static const kvq_sums kinds[] = {KVQ_SUMS_FAST, KVQ_SUMS_WIDE};
+    static float p[2 * T], plain[2 * D];
+    rng r = rng_make(7);
+    for (size_t i = 0; i < 4; i++) {
+        kvq_side s = side_of(bits[i / 2], KVQ_VALUES, 0, D);
+        float sums[2 * D] = {0}, error[2] = {0}, alone[D] = {0}, rms[2] = {0};
+        make_page(&r, FILL_NORMAL, D);
+        for (size_t j = 0; j < T * D; j++)
+            x[j] *= 0x1p98f;
+        check_encoding(&s, NULL, bits[i / 2]);
+        for (size_t t = 0; t < T; t++) {
+            p[t] = 0x1p10f; /* weights are up to 2^16 */
+            p[T + t] = 0x1p-10f;
+        }
+        const kvq_tokens tokens = {.superblock = superblock, .n = T, .sums = kinds[i % 2]};
+        kvq_side_accumulate(kvq_kernels_get(), &s, &tokens, p, 2, rms, &(kvq_sum_rows){sums, sums, error});
+        memset(plain, 0, sizeof plain);
+        kvq_accumulate_dequantized(kvq_kernels_get(), &s, &tokens, p, 2, plain);
+        cr_assert(memcmp(sums, plain, D * sizeof *plain) == 0, "%s, %d", bits[i / 2], (int)kinds[i % 2]);
+        kvq_side_accumulate(kvq_kernels_get(), &s, &tokens, p + T, 1, rms,
+                            &(kvq_sum_rows){alone, alone, error});
+        cr_assert(memcmp(sums + D, alone, sizeof alone) == 0, "%s, %d", bits[i / 2], (int)kinds[i % 2]);
+        cr_assert(rel_l2(alone, plain + D, D) <= 1e-3);
+    }
+}
+
 /* What an error of the scores moves the sum by, p times it times the token, counts for kept tokens, too. */
 Test(rot, errors_of_kept_tokens_count)
 {
