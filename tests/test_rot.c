@@ -249,8 +249,8 @@ Test(rot, errors_of_scores_count)
     }
 }
 
-/* One row of two whose products pass what folds: its sums are those of dequantized tokens, to the bit, and the
- * other's are as good as with it alone. */
+/* One row of two whose products pass what folds: its sums are those of dequantized tokens, to the bit, and
+ * the other's are as good as with it alone. */
 Test(rot, products_that_do_not_fold_are_summed_in_float32)
 {
     enum { D = 64 };
