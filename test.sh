@@ -1,6 +1,6 @@
 #!/bin/sh
 # Usage: ./test.sh [--all]   Ends with the count of tests.
-# Build with gcc, warnings as errors; what ./run.sh shows; formatting; every test once; the library's tests again on every
+# Formatting; build with gcc, warnings as errors; what ./run.sh shows; every test once; the library's tests again on every
 # plainer instruction set; saved caches under valgrind; the ABI. Some ten minutes on two cores. With --all, as CI does it, kernels
 # and caches on emulated processors, and every test again with the address and undefined-behaviour sanitizers and with clang.
 set -eu
@@ -17,7 +17,7 @@ esac
 KVQ_BUILD_DIR=build/gcc # one build for what run.sh shows and for the tests
 export KVQ_BUILD_DIR
 .ci/need gcc libc6-dev make cmake pkg-config libopenblas-openmp-dev libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev \
-    g++ libcriterion-dev clang clang-format libomp-dev valgrind abigail-tools
+    g++ libcriterion-dev clang libomp-dev valgrind abigail-tools
 mkdir -p build
 
 fail() {
@@ -116,12 +116,11 @@ other_processors() {
     wait_for_emulators
 }
 
+echo "== format"
+.ci/format
 rm -f build/crosscheck-*.log build/passing-*.log
 build gcc
 ./run.sh
-echo "== format"
-git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror || fail "clang-format"
-! git ls-files '*.c' '*.h' | LC_ALL=C.UTF-8 xargs grep -nE '^.{111,}' || fail "lines over 110 columns"
 echo "== gcc: tests"
 tests gcc
 grep -E 'tests passed' build/gcc.log
