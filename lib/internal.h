@@ -246,7 +246,7 @@ uint64_t kvq_evidence_bytes(const kvq_cache *cache, const kvq_layer_plan *plan, 
 
 /** Learn from queries q[n][H][D], in their order. */
 void kvq_evidence_add_queries(const kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
-                              kvq_dtype dtype, const void *q, size_t n);
+                              kvq_dtype dtype, const void *q, size_t n, int n_threads);
 
 /** Weigh what was learned from n_before tokens as if it were from n_after. */
 void kvq_evidence_shrink(const kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer, size_t n_after,

@@ -160,7 +160,7 @@ static void finish(const kvq_step *s)
         exchange_received(s, p, true);
         kvq_evidence_add_queries(s->cache, s->plan, layer, s->attention.q_dtype,
                                  kvq_element(s->q, s->attention.q_dtype, p->first_query * q_elements),
-                                 p->n_new);
+                                 p->n_new, s->attention.n_threads);
         kvq_arrivals arrivals = {.dtype = s->kv_dtype,
                                  .strides = kvq_strides_dense(s->cache),
                                  .n_tokens = p->n_new,

@@ -49,6 +49,9 @@ static inline size_t kvq_rows_most(size_t dim)
 /* Below this, 2^x is taken for 0. */
 #define KVQ_EXP2_SMALLEST -125.5f
 
+/* Sums over queries stop growing here (add_moment_f32): long before they could overflow. */
+#define KVQ_MOMENT_MOST 0x1p120f
+
 enum { KVQ_LANES = 16 }; /* the width of the fixed summation order: one zmm, two ymm or four NEON registers */
 
 /** The sum of sixteen lanes in the order of dot_f32; lanes are overwritten. */
@@ -281,6 +284,11 @@ typedef struct kvq_kernels {
      * this order; i < 16. */
     void (*subtract_rows_f64)(const double *const *row, size_t c, const double *by, size_t n, double x[16]);
 
+    /* Likewise of queries, before that: moment[c (c + 1) / 2 + j] += q[i][c] * q[i][j] for j <= c < dim,
+     * multiply then add, for the n rows of q in their order; then at most KVQ_MOMENT_MOST, or at least the
+     * negative of it. q is [n][dim up to a multiple of 16]; what it adds up to stays finite. */
+    void (*add_moment_f32)(const float *q, size_t n, size_t dim, float *moment);
+
     /* Fold n_q queries, times steps, in an order, each with one step for all classes; wide as above.
      *   folded    class after class, of each n_rows times its places, up to a multiple of 32, as score_runs
      *             takes them
@@ -374,6 +382,7 @@ static inline void kvq_score_folded(const kvq_kernels *k, const kvq_layout *l, c
     X(fit_channels)                                                                                          \
     X(fit_channel)                                                                                           \
     X(subtract_rows_f64)                                                                                     \
+    X(add_moment_f32)                                                                                        \
     X(fold_ordered)                                                                                          \
     X(fold_products)                                                                                         \
     X(choose_levels)                                                                                         \
@@ -442,6 +451,7 @@ void kvq_fit_channel_portable(const float *x, uint32_t bits, float u, uint8_t *c
                               uint16_t *lo);
 void kvq_subtract_rows_f64_portable(const double *const *row, size_t c, const double *by, size_t n,
                                     double x[16]);
+void kvq_add_moment_f32_portable(const float *q, size_t n, size_t dim, float *moment);
 void kvq_fold_ordered_portable(const kvq_ordered *o, const float *q, size_t n_q, bool wide, int8_t *folded,
                                float *step, float *bias);
 void kvq_fold_products_portable(const kvq_log_scales *scales, size_t n, const float *p, size_t n_q, bool wide,

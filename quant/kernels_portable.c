@@ -154,6 +154,7 @@ const kvq_kernels kvq_kernels_portable = {
     .fit_channels = kvq_fit_channels_portable,
     .fit_channel = kvq_fit_channel_portable,
     .subtract_rows_f64 = kvq_subtract_rows_f64_portable,
+    .add_moment_f32 = kvq_add_moment_f32_portable,
     .fold_ordered = kvq_fold_ordered_portable,
     .fold_products = kvq_fold_products_portable,
     .dequantize_levels = kvq_dequantize_levels_portable,

@@ -69,3 +69,8 @@ void kvq_subtract_rows_f64_portable(const double *const *row, size_t c, const do
 {
     subtract_rows_f64_v(row, c, by, n, x);
 }
+
+void kvq_add_moment_f32_portable(const float *q, size_t n, size_t dim, float *moment)
+{
+    add_moment_f32_v(q, n, dim, moment);
+}

@@ -345,6 +345,40 @@ static void subtract_rows_f64_v(const double *const *row, size_t c, const double
     v_e_store(x + 8, high);
 }
 
+enum { MOMENT_ROWS = 4 }; /* of the triangle at a time: a query's numbers serve all of them */
+
+static void add_moment_f32_v(const float *q, size_t n, size_t dim, float *moment)
+{
+    const size_t stride = (dim + 15) / 16 * 16;
+    const v_f most = v_set1(KVQ_MOMENT_MOST), least = v_set1(-KVQ_MOMENT_MOST);
+    for (size_t c = 0; c < dim; c += MOMENT_ROWS)
+        for (size_t j = 0; j < c + MOMENT_ROWS; j += 16) {
+            v_f sum[MOMENT_ROWS];
+            float *row[MOMENT_ROWS];
+            size_t n_columns[MOMENT_ROWS]; /* none of rows that are not there */
+            V_UNROLL(4)
+            for (size_t k = 0; k < MOMENT_ROWS; k++) {
+                n_columns[k] = c + k < dim ? c + k + 1 : 0;
+                row[k] = moment + (c + k) * n_columns[k] / 2;
+                sum[k] = row_part(row[k], n_columns[k], j);
+            }
+            for (size_t i = 0; i < n; i++) {
+                const v_f x = v_load(q + i * stride + j);
+                V_UNROLL(4)
+                for (size_t k = 0; k < MOMENT_ROWS; k++)
+                    sum[k] = v_add(sum[k], v_mul(v_set1(q[i * stride + c + k]), x));
+            }
+            V_UNROLL(4)
+            for (size_t k = 0; k < MOMENT_ROWS; k++) {
+                const v_f x = v_min(v_max(sum[k], least), most);
+                if (j + 16 <= n_columns[k])
+                    v_store(row[k] + j, x);
+                else if (j < n_columns[k])
+                    v_store_part(row[k] + j, x, n_columns[k] - j);
+            }
+        }
+}
+
 /* ---- Levels ---- */
 
 enum { LEVEL_ROWS = 4 }; /* rows of factors that share the levels of a code, at most */
@@ -560,7 +594,8 @@ static int32_t rotate_row_v(const float *x, size_t dim, float *y, float *square)
 /* The slots of a table that this file fills. */
 #define V_FIT_KERNELS                                                                                        \
     .channel_stats = channel_stats_v, .fit_channels = fit_channels_v, .fit_channel = fit_channel_v,          \
-    .subtract_rows_f64 = subtract_rows_f64_v, .choose_levels = choose_levels_v,                              \
-    .hadamard_f32 = hadamard_f32_v, .rotate_row = rotate_row_v, .accumulate_levels = accumulate_levels_v
+    .subtract_rows_f64 = subtract_rows_f64_v, .add_moment_f32 = add_moment_f32_v,                            \
+    .choose_levels = choose_levels_v, .hadamard_f32 = hadamard_f32_v, .rotate_row = rotate_row_v,            \
+    .accumulate_levels = accumulate_levels_v
 
 #endif /* KVQ_QUANT_VECTOR_FIT_H */

@@ -198,6 +198,34 @@ void check_subtract_rows_f64(const kvq_kernels *k)
     }
 }
 
+/* Rows of q, normal or so large that sums stop growing; what is past dim has no part in anything. */
+void check_add_moment_f32(const kvq_kernels *k)
+{
+    enum { DIM = 70, N = 20 };
+    for (size_t i = 0; i < 200; i++) {
+        const size_t n = rng_below(&r, N + 1), dim = 1 + (i < DIM ? i : rng_below(&r, DIM));
+        const size_t stride = (dim + LANES - 1) / LANES * LANES, n_sums = dim * (dim + 1) / 2;
+        const float size = i % 8 == 7 ? 0x1p60f : 1.0f;
+        float *q = place(&in_a, random_placing(&r), (n + 1) * stride, sizeof *q), wanted[DIM * (DIM + 1) / 2],
+              *moment = place(&out_a, random_placing(&r), n_sums, sizeof *moment);
+        for (size_t j = 0; j < n * stride; j++)
+            q[j] = size * rng_normal(&r);
+        for (size_t c = 0, at = 0; c < dim; c++)
+            for (size_t j = 0; j <= c; j++, at++) {
+                wanted[at] = moment[at] = size * (size * rng_normal(&r) / 3);
+                for (size_t row = 0; row < n; row++) {
+                    volatile float product = q[row * stride + c] * q[row * stride + j];
+                    wanted[at] += product;
+                }
+                wanted[at] = fminf(fmaxf(wanted[at], -KVQ_MOMENT_MOST), KVQ_MOMENT_MOST);
+            }
+        k->add_moment_f32(q, n, dim, moment);
+        check_canaries(&out_a, "add_moment_f32");
+        cr_assert(same_bits("add_moment_f32", moment, wanted, n_sums * sizeof *wanted), "n = %zu, D = %zu", n,
+                  dim);
+    }
+}
+
 static float folded_at(const int8_t *folded, size_t i)
 {
     const int8_t *sixteen = folded + i / LANES * 2 * LANES;

@@ -207,6 +207,15 @@ static size_t run_subtract_rows_f64(const kvq_kernels *k, workspace *w, size_t i
 }
 static const kernel_bench bench_subtract_rows_f64 = {run_subtract_rows_f64, false, false};
 
+static size_t run_add_moment_f32(const kvq_kernels *k, workspace *w, size_t i)
+{
+    enum { N = 16, MOST = 2 * T - 16 }; /* whose triangle the floats have room for */
+    const size_t dim = w->dim < MOST ? w->dim / 16 * 16 : MOST;
+    k->add_moment_f32(w->rows + i * w->n_floats, N, dim, w->floats);
+    return N * dim * sizeof(float);
+}
+static const kernel_bench bench_add_moment_f32 = {run_add_moment_f32, false, false};
+
 /* In reverse order, half of the channels in one class. */
 static size_t run_fold_ordered(const kvq_kernels *k, workspace *w, size_t i)
 {

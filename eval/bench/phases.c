@@ -201,6 +201,7 @@ NOT_TIMED(fit_channels)
 NOT_TIMED(fit_channel)
 NOT_TIMED(rotate_row)
 NOT_TIMED(subtract_rows_f64)
+NOT_TIMED(add_moment_f32)
 NOT_TIMED(choose_levels)
 /* clang-format on */
 
