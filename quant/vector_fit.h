@@ -1,7 +1,7 @@
 /*
- * Template of the kernels that codec_tier.c and codec_rot.c encode with: the search of grids, levels, and the
- * Hadamard transform, which attention needs too. For vectors and, with lanes.h, for the portable table: one
- * source, so the same bits.
+ * Template of the kernels that codec_tier.c and codec_rot.c encode with: the search of grids, feedback and
+ * the moments it comes from, levels, and the Hadamard transform, which attention needs too. For vectors and,
+ * with lanes.h, for the portable table: one source, so the same bits.
  */
 #ifndef KVQ_QUANT_VECTOR_FIT_H
 #define KVQ_QUANT_VECTOR_FIT_H
