@@ -8,6 +8,7 @@ cd "$(dirname "$0")"
 build=${KVQ_BUILD_DIR:-build}
 log=$build/build.log
 mkdir -p "$build"
+[ -x "$build/eval/kvq-eval" ] || echo "building in $build, a minute or two; $log tells how far it is" >&2
 {
     cmake -S . -B "$build" && cmake --build "$build" -j "$(nproc)"
 } >"$log" 2>&1 || {
