@@ -490,9 +490,9 @@ typedef enum kvq_precision {
      * kvq schemes; probabilities stay float where rot has other bits than 2); EXACT otherwise (rivals,
      * plug-ins), and wherever `bound` is asked for. */
     KVQ_PRECISION_FAST = 0,
-    /* As accurate as float32 gets, about 1e-6, for 1.1 to 1.7 times the time: what FAST serves has 31 bits
-     * instead of 16 throughout; all else is float32 over dequantized numbers, which superblocks_exact tells.
-     * (1e-6 of what is summed: values that cancel to a hundredth leave 1e-4. KIVI's halves end at 1e-7.) */
+    /* About 1e-6 from real arithmetic, as float32 is, for 1.1 to 1.7 times the time: what FAST serves has 31
+     * bits instead of 16; all else is float32 over dequantized numbers, which superblocks_exact tells. (Where
+     * one channel decides scores by 100, up to 1e-5; where values cancel to a hundredth, 100 times it.) */
     KVQ_PRECISION_EXACT = 1,
 } kvq_precision;
 
@@ -504,8 +504,8 @@ typedef struct kvq_attend_counters {
     /* Of them scored with 31 bits: exact precision, or the query's range was too wide for 16, or the page has
      * no packed value yet (in the window) to tell what 16 bits amount to, or the head was computed again. */
     uint64_t superblocks_wide;
-    /* Of them with scores in float32: a scheme of which one side has no whole-number sums (rot of any width
-     * counts as having them), or a query out of their range (see Numerics). Much slower. */
+    /* Of them with scores or sums in float32: all of a scheme of which one side has no whole-number sums (rot
+     * of any width counts as having them), or a query out of their range (see Numerics). Much slower. */
     uint64_t superblocks_exact;
     uint64_t heads_again; /* heads computed again with 31 bits, because they could be too far off */
 } kvq_attend_counters;
@@ -576,9 +576,9 @@ static inline void kvq_attend_options_init(kvq_attend_options *options)
  * Numerics  identical bits on every instruction set, for any n_threads, any grouping of sequences into calls
  *           and whatever other queries of a sequence are in the call. Whole numbers of 31 bits serve scores
  *           but where |q| times scale, by a key's scale or minimum, passes 2^100, or |q| 2^85 times the
- *           largest such product, or they could be off by 2^-19 (root mean square, in powers of 2 of a
- *           weight): that takes one channel's range of keys to make a difference of some 900 to a score at D
- *           = 64, by the root of D less at others. Then they are float32.
+ *           largest such product, or what folding rounds could be 2^-22 (root mean square, in powers of 2
+ *           of a weight): that takes one channel's range of keys to make a difference of some 110 to a score
+ *           at D = 64, times the root of 64 / D at others. Then they are float32.
  *           Sums are float32, 128 tokens at a time (online softmax: Milakov and Gimelshein, arXiv
  *           1805.02867), in segments of 2,048 (the first: of 512) that threads share. A query for which
  *           scale * q, that times a key's scale, a score, or a partial sum of one leaves the range of float

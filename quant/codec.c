@@ -204,8 +204,12 @@ static void score_fast(const kvq_kernels *k, const kvq_side *s, const kvq_tokens
     s->codec->score(k, s, tokens, q, n_q, scores, score_rms_error);
     for (size_t i = 0; i < n_q; i++)
         too_far[i] = !(score_rms_error[i] <= KVQ_SCORE_ERROR_FOLDED); /* true for NaN */
-    for (size_t i = 0, n; (n = next_run(too_far, n_q, kvq_rows_most(s->dim) / 2, &i)) > 0; i += n)
-        score_wide(k, s, tokens, q + i * s->dim, n, scores + i * KVQ_SUPERBLOCK, score_rms_error + i, counts);
+    kvq_tokens again = *tokens;
+    if (kvq_any_folded(score_rms_error, n_q))
+        again.next.n_bytes = 0; /* it is under way */
+    for (size_t i = 0, n; (n = next_run(too_far, n_q, kvq_rows_most(s->dim) / 2, &i)) > 0;
+         i += n, again.next.n_bytes = 0)
+        score_wide(k, s, &again, q + i * s->dim, n, scores + i * KVQ_SUPERBLOCK, score_rms_error + i, counts);
 }
 
 void kvq_side_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *tokens, const float *q,
@@ -214,13 +218,18 @@ void kvq_side_score(const kvq_kernels *k, const kvq_side *s, const kvq_tokens *t
     const size_t half = kvq_rows_most(s->dim) / 2;
     if (!s->folds) {
         memset(score_rms_error, 0, n_q * sizeof *score_rms_error);
-        (s->codec->score_float != NULL ? s->codec->score_float : kvq_score_dequantized)(k, s, tokens, q, n_q,
-                                                                                        scores);
+        if (s->codec->score_float != NULL) {
+            s->codec->score_float(k, s, tokens, q, n_q, scores);
+        } else {
+            kvq_prefetch_all(tokens->next);
+            kvq_score_dequantized(k, s, tokens, q, n_q, scores);
+        }
     } else if (tokens->sums == KVQ_SUMS_FAST) {
         score_fast(k, s, tokens, q, n_q, scores, score_rms_error, counts);
     } else {
-        for (size_t i = 0; i < n_q; i += half)
-            score_wide(k, s, tokens, q + i * s->dim, n_q - i < half ? n_q - i : half,
+        kvq_tokens here = *tokens;
+        for (size_t i = 0; i < n_q; i += half, here.next.n_bytes = 0)
+            score_wide(k, s, &here, q + i * s->dim, n_q - i < half ? n_q - i : half,
                        scores + i * KVQ_SUPERBLOCK, score_rms_error + i, counts);
     }
 }
@@ -230,13 +239,18 @@ void kvq_side_accumulate(const kvq_kernels *k, const kvq_side *s, const kvq_toke
 {
     const size_t most = kvq_rows_most(s->dim) / (tokens->sums == KVQ_SUMS_WIDE ? 2 : 1);
     if (!s->folds) {
-        (s->codec->accumulate_float != NULL ? s->codec->accumulate_float
-                                            : kvq_accumulate_dequantized)(k, s, tokens, p, n_q, sums->packed);
+        if (s->codec->accumulate_float != NULL) {
+            s->codec->accumulate_float(k, s, tokens, p, n_q, sums->packed);
+        } else {
+            kvq_prefetch_all(tokens->next);
+            kvq_accumulate_dequantized(k, s, tokens, p, n_q, sums->packed);
+        }
         return;
     }
-    for (size_t i = 0; i < n_q; i += most) {
+    kvq_tokens here = *tokens;
+    for (size_t i = 0; i < n_q; i += most, here.next.n_bytes = 0) {
         const kvq_sum_rows rows = {sums->plain + i * s->dim, sums->packed + i * s->dim, sums->error + i};
-        s->codec->accumulate(k, s, tokens, p + i * KVQ_SUPERBLOCK, n_q - i < most ? n_q - i : most,
+        s->codec->accumulate(k, s, &here, p + i * KVQ_SUPERBLOCK, n_q - i < most ? n_q - i : most,
                              score_rms_error + i, &rows);
     }
 }

@@ -21,12 +21,16 @@ enum {
  * differ from half the largest by, in units of the largest. */
 #define KVQ_MEAN_SQUARE_CODE 0.125f
 
-/* What a score may be off by, estimated, root mean square, as a power of 2 and beside float32's own rounding:
- * beyond the first limit a query is folded wide; beyond the second it is scored in float32, of dequantized
- * keys. That takes a channel whose product with the range of its keys (scale times levels) is a power of 2 of
- * 1,250 and more at D = 64, by the root of D less at others. */
+/* What a score may be off by for the rounding of folded numbers, estimated, root mean square, as a power of
+ * 2: beyond the first limit a query is folded wide; beyond the second it is scored in float32, of dequantized
+ * keys. That takes a channel whose product R with the range of its affine keys (scale times levels) is a
+ * power of 2 of 156 and more at D = 64, times the root of 64 / D at others.
+ *
+ * The second is so small for what is not estimated: products with R are rounded to float32 before they fold,
+ * and so are the sum and the bias that may cancel it, where a dequantized key of 0 leaves nothing to round.
+ * At most R (2 + 1 + 1 + 2) 2^-24, 6e-5 at the limit; about R 2^-24 was measured. */
 #define KVQ_SCORE_ERROR_FOLDED 0x1p-12f
-#define KVQ_SCORE_ERROR_WIDE   0x1p-19f
+#define KVQ_SCORE_ERROR_WIDE   0x1p-22f
 
 /** Factor that folds numbers up to max, or 0 to make them all 0; *step is what a folded 1 stands for. */
 static inline float kvq_fold_per_unit(float max, float *step)
@@ -36,8 +40,8 @@ static inline float kvq_fold_per_unit(float max, float *step)
     return usable ? (float)KVQ_FOLDED_MAX / max : 0.0f;
 }
 
-/** What a wide score is off by, for a 16-bit one that is off by that much: its steps are finer, but codes
- * count whole, and not as what they differ from half the largest. */
+/** What a wide score is off by, for a 16-bit one that is off by that much, if codes spread: its steps are
+ * finer, but codes count whole, and not as what they differ from half the largest. */
 static inline float kvq_wide_error(float folded_error)
 {
     return 2.0f / KVQ_REST_SCALE * folded_error;

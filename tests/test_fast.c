@@ -224,7 +224,8 @@ static kvq_attend_counters expect_same_bits_everywhere(shape s, size_t n_tokens,
             kvq_attend_counters_init(&counters);
             attend_counting_in(precision, cache, s, x.q, &counters, out);
             cr_assert_eq(counters.heads, s.n_heads);
-            cr_assert(kind == KEY_CHANNEL || counters.superblocks_exact == 0, "%s", data_names[kind]);
+            cr_assert(kind == KEY_CHANNEL || kind == SATURATING || counters.superblocks_exact == 0, "%s",
+                      data_names[kind]);
             cr_assert(precision == KVQ_PRECISION_FAST ||
                       counters.superblocks_wide + counters.superblocks_exact == counters.superblocks);
             if (isa == 0)
@@ -299,7 +300,7 @@ Test(fast, counters_count)
 }
 
 /* Without packed values to estimate errors by, or keys that make none, there is one precision. */
-Test(fast, one_side_that_folds_is_exact)
+Test(fast, one_side_that_folds_has_one_precision)
 {
     static const char *const some[] = {"k=2@channel/32,v=q8_0", "k=tier:2,v=2@channel/32",
                                        "k=2@token/32,v=rot:2", "k=q4_0,v=2@token/32"};
@@ -596,9 +597,11 @@ static void expect_31_bits(const kvq_cache *cache, shape s, const float *q, bool
     }
 }
 
-/* A channel that masks: keys are 0 in it, or 1 for tokens out of sight, and the query is large and negative.
- * All the others have what is left of its 31 bits. That is enough up to KVQ_SCORE_ERROR_WIDE, where float32
- * takes over: the output may be off by twice what was measured. */
+/* A channel that masks: keys are 0 in it, or 1 (or -1) for tokens out of sight, and the query is large and
+ * negative (or positive). All the others have what is left of its 31 bits. That is enough up to
+ * KVQ_SCORE_ERROR_WIDE, where float32 takes over: the output may be off by twice what was measured. With -1
+ * the minimum is not 0: products and the bias that cancels them round, by at most R 6 * 2^-24 (fold.h), 8e-5
+ * here, of which 9e-6 was measured. (Beyond, what rounding to halves makes of 0 decides the scores.) */
 Test(fast, a_channel_that_masks_leaves_the_others_their_digits)
 {
     enum { N = 256, D = 32 };
@@ -608,18 +611,21 @@ Test(fast, a_channel_that_masks_leaves_the_others_their_digits)
                 largest_q = largest_step * KVQ_FOLDED_MAX / (0x1.558p-2f * 1.442695f / sqrtf(D));
     shape s = {1, 1, 1, D, 1};
     rng r = rng_make(85);
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+    for (size_t j = 0; j < 2 * sizeof sizes / sizeof sizes[0] - 1; j++) { /* 1e6 only with 1 */
+        const size_t i = j / 2;
+        const float hidden = j % 2 == 0 ? 1.0f : -1.0f;
+        const double most = hidden > 0 || sizes[i] > 1 ? 1.3e-6 : 2e-5;
         inputs x = make_inputs(&r, GAUSSIAN, s, N);
         for (size_t t = 0; t < N; t++)
-            x.k[t * D] = t % 3 == 0 ? 1.0f : 0.0f; /* so scales are a third, rounded up to a half */
-        x.q[0] = -largest_q * sizes[i];
+            x.k[t * D] = t % 3 == 0 ? hidden : 0.0f; /* so scales are a third, rounded up to a half */
+        x.q[0] = -largest_q * sizes[i] * hidden;
         kvq_cache *cache = cache_for("kivi2,r=0,mode=sliding", NULL, s);
         cr_assert_eq(kvq_cache_append(cache, 0, 0, x.k, x.v, N), KVQ_OK);
         float fast[D], exact[D], wanted[D];
         attend_in_double(cache, s, N, x.q, wanted);
         expect_31_bits(cache, s, x.q, sizes[i] > 1, fast, exact);
-        cr_assert(rel_l2(fast, wanted, D) <= 1e-3 && rel_l2(exact, wanted, D) <= 1.3e-6, "%g: %g, %g",
-                  (double)sizes[i], rel_l2(fast, wanted, D), rel_l2(exact, wanted, D));
+        cr_assert(rel_l2(fast, wanted, D) <= 1e-3 && rel_l2(exact, wanted, D) <= most, "%g, %g: %g, %g",
+                  (double)sizes[i], (double)hidden, rel_l2(fast, wanted, D), rel_l2(exact, wanted, D));
         free_inputs(&x);
         kvq_cache_free(cache);
     }

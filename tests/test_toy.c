@@ -495,6 +495,20 @@ Test(toy, evidence_that_cannot_be_is_refused)
     free_script(&d);
 }
 
+/* Products that would be Inf, and cancel as Inf - Inf. */
+Test(toy, queries_near_the_end_of_float_are_evidence)
+{
+    kvq_cache *cache = cache_of("k=toy:7,v=toy:7", (shape){1, 2, 1, 2, 1}, NULL);
+    float q[4] = {3e38f, -3e38f, 3e38f, 3e38f}, x[2] = {0x1p-70f, 0}, out[4];
+    for (size_t i = 0; i < 30; i++)
+        cr_assert_eq(kvq_cache_step(cache, 0, NULL, 1, NULL, q, x, x, 0, NULL, out), KVQ_OK);
+    const float *learned = cache->sequence[0][0].learned;
+    static const float wanted[] = {0x1p120f, 0x1p120f, 0x1p120f, 0, 0x1p120f};
+    for (size_t i = 0; i < 5; i++)
+        cr_assert_eq(learned[i], wanted[i], "%zu: %a", i, (double)learned[i]);
+    kvq_cache_free(cache);
+}
+
 /* Sums stop growing before they overflow. */
 Test(toy, evidence_never_overflows)
 {

@@ -1,6 +1,8 @@
 /* Loading codecs from shared objects (plugins.h). */
 #include "eval/cli/plugins.h"
 
+#include "eval/common/input_file.h"
+
 #include "lib/kvq_experimental.h"
 
 #include <dlfcn.h>
@@ -28,6 +30,7 @@ static bool register_codec(void *object, const char *path, eval_error *e)
 
 bool plugin_load(const char *path, eval_error *e)
 {
+    input_file_note(path);
     void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!object)
         return eval_fail(e, "--plugin: %s", dlerror());

@@ -22,6 +22,49 @@ static bool make_path(char path[4096], const char *dir, const char *name, eval_e
     return (length >= 0 && length < 4096) || eval_fail(e, "%.200s...: path is longer than 4095 bytes", path);
 }
 
+/* ---- Which files were opened: outputs must not replace them ---- */
+
+static struct opened {
+    dev_t device;
+    ino_t number;
+} * opened;
+static size_t n_opened;
+
+static bool is_noted(const struct stat *info)
+{
+    for (size_t i = 0; i < n_opened; i++)
+        if (opened[i].device == info->st_dev && opened[i].number == info->st_ino)
+            return true;
+    return false;
+}
+
+/* Without memory the file is not protected. */
+static void note(const struct stat *info)
+{
+    if (!S_ISREG(info->st_mode) || is_noted(info))
+        return;
+    struct opened *more = realloc(opened, (n_opened + 1) * sizeof *more);
+    if (!more)
+        return;
+    opened = more;
+    opened[n_opened++] = (struct opened){info->st_dev, info->st_ino};
+}
+
+bool input_file_was_opened(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISREG(info.st_mode) && is_noted(&info);
+}
+
+void input_file_note(const char *path)
+{
+    struct stat info;
+    if (stat(path, &info) == 0)
+        note(&info);
+}
+
+/* ---- Opening and reading ---- */
+
 /* What an open file is; *size is that of a regular file, which it must be unless `stream`. */
 static bool check_kind(int fd, const char *path, bool stream, size_t *size, eval_error *e)
 {
@@ -35,6 +78,7 @@ static bool check_kind(int fd, const char *path, bool stream, size_t *size, eval
     if (S_ISREG(info.st_mode) && (uintmax_t)info.st_size > SIZE_MAX)
         return eval_fail(e, "%s: is too large for this machine's address space", path);
     *size = S_ISREG(info.st_mode) ? (size_t)info.st_size : 0;
+    note(&info);
     return true;
 }
 

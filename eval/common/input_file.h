@@ -40,6 +40,12 @@ EVAL_MUST_CHECK bool input_file_open(int *fd, size_t *size, char path[4096], con
 EVAL_MUST_CHECK bool input_file_read_at(int fd, const char *path, void *dst, size_t n_bytes, size_t at,
                                         eval_error *e);
 
+/** Has the file that `path` leads to, a regular one, been opened by any of these, or noted? */
+bool input_file_was_opened(const char *path);
+
+/** Note an input that others open, such as a shared object; does nothing if it is no regular file. */
+void input_file_note(const char *path);
+
 /** Does the name end like this, with something before it? */
 bool input_file_has_suffix(const char *name, const char *suffix);
 

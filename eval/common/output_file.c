@@ -3,6 +3,8 @@
 
 #include "eval/common/output_file.h"
 
+#include "eval/common/input_file.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -129,6 +131,11 @@ bool output_file_same(const char *a, const char *b)
     return strcmp(directory_a, directory_b) == 0 || same_inode(directory_a, directory_b);
 }
 
+static bool fail_as_input(const char *path, eval_error *e)
+{
+    return eval_fail(e, "%s: is an input of this command, which writing it would destroy", path);
+}
+
 bool output_file_check(const char *path, eval_error *e)
 {
     char target[4096], directory[4096];
@@ -137,6 +144,8 @@ bool output_file_check(const char *path, eval_error *e)
         return true;
     if (!follow_links(path, target))
         return eval_fail(e, "%.200s: not a usable file name", path[0] == '\0' ? "(empty)" : path);
+    if (input_file_was_opened(path))
+        return fail_as_input(path, e);
     const bool exists = stat(path, &info) == 0;
     if (exists && S_ISDIR(info.st_mode))
         return eval_fail(e, "%s: cannot write: %s", path, strerror(EISDIR));
@@ -166,6 +175,8 @@ bool output_file_open(output_file *f, const char *path, eval_error *e)
         return eval_fail(e, "%.200s: not a usable file name", path[0] == '\0' ? "(empty)" : path);
     snprintf(f->temporary, sizeof f->temporary, "%.*s.XXXXXX", (int)(sizeof f->temporary - sizeof ".XXXXXX"),
              f->path);
+    if (input_file_was_opened(path))
+        return fail_as_input(path, e);
     struct stat info;
     if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) {
         /* A device or a pipe can't be replaced by a rename: write into it. */

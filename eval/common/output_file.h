@@ -14,7 +14,8 @@ typedef struct output_file {
 } output_file;
 
 /**
- * Start writing `path`; "-" means standard output. The old file stays as it is until output_file_commit.
+ * Start writing `path`; "-" means standard output. The old file stays as it is until output_file_commit; if
+ * it is one that input_file.h has opened, that is an error.
  * Where `path` is a symbolic link, the file it leads to is the one that is written or replaced. On failure
  * nothing needs closing. *f must not move while it is open.
  */
