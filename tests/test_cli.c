@@ -426,6 +426,35 @@ Test(cli, a_text_may_come_through_a_pipe)
     cr_assert(strstr(err, "standard input: is a directory"), "%s", err);
 }
 
+/* Whatever is read and would be written, by another name or as a part of a model. */
+Test(cli, inputs_are_not_overwritten)
+{
+    static const char *const cases[] = {
+        SMALL "--text text --json text",
+        SMALL "--text text --csv link",
+        SMALL "--text text --per-token hard",
+        SMALL "--model m --json m/config.json",
+        SMALL "--model m --logits m/model.safetensors",
+        SMALL "--kv kv.safetensors --json kv.safetensors",
+        "dump --model m --tokens 50 --out m/model.safetensors",
+        "report cells.jsonl --html cells.jsonl",
+    };
+    cr_assert_eq(
+        run("cp -r '%s'/gpt2-6m m; chmod -R u+w m; cp '%s'/sample.txt text; ln -s text link; ln text hard; "
+            "$E dump --tokens 80 --out kv.safetensors && "
+            "$E sweep --tokens 50 --windows 1 --quiet --out cells.jsonl --scheme kivi2",
+            DATA, DATA),
+        0, "%s", err);
+    cr_assert_eq(run("cat m/* text kv.safetensors cells.jsonl | cksum >../sum"), 0);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cr_expect_eq(run("$E %s", cases[i]), 1, "%s: %s", cases[i], err);
+        cr_expect(strstr(err, "is an input of this command"), "%s: %s", cases[i], err);
+    }
+    cr_assert_eq(run("cat m/* text kv.safetensors cells.jsonl | cksum | cmp - ../sum"), 0, "%s", out);
+    cr_assert_eq(run("$E merge cells.jsonl --out cells.jsonl"), 0, "all that it held is still there: %s",
+                 err);
+}
+
 Test(cli, one_file_by_two_names_is_refused)
 {
     static const char *const cases[] = {

@@ -5,6 +5,7 @@
 
 #include "eval/common/arguments.h"
 #include "eval/common/exit_status.h"
+#include "eval/common/input_file.h"
 #include "eval/common/output_file.h"
 #include "eval/sweep/merge.h"
 
@@ -60,6 +61,7 @@ static bool merge(const request *r, eval_error *e)
         return results_load_some(&all, r->files, r->n_files, e);
     }
     results_note_skipped(stderr, &all);
+    input_file_forget_all(); /* all that they hold will be in the new one */
     bool good = output_file_open(&file, r->out, e);
     if (good && !merge_write(file.stream, &all, e)) {
         output_file_discard(&file);

@@ -56,6 +56,13 @@ bool input_file_was_opened(const char *path)
     return stat(path, &info) == 0 && S_ISREG(info.st_mode) && is_noted(&info);
 }
 
+void input_file_forget_all(void)
+{
+    free(opened);
+    opened = NULL;
+    n_opened = 0;
+}
+
 void input_file_note(const char *path)
 {
     struct stat info;

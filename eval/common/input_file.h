@@ -43,6 +43,9 @@ EVAL_MUST_CHECK bool input_file_read_at(int fd, const char *path, void *dst, siz
 /** Has the file that `path` leads to, a regular one, been opened by any of these, or noted? */
 bool input_file_was_opened(const char *path);
 
+/** Forget them: what was read may be replaced now. */
+void input_file_forget_all(void);
+
 /** Note an input that others open, such as a shared object; does nothing if it is no regular file. */
 void input_file_note(const char *path);
 
