@@ -244,7 +244,7 @@ void kvq_evidence_free(kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *
 /** Bytes of evidence that the layer holds. */
 uint64_t kvq_evidence_bytes(const kvq_cache *cache, const kvq_layer_plan *plan, const kvq_layer *layer);
 
-/** Learn from queries q[n][H][D], in their order. */
+/** Learn from queries q[n][H][D], in their order; on up to n_threads, as kvq_n_threads takes them. */
 void kvq_evidence_add_queries(const kvq_cache *cache, const kvq_layer_plan *plan, kvq_layer *layer,
                               kvq_dtype dtype, const void *q, size_t n, int n_threads);
 

@@ -357,8 +357,8 @@ static inline void kvq_config_init(kvq_config *config)
  * Make an empty cache. It holds little memory until tokens arrive; the first token of a layer takes room for
  * S sinks.
  * Ownership: free it with kvq_cache_free.
- * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_SCHEME (also for a scheme that names a layer which the cache does not
- * have: kvq_scheme_min_layers); KVQ_ERR_NOMEM; KVQ_ERR_ISA.
+ * Returns KVQ_OK; KVQ_ERR_ARG; KVQ_ERR_SCHEME (also for one that names a layer which the cache does not have:
+ * kvq_scheme_min_layers; or does not take D: kvq_scheme_bits_per_element is 0); KVQ_ERR_NOMEM; KVQ_ERR_ISA.
  */
 KVQ_API KVQ_MUST_CHECK kvq_status kvq_cache_create(kvq_cache **out, const kvq_config *config);
 

@@ -222,8 +222,9 @@ static bool affine_is_valid(const kvq_side *s, const uint8_t *superblock, size_t
  * ---- Attention ----
  *
  * Fast precision folds to 16 bits, and wide those queries whose range is too large for it; exact precision
- * folds all wide. How far 16 bits are off: rounding moves a folded number by r, uniform in half a step either
- * way, r^2 = step^2 / 12, independently of the others.
+ * folds wide. What even that does not serve is scored in float32 (fold.h). How far 16 bits are off: rounding
+ * moves a folded number by r, uniform in half a step either way, r^2 = step^2 / 12, independently of the
+ * others.
  *
  *   scores    sum_c r_c d_tc with d = code - levels / 2: root mean square step * sqrt(D / 12 * mean d^2)
  *   output    of a channel, sum_t r_t d_tc: squared, n / 12 * step^2 * mean d^2; and what the scores are off

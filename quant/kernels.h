@@ -7,7 +7,7 @@
  * kernel gives the bits of the portable one: sums have an order, and nothing fuses.
  *
  * The comment at each slot is its contract. For all: pointers need no alignment beyond their type's unless
- * said; n = 0 is a no-op, but for what accumulates with a bias, which adds it, and folds, which write zeros;
+ * said; n = 0 is a no-op, but for what accumulates with a bias, which adds it, and folds of p, which write 0;
  * nothing is read before the input or past its stated end, nothing written outside the stated output; outputs
  * do not overlap inputs; floats are finite (checked at the API's edge). Kernels cannot fail, allocate nothing
  * and keep no state. Superblocks are described in quant/layout.h, are aligned to KVQ_ALIGNMENT and may be

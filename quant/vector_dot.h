@@ -1,6 +1,6 @@
 /*
- * Dot products of codes and folded numbers (portable_fast.c) in vectors: what fast precision spends its time
- * in.
+ * Dot products of codes and folded numbers (portable_fast.c) in vectors: what attention over packed tokens
+ * spends its time in.
  *
  * A sum goes over the runs of a superblock (kvq_run): codes of one width, one value of the reduction after
  * the other. A dword holds 32 / width values of one lane, four to each place within its bytes (layout.h).

@@ -32,8 +32,11 @@ const model_shape *evaluate_shape(const evaluate_config *config)
 
 bool evaluate_make_scheme(kvq_scheme **out, const char *text, eval_error *e)
 {
-    const kvq_status status = kvq_scheme_create(out, text, NULL);
-    return status == KVQ_OK || eval_fail(e, "scheme %s: %s", text, kvq_status_string(status));
+    kvq_error why = {KVQ_OK, "", 0};
+    const kvq_status status = kvq_scheme_create(out, text, &why);
+    return status == KVQ_OK ||
+           eval_fail(e, "scheme '%.200s': character %llu: %s", text, (unsigned long long)why.offset + 1,
+                     status == KVQ_ERR_SCHEME ? why.message : kvq_status_string(status));
 }
 
 /* ---- one window ---- */

@@ -26,6 +26,9 @@ bool memory_make_cache(kvq_cache **out, const model_shape *shape, size_t n_layer
     config.head_dim = shape->head_dim;
     config.scheme = scheme;
     const kvq_status status = kvq_cache_create(out, &config);
+    if (status == KVQ_ERR_SCHEME || (status == KVQ_ERR_ARG && shape->head_dim > KVQ_MAX_HEAD_DIM))
+        return eval_fail(e, "scheme %.600s: cannot store heads of %zu numbers", kvq_scheme_text(scheme),
+                         shape->head_dim);
     return status == KVQ_OK || eval_fail(e, "cannot create a cache: %s", kvq_status_string(status));
 }
 
