@@ -451,8 +451,7 @@ Test(cli, inputs_are_not_overwritten)
         cr_expect(strstr(err, "is an input of this command"), "%s: %s", cases[i], err);
     }
     cr_assert_eq(run("cat m/* text kv.safetensors cells.jsonl | cksum | cmp - ../sum"), 0, "%s", out);
-    cr_assert_eq(run("$E merge cells.jsonl --out cells.jsonl"), 0, "all that it held is still there: %s",
-                 err);
+    cr_assert_eq(run("$E merge cells.jsonl --out cells.jsonl"), 0, "its cells are still there: %s", err);
 }
 
 Test(cli, one_file_by_two_names_is_refused)

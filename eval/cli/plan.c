@@ -7,6 +7,7 @@
 #include "eval/common/arguments.h"
 #include "eval/common/exit_status.h"
 #include "eval/common/output_file.h"
+#include "eval/measure/evaluate.h"
 #include "eval/plan/plan.h"
 
 #include <stdio.h>
@@ -168,12 +169,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 
 static bool make_scheme(plan_request *r, const char *text, eval_error *e)
 {
-    kvq_error why = {KVQ_OK, "", 0};
     kvq_scheme *scheme = NULL;
-    const kvq_status status = kvq_scheme_create(&scheme, text, &why);
-    if (status != KVQ_OK)
-        return eval_fail(e, "scheme '%.200s': character %llu: %s", text, (unsigned long long)why.offset + 1,
-                         status == KVQ_ERR_SCHEME ? why.message : kvq_status_string(status));
+    if (!evaluate_make_scheme(&scheme, text, e))
+        return false;
     for (size_t i = 0; i < r->n_schemes; i++) {
         if (strcmp(kvq_scheme_text(r->schemes[i]), kvq_scheme_text(scheme)) == 0) {
             kvq_scheme_free(scheme); /* once is enough */
